@@ -1,0 +1,775 @@
+//! Files.
+//!
+//! **Where an operation acts.** A [`Place`] names a file by identity and by path. The agent keeps directory descriptors
+//! by identity; when it has one, it acts there, wherever the directory has been moved meanwhile. Otherwise it resolves
+//! the path beneath the exported root, without following a symlink and without leaving the root, and refuses with
+//! `ESTALE` if what is there is another file. So an operation acts on the file the client meant, or on none.
+//!
+//! **Who does it.** A request that makes a file says for whom ([`Caller`]). An agent with the privilege makes it with that
+//! user's file system ids; any other makes it as itself.
+//!
+//! **What comes back.** A request that changes a file is answered with the attributes after the change.
+
+use serde::{Deserialize, Serialize};
+
+use super::name::{Name, RelativePath};
+use super::{HandleId, StreamWindow};
+
+/// What a file is as long as it exists, under every name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileId {
+    /// The machine's device number.
+    pub device: u64,
+    /// The inode number on that device.
+    pub inode: u64,
+    /// Time of birth in nanoseconds, which tells a file from the next one that gets its inode number; 0 where the
+    /// machine's file system does not record it.
+    pub birth: u64,
+}
+
+/// A file by identity and by one of its paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// Which file.
+    pub id: FileId,
+    /// Where it was last seen.
+    pub path: RelativePath,
+}
+
+/// What an operation acts on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Target {
+    /// A file by name.
+    Place(Place),
+    /// An open file, which may have no name any more.
+    Handle(HandleId),
+}
+
+/// What kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "POSIX's own words")]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// Seconds and nanoseconds since 1970; nanoseconds are below 1,000,000,000.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Time {
+    /// Whole seconds, negative before 1970.
+    pub seconds: i64,
+    /// The rest.
+    pub nanoseconds: u32,
+}
+
+/// What `stat` tells, but for the identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, with set-id and sticky: 12 bits.
+    pub mode: u16,
+    /// Number of names.
+    pub links: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// For a device, which: as `makedev` packs it in 64 bits on Linux.
+    pub device: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Space taken, in units of 512 bytes.
+    pub blocks: u64,
+    /// Preferred size of a read or write.
+    pub block_size: u32,
+    /// Last read.
+    pub accessed: Time,
+    /// Last change of the content.
+    pub modified: Time,
+    /// Last change of content or attributes.
+    pub changed: Time,
+    /// Whether the file may have extended attributes. `false` is certain when it was said.
+    pub xattrs: bool,
+}
+
+/// A file as a directory shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Which file.
+    pub id: FileId,
+    /// Its attributes.
+    pub attributes: Attributes,
+}
+
+/// The promise to tell of changes of a directory: of its own attributes, of its names, and of the attributes and
+/// contents of the files in it that are not directories and have one name. (A directory's own change times, and files
+/// with several names, are covered by the lease on the directory itself, or by none.)
+///
+/// Each change raises the directory's epoch and is told by [`Changed`]. The agent starts to watch before it reads what
+/// it answers with, and says the epoch from before the reading. So a client that has heard of a later epoch than a
+/// reply's uses that reply once, and keeps nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The epoch before the reply was read.
+    pub epoch: u64,
+    /// How long the promise holds, in milliseconds; 0 is until told otherwise. Anything else means that the directory
+    /// cannot be watched, and that nothing will be told.
+    pub valid_ms: u32,
+}
+
+/// How long a lease holds where the machine cannot watch.
+pub const UNWATCHED_LEASE_MS: u32 = 1000;
+
+/// Tells of a change in a directory under lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The directory.
+    pub directory: FileId,
+    /// Its epoch from now on.
+    pub epoch: u64,
+    /// What changed.
+    pub what: Change,
+    /// The directory's own attributes now, where they may have changed.
+    pub attributes: Option<Attributes>,
+}
+
+/// What changed in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The directory's own attributes, nothing in it.
+    Itself,
+    /// The name is now this file, or its attributes or content changed.
+    Present {
+        /// The name in the directory.
+        name: Name,
+        /// What it is now.
+        entry: Entry,
+    },
+    /// The name is gone.
+    Absent {
+        /// The name in the directory.
+        name: Name,
+    },
+    /// The lease has ended: anything may have changed, and nothing more will be told.
+    LeaseLost,
+}
+
+/// The user on whose behalf a file is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Caller {
+    /// File system user id.
+    pub uid: u32,
+    /// File system group id.
+    pub gid: u32,
+    /// Applied to the mode where the directory has no default access control list.
+    pub umask: u16,
+}
+
+/// What to do with one time of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetTime {
+    /// Leave it.
+    #[default]
+    Keep,
+    /// The machine's present.
+    Now,
+    /// This.
+    To(Time),
+}
+
+/// Changes of attributes, applied in the order of the fields: size, owner, mode, times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttributeChanges {
+    /// Cut or grow.
+    pub size: Option<u64>,
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New permission bits: 12 bits.
+    pub mode: Option<u16>,
+    /// Last read.
+    pub accessed: SetTime,
+    /// Last change of the content.
+    pub modified: SetTime,
+    /// Whether a change of size or owner also clears the set-id bits, as it does for an unprivileged user.
+    pub clear_set_id: bool,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OpenFlags {
+    /// For reading.
+    pub read: bool,
+    /// For writing.
+    pub write: bool,
+    /// Every write goes to the end, decided by the machine.
+    pub append: bool,
+    /// Cut to nothing.
+    pub truncate: bool,
+    /// Every write is on the machine's disk before it is answered.
+    pub sync: bool,
+    /// Around the machine's page cache. A machine that cannot opens without.
+    pub direct: bool,
+    /// Fails if the file exists; with creation only.
+    pub exclusive: bool,
+}
+
+/// What `rename` does when the new name exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RenameMode {
+    /// Replaces it.
+    Replace,
+    /// Fails with `EEXIST`.
+    NoReplace,
+    /// The two change places.
+    Exchange,
+}
+
+/// Whether an extended attribute may exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum XattrMode {
+    /// Either.
+    Set,
+    /// It must not.
+    Create,
+    /// It must.
+    Replace,
+}
+
+/// Where a write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WriteAt {
+    /// At this offset.
+    Offset(u64),
+    /// At the end, found and written in one step.
+    End,
+}
+
+/// What `fallocate` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Allocation {
+    /// Reserve; grow the file when `keep_size` is not set.
+    Reserve {
+        /// The length stays.
+        keep_size: bool,
+    },
+    /// Make a hole; the length stays.
+    Punch,
+    /// Make zeros.
+    Zero {
+        /// The length stays.
+        keep_size: bool,
+    },
+    /// Take a range out; what follows moves down.
+    Collapse,
+    /// Put a hole in; what follows moves up.
+    Insert,
+}
+
+/// What `lseek` looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeekFor {
+    /// Bytes that are there.
+    Data,
+    /// A hole, or the end.
+    Hole,
+}
+
+/// Which family of locks. The two do not see each other, as on a local disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LockFamily {
+    /// `flock`: of the open file.
+    Flock,
+    /// `fcntl`: of a range, held by an owner.
+    Posix,
+}
+
+/// What kind of lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "POSIX's own words")]
+pub enum LockKind {
+    Shared,
+    Exclusive,
+    Unlocked,
+}
+
+/// A lock, wanted or found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lock {
+    /// Which family.
+    pub family: LockFamily,
+    /// Shared, exclusive, or the wish to give it back.
+    pub kind: LockKind,
+    /// First byte; 0 for `flock`.
+    pub start: u64,
+    /// Last byte, [`u64::MAX`] for the end of the file however it grows.
+    pub end: u64,
+}
+
+/// Space and limits of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// Blocks in all.
+    pub blocks: u64,
+    /// Blocks not in use.
+    pub blocks_free: u64,
+    /// Blocks that an unprivileged user may still use.
+    pub blocks_available: u64,
+    /// Inodes in all.
+    pub files: u64,
+    /// Inodes not in use.
+    pub files_free: u64,
+    /// Longest name.
+    pub name_bytes: u32,
+}
+
+/// One name of a directory's listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The name.
+    pub name: Name,
+    /// The file. Absent if it went away between the listing and the look, or cannot be looked at; the name is told all
+    /// the same.
+    pub entry: Option<Entry>,
+    /// The machine's cookie for the position behind this name. It stays right while names come and go.
+    pub cookie: u64,
+}
+
+/// Bounds on a [`FileRequest::Walk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalkBudget {
+    /// At most this many entries in all. A directory is listed whole or not at all.
+    pub entries: u32,
+    /// At most this many levels below the start; 0 is the start alone.
+    pub depth: u16,
+    /// Files up to this size come with their content, while `content_bytes` lasts.
+    pub file_bytes: u32,
+    /// At most this much content in all.
+    pub content_bytes: u64,
+}
+
+/// What can be asked of files. Before [`FileRequest::Attach`] only that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileRequest {
+    /// Exports the directory (or the single file) at `path`, absolute or from the agent user's home. Everything later is
+    /// beneath it. Once per stream. → [`FileReply::Attached`]
+    Attach {
+        /// Where; bytes as the machine takes them. Symlinks in it are followed.
+        path: Vec<u8>,
+        /// Refuse every change with `EROFS`.
+        read_only: bool,
+    },
+    /// Looks a name up. → [`FileReply::Looked`]
+    Lookup {
+        /// In this directory.
+        directory: Place,
+        /// The name.
+        name: Name,
+    },
+    /// → [`FileReply::Entry`]
+    Stat {
+        /// Of this.
+        target: Target,
+    },
+    /// → [`FileReply::Entry`]
+    SetAttributes {
+        /// Of this.
+        target: Target,
+        /// What to change.
+        changes: AttributeChanges,
+    },
+    /// → [`FileReply::Data`]: the target's bytes are the payload.
+    ReadLink {
+        /// The symlink.
+        place: Place,
+    },
+    /// → [`FileReply::Entry`]. The symlink's target is the payload.
+    Symlink {
+        /// In this directory.
+        directory: Place,
+        /// Under this name.
+        name: Name,
+        /// For this user.
+        caller: Caller,
+    },
+    /// Makes a file, fifo, socket or device. → [`FileReply::Entry`]
+    MakeNode {
+        /// In this directory.
+        directory: Place,
+        /// Under this name.
+        name: Name,
+        /// What; neither a directory nor a symlink.
+        kind: Kind,
+        /// Permission bits.
+        mode: u16,
+        /// Which device.
+        device: u64,
+        /// For this user.
+        caller: Caller,
+    },
+    /// → [`FileReply::Entry`]
+    MakeDirectory {
+        /// In this directory.
+        directory: Place,
+        /// Under this name.
+        name: Name,
+        /// Permission bits.
+        mode: u16,
+        /// For this user.
+        caller: Caller,
+    },
+    /// Removes a name that is not a directory's. → [`FileReply::Removed`]
+    Unlink {
+        /// In this directory.
+        directory: Place,
+        /// The name.
+        name: Name,
+    },
+    /// Removes an empty directory. → [`FileReply::Removed`]
+    RemoveDirectory {
+        /// In this directory.
+        directory: Place,
+        /// The name.
+        name: Name,
+    },
+    /// → [`FileReply::Done`]
+    Rename {
+        /// From this directory.
+        from: Place,
+        /// This name.
+        from_name: Name,
+        /// To this directory.
+        to: Place,
+        /// Under this name.
+        to_name: Name,
+        /// If that exists.
+        mode: RenameMode,
+    },
+    /// Gives a file one more name. → [`FileReply::Entry`]
+    Link {
+        /// The file.
+        target: Target,
+        /// In this directory.
+        directory: Place,
+        /// Under this name.
+        name: Name,
+    },
+    /// → [`FileReply::Opened`]; with `inline_bytes` the first bytes are the payload.
+    Open {
+        /// Of this.
+        place: Place,
+        /// How.
+        flags: OpenFlags,
+        /// Under this id.
+        handle: HandleId,
+        /// Read up to this many bytes from the start at once, 0 for none; at most a frame's payload.
+        inline_bytes: u32,
+    },
+    /// Creates and opens, or, when `flags.exclusive` is not set, opens what is there. → [`FileReply::Opened`]
+    Create {
+        /// In this directory.
+        directory: Place,
+        /// Under this name.
+        name: Name,
+        /// Permission bits.
+        mode: u16,
+        /// How.
+        flags: OpenFlags,
+        /// Under this id.
+        handle: HandleId,
+        /// For this user.
+        caller: Caller,
+    },
+    /// Creates a file that has no name (`O_TMPFILE`). → [`FileReply::Opened`]
+    CreateUnnamed {
+        /// On this directory's file system.
+        directory: Place,
+        /// Permission bits.
+        mode: u16,
+        /// How.
+        flags: OpenFlags,
+        /// Under this id.
+        handle: HandleId,
+        /// For this user.
+        caller: Caller,
+    },
+    /// Creates, writes the payload, sets attributes and closes, in one. → [`FileReply::Entry`]
+    Put {
+        /// In this directory.
+        directory: Place,
+        /// Under this name.
+        name: Name,
+        /// Permission bits.
+        mode: u16,
+        /// Applied after the content.
+        changes: AttributeChanges,
+        /// Fails if the name exists; otherwise its content is replaced.
+        exclusive: bool,
+        /// On the machine's disk before the answer.
+        sync: bool,
+        /// For this user.
+        caller: Caller,
+    },
+    /// → [`FileReply::Data`], shorter than `length` at the end of the file only.
+    Read {
+        /// From this file.
+        handle: HandleId,
+        /// From here.
+        offset: u64,
+        /// At most this many bytes; at most a frame's payload.
+        length: u32,
+    },
+    /// Writes the payload. → [`FileReply::Written`]
+    Write {
+        /// To this file.
+        handle: HandleId,
+        /// Where.
+        at: WriteAt,
+        /// Clear the set-id bits, as a write by an unprivileged user does.
+        clear_set_id: bool,
+    },
+    /// To the machine's disk. → [`FileReply::Done`]
+    Sync {
+        /// This file or directory.
+        target: Target,
+        /// The content and what is needed to read it, but not the times.
+        data_only: bool,
+    },
+    /// → [`FileReply::Done`], with the error of the machine's `close`, after which the handle is gone all the same.
+    Close {
+        /// This file.
+        handle: HandleId,
+    },
+    /// → [`FileReply::Entry`]
+    Allocate {
+        /// In this file.
+        handle: HandleId,
+        /// What.
+        what: Allocation,
+        /// From here.
+        offset: u64,
+        /// This many bytes.
+        length: u64,
+    },
+    /// → [`FileReply::Position`]; `ENXIO` when there is none.
+    Seek {
+        /// In this file.
+        handle: HandleId,
+        /// From here.
+        offset: u64,
+        /// What to look for.
+        what: SeekFor,
+    },
+    /// Copies on the machine. → [`FileReply::Written`]
+    CopyRange {
+        /// From this file.
+        from: HandleId,
+        /// From here.
+        from_offset: u64,
+        /// To this file.
+        to: HandleId,
+        /// To here.
+        to_offset: u64,
+        /// At most this many bytes.
+        length: u64,
+    },
+    /// → [`FileReply::Space`]
+    Space {
+        /// Of the file system of this file.
+        place: Place,
+    },
+    /// → [`FileReply::Data`]
+    GetXattr {
+        /// Of this.
+        target: Target,
+        /// The attribute, with its namespace.
+        name: Vec<u8>,
+    },
+    /// The value is the payload. → [`FileReply::Entry`]
+    SetXattr {
+        /// Of this.
+        target: Target,
+        /// The attribute, with its namespace.
+        name: Vec<u8>,
+        /// Whether it may exist.
+        mode: XattrMode,
+    },
+    /// → [`FileReply::Data`]: the names, each ended by a NUL.
+    ListXattrs {
+        /// Of this.
+        target: Target,
+    },
+    /// → [`FileReply::Entry`]
+    RemoveXattr {
+        /// Of this.
+        target: Target,
+        /// The attribute, with its namespace.
+        name: Vec<u8>,
+    },
+    /// Takes, changes or gives back a lock. → [`FileReply::Done`]; `EAGAIN` when it is held and `wait` is not set;
+    /// `EINTR` after a cancel.
+    Lock {
+        /// On this file.
+        handle: HandleId,
+        /// For whom; of the client's choosing.
+        owner: u64,
+        /// Which.
+        lock: Lock,
+        /// Until it is free.
+        wait: bool,
+    },
+    /// → [`FileReply::Lock`]
+    TestLock {
+        /// On this file.
+        handle: HandleId,
+        /// For whom.
+        owner: u64,
+        /// Which; a POSIX lock.
+        lock: Lock,
+    },
+    /// Gives back every POSIX lock that the owner has on the file of this handle. → [`FileReply::Done`]
+    ReleaseLocks {
+        /// On this file.
+        handle: HandleId,
+        /// Whose.
+        owner: u64,
+    },
+    /// Lists a directory with attributes, without `.` and `..`. Streamed. → [`FileReply::Listing`] each
+    List {
+        /// This directory.
+        directory: Place,
+        /// From this cookie; 0 is the start.
+        from: u64,
+        /// At most this many bytes, in the machine's estimate, before credit comes.
+        window: StreamWindow,
+    },
+    /// Lists a subtree, breadth first, to a budget. Directories that cannot be read or do not fit are left out.
+    /// Streamed. → [`FileReply::Walked`] each, then [`FileReply::Done`]
+    Walk {
+        /// From this directory.
+        directory: Place,
+        /// How much.
+        budget: WalkBudget,
+        /// Credit to begin with.
+        window: StreamWindow,
+    },
+    /// Tells of changes below a directory until cancelled. Streamed. → [`FileReply::Watched`] each, a first one with no
+    /// changes as soon as nothing is missed any more. `EOPNOTSUPP` where the machine cannot watch.
+    Watch {
+        /// This directory.
+        directory: Place,
+        /// And everything below.
+        recursive: bool,
+        /// Credit to begin with.
+        window: StreamWindow,
+    },
+}
+
+/// What is answered about files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileReply {
+    /// Nothing to tell.
+    Done,
+    /// The root of the export.
+    Attached {
+        /// The root.
+        root: Entry,
+        /// The user the agent acts as.
+        uid: u32,
+        /// That user's group.
+        gid: u32,
+        /// Whether it may act for others: make files for any user, and change owners.
+        privileged: bool,
+        /// The root's path with symlinks resolved, absolute, as the machine takes it.
+        path: Vec<u8>,
+    },
+    /// A name, found or not.
+    Looked {
+        /// The file; `None` is "no such name", an answer like any other.
+        entry: Option<Entry>,
+        /// On the directory.
+        lease: Option<Lease>,
+    },
+    /// A file as it is now.
+    Entry(Entry),
+    /// A removed name.
+    Removed {
+        /// The file as it is now, if it has other names or is open.
+        entry: Option<Entry>,
+        /// The directory's attributes now.
+        directory: Attributes,
+    },
+    /// An open file.
+    Opened {
+        /// As it is now.
+        entry: Entry,
+        /// Whether the payload is the whole content.
+        whole: bool,
+        /// Whether this request made the file.
+        created: bool,
+    },
+    /// Bytes: the payload.
+    Data,
+    /// A write.
+    Written {
+        /// How many bytes.
+        bytes: u64,
+        /// The file as it is now.
+        attributes: Attributes,
+    },
+    /// An offset.
+    Position(u64),
+    /// A file system.
+    Space(Space),
+    /// The lock that is in the way, and the process that holds it where that is known; `None`: nothing is.
+    Lock(Option<(Lock, u32)>),
+    /// A page of a listing.
+    Listing {
+        /// In the machine's order.
+        entries: Vec<Listed>,
+        /// The directory's end has been reached.
+        end: bool,
+        /// On the directory, from before the first page was read.
+        lease: Option<Lease>,
+        /// The directory as it is now, with the last page.
+        directory: Option<Attributes>,
+    },
+    /// A whole directory of a walk, or a part of one.
+    Walked {
+        /// Which directory.
+        directory: Place,
+        /// Its names.
+        entries: Vec<Listed>,
+        /// It has no more names.
+        end: bool,
+        /// On the directory.
+        lease: Option<Lease>,
+        /// Contents of files among `entries`, by index, as lengths of consecutive parts of the payload.
+        contents: Vec<(u32, u32)>,
+    },
+    /// Changes below a watched directory.
+    Watched {
+        /// Paths from the watched directory, with what happened.
+        changes: Vec<(RelativePath, WatchEvent)>,
+        /// Some changes were missed: look again at everything.
+        rescan: bool,
+    },
+}
+
+/// What a watch tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum WatchEvent {
+    Created,
+    Modified,
+    Removed,
+}

@@ -1,0 +1,352 @@
+//! `file.*`: the same tree without a mount, in chunks.
+//!
+//! Files and directories are opened, read or written in chunks of at most [`CHUNK_BYTES_MAX`], and closed. A handle
+//! belongs to the connection that opened it. Requests on one connection may be pipelined and are answered in any order,
+//! so a client keeps several reads or writes under way to fill a long link; writes at given offsets do not depend on
+//! their order.
+//!
+//! Names are [`ByteString`]s; content is base64.
+
+use std::fmt;
+
+use data_encoding::BASE64;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::id::HandleId;
+use super::machine::{Caller, Source};
+use crate::bytestring::ByteString;
+
+/// The most content in one message. In base64, with its envelope, it is well below a line's limit.
+pub const CHUNK_BYTES_MAX: usize = 256 << 10;
+
+/// The most entries in one reply to [`List`]. Names of 255 bytes in hexadecimal stay below a line's limit; the daemon
+/// sends fewer when link targets are long.
+pub const ENTRIES_MAX: usize = 1024;
+
+/// The most handles one connection holds open.
+pub const HANDLES_MAX: usize = 64;
+
+/// Bytes of a file. Its `Debug` shows only how many.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Content(pub Vec<u8>);
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Content({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Content {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Content, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text.as_bytes()).map(Content).map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a name refers to when it is a symbolic link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Links {
+    /// What the link points to.
+    #[default]
+    Follow,
+    /// The link itself.
+    Keep,
+}
+
+/// What sort of file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A named pipe.
+    Fifo,
+    /// A unix socket.
+    Socket,
+    /// A character device.
+    CharacterDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The last component of its path.
+    pub name: ByteString,
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission bits, set-id bits and the sticky bit.
+    pub mode: u32,
+    /// Owner on the machine.
+    pub uid: u32,
+    /// Group on the machine.
+    pub gid: u32,
+    /// In bytes.
+    pub size: u64,
+    /// Occupied space in units of 512 bytes.
+    pub blocks: u64,
+    /// How many names it has.
+    pub links: u64,
+    /// The machine's number for it.
+    pub inode: u64,
+    /// Last change of content.
+    pub modified: FileTime,
+    /// Last change of anything.
+    pub changed: FileTime,
+    /// Last read, as far as the machine keeps it.
+    pub accessed: FileTime,
+    /// Where a symbolic link points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<ByteString>,
+}
+
+/// Since 1970, to the nanosecond; seconds are negative before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileTime {
+    /// Whole seconds, rounded down.
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+/// Attributes of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stat {
+    /// Which.
+    pub source: Source,
+    /// Of a link, or of what it points to.
+    #[serde(default)]
+    pub links: Links,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// Opens a directory for listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenDirectory {
+    /// Which.
+    pub source: Source,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// A handle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// For the requests that follow.
+    pub handle: HandleId,
+    /// What was opened.
+    pub entry: Entry,
+}
+
+/// The next entries of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    /// From [`OpenDirectory`]. Only one such request at a time.
+    pub handle: HandleId,
+}
+
+/// Entries, in the machine's order, without `.` and `..`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// At most [`ENTRIES_MAX`]; may be fewer, or none, before the end.
+    pub entries: Vec<Entry>,
+    /// Whether there is more.
+    pub progress: Progress,
+}
+
+/// Whether there is more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// Ask again.
+    More,
+    /// That was all.
+    End,
+}
+
+/// Opens a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Open {
+    /// Which.
+    pub source: Source,
+    /// What for.
+    pub purpose: Purpose,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "for", deny_unknown_fields)]
+pub enum Purpose {
+    /// Reading.
+    Read,
+    /// Writing.
+    Write {
+        /// When it does not exist, when it does.
+        create: Creation,
+        /// Permission bits of a new file, before the login's umask.
+        mode: u32,
+    },
+}
+
+/// What happens to what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Creation {
+    /// The file must exist; its content is kept.
+    Existing,
+    /// It is created when it is missing; its content is kept, so that a copy can be resumed.
+    Keep,
+    /// It is created when it is missing, and emptied.
+    Truncate,
+    /// It must not exist.
+    New,
+}
+
+/// A chunk of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Read {
+    /// From [`Open`].
+    pub handle: HandleId,
+    /// From where.
+    pub offset: u64,
+    /// At most how much; no more than [`CHUNK_BYTES_MAX`].
+    pub bytes: u32,
+}
+
+/// Content of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// May be shorter than asked for; empty only at the end of the file.
+    pub content: Content,
+}
+
+/// Puts a chunk into a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Write {
+    /// From [`Open`].
+    pub handle: HandleId,
+    /// Where to.
+    pub offset: u64,
+    /// At most [`CHUNK_BYTES_MAX`].
+    pub content: Content,
+}
+
+/// The chunk has been applied on the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// All of it: a short write is an error.
+    pub bytes: u32,
+}
+
+/// Waits until what was written is on stable storage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sync {
+    /// From [`Open`].
+    pub handle: HandleId,
+}
+
+/// Gives a handle back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Close {
+    /// From [`Open`] or [`OpenDirectory`].
+    pub handle: HandleId,
+}
+
+/// It was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {}
+
+/// Changes attributes; what is absent stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetAttributes {
+    /// Which file.
+    pub source: Source,
+    /// Of a link, or of what it points to.
+    #[serde(default)]
+    pub links: Links,
+    /// Permission bits.
+    #[serde(default)]
+    pub mode: Option<u32>,
+    /// Size in bytes.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// Last change of content.
+    #[serde(default)]
+    pub modified: Option<FileTime>,
+    /// Last read.
+    #[serde(default)]
+    pub accessed: Option<FileTime>,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// Makes a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MakeDirectory {
+    /// Where.
+    pub source: Source,
+    /// Permission bits, before the login's umask.
+    pub mode: u32,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// Makes a symbolic link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MakeLink {
+    /// Where.
+    pub source: Source,
+    /// What it points to; not checked.
+    pub target: ByteString,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// Removes one file, link or empty directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remove {
+    /// Which.
+    pub source: Source,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// Gives a file another name, replacing what has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rename {
+    /// Which.
+    pub source: Source,
+    /// Its new path, on the same machine.
+    pub to: Source,
+    /// Who asks.
+    pub caller: Caller,
+}

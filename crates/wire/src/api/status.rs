@@ -1,0 +1,238 @@
+//! The status document: everything the daemon owns, in one answer. Checks read it: fields are added, never renamed.
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{ConnectionId, MountId, ProcessId};
+use super::machine::{Machine, Source};
+use super::mount::{Access, BackendName, SyncMode};
+use super::time::Timestamp;
+use crate::bytestring::ByteString;
+
+/// Asks for the whole document.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Get {}
+
+/// The answer. Every array is there even when it is empty.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Document {
+    /// Who answers.
+    pub daemon: Daemon,
+    /// Machines that have a connection or a mount.
+    pub machines: Vec<MachineStatus>,
+    /// Live links.
+    pub connections: Vec<Connection>,
+    /// Mounts.
+    pub mounts: Vec<Mount>,
+    /// Threads.
+    pub threads: Vec<Thread>,
+    /// MicroVMs.
+    pub vms: Vec<Vm>,
+    /// Tunnels.
+    pub tunnels: Vec<Tunnel>,
+    /// Processes on machines.
+    pub processes: Vec<Process>,
+    /// Whatever takes longer than a second.
+    pub operations: Vec<Operation>,
+}
+
+/// The daemon itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+}
+
+/// One machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// Its URL.
+    pub machine: Machine,
+    /// The state of the connection to it.
+    pub state: ConnectionState,
+    /// The agent there; none while it has not answered yet.
+    pub agent: Option<Agent>,
+}
+
+/// The far side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its version.
+    pub version: String,
+}
+
+/// `connecting → connected ⇄ reconnecting → disconnected`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionState {
+    /// Being opened for the first time.
+    Connecting,
+    /// The agent answers.
+    Connected,
+    /// Lost, and being opened again.
+    Reconnecting,
+    /// Closed for good.
+    Disconnected,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Its id.
+    pub id: ConnectionId,
+    /// Where it leads.
+    pub machine: Machine,
+    /// How it is.
+    pub state: ConnectionState,
+    /// Since when it is so.
+    pub since: Timestamp,
+    /// Its local processes: ssh, or the child that is the agent.
+    pub pids: Vec<u32>,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Its id.
+    pub id: MountId,
+    /// What it shows.
+    pub source: Source,
+    /// Where it is, as an absolute path.
+    pub dir: ByteString,
+    /// What it is served through; `auto` has been decided by now.
+    pub backend: BackendName,
+    /// How it is.
+    pub status: MountStatus,
+    /// The process that serves it; none once it has failed.
+    pub worker: Option<Worker>,
+    /// What has not reached the machine yet.
+    pub journal: Journal,
+    /// What it has done so far.
+    pub counters: Counters,
+    /// Whether it may be written to.
+    pub access: Access,
+    /// What `close` waits for.
+    pub sync: SyncMode,
+    /// What this mount cannot do here, in one line, such as taking over after its worker's death.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<String>,
+    /// The local port, of a backend that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// `active ⇄ reconnecting ⇄ disconnected`, `failed{reason}`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum MountStatus {
+    /// It serves.
+    Active,
+    /// The link is lost and being opened again. What is cached is served.
+    Reconnecting,
+    /// The link is lost, and nobody is trying.
+    Disconnected,
+    /// Over: unmount, and mount again.
+    Failed {
+        /// Why, in one line.
+        reason: String,
+    },
+}
+
+/// The process of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its process.
+    pub pid: u32,
+    /// How many came before it.
+    pub restarts: u32,
+}
+
+/// Changes that were accepted here and have not been applied on the machine yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// How many.
+    pub operations: u64,
+    /// How much content they carry.
+    pub bytes: u64,
+}
+
+/// Counts since the mount began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    /// Requests from the kernel.
+    pub requests: u64,
+    /// Those answered from memory.
+    pub hits: u64,
+    /// Requests sent to the machine and waited for.
+    pub round_trips: u64,
+    /// Content read from the machine.
+    pub bytes_read: u64,
+    /// Content written to the machine.
+    pub bytes_written: u64,
+}
+
+/// A copy-on-write line of work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thread {
+    /// Its name.
+    pub name: String,
+    /// The repository.
+    pub repo: ByteString,
+    /// The commit it started from.
+    pub base: String,
+    /// Where it is mounted.
+    pub dir: ByteString,
+    /// `open`, `landed` or `dropped`.
+    pub state: String,
+    /// How many files differ from the base.
+    pub changed: u64,
+}
+
+/// A microVM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: String,
+    /// What it boots from.
+    pub image: String,
+    /// What runs it.
+    pub engine: String,
+    /// The VMM's process while there is one.
+    pub pid: Option<u32>,
+}
+
+/// A forwarded port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Its id.
+    pub id: String,
+    /// `open` or `closed`.
+    pub state: String,
+}
+
+/// A process on a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub id: ProcessId,
+    /// Where it runs.
+    pub machine: Machine,
+    /// What was started.
+    pub command: Vec<ByteString>,
+    /// `running` or `exited`.
+    pub state: String,
+}
+
+/// Something that takes longer than a second.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its id.
+    pub id: String,
+    /// `running`, `succeeded`, `failed` or `cancelled`.
+    pub state: String,
+}

@@ -1,0 +1,132 @@
+//! The first frame of a stream, in both directions.
+//!
+//! Both sides send a [`Hello`] without waiting for the other's. The stream goes on at [`Hello::agree`]'s version, or
+//! ends with an error that names both sides' versions.
+
+use serde::{Deserialize, Serialize};
+
+/// The oldest protocol version this build speaks.
+pub const VERSION_MIN: u16 = 1;
+/// The newest protocol version this build speaks.
+pub const VERSION_MAX: u16 = 1;
+
+/// Identifies a session, so that a later stream can resume it. All zeros asks for a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub [u8; 16]);
+
+/// What a side says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Oldest and newest protocol version that the side speaks.
+    pub versions: (u16, u16),
+    /// Hash of the protocol's definition, see [`SCHEMA_HASH`].
+    pub schema: u64,
+    /// The release of the side, for messages only.
+    pub release: String,
+    /// What the side can do beyond the version's minimum: bits of [`capability`].
+    pub capabilities: u64,
+    /// From a client: the session to resume. From an agent: the session that this stream serves.
+    pub session: SessionId,
+}
+
+/// Bits of [`Hello::capabilities`].
+pub mod capability {
+    /// Pushes changes of leased directories.
+    pub const LEASES: u64 = 1 << 0;
+    /// Runs processes.
+    pub const PROCESSES: u64 = 1 << 1;
+    /// Holds advisory locks.
+    pub const LOCKS: u64 = 1 << 2;
+}
+
+/// Changes whenever a source file that defines what goes over the stream changes, so that two builds of one version
+/// never take each other's bytes for something else. FNV-1a, 64 bits.
+pub const SCHEMA_HASH: u64 = {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    hash = fnv1a(hash, include_bytes!("hello.rs"));
+    hash = fnv1a(hash, include_bytes!("frame.rs"));
+    hash = fnv1a(hash, include_bytes!("agent.rs"));
+    hash = fnv1a(hash, include_bytes!("agent/file.rs"));
+    hash = fnv1a(hash, include_bytes!("agent/name.rs"));
+    hash = fnv1a(hash, include_bytes!("agent/process.rs"));
+    hash
+};
+
+const fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {
+    let mut i = 0;
+    while i < bytes.len() {
+        hash ^= bytes[i] as u64;
+        hash = hash.wrapping_mul(0x0000_0100_0000_01b3);
+        i += 1;
+    }
+    hash
+}
+
+/// Why two sides cannot talk.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// No common version.
+    #[error("stead {ours} speaks protocol {our_min} to {our_max}, the other side ({theirs}) {min} to {max}")]
+    Version {
+        /// This side's release.
+        ours: String,
+        /// This side's oldest version.
+        our_min: u16,
+        /// This side's newest version.
+        our_max: u16,
+        /// The other side's release.
+        theirs: String,
+        /// The other side's oldest version.
+        min: u16,
+        /// The other side's newest version.
+        max: u16,
+    },
+    /// The same version from differing sources.
+    #[error("stead {ours} (schema {our_schema:016x}) and {theirs} (schema {schema:016x}) are different builds")]
+    Schema {
+        /// This side's release.
+        ours: String,
+        /// This side's schema hash.
+        our_schema: u64,
+        /// The other side's release.
+        theirs: String,
+        /// The other side's schema hash.
+        schema: u64,
+    },
+}
+
+impl Hello {
+    /// This build's hello.
+    pub fn new(capabilities: u64, session: SessionId) -> Hello {
+        Hello {
+            versions: (VERSION_MIN, VERSION_MAX),
+            schema: SCHEMA_HASH,
+            release: crate::RELEASE.to_owned(),
+            capabilities,
+            session,
+        }
+    }
+
+    /// The version both sides speak, `self` being this side.
+    pub fn agree(&self, other: &Hello) -> Result<u16, Mismatch> {
+        let (our_min, our_max) = self.versions;
+        let (min, max) = other.versions;
+        let version = our_max.min(max);
+        if version < our_min.max(min) {
+            let (ours, theirs) = (self.release.clone(), other.release.clone());
+            return Err(Mismatch::Version { ours, our_min, our_max, theirs, min, max });
+        }
+        if self.schema != other.schema {
+            return Err(Mismatch::Schema {
+                ours: self.release.clone(),
+                our_schema: self.schema,
+                theirs: other.release.clone(),
+                schema: other.schema,
+            });
+        }
+        Ok(version)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! The control protocol between the daemon and the worker of one mount.
+//!
+//! It runs over a unix stream socket that the worker inherits as descriptor [`CONTROL_DESCRIPTOR`]. A message is a
+//! frame:
+//!
+//! | offset | size | content |
+//! |---|---|---|
+//! | 0 | 4 | length of the body, little endian, 1 to [`FRAME_BYTES_MAX`] |
+//! | 4 | length | JSON in UTF-8 |
+//!
+//! ```text
+//!   daemon                          worker
+//!     │ start{config} ────────────────► │
+//!     │ ◄───────────────── descriptors  │      zero or more times, before `ready`
+//!     │ ◄──────── ready  or  error      │      after `error` the worker ends
+//!     │ status ───────────────────────► │
+//!     │ ◄─────────────── status{..}     │      an answer, or unasked when the state word changes
+//!     │ stop{force} ──────────────────► │
+//!     │ ◄───────── stopping, then EOF   │      or error{conflict}: it goes on serving
+//! ```
+//!
+//! A `descriptors` frame is sent by one `sendmsg` whose ancillary data holds the descriptors it announces, in order. The
+//! receiver collects descriptors as they arrive and takes as many as the frame says when it has decoded it: they never
+//! arrive later than the frame's first byte. Descriptors that no frame announced are closed and end the connection.
+//!
+//! A worker whose daemon goes away goes on serving: it owns a mount that people use.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::api::ErrorKind;
+use crate::api::id::MountId;
+use crate::api::machine::{Reconnect, Source};
+use crate::api::mount::{Access, Backend, BackendName, Force, SyncMode};
+use crate::api::status::{Counters, Journal, MountStatus};
+use crate::bytestring::ByteString;
+use crate::decode::DecodeError;
+
+/// Where a worker finds its control socket.
+pub const CONTROL_DESCRIPTOR: i32 = 3;
+
+/// The longest body. A configuration with every path at its limit fits; a status is far smaller.
+pub const FRAME_BYTES_MAX: u32 = 64 << 10;
+
+/// The length of the prefix.
+pub const PREFIX_BYTES: usize = 4;
+
+/// The most descriptors in one frame, well below the kernel's 253. A mount has a device and a clone for each thread.
+pub const DESCRIPTORS_MAX: u32 = 64;
+
+/// From the daemon to the worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// Begin to serve. The first frame, and sent once.
+    Start {
+        /// What to serve.
+        config: Box<MountConfig>,
+    },
+    /// Say how it goes.
+    Status,
+    /// Flush, unmount and end.
+    Stop {
+        /// Without force, a mount in use is refused with `error{conflict}` and goes on.
+        force: Force,
+    },
+}
+
+/// From the worker to the daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// Descriptors for the daemon to keep, so that the mount outlives this worker. They come with this frame.
+    Descriptors {
+        /// What they are.
+        purpose: DescriptorPurpose,
+        /// How many, 1 to [`DESCRIPTORS_MAX`].
+        count: u32,
+    },
+    /// The directory serves.
+    Ready(Ready),
+    /// What was asked last could not be done. Before `ready` the worker ends after it, having undone what it did.
+    Error(WorkerError),
+    /// How it goes.
+    Status(Box<WorkerStatus>),
+    /// The mount is gone; the worker ends now.
+    Stopping(Stopping),
+}
+
+/// What descriptors are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DescriptorPurpose {
+    /// `/dev/fuse`, as it was mounted with.
+    FuseDevice,
+    /// A clone of it.
+    FuseClone,
+    /// The listening socket of the NFS server.
+    NfsListener,
+}
+
+/// What a mount is. Everything the worker needs to know: it reads no configuration of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MountConfig {
+    /// Its id, for names of files and for log lines.
+    pub id: MountId,
+    /// What to show. Its machine is the one `dial` reaches.
+    pub source: Source,
+    /// Where: an absolute path of an existing directory.
+    pub dir: ByteString,
+    /// How to serve it. The worker decides about `auto` and says in `ready` what it took.
+    pub backend: Backend,
+    /// Whether it may be written to.
+    pub access: Access,
+    /// What `close` waits for.
+    pub sync: SyncMode,
+    /// Whether a lost link is opened again.
+    pub reconnect: Reconnect,
+    /// Options of the backend. Unknown ones are refused with `error{usage}`.
+    pub options: BTreeMap<String, String>,
+    /// A directory for this mount's own files, `0700`. It exists, and outlives the worker.
+    pub state_dir: ByteString,
+    /// How to get a byte stream to the machine's agent.
+    pub dial: Dial,
+    /// Whom the mount is for.
+    pub owner: Owner,
+}
+
+/// A user of this computer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// How to get a byte stream to an agent. The worker opens it by itself, as often as it needs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Dial {
+    /// Start this program's own agent as a child.
+    Host,
+    /// Through the control master that the daemon holds open.
+    Ssh(SshDial),
+}
+
+/// A far agent behind a control master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshDial {
+    /// The ssh program.
+    pub program: ByteString,
+    /// The control master's socket.
+    pub control_path: ByteString,
+    /// The user to log in as, if not the configuration's.
+    pub user: Option<String>,
+    /// The host as ssh is to be given it.
+    pub host: String,
+    /// The port, if not the configuration's.
+    pub port: Option<u16>,
+    /// A configuration file in place of the user's.
+    pub config: Option<ByteString>,
+    /// The agent's path on the machine, where it has been placed.
+    pub agent: ByteString,
+}
+
+/// The directory serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// What serves it.
+    pub backend: BackendName,
+    /// FUSE: the connection's number, its directory under `/sys/fs/fuse/connections`.
+    #[serde(default)]
+    pub connection: Option<u64>,
+    /// NFS: the port on 127.0.0.1.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// What this mount cannot do here, in one line.
+    #[serde(default)]
+    pub degraded: Option<String>,
+    /// The version of the agent on the other end.
+    #[serde(default)]
+    pub agent_version: Option<String>,
+}
+
+/// Something could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct WorkerError {
+    /// The sort of failure.
+    pub kind: ErrorKind,
+    /// One line: what, to what, and why.
+    pub message: String,
+    /// What mends it.
+    #[serde(default)]
+    pub hint: Option<String>,
+}
+
+/// How a mount does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The state word.
+    pub status: MountStatus,
+    /// What is not on the machine yet.
+    pub journal: Journal,
+    /// What was done so far.
+    pub counters: Counters,
+    /// What this mount cannot do here, in one line.
+    #[serde(default)]
+    pub degraded: Option<String>,
+    /// Local paths of what could not be applied on the machine and was kept.
+    #[serde(default)]
+    pub kept_aside: Vec<ByteString>,
+}
+
+/// The last word.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// Local paths of what could not be applied on the machine and was kept.
+    #[serde(default)]
+    pub kept_aside: Vec<ByteString>,
+}
+
+/// A message could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// A value has no JSON form.
+    #[error("could not write {type_name} as JSON")]
+    Json {
+        /// The message's type.
+        type_name: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The body would be longer than the other side accepts.
+    #[error("{type_name} takes {bytes} bytes, more than the {FRAME_BYTES_MAX} of a frame")]
+    TooLong {
+        /// The message's type.
+        type_name: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+/// One frame, prefix included.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, EncodeError> {
+    let type_name = std::any::type_name::<T>();
+    let mut frame = vec![0; PREFIX_BYTES];
+    serde_json::to_writer(&mut frame, message).map_err(|source| EncodeError::Json { type_name, source })?;
+    let bytes = frame.len() - PREFIX_BYTES;
+    let length = u32::try_from(bytes)
+        .ok()
+        .filter(|length| *length <= FRAME_BYTES_MAX)
+        .ok_or(EncodeError::TooLong { type_name, bytes })?;
+    frame[..PREFIX_BYTES].copy_from_slice(&length.to_le_bytes());
+    Ok(frame)
+}
+
+/// Cuts a byte stream into frames. Pure: the caller reads the socket.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Decoder {
+    /// An empty decoder.
+    pub fn new() -> Decoder {
+        Decoder::default()
+    }
+
+    /// Adds what was read. Call [`next_frame`](Self::next_frame) until it has none before adding more, so that the buffer stays
+    /// within one frame and one read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame as a `T`; none when more bytes are needed. After an error the stream cannot be followed
+    /// any further.
+    pub fn next_frame<T: DeserializeOwned>(&mut self) -> Result<Option<T>, DecodeError> {
+        let pending = &self.buffer[self.start..];
+        let Some((prefix, rest)) = pending.split_first_chunk::<PREFIX_BYTES>() else {
+            return Ok(None);
+        };
+        let length = u32::from_le_bytes(*prefix);
+        if length == 0 || length > FRAME_BYTES_MAX {
+            let reason = format_args!("a frame of {length} bytes is not within 1 to {FRAME_BYTES_MAX}");
+            return Err(DecodeError::new::<T>(pending, reason));
+        }
+        let Some(body) = rest.get(..length as usize) else {
+            return Ok(None);
+        };
+        let message = serde_json::from_slice(body).map_err(|reason| DecodeError::new::<T>(body, reason))?;
+        self.start += PREFIX_BYTES + length as usize;
+        Ok(Some(message))
+    }
+
+    /// True when the stream may end here: no frame has been begun.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.buffer.len()
+    }
+}
+
+impl FromWorker {
+    /// How many descriptors come with this frame; an error when it announces none or more than the limit.
+    pub fn descriptors(&self) -> Result<usize, DecodeError> {
+        match self {
+            FromWorker::Descriptors { count, .. } if !(1..=DESCRIPTORS_MAX).contains(count) => {
+                let reason = format_args!("{count} descriptors are not within 1 to {DESCRIPTORS_MAX}");
+                Err(DecodeError::new::<FromWorker>(&[], reason))
+            }
+            FromWorker::Descriptors { count, .. } => Ok(*count as usize),
+            _ => Ok(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+use super::*;
+use crate::api::machine::Machine;
+
+fn config() -> MountConfig {
+    MountConfig {
+        id: MountId::new(7),
+        source: Source::files(Machine::parse(b"ssh://me@box").unwrap(), &b"/src/\xff"[..]).unwrap(),
+        dir: "/home/u/src".into(),
+        backend: Backend::Auto,
+        access: Access::ReadWrite,
+        sync: SyncMode::Close,
+        reconnect: Reconnect::Automatic,
+        options: BTreeMap::from([("allow-other".to_owned(), String::new())]),
+        state_dir: "/var/lib/stead/mounts/m7".into(),
+        dial: Dial::Ssh(SshDial {
+            program: "ssh".into(),
+            control_path: "/run/stead/c1".into(),
+            user: Some("me".into()),
+            host: "box".into(),
+            port: None,
+            config: None,
+            agent: ".cache/stead/agent".into(),
+        }),
+        owner: Owner { uid: 1000, gid: 1000 },
+    }
+}
+
+fn messages() -> Vec<FromWorker> {
+    vec![
+        FromWorker::Descriptors { purpose: DescriptorPurpose::FuseDevice, count: 1 },
+        FromWorker::Ready(Ready {
+            backend: BackendName::Fuse,
+            connection: Some(42),
+            port: None,
+            degraded: None,
+            agent_version: Some("0.1.0".into()),
+        }),
+        FromWorker::Status(Box::new(WorkerStatus {
+            status: MountStatus::Failed { reason: "no".into() },
+            journal: Journal { operations: 1, bytes: 2 },
+            counters: Counters { requests: u64::MAX, ..Counters::default() },
+            degraded: Some("kernel too old for takeover".into()),
+            kept_aside: vec!["/x".into()],
+        })),
+        FromWorker::Error(WorkerError { kind: ErrorKind::Conflict, message: "busy".into(), hint: None }),
+        FromWorker::Stopping(Stopping::default()),
+    ]
+}
+
+#[test]
+fn frames_are_the_same_however_the_stream_is_cut() {
+    let stream: Vec<u8> = messages().iter().flat_map(|message| encode(message).unwrap()).collect();
+    for size in [1, 2, 3, 5, 64, stream.len()] {
+        let mut decoder = Decoder::new();
+        let mut decoded = Vec::new();
+        for chunk in stream.chunks(size) {
+            decoder.push(chunk);
+            while let Some(message) = decoder.next_frame::<FromWorker>().unwrap() {
+                decoded.push(message);
+            }
+        }
+        assert_eq!(decoded, messages(), "chunks of {size}");
+        assert!(decoder.is_empty());
+    }
+}
+
+#[test]
+fn a_configuration_survives_with_names_that_are_not_text() {
+    let start = ToWorker::Start { config: Box::new(config()) };
+    let mut decoder = Decoder::new();
+    decoder.push(&encode(&start).unwrap());
+    assert_eq!(decoder.next_frame::<ToWorker>().unwrap(), Some(start));
+}
+
+#[test]
+fn a_length_outside_the_limits_is_refused_before_its_body_arrives() {
+    for length in [0, FRAME_BYTES_MAX + 1, u32::MAX] {
+        let mut decoder = Decoder::new();
+        decoder.push(&length.to_le_bytes());
+        let error = decoder.next_frame::<FromWorker>().unwrap_err();
+        assert_eq!(error.type_name, "FromWorker");
+        assert!(error.to_string().contains(&length.to_string()), "{error}");
+    }
+}
+
+#[test]
+fn a_body_that_is_no_message_names_the_type_and_shows_its_beginning() {
+    let mut decoder = Decoder::new();
+    decoder.push(&[5, 0, 0, 0]);
+    decoder.push(b"HTTP/");
+    let error = decoder.next_frame::<ToWorker>().unwrap_err();
+    assert_eq!((error.type_name, error.bytes, error.preview.as_str()), ("ToWorker", 5, "485454502f"));
+}
+
+#[test]
+fn a_message_that_is_too_long_is_not_sent() {
+    let mut config = config();
+    config.options = (0..64).map(|n| (format!("{n}{}", "k".repeat(1000)), "v".repeat(1000))).collect();
+    let error = encode(&ToWorker::Start { config: Box::new(config) }).unwrap_err();
+    assert!(matches!(error, EncodeError::TooLong { .. }), "{error}");
+}
+
+#[test]
+fn announced_descriptors_are_bounded() {
+    let announce =
+        |count| FromWorker::Descriptors { purpose: DescriptorPurpose::FuseClone, count }.descriptors();
+    assert!(announce(0).is_err());
+    assert_eq!(announce(1).unwrap(), 1);
+    assert_eq!(announce(DESCRIPTORS_MAX).unwrap(), 64);
+    assert!(announce(DESCRIPTORS_MAX + 1).is_err());
+    assert_eq!(FromWorker::Stopping(Stopping::default()).descriptors().unwrap(), 0);
+}
+
+#[test]
+fn frames_look_as_documented() {
+    let frame = encode(&ToWorker::Stop { force: Force::Never }).unwrap();
+    let (prefix, body) = frame.split_at(PREFIX_BYTES);
+    assert_eq!(prefix, (body.len() as u32).to_le_bytes());
+    assert_eq!(body, br#"{"type":"stop","force":"never"}"#);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_decoder_panic(length in 0u32..200, body: Vec<u8>) {
+        let mut decoder = Decoder::new();
+        decoder.push(&length.to_le_bytes());
+        decoder.push(&body);
+        while let Ok(Some(_)) = decoder.next_frame::<FromWorker>() {}
+    }
+}
