@@ -1,0 +1,30 @@
+//! Starts, watches, adopts and stops child processes, and passes descriptors between them.
+//!
+//! - [`spawn`]: a child with a chosen environment and chosen descriptors, in a session of its own.
+//! - [`process`]: a handle to a child or to an adopted process: its exit, signals, reaping.
+//! - [`identity`]: which process a number means, across restarts of whoever wrote it down.
+//! - [`stop`]: the ladder from a polite request to SIGKILL.
+//! - [`descriptor`]: descriptors over unix sockets.
+//! - [`socket`], [`lock`]: private directories and sockets, one instance only.
+//!
+//! What this crate must not know: what the processes are for, and what they say to each other. It depends on none of
+//! the other crates.
+//!
+//! Invariants:
+//!
+//! - A process is signalled through a pidfd, or as a group whose leader has not been reaped: never a stranger that got
+//!   the number later.
+//! - Every child is reaped, also one whose handle was dropped: there are no zombies.
+//! - A child gets no descriptor and no variable that was not named. It outlives its parent.
+
+pub mod descriptor;
+pub mod identity;
+pub mod lock;
+pub mod process;
+pub mod socket;
+pub mod spawn;
+pub mod stop;
+
+pub use identity::Identity;
+pub use process::{Exit, Process};
+pub use spawn::{Spawn, SpawnError, Stdio};

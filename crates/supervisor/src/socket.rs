@@ -1,0 +1,165 @@
+//! Directories and sockets for one user only.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::net::sockopt::socket_peercred;
+
+/// The longest path of a unix socket, without its NUL.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// A private place could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// A directory could not be made or looked at.
+    #[error("could not make the directory `{}`", path.display())]
+    Directory {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is there, and somebody else's, or no directory.
+    #[error("`{}` is not a directory of this user", path.display())]
+    Foreign {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The socket could not be bound.
+    #[error("could not listen on `{}`", path.display())]
+    Listen {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Makes `path` a directory that only this user can look into, with its parents. One that is there must be this user's
+/// and no link; its permissions are narrowed.
+pub fn private_directory(path: &Path) -> Result<(), SocketError> {
+    let failed = |source: io::Error| SocketError::Directory { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
+    if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(SocketError::Foreign { path: path.to_owned() });
+    }
+    if metadata.mode() & 0o7777 != 0o700 {
+        std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Listens on a socket that only this user can connect to. A socket left over there is replaced, so the caller must
+/// hold the lock that says nobody listens on it. The directory must be private: until its mode is set, the socket's is
+/// the umask's.
+pub fn listen(path: &Path) -> Result<std::os::unix::net::UnixListener, SocketError> {
+    let failed = |source: io::Error| SocketError::Listen { path: path.to_owned(), source };
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Who is on the other end of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The process that connected, or that called `listen`.
+    pub pid: u32,
+}
+
+/// Asks the kernel who is on the other end.
+pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
+    let credentials = socket_peercred(socket)?;
+    Ok(Peer {
+        uid: credentials.uid.as_raw(),
+        gid: credentials.gid.as_raw(),
+        pid: credentials.pid.as_raw_nonzero().get().unsigned_abs(),
+    })
+}
+
+/// Whether `peer` may speak for this process's user: it is that user, or root, who could anyway.
+pub fn is_own(peer: &Peer) -> bool {
+    peer.uid == rustix::process::geteuid().as_raw() || peer.uid == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_private_directory_is_made_and_narrowed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("a/b");
+        private_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        private_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn a_link_or_a_file_in_its_place_is_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (link, file) = (scratch.path().join("link"), scratch.path().join("file"));
+        std::os::unix::fs::symlink(scratch.path(), &link).unwrap();
+        std::fs::write(&file, "").unwrap();
+        for path in [link, file] {
+            assert!(
+                matches!(private_directory(&path), Err(SocketError::Foreign { .. })),
+                "{}",
+                path.display()
+            );
+        }
+    }
+
+    #[test]
+    fn a_socket_is_private_and_knows_its_peer() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("s");
+        let listener = listen(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        for socket in [client, server] {
+            let peer = peer(&socket).unwrap();
+            assert_eq!(peer.pid, std::process::id());
+            assert!(is_own(&peer));
+        }
+    }
+
+    #[test]
+    fn a_socket_left_over_is_replaced() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("s");
+        drop(listen(&path).unwrap());
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_err());
+        let _listener = listen(&path).unwrap();
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+    }
+}
