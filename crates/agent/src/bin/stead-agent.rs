@@ -1,0 +1,26 @@
+//! The agent by itself, as it is put on a far machine. Standard input and output are the stream.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        None => agent::main(),
+        Some(argument) if argument == "--version" => print_version(),
+        Some(argument) => {
+            eprintln!("stead-agent: unknown argument `{}`", argument.display());
+            eprintln!("Usage: stead-agent [--version]");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What tells a client whether this is the agent it needs.
+fn print_version() -> ExitCode {
+    let (release, schema) = (wire::RELEASE, wire::hello::SCHEMA_HASH);
+    match writeln!(std::io::stdout(), "stead-agent {release} {schema:016x}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

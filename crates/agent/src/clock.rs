@@ -1,0 +1,120 @@
+//! A bounded map that drops what has not been used for longest, near enough: second chance on a ring.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+pub(crate) struct Clock<K, V> {
+    slots: Vec<Slot<K, V>>,
+    index: HashMap<K, usize>,
+    hand: usize,
+    entries_max: usize,
+}
+
+struct Slot<K, V> {
+    key: K,
+    value: V,
+    used: bool,
+}
+
+impl<K: Clone + Eq + Hash, V> Clock<K, V> {
+    pub fn new(entries_max: usize) -> Clock<K, V> {
+        Clock { slots: Vec::new(), index: HashMap::new(), hand: 0, entries_max: entries_max.max(1) }
+    }
+
+    pub fn get(&mut self, key: &K) -> Option<&mut V> {
+        let slot = &mut self.slots[*self.index.get(key)?];
+        slot.used = true;
+        Some(&mut slot.value)
+    }
+
+    /// Puts `value` under `key`, and returns what had to go for it.
+    pub fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
+        if let Some(at) = self.index.get(&key) {
+            let slot = &mut self.slots[*at];
+            slot.used = true;
+            return Some((key, std::mem::replace(&mut slot.value, value)));
+        }
+        if self.slots.len() < self.entries_max {
+            self.index.insert(key.clone(), self.slots.len());
+            self.slots.push(Slot { key, value, used: false });
+            return None;
+        }
+        let at = self.victim();
+        self.index.insert(key.clone(), at);
+        let old = std::mem::replace(&mut self.slots[at], Slot { key, value, used: false });
+        self.index.remove(&old.key);
+        Some((old.key, old.value))
+    }
+
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let at = self.index.remove(key)?;
+        let slot = self.slots.swap_remove(at);
+        if let Some(moved) = self.slots.get(at) {
+            self.index.insert(moved.key.clone(), at);
+        }
+        Some(slot.value)
+    }
+
+    /// Drops what `keep` refuses, and tells of each.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
+        self.slots.retain(|slot| keep(&slot.key, &slot.value));
+        self.index = self.slots.iter().enumerate().map(|(at, slot)| (slot.key.clone(), at)).collect();
+        self.hand = 0;
+    }
+
+    /// Drops what has not been used since the last time.
+    pub fn age(&mut self) {
+        self.slots.retain_mut(|slot| std::mem::take(&mut slot.used));
+        self.index = self.slots.iter().enumerate().map(|(at, slot)| (slot.key.clone(), at)).collect();
+        self.hand = 0;
+    }
+
+    /// Moves the hand to the first slot that was not used since the hand last passed. Ends within two rounds.
+    fn victim(&mut self) -> usize {
+        loop {
+            let at = self.hand % self.slots.len();
+            self.hand = at + 1;
+            if !std::mem::take(&mut self.slots[at].used) {
+                return at;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_stays_and_what_is_not_goes() {
+        let mut clock = Clock::new(2);
+        clock.insert(1, 'a');
+        clock.insert(2, 'b');
+        clock.get(&1);
+        assert_eq!(clock.insert(3, 'c'), Some((2, 'b')));
+        assert_eq!(clock.get(&1), Some(&mut 'a'));
+        assert_eq!(clock.get(&2), None);
+    }
+
+    #[test]
+    fn a_removal_keeps_the_others_findable() {
+        let mut clock = Clock::new(4);
+        (0..4).for_each(|n| assert!(clock.insert(n, n * 10).is_none()));
+        assert_eq!(clock.remove(&0), Some(0));
+        clock.retain(|key, _| *key != 2);
+        assert_eq!(
+            (clock.get(&1).copied(), clock.get(&2).copied(), clock.get(&3).copied()),
+            (Some(10), None, Some(30))
+        );
+    }
+
+    #[test]
+    fn what_was_not_used_between_two_looks_goes() {
+        let mut clock = Clock::new(4);
+        clock.insert(1, 'a');
+        clock.insert(2, 'b');
+        clock.get(&1);
+        clock.age();
+        assert_eq!((clock.remove(&2), clock.get(&1).copied()), (None, Some('a')));
+    }
+}

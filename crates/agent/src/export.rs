@@ -1,0 +1,180 @@
+//! The exported tree: from a [`Place`] to a descriptor, never outside the root and never through a symlink.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use wire::agent::file::{Entry, FileId, Kind, Place};
+
+use crate::clock::Clock;
+use crate::stat;
+use crate::sync::lock;
+
+/// The longest piece of a path that is resolved in one call, below the kernel's `PATH_MAX` of 4096 with its NUL.
+const PIECE_BYTES_MAX: usize = 4000;
+
+/// How often a resolution is tried again that the kernel gave up because of a concurrent rename.
+const RESOLVE_TRIES: usize = 16;
+
+/// A root, and descriptors of directories beneath it by identity.
+///
+/// Descriptors of files are not kept: one of a removed file would keep its space in use.
+pub(crate) struct Export {
+    root: Arc<OwnedFd>,
+    root_id: FileId,
+    pub path: Vec<u8>,
+    pub read_only: bool,
+    directories: Mutex<Clock<FileId, Arc<OwnedFd>>>,
+    no_openat2: AtomicBool,
+}
+
+impl Export {
+    /// Opens the directory at `path`, absolute or from `home`. Symlinks in it are followed.
+    pub fn attach(
+        path: &[u8],
+        home: &[u8],
+        read_only: bool,
+        directories_max: usize,
+    ) -> Result<(Export, Entry), Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = if path.starts_with(b"/") {
+            rustix::fs::openat(CWD, path, flags, Mode::empty())?
+        } else {
+            let home = rustix::fs::openat(CWD, home, flags, Mode::empty())?;
+            let path = if path.is_empty() { b"." } else { path };
+            rustix::fs::openat(home, path, flags, Mode::empty())?
+        };
+        let entry = stat::entry_of_path(&root)?;
+        let path = rustix::fs::readlink(stat::proc_path(&root), Vec::new())?.into_bytes();
+        let export = Export {
+            root: Arc::new(root),
+            root_id: entry.id,
+            path,
+            read_only,
+            directories: Mutex::new(Clock::new(directories_max)),
+            no_openat2: AtomicBool::new(false),
+        };
+        Ok((export, entry))
+    }
+
+    /// An `O_PATH` descriptor of the directory at `place`.
+    pub fn directory(&self, place: &Place) -> Result<Arc<OwnedFd>, Errno> {
+        match self.find(place)? {
+            (directory, Kind::Directory) => Ok(directory),
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+
+    /// An `O_PATH` descriptor of the file at `place`, and what kind of file it is.
+    pub fn find(&self, place: &Place) -> Result<(Arc<OwnedFd>, Kind), Errno> {
+        if let Some(directory) = self.known(place.id) {
+            return Ok((directory, Kind::Directory));
+        }
+        if place.path.is_root() {
+            return Err(Errno::STALE);
+        }
+        let file = self.resolve(self.root.as_fd(), place.path.as_bytes()).map_err(gone_is_stale)?;
+        let (id, kind) = stat::id_of(&file)?;
+        if id != place.id {
+            return Err(Errno::STALE);
+        }
+        let file = Arc::new(file);
+        if kind == Kind::Directory {
+            lock(&self.directories).insert(id, file.clone());
+        }
+        Ok((file, kind))
+    }
+
+    /// The directory's descriptor if there is one already.
+    pub fn known(&self, id: FileId) -> Option<Arc<OwnedFd>> {
+        if id == self.root_id {
+            return Some(self.root.clone());
+        }
+        lock(&self.directories).get(&id).map(|directory| directory.clone())
+    }
+
+    /// Drops the descriptor of a directory that is gone.
+    pub fn forget(&self, id: FileId) {
+        lock(&self.directories).remove(&id);
+    }
+
+    /// Drops the descriptors that have not been used since the last time: each keeps its file system from being
+    /// unmounted, and a removed directory from being gone.
+    pub fn age(&self) {
+        lock(&self.directories).age();
+    }
+
+    /// An `O_PATH` descriptor of whatever is at a path beneath a directory of the export.
+    pub fn resolve(&self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let mut reached: Option<OwnedFd> = None;
+        let mut rest = path;
+        loop {
+            let (piece, behind) = first_piece(rest);
+            let from = reached.as_ref().map_or(directory, AsFd::as_fd);
+            let file = self.open_beneath(from, piece)?;
+            if behind.is_empty() {
+                return Ok(file);
+            }
+            reached = Some(file);
+            rest = behind;
+        }
+    }
+
+    fn open_beneath(&self, from: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+        if self.no_openat2.load(Ordering::Relaxed) {
+            return descend(from, path);
+        }
+        // A symlink at the end is opened as itself, for all that NO_SYMLINKS says.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let rules = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        for _ in 0..RESOLVE_TRIES {
+            match rustix::fs::openat2(from, path, flags, Mode::empty(), rules) {
+                Err(Errno::AGAIN) => {}
+                // EPERM is what a seccomp filter that is older than the call says.
+                Err(Errno::NOSYS | Errno::PERM) => {
+                    self.no_openat2.store(true, Ordering::Relaxed);
+                    return descend(from, path);
+                }
+                result => return result,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+}
+
+/// Resolves name by name where the kernel cannot be told to stay beneath.
+fn descend(from: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut names = path.split(|b| *b == b'/').peekable();
+    let mut reached: Option<OwnedFd> = None;
+    while let Some(name) = names.next() {
+        let from = reached.as_ref().map_or(from, AsFd::as_fd);
+        let flags = if names.peek().is_some() { flags | OFlags::DIRECTORY } else { flags };
+        reached = Some(rustix::fs::openat(from, name, flags, Mode::empty())?);
+    }
+    reached.ok_or(Errno::NOENT)
+}
+
+/// Cuts a path at a slash so that the first piece can be resolved in one call. A name is far shorter than a piece.
+fn first_piece(path: &[u8]) -> (&[u8], &[u8]) {
+    if path.len() <= PIECE_BYTES_MAX {
+        return (path, &[]);
+    }
+    match path[..PIECE_BYTES_MAX].iter().rposition(|b| *b == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (path, &[]),
+    }
+}
+
+/// Where the path does not lead to any file any more, what was meant is elsewhere or gone.
+fn gone_is_stale(errno: Errno) -> Errno {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV => Errno::STALE,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

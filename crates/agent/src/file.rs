@@ -1,0 +1,129 @@
+//! Requests about files.
+
+mod attributes;
+mod content;
+pub(crate) mod listing;
+mod names;
+mod walk;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use wire::agent::file::{Entry, FileReply, FileRequest, Kind, Target};
+
+use crate::handles::Handle;
+use crate::session::{Asked, Outcome, Session, plain};
+use crate::stat;
+
+/// A target, found.
+pub(crate) enum Found {
+    /// By name: an `O_PATH` descriptor.
+    Path(Arc<OwnedFd>, Kind),
+    Open(Arc<Handle>),
+}
+
+impl Found {
+    fn entry(&self) -> Result<Entry, Errno> {
+        match self {
+            Found::Path(file, _) => stat::entry_of_path(file),
+            Found::Open(handle) => stat::entry_of_open(&handle.file),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Found::Path(_, kind) => *kind,
+            Found::Open(handle) => handle.kind,
+        }
+    }
+
+    /// A path to the file itself, which is not followed even if it is a symlink.
+    fn proc_path(&self) -> String {
+        match self {
+            Found::Path(file, _) => stat::proc_path(file),
+            Found::Open(handle) => stat::proc_path(handle.file.as_fd()),
+        }
+    }
+}
+
+impl Session {
+    pub(crate) fn find(&self, target: &Target) -> Result<Found, Errno> {
+        match target {
+            Target::Place(place) => self.export()?.find(place).map(|(file, kind)| Found::Path(file, kind)),
+            Target::Handle(handle) => self.handles.get(*handle).map(Found::Open),
+        }
+    }
+
+    /// Answers with the attributes after a change, and remembers that the client knows them.
+    pub(crate) fn changed(&self, entry: Entry) -> FileReply {
+        self.told.file(&entry);
+        FileReply::Entry(entry)
+    }
+
+    pub(crate) fn file(&self, asked: &Asked<'_>, request: FileRequest, payload: Vec<u8>) -> Outcome {
+        use FileRequest as F;
+        match request {
+            F::Attach { path, read_only } => self.attach(&path, read_only).into(),
+            F::Lookup { directory, name } => self.lookup(&directory, &name).into(),
+            F::Stat { target } => self
+                .find(&target)
+                .and_then(|found| found.entry())
+                .map(FileReply::Entry)
+                .and_then(plain)
+                .into(),
+            F::SetAttributes { target, changes } => self.set_attributes(&target, &changes).into(),
+            F::ReadLink { place } => self.read_link(&place).into(),
+            F::Symlink { directory, name, caller } => {
+                self.symlink(&directory, &name, &caller, &payload).into()
+            }
+            F::MakeNode { directory, name, kind, mode, device, caller } => {
+                self.make_node(&directory, &name, kind, mode, device, &caller).into()
+            }
+            F::MakeDirectory { directory, name, mode, caller } => {
+                self.make_directory(&directory, &name, mode, &caller).into()
+            }
+            F::Unlink { directory, name } => self.remove(&directory, &name, false).into(),
+            F::RemoveDirectory { directory, name } => self.remove(&directory, &name, true).into(),
+            F::Rename { from, from_name, to, to_name, mode } => {
+                self.rename(&from, &from_name, &to, &to_name, mode).into()
+            }
+            F::Link { target, directory, name } => self.link(&target, &directory, &name).into(),
+            F::Open { place, flags, handle, inline_bytes } => {
+                self.open(&place, flags, handle, inline_bytes).into()
+            }
+            F::Create { directory, name, mode, flags, handle, caller } => {
+                self.create(&directory, &name, mode, flags, handle, &caller).into()
+            }
+            F::CreateUnnamed { directory, mode, flags, handle, caller } => {
+                self.create_unnamed(&directory, mode, flags, handle, &caller).into()
+            }
+            F::Put { directory, name, mode, changes, exclusive, sync, caller } => {
+                let how = content::PutHow { mode, exclusive, sync };
+                self.put(&directory, &name, how, &changes, &caller, &payload).into()
+            }
+            F::Read { handle, offset, length } => self.read(handle, offset, length).into(),
+            F::Write { handle, at, clear_set_id } => self.write(handle, at, clear_set_id, &payload).into(),
+            F::Sync { target, data_only } => self.sync(&target, data_only).into(),
+            F::Close { handle } => self.close(handle).into(),
+            F::Allocate { handle, what, offset, length } => {
+                self.allocate(handle, what, offset, length).into()
+            }
+            F::Seek { handle, offset, what } => self.seek(handle, offset, what).into(),
+            F::CopyRange { from, from_offset, to, to_offset, length } => {
+                self.copy_range(asked, (from, from_offset), (to, to_offset), length).into()
+            }
+            F::Space { place } => self.space(&place).into(),
+            F::GetXattr { target, name } => self.get_xattr(&target, &name).into(),
+            F::SetXattr { target, name, mode } => self.set_xattr(&target, &name, mode, &payload).into(),
+            F::ListXattrs { target } => self.list_xattrs(&target).into(),
+            F::RemoveXattr { target, name } => self.remove_xattr(&target, &name).into(),
+            F::Lock { handle, owner, lock, wait } => self.lock(asked, handle, owner, lock, wait),
+            F::TestLock { handle, owner, lock } => self.test_lock(handle, owner, lock).into(),
+            F::ReleaseLocks { handle, owner } => self.release_locks(handle, owner).into(),
+            F::List { directory, from, window: _ } => self.list(directory, from),
+            F::Walk { directory, budget, window: _ } => self.walk(directory, budget),
+            F::Watch { directory, recursive, window: _ } => self.watch(asked, &directory, recursive),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Leases on directories: what is watched, and what the client is told of it.
+//!
+//! One inotify instance and one thread per stream. The thread reads events in batches, looks at each name once per
+//! batch, and tells what is there now; so what it tells is never older than the events, and a flood of events about one
+//! file becomes a few tellings.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+use wire::agent::AgentFrame;
+use wire::agent::file::{Attributes, Change, Changed, Entry, FileId, Lease, Place, UNWATCHED_LEASE_MS};
+use wire::agent::name::{Name, RelativePath};
+
+use crate::clock::Clock;
+use crate::export::Export;
+use crate::file_system::{self, Watching};
+use crate::log::log;
+use crate::output::Output;
+use crate::stat;
+use crate::sync::lock;
+use crate::told::{Told, Verdict};
+
+/// The most directories under lease at once. Each costs the kernel about a kilobyte.
+const LEASES_MAX: usize = 64 << 10;
+
+/// Used when the kernel does not say how many watches a user may have; its own default of old.
+const USER_WATCHES_DEFAULT: usize = 8192;
+
+/// How long the thread rests after a batch, so that repeated changes of one file are told once.
+const BATCH_PAUSE: Duration = Duration::from_millis(5);
+
+/// How many batches a change waits for that the client's own mutation is making, before it is told all the same.
+const LATER_MAX: u32 = 20;
+
+/// How long a directory's descriptor is kept that nothing uses: this, up to twice.
+const DESCRIPTOR_AGE: Duration = Duration::from_secs(60);
+
+/// How much is read from inotify at once.
+const EVENT_BYTES: usize = 64 << 10;
+
+/// Events that are about a name, not only about the file behind it.
+const RENAMING: ReadFlags =
+    ReadFlags::CREATE.union(ReadFlags::DELETE).union(ReadFlags::MOVED_FROM).union(ReadFlags::MOVED_TO);
+
+/// Events after which a directory is not where or what it was.
+const ENDING: ReadFlags =
+    ReadFlags::DELETE_SELF.union(ReadFlags::MOVE_SELF).union(ReadFlags::UNMOUNT).union(ReadFlags::IGNORED);
+
+pub(crate) struct Leases {
+    /// Absent where the machine gives none: no directory is watched then.
+    inotify: Option<OwnedFd>,
+    wake: OwnedFd,
+    closing: AtomicBool,
+    table: Mutex<Table>,
+    output: Arc<Output>,
+}
+
+struct Table {
+    held: Clock<FileId, Held>,
+    by_watch: HashMap<i32, FileId>,
+    /// The last epoch that any directory was given. One counter for all, so that a lease that is taken anew continues
+    /// above its old epochs.
+    epoch: u64,
+    devices: HashMap<u64, Watching>,
+}
+
+struct Held {
+    watch: i32,
+    epoch: u64,
+    path: RelativePath,
+}
+
+/// What one batch of events says of one directory.
+#[derive(Default)]
+struct Batch {
+    /// Per name: whether an event was about the name itself, and how often it was put off.
+    names: HashMap<Name, Seen>,
+    itself: bool,
+    itself_put_off: u32,
+    ended: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// Its place among the names of the batch, in the order of their first events.
+    order: usize,
+    renamed: bool,
+    put_off: u32,
+}
+
+type Batches = HashMap<i32, Batch>;
+
+impl Leases {
+    pub fn new(output: Arc<Output>) -> Result<Leases, Errno> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+            .inspect_err(|errno| log(format_args!("no directory can be watched: {errno}")))
+            .ok();
+        let table = Table {
+            held: Clock::new(user_watches_max().div_euclid(2).clamp(1, LEASES_MAX)),
+            by_watch: HashMap::new(),
+            epoch: 1,
+            devices: HashMap::new(),
+        };
+        Ok(Leases {
+            inotify,
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            closing: AtomicBool::new(false),
+            table: Mutex::new(table),
+            output,
+        })
+    }
+
+    /// A lease on a directory, given before it is read. A watch that cannot be had is a lease for a time.
+    pub fn lease(&self, place: &Place, directory: &OwnedFd, told: &Told) -> Lease {
+        let watching = self.watching(place.id.device, directory, told);
+        let table = &mut *lock(&self.table);
+        if let Some(held) = table.held.get(&place.id) {
+            return Lease { epoch: held.epoch, valid_ms: 0 };
+        }
+        let epoch = table.epoch;
+        let unwatched = Lease { epoch, valid_ms: UNWATCHED_LEASE_MS };
+        let Some(inotify) = &self.inotify else {
+            return unwatched;
+        };
+        if watching == Watching::Never {
+            return unwatched;
+        }
+        let Ok(watch) = inotify::add_watch(inotify, stat::proc_path(directory), watch_flags()) else {
+            return unwatched;
+        };
+        table.by_watch.insert(watch, place.id);
+        let held = Held { watch, epoch, path: place.path.clone() };
+        if let Some((gone, old)) = table.held.insert(place.id, held) {
+            // The watch may be gone already, with its directory.
+            let _ = inotify::remove_watch(inotify, old.watch);
+            table.by_watch.remove(&old.watch);
+            self.tell_lost(table, gone);
+        }
+        Lease { epoch, valid_ms: 0 }
+    }
+
+    /// How well the directory's file system can be watched. To find that out may take a server that does not answer:
+    /// nothing is locked meanwhile.
+    fn watching(&self, device: u64, directory: &OwnedFd, told: &Told) -> Watching {
+        let known = lock(&self.table).devices.get(&device).copied();
+        known.unwrap_or_else(|| {
+            let watching = file_system::watching(directory);
+            told.device_is_precise(device, watching == Watching::Precise);
+            lock(&self.table).devices.insert(device, watching);
+            watching
+        })
+    }
+
+    /// Reads events and tells of them until [`Leases::close`].
+    pub fn run(&self, export: impl Fn() -> Option<Arc<Export>>, told: &Told) {
+        let Some(inotify) = &self.inotify else {
+            return;
+        };
+        let mut put_off = Batches::new();
+        let mut buffer = vec![MaybeUninit::uninit(); EVENT_BYTES];
+        let mut aged = Instant::now();
+        while !self.closing.load(Ordering::Acquire) {
+            let timeout = if put_off.is_empty() { DESCRIPTOR_AGE } else { BATCH_PAUSE };
+            self.wait(Some(inotify), timeout);
+            if aged.elapsed() >= DESCRIPTOR_AGE {
+                aged = Instant::now();
+                export().inspect(|export| export.age());
+            }
+            let mut batches = std::mem::take(&mut put_off);
+            if !self.read_events(inotify, &mut buffer, &mut batches) {
+                self.lose_all(&mut lock(&self.table));
+                continue;
+            }
+            let Some(export) = export() else {
+                continue;
+            };
+            for (watch, batch) in batches {
+                if let Some(rest) = self.tell(watch, batch, &export, told) {
+                    put_off.insert(watch, rest);
+                }
+            }
+            self.wait(None, BATCH_PAUSE);
+        }
+    }
+
+    /// Ends [`Leases::run`].
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        // The counter is far from its limit: the write cannot fail.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    fn wait(&self, inotify: Option<&OwnedFd>, timeout: Duration) {
+        let wake = PollFd::new(&self.wake, PollFlags::IN);
+        let events = PollFd::from_borrowed_fd(inotify.unwrap_or(&self.wake).as_fd(), PollFlags::IN);
+        let (tv_sec, tv_nsec) = (timeout.as_secs() as i64, timeout.subsec_nanos().into());
+        // An interrupted wait is a short one: the caller looks and waits again.
+        let _ = poll(&mut [wake, events], Some(&Timespec { tv_sec, tv_nsec }));
+    }
+
+    /// Sorts what inotify has by directory. `false` when it says that it has dropped events.
+    fn read_events(&self, inotify: &OwnedFd, buffer: &mut [MaybeUninit<u8>], batches: &mut Batches) -> bool {
+        let mut reader = inotify::Reader::new(inotify, buffer);
+        loop {
+            let event = match reader.next() {
+                Ok(event) => event,
+                Err(Errno::AGAIN) => return true,
+                Err(Errno::INTR) => continue,
+                Err(errno) => {
+                    log(format_args!("could not read changes: {errno}"));
+                    return false;
+                }
+            };
+            if event.events().contains(ReadFlags::QUEUE_OVERFLOW) {
+                return false;
+            }
+            let batch = batches.entry(event.wd()).or_default();
+            batch.ended |= event.events().intersects(ENDING);
+            match event.file_name().map(|name| Name::new(name.to_bytes())) {
+                Some(Ok(name)) => {
+                    let order = batch.names.len();
+                    let seen = batch.names.entry(name).or_insert(Seen { order, ..Seen::default() });
+                    seen.renamed |= event.events().intersects(RENAMING);
+                }
+                // The kernel gives no such names.
+                Some(Err(_)) => {}
+                None => batch.itself = true,
+            }
+            // One read is one batch, or a steady flood would never be told.
+            if reader.is_buffer_empty() {
+                return true;
+            }
+        }
+    }
+
+    /// Looks at what the events are about and tells what the client does not know. Returns what is to be looked at
+    /// again.
+    fn tell(&self, watch: i32, batch: Batch, export: &Export, told: &Told) -> Option<Batch> {
+        let place = {
+            let table = &mut *lock(&self.table);
+            let id = *table.by_watch.get(&watch)?;
+            Place { id, path: table.held.get(&id)?.path.clone() }
+        };
+        if batch.ended {
+            self.lose(watch, place.id);
+            return None;
+        }
+        let Ok(directory) = export.directory(&place) else {
+            self.lose(watch, place.id);
+            return None;
+        };
+        let mut rest = Batch::default();
+        let mut changes = Vec::new();
+        let names_changed = batch.names.values().any(|seen| seen.renamed);
+        let mut names: Vec<_> = batch.names.into_iter().collect();
+        names.sort_unstable_by_key(|(_, seen)| seen.order);
+        for (name, seen) in names {
+            let now = match stat::entry_at(&directory, name.as_bytes()) {
+                Ok(entry) => Some(entry),
+                Err(Errno::NOENT) => None,
+                Err(_) => {
+                    self.lose(watch, place.id);
+                    return None;
+                }
+            };
+            match told.judge(place.id, &name, now.as_ref(), seen.renamed) {
+                Verdict::Silent => {}
+                Verdict::Later if seen.put_off < LATER_MAX => {
+                    rest.names.insert(name, Seen { put_off: seen.put_off + 1, ..seen });
+                }
+                Verdict::Later | Verdict::Tell => {
+                    told.superseded(place.id, &name, now.as_ref());
+                    changes.push((name, now));
+                }
+            }
+        }
+        let mut itself = None;
+        if names_changed || batch.itself {
+            itself = stat::entry_of_path(&directory).ok();
+            match itself.map(|entry| told.judge_directory(&entry)) {
+                Some(Verdict::Later) if batch.itself_put_off < LATER_MAX => {
+                    rest.itself = true;
+                    rest.itself_put_off = batch.itself_put_off + 1;
+                    itself = None;
+                }
+                Some(Verdict::Silent) | None => itself = None,
+                Some(_) => {}
+            }
+        }
+        self.push(watch, place.id, changes, itself.as_ref());
+        if let Some(entry) = &itself {
+            told.file(entry);
+        }
+        (rest.itself || !rest.names.is_empty()).then_some(rest)
+    }
+
+    fn push(&self, watch: i32, id: FileId, changes: Vec<(Name, Option<Entry>)>, itself: Option<&Entry>) {
+        let attributes = itself.map(|entry| entry.attributes);
+        let whats = changes.into_iter().map(|(name, now)| match now {
+            Some(entry) => Change::Present { name, entry },
+            None => Change::Absent { name },
+        });
+        let table = &mut *lock(&self.table);
+        let mut any = false;
+        for what in whats {
+            any = true;
+            if !self.push_one(table, watch, id, what, attributes) {
+                return;
+            }
+        }
+        if !any && attributes.is_some() {
+            self.push_one(table, watch, id, Change::Itself, attributes);
+        }
+    }
+
+    /// Raises the epoch and queues the change, in one step, so that a reply with the new epoch leaves behind it.
+    /// `false` when the directory is under lease no more.
+    fn push_one(
+        &self,
+        table: &mut Table,
+        watch: i32,
+        directory: FileId,
+        what: Change,
+        attributes: Option<Attributes>,
+    ) -> bool {
+        let Some(held) = table.held.get(&directory).filter(|held| held.watch == watch) else {
+            return false;
+        };
+        table.epoch += 1;
+        held.epoch = table.epoch;
+        let epoch = table.epoch;
+        if self.output.try_event(&AgentFrame::Changed(Changed { directory, epoch, what, attributes })) {
+            return true;
+        }
+        self.lose_all(table);
+        false
+    }
+
+    fn lose(&self, watch: i32, id: FileId) {
+        let table = &mut *lock(&self.table);
+        table.by_watch.remove(&watch);
+        if table.held.get(&id).is_none_or(|held| held.watch != watch) {
+            return;
+        }
+        table.held.remove(&id);
+        if let Some(inotify) = &self.inotify {
+            // The kernel has removed it itself if the directory is gone.
+            let _ = inotify::remove_watch(inotify, watch);
+        }
+        self.tell_lost(table, id);
+    }
+
+    fn tell_lost(&self, table: &mut Table, directory: FileId) {
+        table.epoch += 1;
+        let changed = Changed { directory, epoch: table.epoch, what: Change::LeaseLost, attributes: None };
+        if !self.output.try_event(&AgentFrame::Changed(changed)) {
+            self.lose_all(table);
+        }
+    }
+
+    /// Gives every lease up: changes were missed, or cannot be told as fast as they come.
+    fn lose_all(&self, table: &mut Table) {
+        if let Some(inotify) = &self.inotify {
+            for watch in table.by_watch.keys() {
+                let _ = inotify::remove_watch(inotify, *watch);
+            }
+        }
+        table.by_watch.clear();
+        table.held.retain(|_, _| false);
+        table.epoch += 1;
+        self.output.send_later(&AgentFrame::LeasesLost);
+    }
+}
+
+/// Everything that changes names, attributes or contents. Files that have lost their name are not of interest.
+fn watch_flags() -> WatchFlags {
+    WatchFlags::ATTRIB
+        | WatchFlags::CLOSE_WRITE
+        | WatchFlags::CREATE
+        | WatchFlags::DELETE
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MODIFY
+        | WatchFlags::MOVE
+        | WatchFlags::MOVE_SELF
+        | WatchFlags::ONLYDIR
+        | WatchFlags::EXCL_UNLINK
+}
+
+fn user_watches_max() -> usize {
+    std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(USER_WATCHES_DEFAULT)
+}

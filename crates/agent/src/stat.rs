@@ -1,0 +1,96 @@
+//! What a file is and what it looks like, from `statx`.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+use wire::agent::file::{Attributes, Entry, FileId, Kind, Time};
+
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
+/// The file `name` of a directory, whatever it is; a symlink is not followed.
+pub(crate) fn entry_at(directory: impl AsFd, name: &[u8]) -> Result<Entry, Errno> {
+    let directory = directory.as_fd();
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = rustix::fs::statx(directory, name, flags, WANTED)?;
+    let mut path = proc_path(directory).into_bytes();
+    path.push(b'/');
+    path.extend_from_slice(name);
+    Ok(entry(&stat, may_have_xattrs(rustix::fs::llistxattr_query(path.as_slice()))))
+}
+
+/// The file of a descriptor that was opened with `O_PATH`.
+pub(crate) fn entry_of_path(file: impl AsFd) -> Result<Entry, Errno> {
+    let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, WANTED)?;
+    Ok(entry(&stat, may_have_xattrs(rustix::fs::listxattr_query(proc_path(&file)))))
+}
+
+/// The file of a descriptor that was opened for use.
+pub(crate) fn entry_of_open(file: impl AsFd) -> Result<Entry, Errno> {
+    let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, WANTED)?;
+    Ok(entry(&stat, may_have_xattrs(rustix::fs::flistxattr_query(&file))))
+}
+
+/// Which file a descriptor of any kind refers to.
+pub(crate) fn id_of(file: impl AsFd) -> Result<(FileId, Kind), Errno> {
+    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::BTIME;
+    let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, wanted)?;
+    Ok((file_id(&stat), kind(stat.stx_mode)))
+}
+
+/// A path that leads to the very file of a descriptor, for calls that take no `O_PATH` descriptor.
+pub(crate) fn proc_path(file: impl AsFd) -> String {
+    let file: BorrowedFd<'_> = file.as_fd();
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+fn entry(stat: &Statx, xattrs: bool) -> Entry {
+    let attributes = Attributes {
+        kind: kind(stat.stx_mode),
+        mode: stat.stx_mode & 0o7777,
+        links: stat.stx_nlink,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        device: rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
+        size: stat.stx_size,
+        blocks: stat.stx_blocks,
+        block_size: stat.stx_blksize,
+        accessed: time(&stat.stx_atime),
+        modified: time(&stat.stx_mtime),
+        changed: time(&stat.stx_ctime),
+        xattrs,
+    };
+    Entry { id: file_id(stat), attributes }
+}
+
+fn file_id(stat: &Statx) -> FileId {
+    let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    let birth = if known { nanoseconds(&stat.stx_btime) } else { 0 };
+    FileId { device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino, birth }
+}
+
+/// Identities are compared, not computed with: a time before 1970 wraps.
+fn nanoseconds(time: &StatxTimestamp) -> u64 {
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.tv_nsec))
+}
+
+fn time(time: &StatxTimestamp) -> Time {
+    Time { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
+}
+
+fn kind(mode: u16) -> Kind {
+    use rustix::fs::FileType;
+    match FileType::from_raw_mode(u32::from(mode)) {
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
+        _ => Kind::File,
+    }
+}
+
+fn may_have_xattrs(list_bytes: Result<usize, Errno>) -> bool {
+    !matches!(list_bytes, Ok(0) | Err(Errno::OPNOTSUPP))
+}
