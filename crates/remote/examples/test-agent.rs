@@ -1,0 +1,5 @@
+//! The agent, as a program that this crate's tests can place and start.
+
+fn main() -> std::process::ExitCode {
+    agent::main()
+}

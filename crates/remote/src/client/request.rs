@@ -1,0 +1,93 @@
+//! What the client has to know of a request to send it, and of a reply to complain about it.
+
+use wire::agent::file::{FileReply, FileRequest};
+use wire::agent::process::{ProcessReply, ProcessRequest};
+use wire::agent::{Reply, Request, StreamWindow};
+
+/// Whether the request takes a place among the session's mutations, so that the agent applies it once however often it
+/// is sent.
+///
+/// Requests that only change what the session holds (opens, closes, locks, processes) take none: they name what they
+/// make by an id of the client's choosing, and some of them wait without limit, which would keep the agent from
+/// forgetting any later reply.
+pub(super) fn is_mutation(request: &Request) -> bool {
+    let Request::File(request) = request else { return false };
+    match request {
+        FileRequest::SetAttributes { .. }
+        | FileRequest::Symlink { .. }
+        | FileRequest::MakeNode { .. }
+        | FileRequest::MakeDirectory { .. }
+        | FileRequest::Unlink { .. }
+        | FileRequest::RemoveDirectory { .. }
+        | FileRequest::Rename { .. }
+        | FileRequest::Link { .. }
+        | FileRequest::Create { .. }
+        | FileRequest::CreateUnnamed { .. }
+        | FileRequest::Put { .. }
+        | FileRequest::Write { .. }
+        | FileRequest::Allocate { .. }
+        | FileRequest::CopyRange { .. }
+        | FileRequest::SetXattr { .. }
+        | FileRequest::RemoveXattr { .. } => true,
+        FileRequest::Open { flags, .. } => flags.truncate,
+        FileRequest::Attach { .. }
+        | FileRequest::Lookup { .. }
+        | FileRequest::Stat { .. }
+        | FileRequest::ReadLink { .. }
+        | FileRequest::Read { .. }
+        | FileRequest::Sync { .. }
+        | FileRequest::Close { .. }
+        | FileRequest::Seek { .. }
+        | FileRequest::Space { .. }
+        | FileRequest::GetXattr { .. }
+        | FileRequest::ListXattrs { .. }
+        | FileRequest::Lock { .. }
+        | FileRequest::TestLock { .. }
+        | FileRequest::ReleaseLocks { .. }
+        | FileRequest::List { .. }
+        | FileRequest::Walk { .. }
+        | FileRequest::Watch { .. } => false,
+    }
+}
+
+/// The credit a streamed request starts with; `None` for a request with one reply.
+pub(super) fn window(request: &Request) -> Option<StreamWindow> {
+    match request {
+        Request::File(
+            FileRequest::List { window, .. }
+            | FileRequest::Walk { window, .. }
+            | FileRequest::Watch { window, .. },
+        )
+        | Request::Process(ProcessRequest::Spawn { window, .. }) => Some(*window),
+        Request::File(_) | Request::Process(_) | Request::Describe => None,
+    }
+}
+
+/// What kind of reply it is, without what it carries, which may be a user's.
+pub(super) fn reply_name(reply: &Reply) -> &'static str {
+    match reply {
+        Reply::Description(_) => "Description",
+        Reply::File(reply) => match reply {
+            FileReply::Done => "Done",
+            FileReply::Attached { .. } => "Attached",
+            FileReply::Looked { .. } => "Looked",
+            FileReply::Entry(_) => "Entry",
+            FileReply::Removed { .. } => "Removed",
+            FileReply::Opened { .. } => "Opened",
+            FileReply::Data => "Data",
+            FileReply::Written { .. } => "Written",
+            FileReply::Position(_) => "Position",
+            FileReply::Space(_) => "Space",
+            FileReply::Lock(_) => "Lock",
+            FileReply::Listing { .. } => "Listing",
+            FileReply::Walked { .. } => "Walked",
+            FileReply::Watched { .. } => "Watched",
+        },
+        Reply::Process(reply) => match reply {
+            ProcessReply::Done => "process Done",
+            ProcessReply::Started { .. } => "Started",
+            ProcessReply::Output(_) => "Output",
+            ProcessReply::Ended(_) => "Ended",
+        },
+    }
+}

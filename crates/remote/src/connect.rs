@@ -1,0 +1,279 @@
+//! From a way to a machine to a link with its agent.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use wire::api::error::ErrorKind;
+use wire::bytestring::ByteString;
+use wire::worker::{Dial, SshDial};
+
+use crate::client::{AgentClient, ByteStream, ConnectError, ConnectOptions, EventSink};
+use crate::place::{self, Absence, Agents, PlaceError};
+use crate::transport::host::{self, HostOptions};
+use crate::transport::ssh::{self, SshError, SshOptions};
+use crate::transport::{Exit, Program, ProgramError};
+
+/// How long the process behind a stream that has ended may take to end too, so that its reason can be told.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The status with which a shell says that it cannot run a program, and that there is none.
+const CANNOT_RUN: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
+/// A link, and the process that carries it.
+#[derive(Clone)]
+pub struct Connection {
+    /// Speaks with the agent.
+    pub client: AgentClient,
+    /// The agent itself on this host, the ssh of the channel otherwise. It is dismissed when the last handle to it is
+    /// dropped.
+    pub program: Program,
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The program that would carry it could not be started.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// ssh does not get there.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
+    /// There is no agent there, and none can be put there.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The agent is not where it was placed.
+    #[error("there is no agent at `{path}` any more")]
+    Gone {
+        /// Where it should be.
+        path: ByteString,
+    },
+    /// The path of an agent that not every shell would take as it is.
+    #[error("the agent's path `{path}` cannot be given to a shell")]
+    AgentPath {
+        /// The path.
+        path: ByteString,
+    },
+    /// What answers is not an agent, or not one for us.
+    #[error("{source}{}", after(exit))]
+    Agent {
+        /// What is wrong with it.
+        source: ConnectError,
+        /// How the process behind it ended, if it did.
+        exit: Option<Exit>,
+    },
+}
+
+fn after(exit: &Option<Exit>) -> String {
+    exit.as_ref().map(|exit| format!(" (the process behind it {exit})")).unwrap_or_default()
+}
+
+impl OpenError {
+    /// What sort of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            OpenError::Ssh(error) => error.kind(),
+            OpenError::Place(error) => match error {
+                PlaceError::Ssh(error) => error.kind(),
+                PlaceError::Foreign { .. } | PlaceError::NoShell { .. } | PlaceError::NoExec { .. } => {
+                    ErrorKind::Refused
+                }
+                PlaceError::Broken(_) => ErrorKind::Unreachable,
+                PlaceError::TimedOut => ErrorKind::TimedOut,
+                PlaceError::NoAgents { .. } => ErrorKind::NotFound,
+                PlaceError::Read { .. }
+                | PlaceError::NotAProgram { .. }
+                | PlaceError::Changed { .. }
+                | PlaceError::NoSpace { .. }
+                | PlaceError::Unplaced { .. }
+                | PlaceError::Program(_) => ErrorKind::Failure,
+            },
+            OpenError::Agent { source: ConnectError::TimedOut { .. }, .. } => ErrorKind::TimedOut,
+            OpenError::Agent { source: ConnectError::Lost(_), .. } | OpenError::Gone { .. } => {
+                ErrorKind::Unreachable
+            }
+            OpenError::Agent { .. } | OpenError::Program(_) | OpenError::AgentPath { .. } => {
+                ErrorKind::Failure
+            }
+        }
+    }
+
+    /// What mends it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            OpenError::Ssh(error) => return error.hint(),
+            OpenError::Place(PlaceError::Ssh(error)) => return error.hint(),
+            OpenError::Place(PlaceError::NoExec { .. }) => {
+                "let XDG_CACHE_HOME on the machine name a directory from which programs may run"
+            }
+            OpenError::Place(PlaceError::NoAgents { .. }) => {
+                "build it: cargo build --profile agent -p agent, or name one with STEAD_AGENT"
+            }
+            OpenError::Place(PlaceError::Changed { .. }) => "stead daemon restart",
+            OpenError::Agent { source: ConnectError::Mismatch(_), .. } => {
+                "the agent beside stead is of another build: build or install both together"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// Starts the agent of this host.
+pub async fn connect_host(
+    host: &HostOptions,
+    options: ConnectOptions,
+    sink: Arc<dyn EventSink>,
+) -> Result<Connection, OpenError> {
+    let (program, stream) = host::open(host)?;
+    introduce(program, stream, options, sink).await.map_err(|failed| failed.into_error())
+}
+
+/// Reaches the agent that a worker was told of. For `ssh`, the master has to be there, and the agent in its place.
+pub async fn connect(
+    dial: &Dial,
+    host: &HostOptions,
+    options: ConnectOptions,
+    sink: Arc<dyn EventSink>,
+) -> Result<Connection, OpenError> {
+    let dial = match dial {
+        Dial::Host => return connect_host(host, options, sink).await,
+        Dial::Ssh(dial) => dial,
+    };
+    let path = || dial.agent.clone();
+    let command =
+        place::start_at(dial.agent.as_bytes()).ok_or_else(|| OpenError::AgentPath { path: path() })?;
+    let failed = match attempt(dial, &command, options, sink).await? {
+        Ok(connection) => return Ok(connection),
+        Err(failed) => failed,
+    };
+    match failed.code() {
+        Some(NOT_FOUND) => Err(OpenError::Gone { path: path() }),
+        _ => Err(failed.into_far_error(dial)),
+    }
+}
+
+/// Reaches the agent of a machine whose master is there. Puts the agent in its place first if it is not.
+pub async fn connect_placing(
+    ssh: &SshOptions,
+    agents: &Agents,
+    options: ConnectOptions,
+    sink: Arc<dyn EventSink>,
+) -> Result<Connection, OpenError> {
+    let dial = ssh.dial(ByteString::default());
+    let command = agents.start_command();
+    let failed = match attempt(&dial, &command, options, sink.clone()).await? {
+        Ok(connection) => return Ok(connection),
+        Err(failed) => failed,
+    };
+    let machine = match failed.absence() {
+        Some(Absence::Missing(machine)) => machine,
+        Some(Absence::Foreign(machine)) => return Err(agents.foreign(machine).into()),
+        // An agent that ends at once and says nothing is a damaged file: an empty one is a script that does nothing.
+        None if failed.is_silent() => uname(&dial).await?,
+        None => return Err(failed.into_far_error(&dial)),
+    };
+    tracing::info!(machine = %ssh.target, system = machine, "placing the agent");
+    agents.place(&dial, &machine).await?;
+    attempt(&dial, &command, options, sink).await?.map_err(|failed| failed.into_far_error(&dial))
+}
+
+/// A stream that is no link, with what is known of the reason.
+struct Failed {
+    source: ConnectError,
+    exit: Option<Exit>,
+}
+
+async fn attempt(
+    dial: &SshDial,
+    command: &str,
+    options: ConnectOptions,
+    sink: Arc<dyn EventSink>,
+) -> Result<Result<Connection, Failed>, OpenError> {
+    let (program, stream) = ssh::channel(dial, command)?;
+    Ok(introduce(program, stream, options, sink).await)
+}
+
+async fn introduce(
+    program: Program,
+    stream: UnixStream,
+    options: ConnectOptions,
+    sink: Arc<dyn EventSink>,
+) -> Result<Connection, Failed> {
+    let source = match AgentClient::connect(ByteStream::from(stream), options, sink).await {
+        Ok(client) => return Ok(Connection { client, program }),
+        Err(source) => source,
+    };
+    let exit = match &source {
+        ConnectError::NotAnAgent { ended: true, .. } | ConnectError::Lost(_) => {
+            tokio::time::timeout(EXIT_TIMEOUT, program.ended()).await.ok()
+        }
+        _ => None,
+    };
+    Err(Failed { source, exit })
+}
+
+impl Failed {
+    fn code(&self) -> Option<i32> {
+        self.exit.as_ref()?.status?.code()
+    }
+
+    fn noise(&self) -> &[u8] {
+        match &self.source {
+            ConnectError::NotAnAgent { noise, .. } | ConnectError::TimedOut { noise, .. } => &noise.0,
+            ConnectError::Mismatch(_) | ConnectError::Lost(_) => &[],
+        }
+    }
+
+    fn absence(&self) -> Option<Absence> {
+        place::absence(self.noise())
+    }
+
+    fn is_silent(&self) -> bool {
+        let ended =
+            matches!(&self.source, ConnectError::NotAnAgent { noise, ended: true } if noise.is_blank());
+        ended && self.code() == Some(0)
+    }
+
+    fn into_error(self) -> OpenError {
+        OpenError::Agent { source: self.source, exit: self.exit }
+    }
+
+    /// What the failure of a channel means.
+    fn into_far_error(self, dial: &SshDial) -> OpenError {
+        let Some(exit) = &self.exit else { return self.into_error() };
+        if let Some(error) = ssh::explain_channel(&dial.host, exit) {
+            return error.into();
+        }
+        let words = exit.last_words.join("; ");
+        let refused = ["Permission denied", "Operation not permitted", "Exec format error", "cannot execute"];
+        if self.code() == Some(CANNOT_RUN) || refused.iter().any(|reason| words.contains(reason)) {
+            return PlaceError::NoExec { said_there: words }.into();
+        }
+        match &self.source {
+            ConnectError::NotAnAgent { noise, ended: true } if self.code() != Some(0) => {
+                let said = [noise.to_string(), words].into_iter().filter(|said| !said.is_empty());
+                PlaceError::NoShell { said_there: said.collect::<Vec<_>>().join("; ") }.into()
+            }
+            _ => self.into_error(),
+        }
+    }
+}
+
+/// What `uname -sm` says there.
+async fn uname(dial: &SshDial) -> Result<String, OpenError> {
+    /// Far more than it prints.
+    const OUTPUT_BYTES_MAX: u64 = 4096;
+    let (_program, stream) = ssh::channel(dial, "exec uname -sm")?;
+    let mut output = String::new();
+    let reading = async { stream.take(OUTPUT_BYTES_MAX).read_to_string(&mut output).await };
+    let read = match tokio::time::timeout(ConnectOptions::default().timeout, reading).await {
+        Ok(read) => read,
+        Err(_) => return Err(PlaceError::TimedOut.into()),
+    };
+    read.map_err(|error: io::Error| PlaceError::Broken(error))?;
+    Ok(output.lines().last().unwrap_or_default().trim().to_owned())
+}

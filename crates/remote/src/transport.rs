@@ -1,0 +1,7 @@
+//! How a byte stream to an agent is got.
+
+pub mod host;
+mod program;
+pub mod ssh;
+
+pub use program::{Dismissal, Exit, Program, ProgramError};

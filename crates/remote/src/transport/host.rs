@@ -1,0 +1,33 @@
+//! The agent of this host: a child process.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use tokio::net::UnixStream;
+use tokio::process::Command;
+
+use super::program::{Program, ProgramError};
+
+/// How the agent of this host is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostOptions {
+    /// The program.
+    pub program: PathBuf,
+    /// What makes it an agent.
+    pub arguments: Vec<OsString>,
+}
+
+impl Default for HostOptions {
+    /// The running program itself, as `stead agent`, even if its file has been replaced meanwhile.
+    fn default() -> HostOptions {
+        HostOptions { program: PathBuf::from("/proc/self/exe"), arguments: vec!["agent".into()] }
+    }
+}
+
+/// Starts an agent. It ends when the stream is closed.
+pub fn open(options: &HostOptions) -> Result<(Program, UnixStream), ProgramError> {
+    let mut command = Command::new(&options.program);
+    // A group of its own: an interrupt from a terminal is for the program in front, not for the agent.
+    command.args(&options.arguments).process_group(0);
+    Program::start(command, "agent")
+}

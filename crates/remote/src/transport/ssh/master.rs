@@ -1,0 +1,187 @@
+//! The ssh process that logs in and holds the connection.
+//!
+//! ```text
+//! start ──► logging in ──socket appears──► ready ──► ended (by itself, or because the last handle was dropped)
+//!               └── ssh ends, or the time is over ──► error
+//! ```
+
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::Command;
+
+use super::error::{SshError, explain};
+use super::{SshOptions, check_control_path, escape_percent};
+use crate::askpass::Environment;
+use crate::transport::program::{Dismissal, Exit, Program};
+
+/// How long a login may take that nobody is asked about: name service, connection, keys.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How long a login may take that a person has a part in. A server gives up after two minutes of its own accord.
+const PROMPTED_LOGIN_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a master may take to say that it is there.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who answers what ssh asks.
+#[derive(Clone, Debug)]
+pub enum Prompts {
+    /// Nobody: what would have to be asked fails at once.
+    Refuse,
+    /// Whoever listens at the other end of this.
+    Ask(Environment),
+}
+
+/// How to log in.
+#[derive(Clone, Debug)]
+pub struct LoginOptions {
+    /// Who answers what ssh asks.
+    pub prompts: Prompts,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+impl LoginOptions {
+    /// With nobody to ask.
+    pub fn unattended() -> LoginOptions {
+        LoginOptions { prompts: Prompts::Refuse, timeout: LOGIN_TIMEOUT }
+    }
+
+    /// With somebody to ask, who is given time.
+    pub fn attended(environment: Environment) -> LoginOptions {
+        LoginOptions { prompts: Prompts::Ask(environment), timeout: PROMPTED_LOGIN_TIMEOUT }
+    }
+}
+
+/// An ssh that is logged in. Clones are the same one, which is ended with the last of them.
+#[derive(Clone)]
+pub struct Master {
+    program: Program,
+    options: SshOptions,
+}
+
+impl Master {
+    /// Logs in. Returns when channels can be opened.
+    ///
+    /// A socket that a dead master has left at the control path is removed; one that a living master listens at must
+    /// not be there: the caller knows its masters.
+    pub async fn start(options: SshOptions, login: &LoginOptions) -> Result<Master, SshError> {
+        check_control_path(&options.control)?;
+        let directory = options.control.parent().unwrap_or(Path::new("/"));
+        let watch_failed = |source: io::Error| SshError::Watch { directory: directory.to_owned(), source };
+        match std::fs::remove_file(&options.control) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(watch_failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+        let appearance = Appearance::watch(directory).map_err(watch_failed)?;
+        let program = Program::attend_to(command(&options, login), "ssh", Dismissal::BySignal)?;
+        tokio::select! {
+            ready = appearance.of(&options.control) => ready.map_err(watch_failed)?,
+            exit = program.ended() => return Err(explain(&options.target, exit)),
+            () = tokio::time::sleep(login.timeout) => {
+                return Err(SshError::timed_out(&options.target, login.timeout));
+            }
+        }
+        Ok(Master { program, options })
+    }
+
+    /// How it was started.
+    pub fn options(&self) -> &SshOptions {
+        &self.options
+    }
+
+    /// The ssh process.
+    pub fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.program.has_ended()
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&self) -> SshError {
+        let exit = self.program.ended().await;
+        explain(&self.options.target, exit)
+    }
+
+    /// Asks the master whether it is there (`ssh -O check`).
+    pub async fn check(&self) -> Result<(), SshError> {
+        let mut ssh = Command::new(&self.options.program);
+        ssh.args(["-F", "none", "-o", "LogLevel=ERROR", "-S"]).arg(escape_percent(&self.options.control));
+        ssh.args(["-O", "check", "--"]).arg(self.options.target.host());
+        ssh.stdin(Stdio::null()).stdout(Stdio::null());
+        let asking = Program::attend_to(ssh, "ssh -O check", Dismissal::BySignal)?;
+        match tokio::time::timeout(CHECK_TIMEOUT, asking.ended()).await {
+            Ok(Exit { status: Some(status), .. }) if status.success() => Ok(()),
+            Ok(_) => Err(SshError::MasterGone { target: super::error::name_of(&self.options.target) }),
+            Err(_) => Err(SshError::timed_out(&self.options.target, CHECK_TIMEOUT)),
+        }
+    }
+}
+
+fn command(options: &SshOptions, login: &LoginOptions) -> Command {
+    let mut ssh = Command::new(&options.program);
+    ssh.arg("-F").arg(&options.config);
+    ssh.args(["-M", "-N", "-T", "-x", "-a", "-e", "none", "-S"]).arg(escape_percent(&options.control));
+    for option in [
+        "ControlPersist=no",
+        "ClearAllForwardings=yes",
+        "PermitLocalCommand=no",
+        "RemoteCommand=none",
+        "LogLevel=ERROR",
+    ] {
+        ssh.args(["-o", option]);
+    }
+    match &login.prompts {
+        Prompts::Refuse => {
+            ssh.args(["-o", "BatchMode=yes"]);
+        }
+        Prompts::Ask(environment) => {
+            ssh.envs(environment.variables());
+        }
+    }
+    if let Some(user) = options.target.user() {
+        ssh.args(["-l", user]);
+    }
+    if let Some(port) = options.target.port() {
+        ssh.arg("-p").arg(port.to_string());
+    }
+    ssh.arg("--").arg(options.target.host());
+    ssh.envs(options.environment.iter().map(|(name, value)| (name, value)));
+    ssh.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    ssh
+}
+
+/// Tells when a file appears in a directory.
+struct Appearance {
+    /// An inotify descriptor, which is read as a pipe is.
+    events: Receiver,
+}
+
+impl Appearance {
+    fn watch(directory: &Path) -> io::Result<Appearance> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&inotify, directory, WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
+        Ok(Appearance { events: Receiver::from_owned_fd_unchecked(inotify)? })
+    }
+
+    /// Waits until there is a file at `path`, which is in the watched directory.
+    async fn of(mut self, path: &Path) -> io::Result<()> {
+        // What happened does not matter: the file is there now, or is not.
+        let mut events = [0; 4096];
+        while path.symlink_metadata().is_err() {
+            if self.events.read(&mut events).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+}
