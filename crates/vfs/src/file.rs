@@ -1,0 +1,225 @@
+//! What files are: identity, kind, attributes.
+
+use std::sync::Arc;
+
+/// The name of one directory entry: bytes.
+pub type Name = Arc<[u8]>;
+
+/// The longest name, as on every local file system.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// What a file is at its source for as long as it exists, under every name. `birth` tells a file from the next one
+/// that gets its inode number; 0 where that is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "said above")]
+pub struct FileId {
+    pub device: u64,
+    pub inode: u64,
+    pub birth: u64,
+}
+
+/// What kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "POSIX's own words")]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// A point in time since 1970, in nanoseconds below the second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "said above")]
+pub struct Time {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+/// What `stat` tells, but for the identity. `mode` has the 12 permission bits; `blocks` counts 512 bytes; `device` is
+/// a device file's number as Linux packs it in 64 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said above")]
+pub struct Attributes {
+    pub kind: Kind,
+    pub mode: u16,
+    pub links: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub device: u64,
+    pub size: u64,
+    pub blocks: u64,
+    pub block_size: u32,
+    pub accessed: Time,
+    pub modified: Time,
+    pub changed: Time,
+    /// Whether there may be extended attributes; `false` is certain when it was said.
+    pub xattrs: bool,
+}
+
+/// What tells one content of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    size: u64,
+    modified: Time,
+    changed: Time,
+}
+
+impl Attributes {
+    /// The version of the content these attributes describe.
+    pub fn version(&self) -> Version {
+        Version { size: self.size, modified: self.modified, changed: self.changed }
+    }
+
+    /// Whether these are other attributes than `other`, but for what reads change and what settles by itself later.
+    pub fn differ(&self, other: &Attributes) -> bool {
+        Attributes { accessed: other.accessed, blocks: other.blocks, ..*self } != *other
+    }
+
+    /// Whether the content may differ from that of `other`: size or modification time do.
+    pub fn content_differs(&self, other: &Attributes) -> bool {
+        self.size != other.size || self.modified != other.modified
+    }
+}
+
+/// A file as a directory shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Entry {
+    pub id: FileId,
+    pub attributes: Attributes,
+}
+
+/// The user for whom a file is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    pub umask: u16,
+}
+
+/// What to do with one time of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum SetTime {
+    #[default]
+    Keep,
+    Now,
+    To(Time),
+}
+
+/// Changes of attributes, applied in the order size, owner, mode, times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct AttributeChanges {
+    pub size: Option<u64>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mode: Option<u16>,
+    pub accessed: SetTime,
+    pub modified: SetTime,
+    /// A change of size or owner also clears the set-id bits.
+    pub clear_set_id: bool,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "open(2)'s own words")]
+pub struct OpenFlags {
+    pub read: bool,
+    pub write: bool,
+    pub append: bool,
+    pub truncate: bool,
+    pub sync: bool,
+    pub direct: bool,
+    pub exclusive: bool,
+}
+
+/// What `rename` does when the new name exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "renameat2(2)'s own words")]
+pub enum RenameMode {
+    Replace,
+    NoReplace,
+    Exchange,
+}
+
+/// Whether an extended attribute may, must not or must exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "setxattr(2)'s own words")]
+pub enum XattrMode {
+    Set,
+    Create,
+    Replace,
+}
+
+/// Where a write goes; the end is found and written in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum WriteAt {
+    Offset(u64),
+    End,
+}
+
+/// What `fallocate` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fallocate(2)'s own words")]
+pub enum Allocation {
+    Reserve { keep_size: bool },
+    Punch,
+    Zero { keep_size: bool },
+    Collapse,
+    Insert,
+}
+
+/// What `lseek` looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "lseek(2)'s own words")]
+pub enum SeekFor {
+    Data,
+    Hole,
+}
+
+/// Which family of locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the system calls' own words")]
+pub enum LockFamily {
+    Flock,
+    Posix,
+}
+
+/// What kind of lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "POSIX's own words")]
+pub enum LockKind {
+    Shared,
+    Exclusive,
+    Unlocked,
+}
+
+/// A lock, wanted or found. `end` is the last byte, [`u64::MAX`] for however far the file grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said above")]
+pub struct Lock {
+    pub family: LockFamily,
+    pub kind: LockKind,
+    pub start: u64,
+    pub end: u64,
+}
+
+/// Space and limits of a file system, as `statvfs` tells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Space {
+    pub block_size: u32,
+    pub blocks: u64,
+    pub blocks_free: u64,
+    pub blocks_available: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub name_bytes: u32,
+}

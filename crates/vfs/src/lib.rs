@@ -1,0 +1,29 @@
+//! A file system without a kernel and without a network.
+//!
+//! A [`Source`](source::Source) is where files come from; a kernel backend asks a [`Vfs`]. In between: the table of nodes
+//! and names ([`table`]), what is believed and for how long, open files, reading ahead, writing behind.
+//!
+//! This crate knows no socket, no frame, no kernel interface and no process. It takes the time and the errors it is
+//! given. Invariants:
+//!
+//! - What a kernel was told to believe is taken back by a [`Notice`](table::Notice) when it stops being true, as soon as the
+//!   source tells.
+//! - A byte acknowledged to a writer is either at the source, or its loss is reported by the next `fsync` or `close` of
+//!   every descriptor that was open.
+//! - Nothing is unbounded: nodes, absent names, bytes read ahead, bytes not yet written each have a limit.
+
+mod ahead;
+mod awaited;
+mod behind;
+pub mod errno;
+pub mod file;
+pub mod source;
+pub mod table;
+#[doc(hidden)]
+pub mod testing;
+pub mod vfs;
+
+pub use vfs::{Kernel, Options, SyncMode, Vfs};
+
+#[cfg(test)]
+mod tests;

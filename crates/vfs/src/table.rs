@@ -1,0 +1,514 @@
+//! What is known of the tree: nodes, names, and how long each may be believed.
+//!
+//! The table is a graph of nodes with edges (parent, name): a rename moves one edge, whatever lies below. It performs
+//! no I/O, knows no clock ([`Moment`] comes in as an argument) and takes no lock.
+//!
+//! **What a kernel refers to stays.** A node with lookups, opens or known names below it is never evicted; the others
+//! are idle, and go, oldest first, when there are more than [`Limits::idle_nodes`].
+//!
+//! **When something is believed.** A name, and the attributes of a file with one name, are believed while their directory
+//! is watched under the same lease under which they were seen ([`Believe::Leased`]), otherwise for a short time after
+//! they were seen. A directory's own attributes hang on its own lease.
+//!
+//! **Replies that cross changes.** Who asks the source takes a [`Ticket`] first. A reply is kept only if, since then, no
+//! change of that directory was told, and none was made from here; otherwise it is used once. The attributes in it are
+//! kept only if nothing has happened to the node itself either: one clock counts what happens to any of them.
+//!
+//! **When something goes.** What nobody refers to is only queued by the operations that hand nodes out; it goes with the
+//! next [`Table::forget`], [`Table::closed`], [`Table::apply`] or listed entry, when nobody holds a number of it.
+
+mod changes;
+mod idle;
+mod learn;
+mod node;
+mod told;
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::errno::{Errno, Result};
+use crate::file::{Attributes, Entry, FileId, Kind, Name};
+use crate::source::Place;
+pub use changes::Write;
+use node::{Directory, Meaning, Node, Seen, Slot};
+
+/// A node's number here: what the kernel calls it. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root of the mount.
+    pub const ROOT: Ino = Ino(1);
+}
+
+/// Milliseconds since some fixed point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub u64);
+
+/// How long something is believed that was seen without a lease. Short, because nobody will tell.
+pub const UNLEASED_MS: u32 = 1000;
+
+/// The deepest path. Deeper than any tree that tools survive, and a bound on loops in what a hostile source says.
+const DEPTH_MAX: usize = 16 << 10;
+
+/// How many names of one file are followed. Archives of hard links have thousands, each of which costs a search among
+/// the others; those beyond are asked for each time.
+const NAMES_OF_NODE_MAX: usize = 128;
+
+/// The longest that something is believed because the source said so and not because it will tell.
+const VALID_MS_MAX: u32 = 60_000;
+
+/// How many names that are not there a directory may be remembered for: searches along a path of directories make a
+/// few hundred; a scan for random names makes any number.
+const ABSENT_NAMES_MAX: usize = 8192;
+
+/// How much the table may hold beyond what the kernel refers to.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Nodes nobody refers to. One takes about 400 bytes with its name.
+    pub idle_nodes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { idle_nodes: 50_000 }
+    }
+}
+
+/// How long what was answered may be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Believe {
+    /// For this answer only.
+    Once,
+    /// For so many milliseconds.
+    For(u32),
+    /// Until a [`Notice`] takes it back.
+    Leased,
+}
+
+/// Takes back what a kernel may have cached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// What this name means, present or absent.
+    Name {
+        /// In this directory.
+        parent: Ino,
+        /// This name.
+        name: Name,
+    },
+    /// The attributes of this node.
+    Attributes(Ino),
+    /// The attributes and the content of this node; for a directory, its listing.
+    Content(Ino),
+}
+
+/// State of a directory when something was asked of the source. See the module's documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    epoch: u64,
+    changes: u64,
+    /// The lease in force: a reply that brings none may have been read before a later one was given.
+    lease: u32,
+    clock: u64,
+    let_go: u64,
+}
+
+/// State of a node's attributes when something was asked of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    clock: u64,
+    /// The lease that covered the node.
+    lease: u32,
+}
+
+/// What a name is known to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing has this name.
+    Absent(Believe),
+    /// This node has it.
+    Present(Ino, Believe),
+}
+
+/// Counts for status and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Nodes in the table.
+    pub nodes: usize,
+    /// Nodes that nobody refers to.
+    pub idle: usize,
+    /// Directories being watched for us.
+    pub leases: usize,
+}
+
+/// Whether the kernel knows of a change by itself, because it asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Here,
+    Elsewhere,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Table {
+    nodes: HashMap<Ino, Box<Node>>,
+    by_id: HashMap<FileId, Ino>,
+    next: u64,
+    /// Counts what happens to any node's attributes.
+    clock: u64,
+    /// Number of the last lease taken, of whatever directory.
+    leases_had: u32,
+    idle: VecDeque<Ino>,
+    /// Nodes that lost their last name: nothing leads to them any more.
+    nameless: Vec<Ino>,
+    limits: Limits,
+}
+
+impl Table {
+    /// A table that knows the root, which is never forgotten.
+    pub fn new(root: Entry, limits: Limits, now: Moment) -> Table {
+        let mut table = Table {
+            nodes: HashMap::new(),
+            by_id: HashMap::new(),
+            next: Ino::ROOT.0,
+            clock: 0,
+            leases_had: 0,
+            idle: VecDeque::new(),
+            nameless: Vec::new(),
+            limits,
+        };
+        let ino = table.insert(root, Seen { at: now, lease: 0, valid_ms: UNLEASED_MS });
+        table.node_mut(ino).lookups = 1;
+        table
+    }
+
+    /// Counts of what is held. Looks at every node: for status, not for every operation.
+    pub fn census(&self) -> Census {
+        let leases = self.nodes.values().filter(|n| n.directory.as_ref().is_some_and(|d| d.lease != 0)).count();
+        let idle = self.nodes.values().filter(|n| n.is_idle()).count();
+        Census { nodes: self.nodes.len(), idle, leases }
+    }
+
+    fn insert(&mut self, entry: Entry, seen: Seen) -> Ino {
+        let ino = Ino(self.next);
+        self.next += 1;
+        self.nodes.insert(ino, Box::new(Node::new(entry, seen)));
+        self.by_id.insert(entry.id, ino);
+        ino
+    }
+
+    fn node(&self, ino: Ino) -> Result<&Node> {
+        self.nodes.get(&ino).map(|node| &**node).ok_or(Errno::ESTALE)
+    }
+
+    fn known_mut(&mut self, ino: Ino) -> Result<&mut Node> {
+        self.nodes.get_mut(&ino).map(|node| &mut **node).ok_or(Errno::ESTALE)
+    }
+
+    /// For nodes that this table has just found or made.
+    fn node_mut(&mut self, ino: Ino) -> &mut Node {
+        self.nodes.get_mut(&ino).expect("edges and identities name nodes that are in the table")
+    }
+
+    fn directory(&self, ino: Ino) -> Result<&Directory> {
+        self.node(ino)?.directory.as_deref().ok_or(Errno::ENOTDIR)
+    }
+
+    fn directory_mut(&mut self, ino: Ino) -> Result<&mut Directory> {
+        self.known_mut(ino)?.directory.as_deref_mut().ok_or(Errno::ENOTDIR)
+    }
+
+    /// Something has happened to the node's attributes: replies to what was asked before say nothing about them.
+    fn touch(&mut self, ino: Ino) {
+        self.clock += 1;
+        let clock = self.clock;
+        if let Ok(node) = self.known_mut(ino) {
+            node.stamp = clock;
+        }
+    }
+
+    /// The node with this identity.
+    pub fn find(&self, id: FileId) -> Option<Ino> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The identity of a node.
+    pub fn id(&self, ino: Ino) -> Result<FileId> {
+        Ok(self.node(ino)?.id)
+    }
+
+    /// What a node is.
+    pub fn kind(&self, ino: Ino) -> Result<Kind> {
+        Ok(self.node(ino)?.attributes.kind)
+    }
+
+    /// The parent of a directory: itself for the root.
+    pub fn parent(&self, ino: Ino) -> Result<Ino> {
+        Ok(self.node(ino)?.names.first().map_or(Ino::ROOT, |(parent, _)| *parent))
+    }
+
+    /// The first name of a node, with its directory.
+    pub fn name_of(&self, ino: Ino) -> Option<(Ino, Name)> {
+        self.node(ino).ok()?.names.first().cloned()
+    }
+
+    /// What a name was when it was last seen, believed or not.
+    pub fn lookup_any(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
+        match self.directory(parent).ok()?.names.get(name)?.what {
+            Meaning::Present(ino) => Some(ino),
+            Meaning::Absent | Meaning::Unknown => None,
+        }
+    }
+
+    /// Where a node is. `ESTALE` when it has no name any more.
+    pub fn place(&self, ino: Ino) -> Result<Place> {
+        let mut node = self.node(ino)?;
+        let id = node.id;
+        let mut at = ino;
+        let mut names: Vec<&[u8]> = Vec::new();
+        while at != Ino::ROOT {
+            let (parent, name) = node.names.first().ok_or(Errno::ESTALE)?;
+            names.push(name);
+            if names.len() > DEPTH_MAX {
+                return Err(Errno::ELOOP);
+            }
+            at = *parent;
+            node = self.node(at)?;
+        }
+        names.reverse();
+        Ok(Place { id, path: names.join(&b'/').into() })
+    }
+
+    /// To be taken before the source is asked about names of `directory`.
+    pub fn ticket(&self, directory: Ino) -> Result<Ticket> {
+        let directory = self.directory(directory)?;
+        let Directory { epoch, changes, lease, let_go, .. } = *directory;
+        Ok(Ticket { epoch, changes, lease, clock: self.clock, let_go })
+    }
+
+    /// To be taken before the source is asked for a node's attributes.
+    pub fn stamp(&self, ino: Ino) -> Result<Stamp> {
+        let node = self.node(ino)?;
+        Ok(Stamp { clock: self.clock, lease: self.covering_lease(node) })
+    }
+
+    fn believe(seen: Seen, lease_in_force: u32, now: Moment) -> Believe {
+        if seen.lease != 0 && seen.lease == lease_in_force {
+            return Believe::Leased;
+        }
+        let age = now.0.saturating_sub(seen.at.0);
+        match u64::from(seen.valid_ms).checked_sub(age) {
+            None | Some(0) => Believe::Once,
+            Some(left) => Believe::For(u32::try_from(left).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// The lease number that covers the attributes of `node`; 0 for none.
+    fn covering_lease(&self, node: &Node) -> u32 {
+        if let Some(directory) = &node.directory {
+            return directory.lease;
+        }
+        match node.names.as_slice() {
+            [(parent, _)] if node.attributes.links <= 1 => self.directory(*parent).map_or(0, |d| d.lease),
+            _ => 0,
+        }
+    }
+
+    /// What is believed of a name, without asking.
+    pub fn lookup(&mut self, parent: Ino, name: &[u8], now: Moment) -> Result<Option<Known>> {
+        let directory = self.directory(parent)?;
+        let lease = directory.lease;
+        let Some(slot) = directory.names.get(name) else {
+            let absent = directory.complete != 0 && directory.complete == lease;
+            return Ok(absent.then(|| self.absent_from_listing(parent, name, now)));
+        };
+        let believe = Table::believe(slot.seen, lease, now);
+        let known = match slot.what {
+            _ if believe == Believe::Once => None,
+            Meaning::Unknown => None,
+            Meaning::Absent => Some(Known::Absent(believe)),
+            Meaning::Present(ino) => Some(Known::Present(ino, believe)),
+        };
+        if let Some(Known::Present(ino, _)) = known {
+            self.node_mut(ino).used = true;
+        }
+        Ok(known)
+    }
+
+    /// Absent because every name is known and this one is not among them. What is answered for longer than a moment is
+    /// remembered, so that it can be taken back.
+    fn absent_from_listing(&mut self, parent: Ino, name: &[u8], now: Moment) -> Known {
+        let Ok(directory) = self.directory_mut(parent) else { return Known::Absent(Believe::Once) };
+        if directory.names.len() - directory.present >= ABSENT_NAMES_MAX {
+            return Known::Absent(Believe::For(UNLEASED_MS));
+        }
+        let seen = Seen { at: now, lease: directory.lease, valid_ms: 0 };
+        directory.names.insert(name.into(), Slot { what: Meaning::Absent, seen });
+        Known::Absent(Believe::Leased)
+    }
+
+    /// What is believed of a node's attributes, without asking.
+    pub fn attributes(&self, ino: Ino, now: Moment) -> Result<Option<(Attributes, Believe)>> {
+        let node = self.node(ino)?;
+        let believe = Table::believe(node.seen, self.covering_lease(node), now);
+        Ok((believe != Believe::Once).then_some((node.attributes, believe)))
+    }
+
+    /// The last attributes seen, believed or not.
+    pub fn last_attributes(&self, ino: Ino) -> Result<Attributes> {
+        Ok(self.node(ino)?.attributes)
+    }
+
+    /// Whether changes of the node made from here are under way: what the source says of it is neither before nor after.
+    pub fn is_being_written(&self, ino: Ino) -> bool {
+        self.node(ino).is_ok_and(|node| node.writing > 0)
+    }
+
+    /// Whether every name of the directory is known, until told otherwise.
+    pub fn is_listed(&self, directory: Ino) -> bool {
+        self.directory(directory).is_ok_and(|d| d.complete != 0 && d.complete == d.lease)
+    }
+
+    /// Whether nothing has happened in the directory since the ticket was taken.
+    fn holds(&self, directory: Ino, ticket: Ticket) -> bool {
+        self.directory(directory).is_ok_and(|d| d.epoch == ticket.epoch && d.changes == ticket.changes)
+    }
+
+    /// Gives the name its meaning. `false` when it cannot be followed, and is to be asked for each time.
+    fn set_slot(
+        &mut self,
+        parent: Ino,
+        name: &Name,
+        mut what: Meaning,
+        seen: Seen,
+        cause: Cause,
+        notices: &mut Vec<Notice>,
+    ) -> Result<bool> {
+        if let Meaning::Present(ino) = what
+            && !self.can_have_name(ino, parent, name)
+        {
+            what = Meaning::Unknown;
+        }
+        let directory = self.directory_mut(parent)?;
+        directory.purge_absent(parent, notices);
+        let lease = directory.lease;
+        let was_complete = directory.complete != 0 && directory.complete == lease;
+        let old = directory.names.insert(name.clone(), Slot { what, seen });
+        let was = matches!(old, Some(Slot { what: Meaning::Present(_), .. }));
+        let is = matches!(what, Meaning::Present(_));
+        directory.present = directory.present + usize::from(is) - usize::from(was);
+        if was && !is {
+            self.consider_idle(parent);
+        }
+        let was_believed = lease != 0 && (old.is_some() || was_complete);
+        let meant = old.map_or(Meaning::Absent, |slot| slot.what);
+        if meant == what {
+            return Ok(what != Meaning::Unknown);
+        }
+        if was_believed && cause == Cause::Elsewhere {
+            notices.push(Notice::Name { parent, name: name.clone() });
+            notices.push(Notice::Content(parent));
+        }
+        if let Meaning::Present(old) = meant {
+            self.drop_edge(old, parent, name, cause, notices);
+        }
+        if let Meaning::Present(ino) = what {
+            self.add_edge(ino, parent, name);
+        }
+        Ok(what != Meaning::Unknown)
+    }
+
+    /// Whether the table can follow this name of the node: a directory below itself would be a loop.
+    fn can_have_name(&self, ino: Ino, parent: Ino, name: &Name) -> bool {
+        let Ok(node) = self.node(ino) else { return false };
+        if node.has_name(parent, name) {
+            return true;
+        }
+        if node.directory.is_none() {
+            return node.names.len() < NAMES_OF_NODE_MAX;
+        }
+        !self.is_at_or_below(parent, ino)
+    }
+
+    fn is_at_or_below(&self, mut at: Ino, top: Ino) -> bool {
+        for _ in 0..DEPTH_MAX {
+            if at == top {
+                return true;
+            }
+            match self.node(at).ok().and_then(|node| node.names.first()) {
+                Some((parent, _)) if at != Ino::ROOT => at = *parent,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn add_edge(&mut self, ino: Ino, parent: Ino, name: &Name) {
+        let node = self.node_mut(ino);
+        if node.has_name(parent, name) {
+            return;
+        }
+        // A directory has one name: the newest is the true one.
+        let stale = if node.directory.is_some() { std::mem::take(&mut node.names) } else { Vec::new() };
+        if node.names.is_empty() {
+            node.names.reserve_exact(1);
+        }
+        node.names.push((parent, name.clone()));
+        for (parent, name) in stale {
+            self.doubt_name(parent, &name);
+        }
+    }
+
+    /// The source must be asked what the name means. A kernel that believes the old meaning is told when the source
+    /// tells: the directory that left it is told of.
+    fn doubt_name(&mut self, parent: Ino, name: &Name) {
+        let Ok(directory) = self.directory_mut(parent) else { return };
+        let Some(slot) = directory.names.get_mut(name) else { return };
+        if matches!(slot.what, Meaning::Present(_)) {
+            directory.present -= 1;
+        }
+        slot.what = Meaning::Unknown;
+        self.consider_idle(parent);
+    }
+
+    fn drop_edge(&mut self, ino: Ino, parent: Ino, name: &Name, cause: Cause, notices: &mut Vec<Notice>) {
+        self.touch(ino);
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.names.retain(|(p, n)| !(*p == parent && n == name));
+            node.seen = Seen::default();
+            if cause == Cause::Elsewhere && node.lookups > 0 && node.directory.is_none() {
+                notices.push(Notice::Attributes(ino));
+            }
+        }
+        self.consider_idle(ino);
+    }
+
+    /// Nothing is believed of the node's attributes until the source is asked again.
+    pub fn doubt_attributes(&mut self, ino: Ino) {
+        self.touch(ino);
+        if let Ok(node) = self.known_mut(ino) {
+            node.seen = Seen::default();
+        }
+    }
+
+    /// The source does not know the node where the table has it: every name on the way to it is asked for again. What a
+    /// kernel believes of them is taken back by what the source tells.
+    pub fn doubt_path(&mut self, ino: Ino) {
+        let mut at = ino;
+        for _ in 0..DEPTH_MAX {
+            self.doubt_attributes(at);
+            let Ok(node) = self.node(at) else { return };
+            let names = node.names.clone();
+            for (parent, name) in &names {
+                if let Ok(directory) = self.directory_mut(*parent)
+                    && let Some(slot) = directory.names.get_mut(name)
+                {
+                    slot.seen = Seen::default();
+                }
+            }
+            match names.first() {
+                Some((parent, _)) if at != Ino::ROOT => at = *parent,
+                _ => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What is kept of one node.
+
+use std::collections::HashMap;
+
+use crate::file::{Attributes, Entry, FileId, Kind, Name, Time};
+
+use super::{ABSENT_NAMES_MAX, Ino, Moment, Notice};
+
+/// When and under which lease something was seen. `lease` 0 is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) at: Moment,
+    pub(super) lease: u32,
+    pub(super) valid_ms: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) what: Meaning,
+    pub(super) seen: Seen,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    Present(Ino),
+    Absent,
+    /// The source must be asked, even where the listing is complete.
+    Unknown,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    pub(super) names: HashMap<Name, Slot>,
+    /// Number of the lease in force; 0 is none. No two leases have one number.
+    pub(super) lease: u32,
+    /// Every name is in `names`, under this lease number; 0 is "not so".
+    pub(super) complete: u32,
+    /// The highest epoch heard of.
+    pub(super) epoch: u64,
+    /// Raised at the begin and the end of every change made from here.
+    pub(super) changes: u64,
+    /// Raised when a name is let go: what is listed meanwhile is not complete.
+    pub(super) let_go: u64,
+    /// How many of `names` are present: they hold this directory in the table.
+    pub(super) present: usize,
+}
+
+impl Directory {
+    /// Makes room for one more name that is not there. What a kernel may believe of those that go is taken back.
+    pub(super) fn purge_absent(&mut self, at: Ino, notices: &mut Vec<Notice>) {
+        if self.names.len() - self.present < ABSENT_NAMES_MAX {
+            return;
+        }
+        let leased = self.lease != 0;
+        self.names.retain(|name, slot| {
+            let present = matches!(slot.what, Meaning::Present(_));
+            if !present && leased {
+                notices.push(Notice::Name { parent: at, name: name.clone() });
+            }
+            present
+        });
+        self.let_go += 1;
+        self.complete = 0;
+    }
+}
+
+/// What tells whether pages are those of the content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pages {
+    size: u64,
+    modified: Time,
+}
+
+impl Pages {
+    pub(super) fn of(attributes: &Attributes) -> Pages {
+        Pages { size: attributes.size, modified: attributes.modified }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: FileId,
+    pub(super) attributes: Attributes,
+    pub(super) seen: Seen,
+    /// The table's clock when something last happened to the attributes.
+    pub(super) stamp: u64,
+    /// Names by which the node was seen. The first serves for its path.
+    pub(super) names: Vec<(Ino, Name)>,
+    pub(super) lookups: u64,
+    pub(super) opens: u32,
+    /// Changes of content or attributes under way from here.
+    pub(super) writing: u32,
+    /// A foreign change of the content may have hidden among our own.
+    pub(super) suspect: bool,
+    /// In the eviction queue.
+    pub(super) queued: bool,
+    /// Used since it was last considered for eviction.
+    pub(super) used: bool,
+    /// The content the kernel's pages are of.
+    pub(super) pages: Option<Pages>,
+    pub(super) directory: Option<Box<Directory>>,
+}
+
+impl Node {
+    pub(super) fn new(entry: Entry, seen: Seen) -> Node {
+        let directory = (entry.attributes.kind == Kind::Directory).then(Box::default);
+        Node {
+            id: entry.id,
+            attributes: entry.attributes,
+            seen,
+            stamp: 0,
+            names: Vec::new(),
+            lookups: 0,
+            opens: 0,
+            writing: 0,
+            suspect: false,
+            queued: false,
+            used: false,
+            pages: None,
+            directory,
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.lookups == 0
+            && self.opens == 0
+            && self.writing == 0
+            && self.directory.as_ref().is_none_or(|d| d.present == 0)
+    }
+
+    pub(super) fn has_name(&self, parent: Ino, name: &Name) -> bool {
+        self.names.iter().any(|(p, n)| *p == parent && n == name)
+    }
+
+    /// Whether the pages the kernel may have are of the content that `attributes` describe.
+    pub(super) fn has_pages_of(&self, attributes: &Attributes) -> bool {
+        !self.suspect && self.pages == Some(Pages::of(attributes))
+    }
+}

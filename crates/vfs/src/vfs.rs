@@ -1,0 +1,202 @@
+//! The file system that a kernel backend asks.
+//!
+//! Every operation is one `async` method. It completes at its first poll when it can be answered from what is known, so a
+//! backend polls once on the kernel's own thread and hands only what is left to the runtime.
+//!
+//! Locks: that of `files` is held while one file's list of handles is taken; all others are leaves. None is held across
+//! an `await`, but that of an open directory's stream, which its readers take turns with.
+
+mod attributes;
+mod directories;
+mod files;
+mod names;
+mod ranges;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+pub use attributes::AttributeTarget;
+pub use directories::{DirectoryItem, OpenedDirectory};
+pub use files::{OpenedFile, WriteFrom};
+pub use names::{Looked, Removal, View};
+
+use crate::ahead::AHEAD_BYTES_MAX;
+use crate::behind::UNWRITTEN_BYTES_MAX;
+use crate::errno::{Errno, Result};
+use crate::file::Entry;
+use crate::source::{Changed, HandleId, Place, Source, Target};
+use crate::table::{Census, Ino, Limits, Moment, Notice, Table};
+use directories::OpenDirectory;
+use files::{FileState, OpenFile};
+
+/// What `close` waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Everything written to the file is at the source.
+    #[default]
+    Close,
+    /// Nothing: errors surface on `fsync`.
+    Async,
+    /// Nothing is left to wait for: every write already has.
+    Strict,
+}
+
+/// How a file system behaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// What `close` waits for.
+    pub sync: SyncMode,
+    /// How much is remembered.
+    pub limits: Limits,
+}
+
+/// A kernel that caches what it was told. Called from any thread, also from one that is answering that kernel: it must
+/// not block, nor call back.
+pub trait Kernel: Send + Sync + 'static {
+    /// Takes back what the notices name.
+    fn notify(&self, notices: Vec<Notice>);
+}
+
+/// A file system over `S`. See the module's documentation.
+pub struct Vfs<S: Source> {
+    source: Arc<S>,
+    options: Options,
+    started: Instant,
+    pub(crate) table: Mutex<Table>,
+    handles: Mutex<HashMap<HandleId, Arc<OpenFile>>>,
+    directories: Mutex<HashMap<HandleId, Arc<OpenDirectory<S>>>>,
+    /// What handles of one file share, while there is one.
+    files: Mutex<HashMap<Ino, Arc<FileState>>>,
+    next_handle: AtomicU64,
+    /// Raised with every change that the source told, and every notice.
+    told: AtomicU64,
+    unwritten: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
+    kernel: Arc<dyn Kernel>,
+}
+
+impl<S: Source> Vfs<S> {
+    /// A file system whose root is `root`.
+    pub fn new(source: Arc<S>, root: Entry, options: Options, kernel: Arc<dyn Kernel>) -> Arc<Vfs<S>> {
+        Arc::new(Vfs {
+            source,
+            options,
+            started: Instant::now(),
+            table: Mutex::new(Table::new(root, options.limits, Moment(0))),
+            handles: Mutex::default(),
+            directories: Mutex::default(),
+            files: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            told: AtomicU64::new(0),
+            unwritten: Arc::new(Semaphore::new(UNWRITTEN_BYTES_MAX)),
+            ahead: Arc::new(Semaphore::new(AHEAD_BYTES_MAX)),
+            kernel,
+        })
+    }
+
+    /// Where the files come from.
+    pub fn source(&self) -> &Arc<S> {
+        &self.source
+    }
+
+    /// Counts of what is held.
+    pub fn census(&self) -> Census {
+        self.table.lock().census()
+    }
+
+    /// Files that are open, or on their way to be closed.
+    pub fn open_files(&self) -> usize {
+        self.files.lock().len()
+    }
+
+    /// Bytes taken from writers and not yet at the source.
+    pub fn unwritten_bytes(&self) -> usize {
+        UNWRITTEN_BYTES_MAX - self.unwritten.available_permits()
+    }
+
+    /// Bytes that open files keep of what they read, or read ahead.
+    pub fn ahead_bytes(&self) -> usize {
+        AHEAD_BYTES_MAX - self.ahead.available_permits()
+    }
+
+    /// A number that grows with every change that the source told, and with every notice. A backend reads it before it asks and again after it
+    /// has given the answer to the kernel: if the two differ, the answer may have overtaken the notice that takes it
+    /// back, and the backend takes it back itself.
+    pub fn changes_told(&self) -> u64 {
+        self.told.load(Ordering::Acquire)
+    }
+
+    /// The source tells of a change.
+    pub fn changed(&self, changed: Changed) {
+        let mut notices = Vec::new();
+        self.table.lock().apply(changed, &mut notices);
+        self.told.fetch_add(1, Ordering::Release);
+        self.notify(notices);
+    }
+
+    /// The source will tell of nothing more until asked again.
+    pub fn leases_lost(&self) {
+        let mut notices = Vec::new();
+        self.table.lock().lose_leases(&mut notices);
+        self.told.fetch_add(1, Ordering::Release);
+        self.notify(notices);
+    }
+
+    fn notify(&self, notices: Vec<Notice>) {
+        for notice in &notices {
+            if let Notice::Content(ino) = notice {
+                self.content_changed(*ino);
+            }
+        }
+        if !notices.is_empty() {
+            self.told.fetch_add(1, Ordering::Release);
+            self.kernel.notify(notices);
+        }
+    }
+
+    /// What was read before of the node's content may no longer be what it holds.
+    fn content_changed(&self, ino: Ino) {
+        if let Some(file) = self.files.lock().get(&ino) {
+            file.content_changed();
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn new_handle(&self) -> HandleId {
+        HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn place(&self, ino: Ino) -> Result<Place> {
+        self.table.lock().place(ino)
+    }
+
+    /// The node by name, or, when it has none any more, by one of its handles.
+    fn target(&self, ino: Ino) -> Result<Target> {
+        match self.place(ino) {
+            Ok(place) => Ok(Target::Place(place)),
+            Err(errno) => self.any_handle(ino).map(Target::Handle).ok_or(errno),
+        }
+    }
+
+    /// A handle that has the node open, for writing if there is one.
+    fn any_handle(&self, ino: Ino) -> Option<HandleId> {
+        self.files.lock().get(&ino).and_then(|file| file.any_handle())
+    }
+
+    /// Looks at what an operation on `ino` came to: if the source does not know the node where the table has it, the
+    /// table is to blame, and asks again next time.
+    fn checked<T>(&self, ino: Ino, outcome: Result<T>) -> Result<T> {
+        if matches!(outcome, Err(Errno::ESTALE | Errno::ENOTDIR)) {
+            self.table.lock().doubt_path(ino);
+        }
+        outcome
+    }
+}

@@ -1,0 +1,166 @@
+//! Attributes, extended attributes, space.
+
+use bytes::Bytes;
+
+use super::Vfs;
+use crate::errno::{Errno, Result};
+use crate::file::{AttributeChanges, Attributes, Entry, SetTime, Space, XattrMode};
+use crate::source::{HandleId, Source, Target};
+use crate::table::{Believe, Ino, Write};
+
+/// What attributes are asked of or set on: a node, through an open handle where the caller has one.
+#[derive(Clone, Copy, Debug)]
+pub struct AttributeTarget {
+    /// The node.
+    pub ino: Ino,
+    /// A handle that has it open, whose rights then count.
+    pub handle: Option<HandleId>,
+}
+
+impl From<Ino> for AttributeTarget {
+    fn from(ino: Ino) -> AttributeTarget {
+        AttributeTarget { ino, handle: None }
+    }
+}
+
+impl<S: Source> Vfs<S> {
+    /// `stat(2)`. While writes of the node are under way it waits for them: sizes and times are the source's.
+    pub async fn attributes(&self, of: AttributeTarget) -> Result<(Attributes, Believe)> {
+        let ino = of.ino;
+        self.caught_up(ino).await;
+        let stamp = {
+            let table = self.table.lock();
+            if let Some(believed) = table.attributes(ino, self.now())? {
+                return Ok(believed);
+            }
+            table.stamp(ino)?
+        };
+        let entry = self.stat(of).await?;
+        self.is_of(ino, &entry)?;
+        let mut notices = Vec::new();
+        let believe = {
+            let mut table = self.table.lock();
+            table.learn_attributes(ino, entry.attributes, stamp, self.now(), &mut notices)?
+        };
+        self.notify(notices);
+        Ok((entry.attributes, believe))
+    }
+
+    /// The attributes, if they are believed and nothing is under way: for what goes along with an answer for free.
+    pub fn attributes_at_hand(&self, ino: Ino) -> Option<Attributes> {
+        let believed = self.table.lock().attributes(ino, self.now()).ok()?;
+        believed.map(|(attributes, _)| attributes)
+    }
+
+    /// The attributes as they were last seen, believed or not: for what does not change, or to look at while writes are
+    /// under way.
+    pub fn last_attributes(&self, ino: Ino) -> Result<Attributes> {
+        self.table.lock().last_attributes(ino)
+    }
+
+    async fn stat(&self, of: AttributeTarget) -> Result<Entry> {
+        let target = self.attribute_target(of).await?;
+        let by_name = matches!(target, Target::Place(_));
+        let outcome = self.source.stat(target).await;
+        match (outcome, self.any_handle(of.ino)) {
+            // The name leads elsewhere by now, but the file is open.
+            (Err(Errno::ESTALE | Errno::ENOENT), Some(handle)) if by_name => {
+                self.source.stat(Target::Handle(handle)).await
+            }
+            (outcome, _) => self.checked(of.ino, outcome),
+        }
+    }
+
+    async fn attribute_target(&self, of: AttributeTarget) -> Result<Target> {
+        match of.handle {
+            Some(handle) => {
+                let open = self.open_file(handle)?;
+                open.opening.get().await?;
+                Ok(Target::Handle(handle))
+            }
+            None => self.target(of.ino),
+        }
+    }
+
+    /// `chmod(2)`, `chown(2)`, `truncate(2)`, `utimensat(2)`, in one.
+    pub async fn set_attributes(&self, of: AttributeTarget, changes: AttributeChanges) -> Result<Attributes> {
+        let ino = of.ino;
+        self.caught_up(ino).await;
+        let target = self.attribute_target(of).await?;
+        let is_of_content = changes.size.is_some() || changes.modified != SetTime::Keep;
+        let what = if is_of_content { Write::Content } else { Write::Attributes };
+        let writing = self.begin_write(ino, what);
+        let outcome = self.source.set_attributes(target, changes).await;
+        let entry = self.checked(ino, outcome)?;
+        self.is_of(ino, &entry)?;
+        writing.end(Some(entry.attributes));
+        if changes.size.is_some() {
+            self.content_changed(ino);
+        }
+        Ok(entry.attributes)
+    }
+
+    /// Waits until everything written to the node until now is at the source.
+    pub(super) async fn caught_up(&self, ino: Ino) {
+        let file = self.files.lock().get(&ino).cloned();
+        if let Some(file) = file {
+            file.behind.caught_up().await;
+        }
+    }
+
+    /// A reply must be about the node that was asked for.
+    fn is_of(&self, ino: Ino, entry: &Entry) -> Result<()> {
+        let table = self.table.lock();
+        let is_same = table.id(ino)? == entry.id && table.kind(ino)? == entry.attributes.kind;
+        drop(table);
+        self.checked(ino, if is_same { Ok(()) } else { Err(Errno::ESTALE) })
+    }
+
+    /// `statfs(2)`.
+    pub async fn space(&self, ino: Ino) -> Result<Space> {
+        // A node without a name is on some file system of the mount: the root's is the best guess.
+        let place = self.place(ino).or_else(|_| self.place(Ino::ROOT))?;
+        self.source.space(place).await
+    }
+
+    /// `lgetxattr(2)`.
+    pub async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
+        if self.has_no_xattrs(ino)? {
+            return Err(Errno::ENODATA);
+        }
+        let target = self.target(ino)?;
+        self.source.get_xattr(target, Bytes::copy_from_slice(name)).await
+    }
+
+    /// `llistxattr(2)`: the names, each ended by a NUL.
+    pub async fn list_xattrs(&self, ino: Ino) -> Result<Bytes> {
+        if self.has_no_xattrs(ino)? {
+            return Ok(Bytes::new());
+        }
+        let target = self.target(ino)?;
+        self.source.list_xattrs(target).await
+    }
+
+    fn has_no_xattrs(&self, ino: Ino) -> Result<bool> {
+        let believed = self.table.lock().attributes(ino, self.now())?;
+        Ok(believed.is_some_and(|(attributes, _)| !attributes.xattrs))
+    }
+
+    /// `lsetxattr(2)`.
+    pub async fn set_xattr(&self, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> Result<()> {
+        let target = self.target(ino)?;
+        let writing = self.begin_write(ino, Write::Attributes);
+        let outcome = self.source.set_xattr(target, Bytes::copy_from_slice(name), value, mode).await;
+        writing.end(Some(self.checked(ino, outcome)?.attributes));
+        Ok(())
+    }
+
+    /// `lremovexattr(2)`.
+    pub async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        let target = self.target(ino)?;
+        let writing = self.begin_write(ino, Write::Attributes);
+        let outcome = self.source.remove_xattr(target, Bytes::copy_from_slice(name)).await;
+        writing.end(Some(self.checked(ino, outcome)?.attributes));
+        Ok(())
+    }
+}

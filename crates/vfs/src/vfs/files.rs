@@ -1,0 +1,601 @@
+//! Open files: opening, reading, writing, closing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::names::has_content;
+use super::{SyncMode, Vfs, View};
+use crate::ahead::{Part, Plan, Reader};
+use crate::awaited::Awaited;
+use crate::behind::{Behind, Taken, Told, UNWRITTEN_BYTES_MAX};
+use crate::errno::{Errno, Result};
+use crate::file::{Attributes, Caller, OpenFlags, WriteAt};
+use crate::source::{HandleId, Opened, Source, TRANSFER_BYTES_MAX, Target, Written};
+use crate::table::{Believe, Ino, Notice, Stamp, Write};
+
+/// A file up to this size comes whole with the reply that opens it.
+const INLINE_BYTES_MAX: u32 = 128 << 10;
+
+/// Where files end at the latest: the kernel's `loff_t` is signed.
+const OFFSET_MAX: u64 = i64::MAX as u64;
+
+/// What all handles of one file share.
+#[derive(Debug)]
+pub(super) struct FileState {
+    ino: Ino,
+    pub(super) behind: Behind,
+    /// Raised when what was read before may no longer be what the file holds.
+    content: AtomicU64,
+    handles: Mutex<Vec<Holder>>,
+}
+
+/// A handle of a file, as the others see it.
+#[derive(Debug)]
+struct Holder {
+    handle: HandleId,
+    writes: bool,
+    opening: Arc<Awaited<Result<()>>>,
+}
+
+impl FileState {
+    pub(super) fn content_changed(&self) {
+        self.content.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn content(&self) -> u64 {
+        self.content.load(Ordering::Acquire)
+    }
+
+    /// A handle that the source has opened, for writing if there is one.
+    pub(super) fn any_handle(&self) -> Option<HandleId> {
+        let handles = self.handles.lock();
+        let open = handles.iter().filter(|holder| matches!(holder.opening.now(), Some(Ok(()))));
+        open.max_by_key(|holder| holder.writes).map(|holder| holder.handle)
+    }
+
+    /// What is to be waited for until every handle is open.
+    pub(super) fn openings(&self) -> Vec<Arc<Awaited<Result<()>>>> {
+        self.handles.lock().iter().map(|holder| holder.opening.clone()).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Reading {
+    reader: Reader,
+    /// The content's number when `reader` and `inline` were filled.
+    content: u64,
+    /// The whole file, when it is small, and its share of [`crate::ahead::AHEAD_BYTES_MAX`].
+    inline: Option<(Bytes, OwnedSemaphorePermit)>,
+}
+
+/// One open file of the kernel's.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) handle: HandleId,
+    pub(super) file: Arc<FileState>,
+    pub(super) flags: OpenFlags,
+    /// Whether the source has opened it; what was assumed may turn out wrong.
+    pub(super) opening: Arc<Awaited<Result<()>>>,
+    reading: Mutex<Reading>,
+    told: Mutex<Told>,
+    /// A POSIX lock was taken through it.
+    pub(super) locked: AtomicBool,
+}
+
+/// What the kernel needs to know of a file it opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenedFile {
+    /// To be named in what follows, and given back by [`Vfs::release`].
+    pub handle: HandleId,
+    /// The kernel's pages are still those of the content.
+    pub keep_pages: bool,
+    /// The attributes the kernel may have are not what they are now.
+    pub attributes_changed: bool,
+    /// The kernel must not keep pages through this handle: what it writes goes where the source decides.
+    pub around_pages: bool,
+}
+
+/// Where the bytes of a write come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteFrom {
+    /// A `write(2)` through the handle, under its flags.
+    Caller,
+    /// The kernel's pages, changed through a mapping. They know their offset, whatever handle the kernel picks.
+    Pages,
+}
+
+/// A change of a node's content under way. Dropped before its end, nothing is believed of the node.
+pub(super) struct Writing<'a, S: Source> {
+    vfs: &'a Vfs<S>,
+    ino: Ino,
+    begun: Stamp,
+    what: Write,
+    ended: bool,
+}
+
+impl<S: Source> Writing<'_, S> {
+    /// The change is over, with the attributes after it.
+    pub(super) fn end(mut self, attributes: Option<Attributes>) {
+        self.ended = true;
+        self.over(attributes);
+    }
+
+    fn over(&self, attributes: Option<Attributes>) {
+        let mut notices = Vec::new();
+        let begun = (self.begun, self.what);
+        self.vfs.table.lock().end_write(self.ino, begun, attributes, self.vfs.now(), &mut notices);
+        self.vfs.notify(notices);
+    }
+}
+
+impl<S: Source> Drop for Writing<'_, S> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.over(None);
+        }
+    }
+}
+
+impl<S: Source> Vfs<S> {
+    pub(super) fn begin_write(&self, ino: Ino, what: Write) -> Writing<'_, S> {
+        let begun = self.table.lock().begin_write(ino);
+        Writing { vfs: self, ino, begun, what, ended: false }
+    }
+
+    pub(super) fn open_file(&self, handle: HandleId) -> Result<Arc<OpenFile>> {
+        self.handles.lock().get(&handle).cloned().ok_or(Errno::EBADF)
+    }
+
+    /// The file's state, with one more handle. In one step, so that the last handle's end does not come between.
+    fn hold(&self, ino: Ino, holder: Holder) -> Arc<FileState> {
+        let fresh = || {
+            let (behind, content, handles) = (Behind::default(), AtomicU64::new(0), Mutex::default());
+            Arc::new(FileState { ino, behind, content, handles })
+        };
+        let mut files = self.files.lock();
+        let file = files.entry(ino).or_insert_with(fresh).clone();
+        file.handles.lock().push(holder);
+        file
+    }
+
+    fn register(&self, ino: Ino, handle: HandleId, flags: OpenFlags, opening: Awaited<Result<()>>) -> Arc<OpenFile> {
+        let opening = Arc::new(opening);
+        let file = self.hold(ino, Holder { handle, writes: flags.write, opening: opening.clone() });
+        self.table.lock().opened(ino);
+        let told = Mutex::new(file.behind.told());
+        let (reading, locked) = (Mutex::default(), AtomicBool::new(false));
+        let open = Arc::new(OpenFile { handle, file, flags, opening, reading, told, locked });
+        self.handles.lock().insert(handle, open.clone());
+        open
+    }
+
+    /// `open(2)` of a node that is there.
+    pub async fn open(self: &Arc<Self>, ino: Ino, flags: OpenFlags) -> Result<OpenedFile> {
+        let (place, stamp, before, pages, known) = {
+            let table = self.table.lock();
+            has_content(table.kind(ino)?)?;
+            let known = table.attributes(ino, self.now())?;
+            (table.place(ino), table.stamp(ino)?, table.last_attributes(ino)?, table.has_pages(ino), known)
+        };
+        let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
+        if let (true, true, Some((_, Believe::Leased))) = (reads_only, pages, known) {
+            return self.open_at_once(ino, flags);
+        }
+        let handle = self.new_handle();
+        let inline = if flags.read && !flags.truncate && !flags.direct && !pages && before.size > 0 {
+            INLINE_BYTES_MAX
+        } else {
+            0
+        };
+        let writing = flags.truncate.then(|| self.begin_write(ino, Write::Content));
+        let outcome = self.source.open(place?, flags, handle, inline).await;
+        let opened = self.checked(ino, outcome)?;
+        let open = self.register(ino, handle, flags, Awaited::ready(Ok(())));
+        let content = open.file.content();
+        let attributes = opened.entry.attributes;
+        if let Some(writing) = writing {
+            writing.end(Some(attributes));
+            open.file.content_changed();
+        }
+        let mut notices = Vec::new();
+        let (is_current, keep_pages) = {
+            let mut table = self.table.lock();
+            let is_current = table.is_current(ino, stamp);
+            let learnt = table.learn_attributes(ino, attributes, stamp, self.now(), &mut notices);
+            let same_pages = table.keep_pages(ino, &attributes);
+            (is_current && learnt.is_ok(), same_pages && (is_current || flags.truncate) && !flags.append)
+        };
+        self.notify(notices);
+        if is_current {
+            self.keep_inline(&open, &opened, content);
+        }
+        let attributes_changed = before.content_differs(&opened.entry.attributes);
+        Ok(OpenedFile { handle, keep_pages, attributes_changed, around_pages: flags.append })
+    }
+
+    /// Opens without waiting a file whose pages the kernel has, and of which we would be told if it had changed since.
+    fn open_at_once(self: &Arc<Self>, ino: Ino, flags: OpenFlags) -> Result<OpenedFile> {
+        let handle = self.new_handle();
+        let place = self.place(ino)?;
+        let open = self.register(ino, handle, flags, Awaited::new());
+        let (vfs, promise) = (self.clone(), open.opening.promise(Err(Errno::EIO)));
+        tokio::spawn(async move {
+            let outcome = vfs.source.open(place, flags, handle, 0).await;
+            promise.keep(vfs.checked(ino, outcome).map(|_| ()));
+        });
+        Ok(OpenedFile { handle, keep_pages: true, attributes_changed: false, around_pages: false })
+    }
+
+    /// Keeps the content that came with the reply, as that with the number `content`, if there is room for it.
+    fn keep_inline(&self, open: &OpenFile, opened: &Opened, content: u64) {
+        let Ok(length) = u32::try_from(opened.content.len()) else { return };
+        if !opened.whole || length > INLINE_BYTES_MAX || u64::from(length) != opened.entry.attributes.size {
+            return;
+        }
+        let Ok(room) = self.ahead.clone().try_acquire_many_owned(length) else { return };
+        let mut reading = open.reading.lock();
+        reading.content = content;
+        reading.inline = Some((opened.content.clone(), room));
+    }
+
+    /// `open(2)` with `O_CREAT` of a name that is not there, or may be.
+    pub async fn create(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        flags: OpenFlags,
+        caller: Caller,
+    ) -> Result<(View, OpenedFile)> {
+        let handle = self.new_handle();
+        let request = |place, name| self.source.create(place, name, mode, flags, handle, caller);
+        let (view, opened) = self.make(parent, name, request, |opened: &Opened| opened.entry).await?;
+        let opened = self.created(view.ino, handle, flags, &opened);
+        Ok((view, opened))
+    }
+
+    /// `open(2)` with `O_TMPFILE`.
+    pub async fn create_unnamed(
+        self: &Arc<Self>,
+        parent: Ino,
+        mode: u16,
+        flags: OpenFlags,
+        caller: Caller,
+    ) -> Result<(View, OpenedFile)> {
+        let handle = self.new_handle();
+        let place = self.place(parent)?;
+        let outcome = self.source.create_unnamed(place, mode, flags, handle, caller).await;
+        let opened = self.checked(parent, outcome)?;
+        let view = {
+            let mut table = self.table.lock();
+            let ino = table.insert_unnamed(opened.entry, self.now());
+            let (id, attributes) = (opened.entry.id, opened.entry.attributes);
+            View { ino, id, attributes, attributes_for: Believe::Once, name_for: Believe::Once }
+        };
+        let opened = self.created(view.ino, handle, flags, &opened);
+        Ok((view, opened))
+    }
+
+    fn created(&self, ino: Ino, handle: HandleId, flags: OpenFlags, opened: &Opened) -> OpenedFile {
+        self.register(ino, handle, flags, Awaited::ready(Ok(())));
+        let keep_pages = self.table.lock().keep_pages(ino, &opened.entry.attributes) && !flags.append;
+        OpenedFile { handle, keep_pages, attributes_changed: false, around_pages: flags.append }
+    }
+
+    /// `pread(2)`. Shorter than asked only at the end of the file.
+    pub async fn read(self: &Arc<Self>, handle: HandleId, offset: u64, length: u32) -> Result<Bytes> {
+        let open = self.open_file(handle)?;
+        if !open.flags.read {
+            return Err(Errno::EBADF);
+        }
+        open.opening.get().await?;
+        if offset > OFFSET_MAX {
+            return Err(Errno::EINVAL);
+        }
+        open.file.behind.caught_up_in(offset, offset.saturating_add(u64::from(length))).await;
+        if open.flags.direct {
+            return self.read_direct(&open, offset, length).await;
+        }
+        match self.plan(&open, offset, length) {
+            Planned::Here(bytes) => Ok(bytes),
+            Planned::Ask(Plan::Direct) => self.read_direct(&open, offset, length).await,
+            Planned::Ask(Plan::Parts { wanted, fetch }) => {
+                for part in fetch {
+                    self.fetch(&open, part);
+                }
+                let gathered = gather(&wanted, offset, length).await;
+                // What failed is asked for again, and so is the end of the file: it may move.
+                if gathered.as_ref().map_or(true, |bytes| bytes.len() < length as usize) {
+                    open.reading.lock().reader.forget();
+                }
+                gathered
+            }
+        }
+    }
+
+    fn plan(&self, open: &OpenFile, offset: u64, length: u32) -> Planned {
+        let size = self.table.lock().last_attributes(open.file.ino).map_or(0, |attributes| attributes.size);
+        let mut reading = open.reading.lock();
+        let content = open.file.content();
+        if reading.content != content {
+            reading.content = content;
+            reading.inline = None;
+            reading.reader.forget();
+        }
+        if let Some((bytes, _)) = &reading.inline {
+            return Planned::Here(slice(bytes, offset, u64::from(length)));
+        }
+        let room = self.ahead.available_permits() as u64;
+        Planned::Ask(reading.reader.plan(offset, length, size, room))
+    }
+
+    async fn read_direct(&self, open: &OpenFile, offset: u64, length: u32) -> Result<Bytes> {
+        if length <= TRANSFER_BYTES_MAX {
+            return Ok(cut(self.source.read(open.handle, offset, length).await?, length));
+        }
+        let mut bytes = BytesMut::new();
+        while bytes.len() < length as usize {
+            let left = length - u32::try_from(bytes.len()).unwrap_or(length);
+            let part = left.min(TRANSFER_BYTES_MAX);
+            let got = cut(self.source.read(open.handle, offset + bytes.len() as u64, part).await?, part);
+            bytes.extend_from_slice(&got);
+            if got.len() < part as usize {
+                break;
+            }
+        }
+        Ok(bytes.freeze())
+    }
+
+    fn fetch(self: &Arc<Self>, open: &Arc<OpenFile>, part: Part) {
+        if let Ok(room) = self.ahead.clone().try_acquire_many_owned(part.length) {
+            let _first = part.room.set(room).is_ok();
+        }
+        let (vfs, handle) = (self.clone(), open.handle);
+        let promise = part.bytes.promise(Err(Errno::EIO));
+        tokio::spawn(async move {
+            let outcome = vfs.source.read(handle, part.offset, part.length).await;
+            promise.keep(outcome.map(|bytes| cut(bytes, part.length)));
+        });
+    }
+
+    /// `pwrite(2)`. Gives how much was taken; an earlier write's error is reported here if it has not been yet.
+    pub async fn write(
+        self: &Arc<Self>,
+        handle: HandleId,
+        offset: u64,
+        bytes: Bytes,
+        from: WriteFrom,
+        clear_set_id: bool,
+    ) -> Result<u32> {
+        let open = self.open_file(handle)?;
+        if !open.flags.write {
+            return Err(Errno::EBADF);
+        }
+        open.behind_failure()?;
+        let Ok(length) = u32::try_from(bytes.len()) else { return Err(Errno::EINVAL) };
+        let append = open.flags.append && from == WriteFrom::Caller;
+        let end = offset.saturating_add(u64::from(length));
+        if end > OFFSET_MAX && !append {
+            return Err(Errno::EFBIG);
+        }
+        let in_order = append || open.flags.sync || self.options.sync == SyncMode::Strict;
+        // An append goes where the source decides: it overlaps everything.
+        let (start, end) = if append { (0, u64::MAX) } else { (offset, end) };
+        let permits = length.min(u32::try_from(UNWRITTEN_BYTES_MAX).unwrap_or(u32::MAX));
+        let room = self.unwritten.clone().acquire_many_owned(permits).await.map_err(|_closed| Errno::EIO)?;
+        let taken = open.file.behind.begin(start, end).await;
+        open.file.content_changed();
+        let begun = self.table.lock().begin_write(open.file.ino);
+        let under_way = UnderWay { vfs: self.clone(), open: open.clone(), append, taken, begun, ended: false };
+        let task = async move {
+            let _room = room;
+            under_way.carry_out(offset, bytes, clear_set_id).await
+        };
+        if in_order {
+            return open.told_now(task.await).map(|()| length);
+        }
+        let mut task = Box::pin(task);
+        // The first poll sends the write from here: most often nothing is left to do but to wait for the reply.
+        if let Some(outcome) = poll_once(task.as_mut()).await {
+            return open.told_now(outcome).map(|()| length);
+        }
+        tokio::spawn(task);
+        Ok(length)
+    }
+
+    /// What `close(2)` waits for; also gives back the POSIX locks of `lock_owner`.
+    pub async fn flush(&self, handle: HandleId, lock_owner: u64) -> Result<()> {
+        let open = self.open_file(handle)?;
+        if open.locked.load(Ordering::Acquire) {
+            self.source.release_locks(handle, lock_owner).await?;
+        }
+        if self.options.sync == SyncMode::Async {
+            return Ok(());
+        }
+        open.file.behind.caught_up().await;
+        open.behind_failure()
+    }
+
+    /// `fsync(2)` or, with `data_only`, `fdatasync(2)`.
+    pub async fn sync(&self, handle: HandleId, data_only: bool) -> Result<()> {
+        let open = self.open_file(handle)?;
+        open.opening.get().await?;
+        open.file.behind.caught_up().await;
+        let synced = self.source.sync(Target::Handle(handle), data_only).await;
+        open.behind_failure()?;
+        synced
+    }
+
+    /// The kernel has closed the last descriptor of the handle.
+    pub fn release(self: &Arc<Self>, handle: HandleId) {
+        let Some(open) = self.handles.lock().remove(&handle) else { return };
+        let vfs = self.clone();
+        tokio::spawn(async move {
+            let opened = open.opening.get().await.is_ok();
+            open.file.behind.caught_up().await;
+            vfs.unregister(&open);
+            if opened && let Err(errno) = vfs.source.close(handle).await {
+                tracing::warn!(handle = handle.0, %errno, "close at the source failed after the kernel's");
+            }
+        });
+    }
+
+    fn unregister(&self, open: &OpenFile) {
+        let ino = open.file.ino;
+        {
+            let mut files = self.files.lock();
+            let mut handles = open.file.handles.lock();
+            handles.retain(|holder| holder.handle != open.handle);
+            if handles.is_empty() && files.get(&ino).is_some_and(|file| Arc::ptr_eq(file, &open.file)) {
+                files.remove(&ino);
+            }
+        }
+        self.table.lock().closed(ino);
+    }
+
+    /// Waits until everything taken from writers is at the source. For an unmount.
+    pub async fn drain(&self) {
+        loop {
+            let busy = self.files.lock().values().find(|file| !file.behind.is_idle()).cloned();
+            match busy {
+                Some(file) => file.behind.caught_up().await,
+                None => return,
+            }
+        }
+    }
+}
+
+impl OpenFile {
+    pub(super) fn ino(&self) -> Ino {
+        self.file.ino
+    }
+
+    fn behind_failure(&self) -> Result<()> {
+        self.file.behind.failure(&mut self.told.lock())
+    }
+
+    /// The handle is told the outcome of its write at once: an error is not told again.
+    fn told_now(&self, outcome: Result<()>) -> Result<()> {
+        outcome.inspect_err(|_| {
+            let _told = self.behind_failure().is_err();
+        })
+    }
+}
+
+enum Planned {
+    Here(Bytes),
+    Ask(Plan),
+}
+
+/// A write that has its range and its place in the table's count. Dropped before its end, its outcome is unknown and
+/// the file's writers are told `EIO`.
+struct UnderWay<S: Source> {
+    vfs: Arc<Vfs<S>>,
+    open: Arc<OpenFile>,
+    append: bool,
+    taken: Taken,
+    begun: Stamp,
+    ended: bool,
+}
+
+impl<S: Source> UnderWay<S> {
+    async fn carry_out(mut self, offset: u64, bytes: Bytes, clear_set_id: bool) -> Result<()> {
+        let outcome = self.write_all(offset, bytes, clear_set_id).await;
+        self.finish(outcome);
+        outcome.map(|_| ())
+    }
+
+    async fn write_all(&self, mut offset: u64, mut bytes: Bytes, clear_set_id: bool) -> Result<Written> {
+        let source = &self.vfs.source;
+        self.open.opening.get().await?;
+        loop {
+            let part = bytes.slice(..bytes.len().min(TRANSFER_BYTES_MAX as usize));
+            let at = if self.append { WriteAt::End } else { WriteAt::Offset(offset) };
+            let written = source.write(self.open.handle, at, part.clone(), clear_set_id).await?;
+            match usize::try_from(written.bytes) {
+                Ok(taken) if taken <= part.len() && (taken > 0 || part.is_empty()) => bytes.advance(taken),
+                _ => return Err(Errno::EIO),
+            }
+            offset = offset.saturating_add(written.bytes);
+            if bytes.is_empty() {
+                if self.append && written.attributes.size != offset {
+                    // Somebody else appended meanwhile: the kernel thinks that these bytes are elsewhere.
+                    self.vfs.notify(vec![Notice::Content(self.open.file.ino)]);
+                }
+                return Ok(written);
+            }
+        }
+    }
+
+    fn finish(&mut self, outcome: Result<Written>) {
+        self.ended = true;
+        let (vfs, file) = (&self.vfs, &self.open.file);
+        let mut notices = Vec::new();
+        {
+            let mut table = vfs.table.lock();
+            let attributes = outcome.ok().map(|written| written.attributes);
+            table.end_write(file.ino, (self.begun, Write::Content), attributes, vfs.now(), &mut notices);
+            if outcome.is_err() {
+                table.doubt_content(file.ino, &mut notices);
+            }
+        }
+        file.content_changed();
+        file.behind.end(&self.taken, outcome.map(|_| ()));
+        vfs.notify(notices);
+    }
+}
+
+impl<S: Source> Drop for UnderWay<S> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.finish(Err(Errno::EIO));
+        }
+    }
+}
+
+/// Polls a future once. `None`: it is not ready.
+async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
+    std::future::poll_fn(|context| {
+        let pinned = std::pin::Pin::new(&mut future);
+        std::task::Poll::Ready(match pinned.poll(context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// At most what was asked for, whatever came.
+fn cut(mut bytes: Bytes, length: u32) -> Bytes {
+    bytes.truncate(length as usize);
+    bytes
+}
+
+fn slice(bytes: &Bytes, offset: u64, length: u64) -> Bytes {
+    let size = bytes.len() as u64;
+    let (start, end) = (offset.min(size), offset.saturating_add(length).min(size));
+    bytes.slice(usize::try_from(start).unwrap_or(usize::MAX)..usize::try_from(end).unwrap_or(usize::MAX))
+}
+
+/// Waits for consecutive parts and cuts the range out of them. A part that came short is the end of the file.
+async fn gather(parts: &[Part], offset: u64, length: u32) -> Result<Bytes> {
+    let end = offset + u64::from(length);
+    let mut gathered = Vec::with_capacity(parts.len());
+    for part in parts {
+        let bytes = part.bytes.get().await?;
+        let (from, to) = (offset.max(part.offset), end.min(part.offset + u64::from(part.length)));
+        let piece = slice(&bytes, from - part.offset, to - from);
+        gathered.push(piece);
+        if bytes.len() < part.length as usize {
+            break;
+        }
+    }
+    match gathered.as_slice() {
+        [one] => Ok(one.clone()),
+        many => Ok(many.concat().into()),
+    }
+}
