@@ -1,0 +1,88 @@
+//! The kernel as `vfs` sees it: something that is told what it must no longer believe.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use vfs::Kernel;
+use vfs::table::Notice;
+
+use crate::fuse::abi::InitFlags;
+use crate::fuse::device::Device;
+use crate::fuse::negotiation::Negotiated;
+use crate::fuse::notify::{self, Forgetting, Notifier, Rejected};
+
+/// Sends notices through a thread that serves no requests.
+#[derive(Default)]
+pub struct FuseKernel {
+    started: OnceLock<Started>,
+}
+
+struct Started {
+    notifier: Notifier,
+    device: Arc<Device>,
+    forgetting: Forgetting,
+    runtime: tokio::runtime::Handle,
+}
+
+impl FuseKernel {
+    /// A kernel that has been told nothing yet, and so need not be told anything.
+    pub fn new() -> Arc<FuseKernel> {
+        Arc::default()
+    }
+
+    /// From now on the kernel behind `device` is told. Within a tokio runtime.
+    pub(super) fn start(&self, device: &Arc<Device>, negotiated: &Negotiated) -> io::Result<()> {
+        let notifier = Notifier::start(device.clone(), negotiated.can_start_epoch())?;
+        let forgetting = match negotiated.has(InitFlags::HAS_EXPIRE_ONLY) {
+            true => Forgetting::Expire,
+            false => Forgetting::Drop,
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let started = Started { notifier, device: device.clone(), forgetting, runtime };
+        self.started.set(started).map_err(|_| io::Error::other("the kernel is being told already"))
+    }
+
+    /// Takes back the attributes of a node at once. For a thread that is about to answer an OPEN: it touches no page,
+    /// and so waits for no other request.
+    pub(super) fn forget_attributes(&self, node: u64) {
+        let Some(started) = self.started.get() else { return };
+        if let Err(errno) = notify::write(&started.device, &notify::Notice::Attributes { node }) {
+            tracing::warn!(node, %errno, "the kernel keeps old attributes until they expire");
+        }
+    }
+
+    /// Ends the thread.
+    pub(super) fn close(&self) {
+        if let Some(started) = self.started.get() {
+            started.notifier.close();
+        }
+    }
+
+    pub(super) fn tell(&self, notices: Vec<Notice>) {
+        let Some(started) = self.started.get() else { return };
+        for notice in notices {
+            let notice = match notice {
+                Notice::Name { parent, name } => {
+                    let (parent, name, how) = (parent.0, name.to_vec(), started.forgetting);
+                    notify::Notice::Entry { parent, name, how }
+                }
+                Notice::Attributes(ino) => notify::Notice::Attributes { node: ino.0 },
+                Notice::Content(ino) => notify::Notice::Inode { node: ino.0 },
+            };
+            match started.notifier.try_send(notice) {
+                Ok(()) | Err(Rejected::Closed) => {}
+                Err(Rejected::Full(notice)) => {
+                    // Nothing may be lost, and the caller may not wait: another thread does.
+                    let notifier = started.notifier.clone();
+                    started.runtime.spawn_blocking(move || notifier.send(notice));
+                }
+            }
+        }
+    }
+}
+
+impl Kernel for FuseKernel {
+    fn notify(&self, notices: Vec<Notice>) {
+        self.tell(notices);
+    }
+}

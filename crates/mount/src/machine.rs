@@ -1,0 +1,378 @@
+//! A machine's files as a [`Source`]: the agent's client in the words of `vfs`.
+//!
+//! Whose the files are is decided here. An agent with the privilege shows and sets the machine's own owners. Any other
+//! can only act as its own user; then everything belongs to the user of the mount, and a change of owner to anybody
+//! else is refused as a local disk refuses it to an unprivileged user.
+
+mod convert;
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use remote::client::{Attached, DirectoryPage, PageStream};
+use remote::client::{AgentClient, CallError, EventSink, LinkLost};
+use vfs::errno::{Errno, Result};
+use vfs::file::{
+    Allocation, AttributeChanges, Attributes, Caller, Entry, Lock, Name, OpenFlags, RenameMode, SeekFor, Space,
+    WriteAt, XattrMode,
+};
+use vfs::source::{
+    Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target, Written,
+};
+use wire::agent::file as far;
+
+use convert::{near, Far, Near};
+
+/// Credit for one listing: two pages under way keep a link busy.
+const LISTING_WINDOW_BYTES: u32 = 1 << 20;
+
+/// How owners are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// As the machine has them.
+    Machine,
+    /// Everything belongs to this user and group.
+    One {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
+}
+
+/// The files of one machine below one root.
+pub struct Machine {
+    client: AgentClient,
+    owners: Owners,
+}
+
+impl Machine {
+    /// The files that `client` has attached, shown to the user of the mount.
+    pub fn new(client: AgentClient, attached: &Attached, mount_owner: (u32, u32)) -> (Machine, Entry) {
+        let (uid, gid) = mount_owner;
+        let owners = if attached.privileged && uid == 0 { Owners::Machine } else { Owners::One { uid, gid } };
+        let machine = Machine { client, owners };
+        let root = machine.entry(attached.root);
+        (machine, root)
+    }
+
+    /// The link to the machine.
+    pub fn client(&self) -> &AgentClient {
+        &self.client
+    }
+
+    /// How owners are shown.
+    pub fn owners(&self) -> Owners {
+        self.owners
+    }
+
+    /// Takes in what the agent tells of a directory.
+    pub fn changed(&self, changed: far::Changed) -> Option<Changed> {
+        let far::Changed { directory, epoch, what, attributes } = changed;
+        let what = match what {
+            far::Change::Itself => vfs::source::Change::Itself,
+            far::Change::Absent { name } => vfs::source::Change::Absent { name: name.as_bytes().into() },
+            far::Change::Present { name, entry } => {
+                vfs::source::Change::Present { name: name.as_bytes().into(), entry: self.entry(entry) }
+            }
+            far::Change::LeaseLost => vfs::source::Change::LeaseLost,
+        };
+        let attributes = attributes.map(|attributes| self.attributes(attributes));
+        Some(Changed { directory: directory.near(), epoch, what, attributes })
+    }
+
+    fn attributes(&self, attributes: far::Attributes) -> Attributes {
+        let shown: Attributes = attributes.near();
+        match self.owners {
+            Owners::Machine => shown,
+            Owners::One { uid, gid } => Attributes { uid, gid, ..shown },
+        }
+    }
+
+    fn entry(&self, entry: far::Entry) -> Entry {
+        Entry { id: entry.id.near(), attributes: self.attributes(entry.attributes) }
+    }
+
+    fn opened(&self, opened: remote::client::Opened) -> Opened {
+        Opened { entry: self.entry(opened.entry), content: opened.content, whole: opened.whole }
+    }
+
+    fn removed(&self, removed: remote::client::Removed) -> Removed {
+        let entry = removed.entry.map(|entry| self.entry(entry));
+        Removed { entry, directory: self.attributes(removed.directory) }
+    }
+
+    fn written(&self, written: remote::client::Written) -> Written {
+        Written { bytes: written.bytes, attributes: self.attributes(written.attributes) }
+    }
+
+    /// What of a change of owners is to be asked of the machine.
+    fn owner_changes(&self, changes: AttributeChanges) -> Result<AttributeChanges> {
+        let Owners::One { uid, gid } = self.owners else { return Ok(changes) };
+        let keeps = changes.uid.is_none_or(|wanted| wanted == uid) && changes.gid.is_none_or(|wanted| wanted == gid);
+        if keeps { Ok(AttributeChanges { uid: None, gid: None, ..changes }) } else { Err(Errno::EPERM) }
+    }
+}
+
+/// What a call came to, in the words of `vfs`. The one place where errors of the link become error numbers.
+fn outcome<T, E: Into<CallError>>(outcome: std::result::Result<T, E>) -> Result<T> {
+    match outcome.map_err(Into::into) {
+        Ok(value) => Ok(value),
+        Err(CallError::Failed(failure)) => Err(Errno(failure.errno.0)),
+        Err(CallError::Lost(lost)) => {
+            tracing::debug!(%lost, "answered EIO: the link is gone");
+            Err(Errno::EIO)
+        }
+        Err(CallError::Unsendable(error)) => {
+            tracing::warn!(%error, "answered ENAMETOOLONG");
+            Err(Errno::ENAMETOOLONG)
+        }
+    }
+}
+
+/// A listing under way.
+pub struct MachineListing {
+    pages: Result<PageStream<DirectoryPage>>,
+    owners: Owners,
+}
+
+impl Listing for MachineListing {
+    async fn next(&mut self) -> Result<Option<Page>> {
+        let pages = self.pages.as_mut().map_err(|errno| *errno)?;
+        let Some(page) = pages.next().await else { return Ok(None) };
+        let DirectoryPage { entries, end, lease, directory } = outcome(page)?;
+        let owners = self.owners;
+        let attributes = |attributes: far::Attributes| show(attributes.near(), owners);
+        let entries = entries
+            .into_iter()
+            .map(|listed| Listed {
+                name: listed.name.as_bytes().into(),
+                entry: listed.entry.map(|e| Entry { id: e.id.near(), attributes: attributes(e.attributes) }),
+                cookie: listed.cookie,
+            })
+            .collect();
+        Ok(Some(Page { entries, end, lease: lease.map(Near::near), directory: directory.map(attributes) }))
+    }
+}
+
+fn show(attributes: Attributes, owners: Owners) -> Attributes {
+    match owners {
+        Owners::Machine => attributes,
+        Owners::One { uid, gid } => Attributes { uid, gid, ..attributes },
+    }
+}
+
+impl Source for Machine {
+    type Listing = MachineListing;
+
+    async fn lookup(&self, directory: Place, name: Name) -> Result<(Option<Entry>, Option<Lease>)> {
+        let looked = outcome(self.client.lookup(directory.far()?, near::name(&name)?).await)?;
+        Ok((looked.entry.map(|entry| self.entry(entry)), looked.lease.map(Near::near)))
+    }
+
+    async fn stat(&self, target: Target) -> Result<Entry> {
+        Ok(self.entry(outcome(self.client.stat(target.far()?).await)?))
+    }
+
+    async fn set_attributes(&self, target: Target, changes: AttributeChanges) -> Result<Entry> {
+        let changes = self.owner_changes(changes)?;
+        Ok(self.entry(outcome(self.client.set_attributes(target.far()?, changes.far()?).await)?))
+    }
+
+    async fn read_link(&self, place: Place) -> Result<Bytes> {
+        outcome(self.client.read_link(place.far()?).await)
+    }
+
+    async fn symlink(&self, directory: Place, name: Name, contents: Bytes, caller: Caller) -> Result<Entry> {
+        let (place, name) = (directory.far()?, near::name(&name)?);
+        Ok(self.entry(outcome(self.client.symlink(place, name, contents, caller.far()?).await)?))
+    }
+
+    async fn make_node(&self, directory: Place, name: Name, node: NewNode, caller: Caller) -> Result<Entry> {
+        let (place, name, kind) = (directory.far()?, near::name(&name)?, node.kind.far()?);
+        let made = self.client.make_node(place, name, kind, node.mode, node.device, caller.far()?).await;
+        Ok(self.entry(outcome(made)?))
+    }
+
+    async fn make_directory(&self, directory: Place, name: Name, mode: u16, caller: Caller) -> Result<Entry> {
+        let (place, name) = (directory.far()?, near::name(&name)?);
+        Ok(self.entry(outcome(self.client.make_directory(place, name, mode, caller.far()?).await)?))
+    }
+
+    async fn unlink(&self, directory: Place, name: Name) -> Result<Removed> {
+        let removed = self.client.unlink(directory.far()?, near::name(&name)?).await;
+        Ok(self.removed(outcome(removed)?))
+    }
+
+    async fn remove_directory(&self, directory: Place, name: Name) -> Result<Removed> {
+        let removed = self.client.remove_directory(directory.far()?, near::name(&name)?).await;
+        Ok(self.removed(outcome(removed)?))
+    }
+
+    async fn rename(&self, from: (Place, Name), to: (Place, Name), mode: RenameMode) -> Result<()> {
+        let (from, from_name) = (from.0.far()?, near::name(&from.1)?);
+        let (to, to_name) = (to.0.far()?, near::name(&to.1)?);
+        outcome(self.client.rename(from, from_name, to, to_name, mode.far()?).await)
+    }
+
+    async fn link(&self, target: Target, directory: Place, name: Name) -> Result<Entry> {
+        let linked = self.client.link(target.far()?, directory.far()?, near::name(&name)?).await;
+        Ok(self.entry(outcome(linked)?))
+    }
+
+    async fn open(&self, place: Place, flags: OpenFlags, handle: HandleId, inline_bytes: u32) -> Result<Opened> {
+        let opened = self.client.open(place.far()?, flags.far()?, handle.far()?, inline_bytes).await;
+        Ok(self.opened(outcome(opened)?))
+    }
+
+    async fn create(
+        &self,
+        directory: Place,
+        name: Name,
+        mode: u16,
+        flags: OpenFlags,
+        handle: HandleId,
+        caller: Caller,
+    ) -> Result<Opened> {
+        let (place, name, caller) = (directory.far()?, near::name(&name)?, caller.far()?);
+        let created = self.client.create(place, name, mode, flags.far()?, handle.far()?, caller).await;
+        Ok(self.opened(outcome(created)?))
+    }
+
+    async fn create_unnamed(
+        &self,
+        directory: Place,
+        mode: u16,
+        flags: OpenFlags,
+        handle: HandleId,
+        caller: Caller,
+    ) -> Result<Opened> {
+        let (place, caller) = (directory.far()?, caller.far()?);
+        let created = self.client.create_unnamed(place, mode, flags.far()?, handle.far()?, caller).await;
+        Ok(self.opened(outcome(created)?))
+    }
+
+    async fn read(&self, handle: HandleId, offset: u64, length: u32) -> Result<Bytes> {
+        outcome(self.client.read(handle.far()?, offset, length).await)
+    }
+
+    async fn write(&self, handle: HandleId, at: WriteAt, bytes: Bytes, clear_set_id: bool) -> Result<Written> {
+        let written = self.client.write(handle.far()?, at.far()?, clear_set_id, bytes).await;
+        Ok(self.written(outcome(written)?))
+    }
+
+    async fn sync(&self, target: Target, data_only: bool) -> Result<()> {
+        outcome(self.client.sync(target.far()?, data_only).await)
+    }
+
+    async fn close(&self, handle: HandleId) -> Result<()> {
+        outcome(self.client.close(handle.far()?).await)
+    }
+
+    async fn allocate(&self, handle: HandleId, what: Allocation, offset: u64, length: u64) -> Result<Entry> {
+        Ok(self.entry(outcome(self.client.allocate(handle.far()?, what.far()?, offset, length).await)?))
+    }
+
+    async fn seek(&self, handle: HandleId, offset: u64, what: SeekFor) -> Result<u64> {
+        outcome(self.client.seek(handle.far()?, offset, what.far()?).await)
+    }
+
+    async fn copy_range(&self, from: (HandleId, u64), to: (HandleId, u64), length: u64) -> Result<Written> {
+        let (from, to) = ((from.0.far()?, from.1), (to.0.far()?, to.1));
+        Ok(self.written(outcome(self.client.copy_range(from, to, length).await)?))
+    }
+
+    async fn space(&self, place: Place) -> Result<Space> {
+        Ok(outcome(self.client.space(place.far()?).await)?.near())
+    }
+
+    async fn get_xattr(&self, target: Target, name: Bytes) -> Result<Bytes> {
+        outcome(self.client.get_xattr(target.far()?, name.to_vec()).await)
+    }
+
+    async fn set_xattr(&self, target: Target, name: Bytes, value: Bytes, mode: XattrMode) -> Result<Entry> {
+        let set = self.client.set_xattr(target.far()?, name.to_vec(), mode.far()?, value).await;
+        Ok(self.entry(outcome(set)?))
+    }
+
+    async fn list_xattrs(&self, target: Target) -> Result<Bytes> {
+        outcome(self.client.list_xattrs(target.far()?).await)
+    }
+
+    async fn remove_xattr(&self, target: Target, name: Bytes) -> Result<Entry> {
+        Ok(self.entry(outcome(self.client.remove_xattr(target.far()?, name.to_vec()).await)?))
+    }
+
+    async fn lock(&self, handle: HandleId, owner: u64, lock: Lock, wait: bool) -> Result<()> {
+        outcome(self.client.lock(handle.far()?, owner, lock.far()?, wait).await)
+    }
+
+    async fn test_lock(&self, handle: HandleId, owner: u64, lock: Lock) -> Result<Option<(Lock, u32)>> {
+        let found = outcome(self.client.test_lock(handle.far()?, owner, lock.far()?).await)?;
+        Ok(found.map(|(lock, pid)| (lock.near(), pid)))
+    }
+
+    async fn release_locks(&self, handle: HandleId, owner: u64) -> Result<()> {
+        outcome(self.client.release_locks(handle.far()?, owner).await)
+    }
+
+    fn list(&self, directory: Place, from: u64) -> MachineListing {
+        let pages = directory.far().map(|place| self.client.list(place, from, LISTING_WINDOW_BYTES));
+        MachineListing { pages, owners: self.owners }
+    }
+}
+
+/// Hands what the agent tells to a file system, once there is one.
+///
+/// The link exists before the file system over it does. What is told in between concerns leases that nobody has asked
+/// for yet.
+pub struct Events {
+    vfs: OnceLock<Arc<vfs::Vfs<Machine>>>,
+    lost: tokio::sync::watch::Sender<Option<LinkLost>>,
+}
+
+impl Events {
+    /// A sink for a link that is about to be opened.
+    pub fn new() -> Arc<Events> {
+        Arc::new(Events { vfs: OnceLock::new(), lost: tokio::sync::watch::Sender::new(None) })
+    }
+
+    /// From now on `vfs` is told.
+    pub fn tell(&self, vfs: Arc<vfs::Vfs<Machine>>) {
+        // A second file system over one link would be a bug of the worker; the first stays.
+        let first = self.vfs.set(vfs).is_ok();
+        debug_assert!(first, "one file system over a link");
+    }
+
+    /// Waits for the end of the link.
+    pub fn lost(&self) -> impl Future<Output = LinkLost> + Send + use<> {
+        let mut lost = self.lost.subscribe();
+        async move {
+            match lost.wait_for(Option::is_some).await {
+                Ok(lost) => lost.clone().unwrap_or(LinkLost::Closed),
+                Err(_) => LinkLost::Closed,
+            }
+        }
+    }
+}
+
+impl EventSink for Events {
+    fn changed(&self, changed: far::Changed) {
+        let Some(vfs) = self.vfs.get() else { return };
+        if let Some(changed) = vfs.source().changed(changed) {
+            vfs.changed(changed);
+        }
+    }
+
+    fn leases_lost(&self) {
+        if let Some(vfs) = self.vfs.get() {
+            vfs.leases_lost();
+        }
+    }
+
+    fn link_lost(&self, lost: &LinkLost) {
+        self.lost.send_replace(Some(lost.clone()));
+        self.leases_lost();
+    }
+}

@@ -1,0 +1,191 @@
+//! The worker's FUSE mount: made, watched, taken away.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use vfs::Vfs;
+use wire::api::ErrorKind;
+use wire::api::mount::Access;
+use wire::worker::{MountConfig, WorkerError};
+
+use super::options::MountChoices;
+use super::{failure, in_full};
+use crate::fuse::device::Device;
+use crate::fuse::mountpoint::{
+    self, Audience, Contents, MountError, MountOptions, MountPoint, MountPointError, Mounts, PermissionChecks, Unmount,
+    UnmountError, unmount,
+};
+use crate::fuse::serve::{Counts, FuseKernel, Server, handshake};
+use crate::machine::{Machine, Owners};
+
+/// What the kernel reads ahead by itself, in KiB: the largest request it sends. Its default is an eighth of that, and
+/// each request costs the same.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// How to unmount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// Unless somebody uses it.
+    IfIdle,
+    /// Whoever uses it.
+    Now,
+}
+
+/// See the module's documentation.
+pub(super) struct FuseMount {
+    path: PathBuf,
+    server: Arc<Server>,
+    ended: watch::Receiver<bool>,
+    joiner: Option<std::thread::JoinHandle<()>>,
+}
+
+fn point_error(error: &MountPointError) -> WorkerError {
+    let kind = match error {
+        MountPointError::Missing(_) => ErrorKind::NotFound,
+        MountPointError::NotADirectory(_) => ErrorKind::Usage,
+        MountPointError::NotEmpty(_) | MountPointError::AlreadyMounted { .. } | MountPointError::Stale(_) => {
+            ErrorKind::Conflict
+        }
+        MountPointError::Examine { .. } | MountPointError::Table(_) => ErrorKind::Failure,
+    };
+    let mut refused = failure(kind, in_full(error));
+    if let MountPointError::NotEmpty(_) = error {
+        refused.hint = Some("choose an empty directory, or hide what is in it with -o nonempty".to_owned());
+    }
+    refused
+}
+
+fn mount_error(error: &MountError) -> WorkerError {
+    let mut failed = failure(ErrorKind::Failure, in_full(error));
+    failed.hint = match error {
+        MountError::Device { .. } => Some("load the fuse module: modprobe fuse".to_owned()),
+        MountError::Helper { source: mountpoint::HelperError::NotInstalled, .. } => {
+            Some("install it: apt-get install fuse3".to_owned())
+        }
+        _ => None,
+    };
+    failed
+}
+
+impl FuseMount {
+    /// Mounts and serves. Gives the connection's number too.
+    pub(super) async fn begin(
+        config: &MountConfig,
+        choices: &MountChoices,
+        vfs: Arc<Vfs<Machine>>,
+        kernel: Arc<FuseKernel>,
+        owners: Owners,
+    ) -> Result<(FuseMount, Option<u64>), WorkerError> {
+        let contents = if choices.nonempty { Contents::Any } else { Contents::Empty };
+        let point = MountPoint::check(config.dir.as_path(), contents).map_err(|error| point_error(&error))?;
+        let mut options = MountOptions::private(&config.source.to_bytes());
+        (options.uid, options.gid) = (config.owner.uid, config.owner.gid);
+        if choices.allow_other {
+            options.audience = Audience::Everyone;
+        }
+        if config.access == Access::ReadOnly {
+            options.access = mountpoint::Access::ReadOnly;
+        }
+        options.permissions = PermissionChecks::Kernel;
+        let device = mountpoint::mount(&point, &options).map_err(|error| mount_error(&error))?;
+        let path = point.path().to_path_buf();
+        let served = FuseMount::serve(Arc::new(device), path.clone(), vfs, kernel, owners).await;
+        if served.is_err()
+            && let Err(error) = unmount(&path, Unmount::Detach)
+        {
+            tracing::error!(%error, "a mount that is not served stays behind");
+        }
+        served
+    }
+
+    async fn serve(
+        device: Arc<Device>,
+        path: PathBuf,
+        vfs: Arc<Vfs<Machine>>,
+        kernel: Arc<FuseKernel>,
+        owners: Owners,
+    ) -> Result<(FuseMount, Option<u64>), WorkerError> {
+        let refused = |error: crate::fuse::serve::ServeError| {
+            failure(ErrorKind::Failure, format!("could not serve `{}`: {}", path.display(), in_full(&error)))
+        };
+        let negotiated = handshake(&device, owners).map_err(refused)?;
+        tracing::info!(?negotiated, "the kernel agreed");
+        let runtime = tokio::runtime::Handle::current();
+        let server = Server::start(&device, negotiated, vfs, kernel, runtime).map_err(refused)?;
+        let server = Arc::new(server);
+        let (ended, watched) = watch::channel(false);
+        let joined = server.clone();
+        let joiner = std::thread::Builder::new()
+            .name("fuse-end".to_owned())
+            .spawn(move || {
+                joined.wait();
+                ended.send_replace(true);
+            })
+            .map_err(|error| failure(ErrorKind::Failure, format!("could not start a thread: {error}")))?;
+        let number = read_ahead(path.clone()).await;
+        Ok((FuseMount { path, server, ended: watched, joiner: Some(joiner) }, number))
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        self.server.counts()
+    }
+
+    /// Waits until the mount is gone.
+    pub(super) async fn ended(&mut self) {
+        // The sender goes only after it has sent.
+        let _gone = self.ended.wait_for(|ended| *ended).await.is_ok();
+    }
+
+    /// Takes the mount away. Without force it stays when it is in use.
+    pub(super) async fn unmount(&self, how: How) -> Result<(), WorkerError> {
+        let path = self.path.clone();
+        let unmounted = tokio::task::spawn_blocking(move || take_away(&path, how)).await;
+        match unmounted {
+            Ok(Ok(()) | Err(UnmountError::NotMounted(_))) => Ok(()),
+            Ok(Err(UnmountError::Busy(path))) => {
+                let mut busy = failure(ErrorKind::Conflict, format!("`{}` is in use", path.display()));
+                busy.hint = Some(format!("find out by what: fuser -vm '{}', or use --force", path.display()));
+                Err(busy)
+            }
+            Ok(Err(error)) => Err(failure(ErrorKind::Failure, in_full(&error))),
+            Err(error) => Err(failure(ErrorKind::Failure, format!("could not unmount: {error}"))),
+        }
+    }
+
+    /// Waits for the serving threads, if the mount is really gone; a detached one that is still in use ends with this
+    /// process.
+    pub(super) async fn finish(mut self) {
+        let gone = *self.ended.borrow();
+        let Some(joiner) = self.joiner.take().filter(|_| gone) else { return };
+        if tokio::task::spawn_blocking(move || joiner.join()).await.is_err() {
+            tracing::error!("a serving thread panicked");
+        }
+    }
+}
+
+fn take_away(path: &std::path::Path, how: How) -> Result<(), UnmountError> {
+    let idle = unmount(path, Unmount::IfIdle);
+    match (how, idle) {
+        (How::Now, Err(UnmountError::Busy(_))) => unmount(path, Unmount::Detach),
+        (_, outcome) => outcome,
+    }
+}
+
+/// Finds the number of the connection, and lets the kernel read ahead as far as one request goes where this process
+/// may say so.
+async fn read_ahead(path: PathBuf) -> Option<u64> {
+    let found = tokio::task::spawn_blocking(move || {
+        let mounts = Mounts::read().ok()?;
+        let number = u64::from(mounts.at(&path)?.connection()?.0);
+        let device = std::fs::metadata(&path).ok()?.dev();
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+            tracing::debug!(%setting, %error, "the kernel's own read-ahead stays as it is");
+        }
+        Some(number)
+    });
+    found.await.ok().flatten()
+}
