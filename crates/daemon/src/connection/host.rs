@@ -1,0 +1,69 @@
+//! This computer: nothing to open, an agent is a child process away.
+
+use std::sync::Arc;
+
+use remote::client::{ConnectOptions, NoEvents};
+use remote::transport::host::HostOptions;
+use remote::{Connection, connect_host};
+use wire::api::ErrorObject;
+use wire::worker::Dial;
+
+use super::ssh::from_open;
+use super::{ConnectRequest, Connector, Later, Link};
+
+/// Reaches this computer.
+#[derive(Debug, Clone)]
+pub struct HostConnector {
+    agent: HostOptions,
+}
+
+impl HostConnector {
+    /// With this agent.
+    pub fn new(agent: HostOptions) -> HostConnector {
+        HostConnector { agent }
+    }
+}
+
+impl Connector for HostConnector {
+    fn connect(&self, _: ConnectRequest) -> Later<'static, Result<Arc<dyn Link>, ErrorObject>> {
+        let link: Arc<dyn Link> = Arc::new(HostLink { agent: self.agent.clone() });
+        Box::pin(std::future::ready(Ok(link)))
+    }
+}
+
+struct HostLink {
+    agent: HostOptions,
+}
+
+impl Link for HostLink {
+    fn dial(&self) -> Dial {
+        Dial::Host
+    }
+
+    fn open(&self) -> Later<'_, Result<Connection, ErrorObject>> {
+        Box::pin(async {
+            let connected = connect_host(&self.agent, ConnectOptions::default(), Arc::new(NoEvents)).await;
+            connected.map_err(|error| from_open("host", &error))
+        })
+    }
+
+    fn shared(&self) -> Later<'_, Result<Connection, ErrorObject>> {
+        self.open()
+    }
+
+    fn agent_version(&self) -> Option<String> {
+        Some(wire::RELEASE.to_owned())
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn lost(&self) -> Later<'_, String> {
+        Box::pin(std::future::pending())
+    }
+
+    fn close(&self) -> Later<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

@@ -1,0 +1,298 @@
+//! Desired state on disk.
+//!
+//! One SQLite file, owned by a thread of its own: nobody who uses it waits on the disk but for an answer. The schema's
+//! version is SQLite's `user_version`; [`MIGRATIONS`] holds what leads from each version to the next. A file of a newer
+//! version is refused, not touched.
+//!
+//! | table | holds |
+//! |---|---|
+//! | `counter(noun, last)` | the last number given to a noun, so that no id is used twice |
+//! | `mount(id, record)` | one row for each mount, as JSON of [`MountRow`] |
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use supervisor::Identity;
+use tokio::sync::{mpsc, oneshot};
+use wire::api::id::MountId;
+use wire::api::machine::Source;
+use wire::bytestring::ByteString;
+
+/// What leads from version N to version N + 1. Only ever appended to.
+const MIGRATIONS: &[&str] = &["CREATE TABLE counter (noun TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;
+     CREATE TABLE mount (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;"];
+
+/// Requests that may wait for the disk. Whoever asks beyond it waits too.
+const QUEUE_MAX: usize = 64;
+
+/// SQLite's page cache, in KiB: the whole file is smaller.
+const CACHE_KIB: i64 = 256;
+
+/// One mount, with what is needed to take it away in a later life of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRow {
+    /// Its id.
+    pub id: MountId,
+    /// What it shows.
+    pub source: Source,
+    /// Where.
+    pub dir: ByteString,
+    /// Directories that were made for it, the innermost first; removed with it when they are empty.
+    pub made: Vec<ByteString>,
+    /// Its worker, once there is one.
+    pub worker: Option<Identity>,
+}
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// SQLite says no.
+    #[error("could not use the database `{}`", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// It was written by a later version.
+    #[error("the database `{}` has version {found}, and this stead knows {known}", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest known version.
+        known: i64,
+    },
+    /// A row does not hold what it should.
+    #[error("the database `{}` holds a damaged row", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Its thread is gone.
+    #[error("the database is closed")]
+    Closed,
+}
+
+type Job = Box<dyn FnOnce(&mut File) + Send>;
+
+/// A handle to the database.
+#[derive(Debug, Clone)]
+pub struct Database {
+    jobs: mpsc::Sender<Job>,
+}
+
+struct File {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl Database {
+    /// Opens or creates the file and migrates it. Blocks; done once, at the start.
+    pub fn open(path: &Path) -> Result<Database, DatabaseError> {
+        let mut file = File::open(path)?;
+        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE_MAX);
+        let work = move || {
+            while let Some(job) = queue.blocking_recv() {
+                job(&mut file);
+            }
+        };
+        // Ends when the last handle is dropped.
+        std::thread::Builder::new()
+            .name("database".to_owned())
+            .spawn(work)
+            .map_err(|_| DatabaseError::Closed)?;
+        Ok(Database { jobs })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut File) -> Result<T, DatabaseError> + Send + 'static,
+    ) -> Result<T, DatabaseError> {
+        let (answer, answered) = oneshot::channel();
+        // Nobody waits any more when the answer cannot be sent.
+        let job = Box::new(move |file: &mut File| drop(answer.send(job(file))));
+        self.jobs.send(job).await.map_err(|_| DatabaseError::Closed)?;
+        answered.await.map_err(|_| DatabaseError::Closed)?
+    }
+
+    /// All mounts that were put and not removed, in the order of their ids.
+    pub async fn mounts(&self) -> Result<Vec<MountRow>, DatabaseError> {
+        self.run(|file| file.mounts()).await
+    }
+
+    /// The last number that was given to a mount.
+    pub async fn last_mount(&self) -> Result<u64, DatabaseError> {
+        self.run(|file| file.last("mount")).await
+    }
+
+    /// Writes a mount, and that its number is taken.
+    pub async fn put_mount(&self, row: MountRow) -> Result<(), DatabaseError> {
+        self.run(move |file| file.put_mount(&row)).await
+    }
+
+    /// Forgets a mount. One that is not there is no error.
+    pub async fn remove_mount(&self, id: MountId) -> Result<(), DatabaseError> {
+        self.run(move |file| file.remove_mount(id)).await
+    }
+}
+
+impl File {
+    fn open(path: &Path) -> Result<File, DatabaseError> {
+        let failed = |source| DatabaseError::Sqlite { path: path.to_owned(), source };
+        let mut connection = Connection::open(path).map_err(failed)?;
+        // What was committed survives the death of the daemon; after a power cut there are no mounts to know about.
+        let setup = || -> rusqlite::Result<()> {
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            connection.pragma_update(None, "cache_size", -CACHE_KIB)
+        };
+        setup().map_err(failed)?;
+        migrate(path, &mut connection)?;
+        Ok(File { path: path.to_owned(), connection })
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> DatabaseError {
+        DatabaseError::Sqlite { path: self.path.clone(), source }
+    }
+
+    fn mounts(&self) -> Result<Vec<MountRow>, DatabaseError> {
+        let read = || -> rusqlite::Result<Vec<String>> {
+            let mut statement = self.connection.prepare("SELECT record FROM mount ORDER BY id")?;
+            let rows = statement.query_map([], |row| row.get(0))?;
+            rows.collect()
+        };
+        let records = read().map_err(|error| self.failed(error))?;
+        let parse = |record: &String| serde_json::from_str(record);
+        let rows: Result<Vec<MountRow>, _> = records.iter().map(parse).collect();
+        rows.map_err(|source| DatabaseError::Row { path: self.path.clone(), source })
+    }
+
+    fn last(&self, noun: &str) -> Result<u64, DatabaseError> {
+        let last: Option<i64> = self
+            .connection
+            .query_row("SELECT last FROM counter WHERE noun = ?1", [noun], |row| row.get(0))
+            .optional()
+            .map_err(|error| self.failed(error))?;
+        Ok(last.unwrap_or(0).cast_unsigned())
+    }
+
+    fn put_mount(&mut self, row: &MountRow) -> Result<(), DatabaseError> {
+        let record = serde_json::to_string(row)
+            .map_err(|source| DatabaseError::Row { path: self.path.clone(), source })?;
+        let id = row.id.number().cast_signed();
+        let write = |connection: &mut Connection| -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            transaction
+                .execute("INSERT OR REPLACE INTO mount (id, record) VALUES (?1, ?2)", params![id, record])?;
+            transaction.execute(
+                "INSERT INTO counter (noun, last) VALUES ('mount', ?1)
+                 ON CONFLICT (noun) DO UPDATE SET last = max(last, excluded.last)",
+                [id],
+            )?;
+            transaction.commit()
+        };
+        write(&mut self.connection).map_err(|error| self.failed(error))
+    }
+
+    fn remove_mount(&mut self, id: MountId) -> Result<(), DatabaseError> {
+        let removed = self.connection.execute("DELETE FROM mount WHERE id = ?1", [id.number().cast_signed()]);
+        removed.map(|_| ()).map_err(|error| self.failed(error))
+    }
+}
+
+fn migrate(path: &Path, connection: &mut Connection) -> Result<(), DatabaseError> {
+    let failed = |source| DatabaseError::Sqlite { path: path.to_owned(), source };
+    let known = MIGRATIONS.len() as i64;
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    if found > known || found < 0 {
+        return Err(DatabaseError::Newer { path: path.to_owned(), found, known });
+    }
+    for (version, migration) in (1..).zip(MIGRATIONS).skip(found as usize) {
+        let step = |connection: &mut Connection| -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(migration)?;
+            transaction.pragma_update(None, "user_version", version)?;
+            transaction.commit()
+        };
+        step(connection).map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(number: u64) -> MountRow {
+        MountRow {
+            id: MountId::new(number),
+            source: Source::parse_absolute(b"ssh://box/\xff").unwrap(),
+            dir: ByteString::from(&b"/m\xfe"[..]),
+            made: vec!["/m".into()],
+            worker: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_put_is_there_in_the_next_life() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("db");
+        let database = Database::open(&path).unwrap();
+        database.put_mount(row(2)).await.unwrap();
+        database.put_mount(row(5)).await.unwrap();
+        let with_worker = MountRow { worker: Some(Identity::own().unwrap()), ..row(2) };
+        database.put_mount(with_worker.clone()).await.unwrap();
+        drop(database);
+        let database = Database::open(&path).unwrap();
+        assert_eq!(database.mounts().await.unwrap(), [with_worker, row(5)]);
+    }
+
+    #[tokio::test]
+    async fn a_number_is_not_used_twice_even_after_its_mount_is_gone() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("db");
+        let database = Database::open(&path).unwrap();
+        assert_eq!(database.last_mount().await.unwrap(), 0);
+        database.put_mount(row(7)).await.unwrap();
+        database.put_mount(row(3)).await.unwrap();
+        database.remove_mount(MountId::new(7)).await.unwrap();
+        database.remove_mount(MountId::new(7)).await.unwrap();
+        drop(database);
+        assert_eq!(Database::open(&path).unwrap().last_mount().await.unwrap(), 7);
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_is_refused_and_not_touched() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("db");
+        let connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "user_version", 1000).unwrap();
+        drop(connection);
+        assert!(matches!(Database::open(&path), Err(DatabaseError::Newer { found: 1000, .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("db");
+        std::fs::write(&path, "x".repeat(4096)).unwrap();
+        assert!(matches!(Database::open(&path), Err(DatabaseError::Sqlite { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_row_is_told() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("db");
+        let database = Database::open(&path).unwrap();
+        let connection = Connection::open(&path).unwrap();
+        connection.execute("INSERT INTO mount (id, record) VALUES (1, '{}')", []).unwrap();
+        assert!(matches!(database.mounts().await, Err(DatabaseError::Row { .. })));
+    }
+}

@@ -1,0 +1,393 @@
+//! The owner of state: mounts, connections, and who asks for them.
+//!
+//! - [`owner`]: the one task that owns the state, and the one enum of what can wake it.
+//! - [`mount`]: the task of a mount: its worker, from `start` to the last cleaning up.
+//! - [`connection`]: the task of a connection, and the traits by which machines are reached.
+//! - [`session`], [`rpc`]: clients and what they ask for, a file for each noun.
+//! - [`database`], [`log`]: what is kept on disk.
+//!
+//! What this crate must not know: how a kernel is served and what a file system request is. It is never in the data
+//! path of a mount.
+//!
+//! Invariants:
+//!
+//! - There is one daemon for each state directory: it holds the lock as long as it lives.
+//! - Nobody but this user (and root) is served.
+//! - The owner's task never waits for anything but its next event.
+//! - A mount that did not come to serve leaves no process, mount, directory, row or descriptor behind.
+//! - No secret reaches a log, a row or an error.
+
+pub mod connection;
+pub mod database;
+pub mod failure;
+pub mod log;
+pub mod mount;
+pub mod owner;
+pub mod prompt;
+pub mod rpc;
+pub mod session;
+pub mod shutdown;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use remote::transport::host::HostOptions;
+use remote::transport::ssh::UserConfig;
+use supervisor::lock::{Lock, LockError};
+use supervisor::socket::{is_own, listen, peer, private_directory};
+use supervisor::stop::{Grace, stop};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+use wire::api::daemon::Announcement;
+use wire::api::mount::Force;
+use wire::api::{ErrorKind, ErrorObject};
+use wire::paths::Paths;
+
+use connection::{HostConnector, SshConnector, SshSettings};
+use database::{Database, MountRow};
+use failure::{chain, failure};
+use log::{Echo, RotatingFile};
+use mount::worker::Launch;
+use mount::{Leftover, MountContext, clean_up};
+use owner::{Connectors, Owner, OwnerHandle, Surroundings};
+use rpc::Daemon;
+
+/// Clients served at once. The next one waits until one goes.
+pub const CLIENTS_MAX: usize = 256;
+
+/// How long the accepting of clients pauses when the system has no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a worker of a previous life may take to flush and unmount.
+const OLD_WORKER: Grace =
+    Grace { ask: Duration::ZERO, terminate: Duration::from_secs(10), kill: Duration::from_secs(5) };
+
+/// The environment variable that names another ssh configuration than the user's.
+pub const SSH_CONFIG_VARIABLE: &str = "STEAD_SSH_CONFIG";
+
+/// The environment variable that names the agent to be placed on machines.
+pub const AGENT_VARIABLE: &str = "STEAD_AGENT";
+
+/// How a daemon runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Where it was started: it logs to standard error too, and an interrupt ends it.
+    Foreground,
+    /// By itself: in a session of its own, with one [`Announcement`] on standard output. After that it holds none
+    /// of its starter's streams, but for a standard error that is a file.
+    Background,
+}
+
+/// What a daemon needs to know to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where its state and its sockets are.
+    pub paths: Paths,
+    /// How it runs.
+    pub mode: Mode,
+    /// Which program a mount's worker is.
+    pub worker: Launch,
+    /// Which program this computer's agent is.
+    pub agent: HostOptions,
+}
+
+impl Options {
+    /// The daemon that this program and its environment say.
+    pub fn from_environment(mode: Mode) -> Result<Options, wire::paths::PathsError> {
+        let uid = rustix::process::geteuid().as_raw();
+        let paths = Paths::new(uid, |name| std::env::var_os(name))?;
+        Ok(Options { paths, mode, worker: Launch::default(), agent: HostOptions::default() })
+    }
+}
+
+/// Runs a daemon until it is told to stop. Returns why it could not run; in the background that has been announced
+/// too. To be called before this process has opened anything or started a thread.
+pub fn run(options: Options) -> Result<(), ErrorObject> {
+    let background = options.mode == Mode::Background;
+    if background {
+        // SAFETY: the caller promises that this process has not opened anything yet.
+        if let Err(error) = unsafe { supervisor::spawn::close_inherited() } {
+            eprintln!("inherited descriptors stay open: {error}");
+        }
+        // Fails when it is a session's leader already, which is as good.
+        let _ = rustix::process::setsid();
+    }
+    let outcome = Life::begin(options).and_then(Life::live);
+    if let (true, Err(error)) = (background, &outcome) {
+        announce(&Announcement::Failed(error.clone()));
+    }
+    outcome
+}
+
+/// Says the one line; whoever started the daemon may have gone meanwhile.
+fn announce(announcement: &Announcement) {
+    match announcement.to_line() {
+        Ok(line) => drop(std::io::stdout().write_all(&line)),
+        Err(error) => tracing::error!(%error, "the announcement could not be written"),
+    }
+}
+
+/// Points the standard streams to `/dev/null`: nothing of the starter's is held any longer. A standard error that is a
+/// file stays, since a panic is told there.
+fn leave_starter() -> std::io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    let stderr = rustix::fs::fstat(rustix::stdio::stderr())?;
+    if rustix::fs::FileType::from_raw_mode(stderr.st_mode) != rustix::fs::FileType::RegularFile {
+        rustix::stdio::dup2_stderr(&null)?;
+    }
+    std::env::set_current_dir("/")
+}
+
+/// A daemon that has the lock.
+struct Life {
+    options: Options,
+    _lock: Lock,
+}
+
+impl Life {
+    fn begin(options: Options) -> Result<Life, ErrorObject> {
+        let paths = &options.paths;
+        for dir in [paths.state_dir(), paths.runtime_dir()] {
+            private_directory(dir).map_err(|error| failure(&error))?;
+        }
+        let lock = Lock::acquire(&paths.lock()).map_err(|error| match &error {
+            LockError::Held { pid, .. } => {
+                let pid = pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
+                ErrorObject::new(ErrorKind::Conflict, format!("a daemon runs already{pid}"))
+                    .with_hint("stead daemon status")
+            }
+            LockError::File { .. } => failure(&error),
+        })?;
+        let file = RotatingFile::open(&paths.log()).map_err(|error| failure(&error))?;
+        let echo = if options.mode == Mode::Foreground { Echo::Stderr } else { Echo::None };
+        log::start(file, echo);
+        Ok(Life { options, _lock: lock })
+    }
+
+    fn live(self) -> Result<(), ErrorObject> {
+        // Hardly anything is computed here: one thread serves all clients, and blocking work has threads of its own,
+        // which end when they are idle.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(16)
+            .thread_keep_alive(Duration::from_secs(2))
+            .build()
+            .map_err(|error| failure(&error))?;
+        let outcome = runtime.block_on(self.serve());
+        // What still blocks (a dead file system, say) must not keep the process.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        outcome
+    }
+
+    async fn serve(self) -> Result<(), ErrorObject> {
+        let paths = self.options.paths.clone();
+        tracing::info!(
+            pid = std::process::id(),
+            version = wire::RELEASE,
+            state = %paths.state_dir().display(),
+            "the daemon starts"
+        );
+        let database = Database::open(&paths.database()).map_err(|error| failure(&error))?;
+        clear_previous_life(&paths, &database).await?;
+        let last_mount = database.last_mount().await.map_err(|error| failure(&error))?;
+
+        let (owner, events) = OwnerHandle::new();
+        let mounts = MountContext { database, launch: self.options.worker.clone(), paths: paths.clone() };
+        let surroundings = Surroundings { connectors: self.connectors(), mounts };
+        let owning = tokio::spawn(Owner::new(owner.clone(), surroundings, last_mount).run(events));
+
+        let listener = listen(&paths.socket()).map_err(|error| failure(&error))?;
+        let listener = UnixListener::from_std(listener).map_err(|error| failure(&error))?;
+        let (end, mut ended) = mpsc::channel(1);
+        let daemon = Daemon {
+            owner: owner.clone(),
+            paths: paths.clone(),
+            since: SystemTime::now(),
+            processes: Arc::default(),
+            end,
+        };
+        let mut signals = Signals::new().map_err(|error| failure(&error))?;
+        if self.options.mode == Mode::Background {
+            announce(&Announcement::Ready { pid: std::process::id() });
+            leave_starter().map_err(|error| failure(&error))?;
+        }
+        let accepting = accept(listener, daemon);
+        tokio::select! {
+            () = accepting => {}
+            _ = ended.recv() => {}
+            name = signals.next(self.options.mode) => {
+                tracing::info!(signal = name, "the daemon is told to end");
+                end_by_signal(&owner).await;
+            }
+        }
+        // Whoever connects now finds nobody, and starts the next daemon once this one has released the lock.
+        if let Err(error) = std::fs::remove_file(paths.socket()) {
+            tracing::warn!(%error, "the socket was not removed");
+        }
+        if let Err(error) = owning.await {
+            tracing::error!(%error, "the owner did not end");
+        }
+        tracing::info!("the daemon ends");
+        Ok(())
+    }
+
+    fn connectors(&self) -> Connectors {
+        let paths = &self.options.paths;
+        let own_program =
+            std::env::current_exe().unwrap_or_else(|_| PathBuf::from(supervisor::spawn::OWN_PROGRAM));
+        let config = match std::env::var_os(SSH_CONFIG_VARIABLE).filter(|path| !path.is_empty()) {
+            Some(path) => UserConfig::File(path.into()),
+            None => UserConfig::Standard,
+        };
+        let ssh = SshSettings {
+            program: "ssh".into(),
+            config,
+            runtime_dir: paths.runtime_dir().to_owned(),
+            socket: paths.socket(),
+            own_program,
+            agent: std::env::var_os(AGENT_VARIABLE)
+                .filter(|path: &OsString| !path.is_empty())
+                .map(PathBuf::from),
+        };
+        Connectors {
+            host: Arc::new(HostConnector::new(self.options.agent.clone())),
+            ssh: Arc::new(SshConnector::new(ssh)),
+        }
+    }
+}
+
+/// First as asked, then by force: a process that got a signal has to end.
+async fn end_by_signal(owner: &OwnerHandle) {
+    for force in [Force::Never, Force::Always] {
+        match shutdown::stop_mounts(owner, force).await {
+            Ok(kept_aside) => {
+                for path in kept_aside {
+                    tracing::warn!(%path, "unsaved changes were kept");
+                }
+                break;
+            }
+            Err(errors) => {
+                for error in errors {
+                    tracing::warn!(%error, "a mount could not be taken away");
+                }
+            }
+        }
+    }
+    shutdown::close_connections(owner).await;
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal that ends the daemon. One in the background outlives its terminal.
+    async fn next(&mut self, mode: Mode) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hang_up.recv() => match mode {
+                    Mode::Foreground => return "SIGHUP",
+                    Mode::Background => {}
+                },
+            }
+        }
+    }
+}
+
+async fn accept(listener: UnixListener, daemon: Daemon) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a client could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let daemon = daemon.clone();
+        tokio::spawn(async move {
+            serve_client(daemon, stream).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve_client(daemon: Daemon, stream: UnixStream) {
+    match peer(&stream) {
+        Ok(peer) if is_own(&peer) => session::run(daemon, stream, peer).await,
+        Ok(peer) => tracing::warn!(uid = peer.uid, pid = peer.pid, "another user's client was turned away"),
+        Err(error) => tracing::warn!(%error, "a client that does not say who it is was turned away"),
+    }
+}
+
+/// Takes away what a previous life of this daemon left: workers, mounts, directories, rows, ssh processes.
+async fn clear_previous_life(paths: &Paths, database: &Database) -> Result<(), ErrorObject> {
+    let rows = database.mounts().await.map_err(|error| failure(&error))?;
+    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    let ending: Vec<_> = rows
+        .into_iter()
+        .map(|row| tokio::spawn(clear_mount(row.clone(), paths.mount_state_dir(row.id))))
+        .collect();
+    for ended in ending {
+        ended.await.map_err(|error| failure(&error))?;
+    }
+    for id in ids {
+        database.remove_mount(id).await.map_err(|error| failure(&error))?;
+    }
+    let mounts_dir = paths.mounts_dir().to_owned();
+    let detaching = tokio::task::spawn_blocking(move || mount::detach_stale(&mounts_dir));
+    detaching.await.map_err(|error| failure(&error))?;
+    let runtime_dir = paths.runtime_dir().to_owned();
+    let masters = tokio::task::spawn_blocking(move || connection::end_masters(&runtime_dir));
+    if let Ok(Err(error)) = masters.await {
+        tracing::warn!(%error, "could not look for ssh processes of a previous life");
+    }
+    Ok(())
+}
+
+async fn clear_mount(row: MountRow, state_dir: PathBuf) {
+    tracing::warn!(mount = %row.id, source = %row.source, dir = %row.dir, "a previous life of the daemon left a mount");
+    if let Some(identity) = row.worker {
+        match supervisor::Process::adopt(identity) {
+            Ok(mut process) => {
+                let no_request = std::future::ready(Err::<(), ()>(()));
+                if let Err(error) = stop(&mut process, &OLD_WORKER, no_request).await {
+                    tracing::error!(mount = %row.id, error = chain(&error), "its worker does not end");
+                }
+            }
+            Err(supervisor::process::AdoptError::Gone { .. }) => {}
+            Err(error) => {
+                tracing::error!(mount = %row.id, error = chain(&error), "its worker cannot be watched")
+            }
+        }
+    }
+    let made: Vec<PathBuf> = row.made.into_iter().map(PathBuf::from).collect();
+    let clearing = tokio::task::spawn_blocking(move || {
+        clean_up(row.dir.as_path(), &made, &state_dir, Leftover::KeepUnknown);
+    });
+    if let Err(error) = clearing.await {
+        tracing::error!(%error, "clearing a mount did not end");
+    }
+}

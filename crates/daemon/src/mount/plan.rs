@@ -1,0 +1,318 @@
+//! Whether and where a mount can be: what is checked before anything is started.
+//!
+//! Refused are a mount point that is missing with its parent, not a directory, not empty, or mounted already; a mount
+//! inside its own source, since the agent would wait for the mount and the mount for the agent; and a mount inside
+//! another mount of the same tree, which contains itself.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use ::mount::fuse::mountpoint::{Contents, MountPoint, MountPointError};
+use wire::api::id::MountId;
+use wire::api::machine::{Caller, Machine, Reconnect, Source, absolute};
+use wire::api::mount::{Access, Backend, BackendName, Create, OPTION_BYTES_MAX, OPTIONS_MAX, SyncMode};
+use wire::api::status;
+use wire::api::{ErrorKind, ErrorObject};
+use wire::bytestring::ByteString;
+
+use crate::failure::{chain, from_io, kind_of};
+
+/// How many names are tried for a mount that was given none.
+const NAMES_MAX: u32 = 1000;
+
+/// The longest name that is made from a source's; the rest of a file name's 255 bytes is for a number.
+const NAME_BYTES_MAX: usize = 240;
+
+/// How many mounts may lie one in the other when it is looked for what a path shows.
+const DEPTH_MAX: usize = 16;
+
+/// What is mounted where, as far as other mounts care.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The mount point: absolute, without links.
+    pub dir: PathBuf,
+    /// Whose files.
+    pub machine: Machine,
+    /// Which of them; on this computer absolute and without links.
+    pub path: PathBuf,
+}
+
+/// A mount that may be made.
+#[derive(Debug)]
+pub struct Plan {
+    /// What to show, with a path of this computer made absolute.
+    pub source: Source,
+    /// Where.
+    pub place: Place,
+    /// How to serve it.
+    pub backend: Backend,
+    /// Whether it may be written to.
+    pub access: Access,
+    /// What `close` waits for.
+    pub sync: SyncMode,
+    /// Whether a lost link is opened again.
+    pub reconnect: Reconnect,
+    /// Options of the backend.
+    pub options: BTreeMap<String, String>,
+    /// For whom.
+    pub caller: Caller,
+    /// Directories that were made for it, the innermost first.
+    pub made: Vec<PathBuf>,
+}
+
+impl Plan {
+    /// What is shown of it before it serves.
+    pub fn status(&self, id: MountId) -> status::Mount {
+        status::Mount {
+            id,
+            source: self.source.clone(),
+            dir: ByteString::from(self.place.dir.as_path()),
+            backend: BackendName::Fuse,
+            status: status::MountStatus::Active,
+            worker: None,
+            journal: status::Journal::default(),
+            counters: status::Counters::default(),
+            access: self.access,
+            sync: self.sync,
+            degraded: None,
+            port: None,
+        }
+    }
+
+    /// Removes the directories that were made for it. Blocks.
+    pub fn undo(&self) {
+        remove_made(&self.made);
+    }
+
+    /// The same, from where nothing may block.
+    pub fn undo_in_background(self) {
+        tokio::task::spawn_blocking(move || self.undo());
+    }
+}
+
+/// Removes directories that are empty, the innermost first. One that somebody has put something into stays.
+pub fn remove_made(made: &[PathBuf]) {
+    for dir in made {
+        match std::fs::remove_dir(dir) {
+            Ok(()) => {}
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), %error, "could not remove a directory that was made")
+            }
+        }
+    }
+}
+
+/// Checks a request against this computer and makes its mount point. Blocks on the file system.
+pub fn prepare(request: Create, mounts_dir: &Path) -> Result<Plan, ErrorObject> {
+    check_options(&request)?;
+    let (source, machine, path) = resolve_source(&request.source, &request.caller)?;
+    let (dir, made) = match &request.dir {
+        Some(dir) => named_dir(dir, &request.caller)?,
+        None => chosen_dir(&source, mounts_dir)?,
+    };
+    let plan = Plan {
+        source,
+        place: Place { dir, machine, path },
+        backend: request.backend,
+        access: request.access,
+        sync: request.sync,
+        reconnect: request.reconnect,
+        options: request.options,
+        caller: request.caller,
+        made,
+    };
+    match check_against(&plan.place, std::iter::empty()) {
+        Ok(()) => Ok(plan),
+        Err(error) => {
+            plan.undo();
+            Err(error)
+        }
+    }
+}
+
+fn usage(message: impl Into<String>) -> ErrorObject {
+    ErrorObject::new(ErrorKind::Usage, message)
+}
+
+fn conflict(message: impl Into<String>) -> ErrorObject {
+    ErrorObject::new(ErrorKind::Conflict, message)
+}
+
+fn check_options(request: &Create) -> Result<(), ErrorObject> {
+    match request.backend {
+        Backend::Auto | Backend::Fuse | Backend::Nfs => {}
+        Backend::CloudFiles => return Err(usage("the cloud-files backend exists on Windows only")),
+        Backend::FileProvider => return Err(usage("the file-provider backend exists on macOS only")),
+    }
+    if request.options.len() > OPTIONS_MAX {
+        return Err(usage(format!("more than {OPTIONS_MAX} options")));
+    }
+    let too_long = |(key, value): (&String, &String)| key.len().max(value.len()) > OPTION_BYTES_MAX;
+    match request.options.iter().any(too_long) {
+        true => Err(usage(format!("an option is longer than {OPTION_BYTES_MAX} bytes"))),
+        false => Ok(()),
+    }
+}
+
+fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Machine, PathBuf), ErrorObject> {
+    let (machine, path) = match source {
+        Source::Thread { name } => {
+            return Err(usage(format!("`thread:{name}`: this daemon serves no threads")));
+        }
+        Source::Files { machine, path } => (machine, path),
+    };
+    if *machine != Machine::Host {
+        return Ok((source.clone(), machine.clone(), path.as_path().to_owned()));
+    }
+    let home = caller.environment.get("HOME").map(ByteString::as_path).filter(|home| home.is_absolute());
+    let wanted = home.unwrap_or(Path::new("/")).join(path.as_path());
+    let found = std::fs::canonicalize(&wanted)
+        .and_then(|found| Ok((std::fs::metadata(&found)?.is_dir(), found)))
+        .map_err(|error| from_io(&format!("could not mount `{source}`"), &error))?;
+    let (true, found) = found else {
+        return Err(usage(format!("could not mount `{source}`: it is not a directory")));
+    };
+    let resolved = Source::files(Machine::Host, found.as_path())
+        .map_err(|error| usage(format!("could not mount `{source}`: {error}")))?;
+    Ok((resolved, Machine::Host, found))
+}
+
+/// The directory that was asked for, made if only it itself is missing.
+fn named_dir(dir: &ByteString, caller: &Caller) -> Result<(PathBuf, Vec<PathBuf>), ErrorObject> {
+    if dir.is_empty() || dir.as_bytes().contains(&0) {
+        return Err(usage(format!("`{dir}` is not a directory's name")));
+    }
+    if !caller.cwd.as_bytes().starts_with(b"/") {
+        return Err(usage("the caller's directory is not an absolute path"));
+    }
+    let wanted = ByteString::from(absolute(dir.as_bytes(), caller.cwd.as_bytes()));
+    let wanted = wanted.as_path();
+    let made = match std::fs::create_dir(wanted) {
+        Ok(()) => vec![wanted.to_owned()],
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Vec::new(),
+        // A directory of a read-only or foreign parent may still be there.
+        Err(error) if wanted.is_dir() => {
+            tracing::debug!(dir = %wanted.display(), %error, "the directory could not be made, and is there");
+            Vec::new()
+        }
+        Err(error) => return Err(from_io(&format!("could not make the mount point `{dir}`"), &error)),
+    };
+    match check_point(wanted) {
+        Ok(found) => Ok((found, made)),
+        Err(error) => {
+            remove_made(&made);
+            Err(error)
+        }
+    }
+}
+
+/// A directory named after the source, `NAME`, `NAME-2` and so on: the first that is not there or empty.
+fn chosen_dir(source: &Source, mounts_dir: &Path) -> Result<(PathBuf, Vec<PathBuf>), ErrorObject> {
+    std::fs::create_dir_all(mounts_dir)
+        .map_err(|error| from_io(&format!("could not make `{}`", mounts_dir.display()), &error))?;
+    let base = source.base_name();
+    let base = &base.as_bytes()[..base.as_bytes().len().min(NAME_BYTES_MAX)];
+    for number in 1..=NAMES_MAX {
+        let name = match number {
+            1 => base.to_vec(),
+            number => [base, format!("-{number}").as_bytes()].concat(),
+        };
+        let wanted = mounts_dir.join(std::ffi::OsStr::from_bytes(&name));
+        match std::fs::create_dir(&wanted) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(from_io(&format!("could not make `{}`", wanted.display()), &error)),
+        }
+        if let Ok(found) = check_point(&wanted) {
+            return Ok((found, vec![wanted, mounts_dir.to_owned()]));
+        }
+    }
+    let message = format!("there are {NAMES_MAX} directories for `{source}` in `{}`", mounts_dir.display());
+    Err(conflict(message).with_hint("name a directory: stead mount SOURCE DIR"))
+}
+
+fn check_point(dir: &Path) -> Result<PathBuf, ErrorObject> {
+    match MountPoint::check(dir, Contents::Empty) {
+        Ok(point) => Ok(point.path().to_owned()),
+        Err(error) => Err(point_error(&error)),
+    }
+}
+
+fn point_error(error: &MountPointError) -> ErrorObject {
+    let object = |kind| ErrorObject::new(kind, chain(error));
+    match error {
+        MountPointError::Missing(_) => object(ErrorKind::NotFound),
+        MountPointError::NotADirectory(_) => object(ErrorKind::Conflict),
+        MountPointError::NotEmpty(_) => {
+            object(ErrorKind::Conflict).with_hint("choose an empty directory, or one that does not exist yet")
+        }
+        MountPointError::AlreadyMounted { path, .. } => {
+            object(ErrorKind::Conflict).with_hint(format!("stead unmount {}", path.display()))
+        }
+        MountPointError::Stale(path) => {
+            object(ErrorKind::Conflict).with_hint(format!("fusermount3 -u {}", path.display()))
+        }
+        MountPointError::Examine { source, .. } => object(kind_of(source)),
+        MountPointError::Table(_) => object(ErrorKind::Failure),
+    }
+}
+
+/// Checks a place against itself and against the mounts that are there. Pure.
+pub fn check_against<'a>(
+    place: &Place,
+    others: impl Iterator<Item = (MountId, &'a Place)>,
+) -> Result<(), ErrorObject> {
+    let others: Vec<_> = others.collect();
+    if let Some((id, _)) = others.iter().find(|(_, other)| other.dir == place.dir) {
+        let message = format!("`{}` is already the directory of mount {id}", place.dir.display());
+        return Err(conflict(message).with_hint(format!("stead unmount {id}")));
+    }
+    let (machine, path) = what_is_shown(place, &others);
+    if machine == Machine::Host && place.dir.starts_with(&path) {
+        let message =
+            format!("`{}` lies inside `{}`, which it would show", place.dir.display(), path.display());
+        return Err(conflict(message).with_hint("choose a directory outside of the source"));
+    }
+    let same_tree = |other: &Place| {
+        let (other_machine, other_path) = what_is_shown(other, &others);
+        other_machine == machine && (other_path.starts_with(&path) || path.starts_with(&other_path))
+    };
+    let around = others.iter().find(|(_, other)| place.dir.starts_with(&other.dir) && same_tree(other));
+    match around {
+        Some((id, other)) => {
+            let (dir, other) = (place.dir.display(), other.dir.display());
+            let message = format!("`{dir}` lies inside mount {id} at `{other}`, which shows the same tree");
+            Err(conflict(message).with_hint("choose a directory outside of that mount"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What a place shows in the end: a path of this computer that lies in another mount is one of that mount's source.
+fn what_is_shown(place: &Place, others: &[(MountId, &Place)]) -> (Machine, PathBuf) {
+    let (mut machine, mut path) = (place.machine.clone(), place.path.clone());
+    for _ in 0..DEPTH_MAX {
+        if machine != Machine::Host {
+            break;
+        }
+        let inside = |other: &&Place| path.starts_with(&other.dir);
+        let deepest = others.iter().map(|(_, other)| *other).filter(inside);
+        let Some(other) = deepest.max_by_key(|other| other.dir.as_os_str().len()) else {
+            break;
+        };
+        let Ok(rest) = path.strip_prefix(&other.dir) else {
+            break;
+        };
+        // Joining an empty rest would add a slash.
+        let next = if rest.as_os_str().is_empty() { other.path.clone() } else { other.path.join(rest) };
+        (machine, path) = (other.machine.clone(), next);
+    }
+    (machine, path)
+}
+
+#[cfg(test)]
+mod tests;

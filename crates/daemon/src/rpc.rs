@@ -1,0 +1,106 @@
+//! What each method of the API does. One file for each noun, as in `wire::api`.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+use wire::api::Call;
+use wire::api::id::HandleId;
+use wire::paths::Paths;
+
+use crate::owner::OwnerHandle;
+use crate::session::{ClientContext, Done, done};
+
+pub mod daemon;
+pub mod file;
+pub mod machine;
+pub mod mount;
+pub mod process;
+pub mod prompt;
+pub mod status;
+
+use file::OpenNode;
+
+/// What handlers have of the daemon.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// The owner of the state.
+    pub owner: OwnerHandle,
+    /// Where its files are.
+    pub paths: Paths,
+    /// When it started.
+    pub since: SystemTime,
+    /// Numbers of processes that were given out.
+    pub processes: Arc<AtomicU64>,
+    /// Ends the daemon once the mounts are gone.
+    pub end: mpsc::Sender<()>,
+}
+
+/// What a call needs of its session.
+pub enum Need {
+    /// What a handle stands for.
+    Use(HandleId),
+    /// The same, for good.
+    Take(HandleId),
+}
+
+/// What `call` needs of its session, if anything.
+pub fn needs(call: &Call) -> Option<Need> {
+    match call {
+        Call::FileList(list) => Some(Need::Use(list.handle)),
+        Call::FileRead(read) => Some(Need::Use(read.handle)),
+        Call::FileWrite(write) => Some(Need::Use(write.handle)),
+        Call::FileSync(sync) => Some(Need::Use(sync.handle)),
+        Call::FileClose(close) => Some(Need::Take(close.handle)),
+        _ => None,
+    }
+}
+
+/// Carries out a call. `node` is what [`needs`] asked for.
+pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, node: Option<OpenNode>) -> Done {
+    use wire::api;
+    match call {
+        Call::DaemonHello(hello) => done::<api::daemon::Hello>(hello.answer()),
+        Call::DaemonStatus(_) => done::<api::daemon::Status>(daemon::status(&daemon).await),
+        Call::DaemonStop(stop) => daemon::stop(&daemon, stop).await,
+        Call::StatusGet(_) => done::<api::status::Get>(status::get(&daemon).await),
+        Call::MountCreate(create) => {
+            done::<api::mount::Create>(mount::create(&daemon, &context, create).await)
+        }
+        Call::MountRemove(remove) => done::<api::mount::Remove>(mount::remove(&daemon, remove).await),
+        Call::MountList(_) => done::<api::mount::List>(mount::list(&daemon).await),
+        Call::MachineConnect(connect) => {
+            done::<api::machine::Connect>(machine::connect(&daemon, &context, connect).await)
+        }
+        Call::MachineDisconnect(disconnect) => {
+            done::<api::machine::Disconnect>(machine::disconnect(&daemon, disconnect).await)
+        }
+        Call::MachineDoctor(doctor) => {
+            done::<api::machine::Doctor>(machine::doctor(&daemon, &context, doctor).await)
+        }
+        Call::ProcessRun(run) => process::run(&daemon, &context, run).await,
+        Call::FileStat(stat) => done::<api::file::Stat>(file::stat(&daemon, &context, stat).await),
+        Call::FileOpenDirectory(open) => file::open_directory(&daemon, &context, open).await,
+        Call::FileList(list) => file::list(list, node).await,
+        Call::FileOpen(open) => file::open(&daemon, &context, open).await,
+        Call::FileRead(read) => done::<api::file::Read>(file::read(read, node).await),
+        Call::FileWrite(write) => done::<api::file::Write>(file::write(write, node).await),
+        Call::FileSync(sync) => done::<api::file::Sync>(file::sync(sync, node).await),
+        Call::FileClose(close) => done::<api::file::Close>(file::close(close, node).await),
+        Call::FileSetAttributes(set) => {
+            done::<api::file::SetAttributes>(file::set_attributes(&daemon, &context, set).await)
+        }
+        Call::FileMakeDirectory(make) => {
+            done::<api::file::MakeDirectory>(file::make_directory(&daemon, &context, make).await)
+        }
+        Call::FileMakeLink(make) => {
+            done::<api::file::MakeLink>(file::make_link(&daemon, &context, make).await)
+        }
+        Call::FileRemove(remove) => done::<api::file::Remove>(file::remove(&daemon, &context, remove).await),
+        Call::FileRename(rename) => done::<api::file::Rename>(file::rename(&daemon, &context, rename).await),
+        Call::PromptRequest(request) => {
+            done::<api::prompt::Request>(prompt::request(&daemon, &context, request).await)
+        }
+    }
+}

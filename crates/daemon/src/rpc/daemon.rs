@@ -1,0 +1,75 @@
+//! `daemon.*`
+
+use tokio::sync::oneshot;
+use wire::api::daemon::{DaemonStatus, Stop, Stopped};
+use wire::api::time::Timestamp;
+use wire::api::{ErrorKind, ErrorObject};
+use wire::bytestring::ByteString;
+
+use super::Daemon;
+use crate::failure::failure;
+use crate::owner::{Event, ending};
+use crate::session::{Done, Effect, done_with, failed};
+use crate::shutdown;
+
+/// About this process.
+pub async fn status(daemon: &Daemon) -> Result<DaemonStatus, ErrorObject> {
+    let (answer, answered) = oneshot::channel();
+    daemon.owner.send(Event::Document { answer }).await;
+    let document = answered.await.map_err(|_| ending())?;
+    Ok(DaemonStatus {
+        pid: std::process::id(),
+        version: wire::RELEASE.to_owned(),
+        since: Timestamp::from(daemon.since),
+        state_dir: ByteString::from(daemon.paths.state_dir()),
+        runtime_dir: ByteString::from(daemon.paths.runtime_dir()),
+        log: ByteString::from(daemon.paths.log()),
+        mounts: document.mounts.len() as u64,
+        resident_bytes: resident_bytes()?,
+    })
+}
+
+fn resident_bytes() -> Result<u64, ErrorObject> {
+    let statm = std::fs::read_to_string("/proc/self/statm").map_err(|error| failure(&error))?;
+    let pages: Option<u64> = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+    let pages = pages.ok_or_else(|| ErrorObject::internal("`/proc/self/statm` is not as it should be"))?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+/// Takes all mounts away; the process ends once this has been answered.
+pub async fn stop(daemon: &Daemon, stop: Stop) -> Done {
+    match shutdown::stop_mounts(&daemon.owner, stop.force).await {
+        Ok(kept_aside) => {
+            shutdown::close_connections(&daemon.owner).await;
+            let (answered, after) = oneshot::channel();
+            let end = daemon.end.clone();
+            tokio::spawn(async move {
+                // A client that has gone need not be waited for.
+                let _ = after.await;
+                let _ = end.send(()).await;
+            });
+            let stopped = Stopped { pid: std::process::id(), kept_aside };
+            done_with::<Stop>(Ok(stopped), Effect::End(answered))
+        }
+        Err(errors) => failed(one_of(errors)),
+    }
+}
+
+/// The first error stands for all.
+fn one_of(errors: Vec<ErrorObject>) -> ErrorObject {
+    let others = errors.len().saturating_sub(1);
+    let Some(first) = errors.into_iter().next() else {
+        return ErrorObject::new(ErrorKind::Failure, "the daemon could not stop");
+    };
+    let mut error = ErrorObject::new(
+        first.kind(),
+        match others {
+            0 => format!("the daemon goes on: {}", first.message),
+            more => format!("the daemon goes on: {} (and {more} more)", first.message),
+        },
+    );
+    if let Some(hint) = first.hint() {
+        error = error.with_hint(hint);
+    }
+    error
+}

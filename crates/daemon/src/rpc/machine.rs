@@ -1,0 +1,152 @@
+//! `machine.*`
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ::remote::client::Heartbeat;
+use ::remote::doctor::{examine, ssh_version};
+use wire::api::machine::{Check, Connect, Disconnect, Disconnected, Doctor, Machine, Report, Verdict};
+use wire::api::{ErrorKind, ErrorObject, status};
+
+use super::Daemon;
+use crate::connection::HEARTBEAT;
+use crate::failure::chain;
+use crate::owner::{Event, Wanted};
+use crate::session::ClientContext;
+
+/// How long a machine may take to be examined once it is connected.
+const EXAMINE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Heartbeats more often than that would be traffic, more seldom they would find nothing.
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// Opens a connection and keeps it.
+pub async fn connect(
+    daemon: &Daemon,
+    context: &ClientContext,
+    connect: Connect,
+) -> Result<status::Connection, ErrorObject> {
+    context.check(&connect.caller)?;
+    let machine = connect.machine.clone();
+    let prompter = context.prompter(&connect.caller);
+    let heartbeat = heartbeat(connect.heartbeat_interval_ms, connect.max_heartbeat_failures)?;
+    let wanted = Wanted { heartbeat, ..Wanted::new(connect.machine, connect.caller, prompter) };
+    let lease = daemon.owner.acquire(wanted).await?;
+    let pinned = daemon.owner.ask(|answer| Event::Pin { machine, answer }).await;
+    drop(lease);
+    pinned
+}
+
+fn heartbeat(interval_ms: Option<u64>, failures_max: Option<u32>) -> Result<Heartbeat, ErrorObject> {
+    let interval = interval_ms.map_or(HEARTBEAT.interval, Duration::from_millis);
+    let failures_max = failures_max.unwrap_or(HEARTBEAT.failures_max);
+    if !INTERVALS.contains(&interval) {
+        let (least, most) = (INTERVALS.start().as_millis(), INTERVALS.end().as_millis());
+        let message = format!("a heartbeat interval is {least} to {most} ms");
+        return Err(ErrorObject::new(ErrorKind::Usage, message));
+    }
+    match failures_max {
+        0 => Err(ErrorObject::new(ErrorKind::Usage, "at least one heartbeat has to be allowed to fail")),
+        failures_max => Ok(Heartbeat { interval, failures_max }),
+    }
+}
+
+/// Closes a connection.
+pub async fn disconnect(daemon: &Daemon, disconnect: Disconnect) -> Result<Disconnected, ErrorObject> {
+    let machine = disconnect.machine.clone();
+    let was = daemon.owner.ask(|answer| Event::Disconnect { machine, answer }).await?;
+    Ok(Disconnected { machine: disconnect.machine, was })
+}
+
+/// Looks at what works on a machine. That it cannot be reached is a finding, not a failure.
+pub async fn doctor(daemon: &Daemon, context: &ClientContext, doctor: Doctor) -> Result<Report, ErrorObject> {
+    context.check(&doctor.caller)?;
+    let machine = doctor.machine.clone();
+    let mut checks = Vec::new();
+    match &machine {
+        Machine::Host => checks.push(fuse()),
+        Machine::Ssh(_) => checks.push(ssh().await),
+        Machine::Docker { .. } | Machine::Vm { .. } => {}
+    }
+    let prompter = context.prompter(&doctor.caller);
+    let wanted = Wanted::new(doctor.machine, doctor.caller, prompter);
+    match daemon.owner.acquire(wanted).await {
+        Err(error) => checks.push(broken("connection", &error)),
+        Ok(lease) => {
+            checks.push(works("connection", "open".to_owned()));
+            match tokio::time::timeout(EXAMINE_TIMEOUT, lease.link().shared()).await {
+                Ok(Ok(connection)) => checks.extend(agent(&connection.client).await),
+                Ok(Err(error)) => checks.push(broken("agent", &error)),
+                Err(_) => checks.push(found("agent", Verdict::Broken, "it does not answer".to_owned())),
+            }
+        }
+    }
+    Ok(Report { machine, checks })
+}
+
+fn found(name: &str, verdict: Verdict, detail: String) -> Check {
+    Check { name: name.to_owned(), verdict, detail, hint: None }
+}
+
+fn works(name: &str, detail: String) -> Check {
+    found(name, Verdict::Works, detail)
+}
+
+fn broken(name: &str, error: &ErrorObject) -> Check {
+    Check { hint: error.hint().map(str::to_owned), ..found(name, Verdict::Broken, error.message.clone()) }
+}
+
+fn fuse() -> Check {
+    let hint = |check: Check, hint: &str| Check { hint: Some(hint.to_owned()), ..check };
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Err(error) => hint(
+            found("fuse", Verdict::Broken, format!("`/dev/fuse` cannot be opened: {error}")),
+            "modprobe fuse, or mount with --backend nfs",
+        ),
+        Ok(_) if rustix::process::geteuid().is_root() => works("fuse", "by system call".to_owned()),
+        Ok(_) if in_path("fusermount3") => works("fuse", "through fusermount3".to_owned()),
+        Ok(_) => hint(
+            found("fuse", Verdict::Broken, "`fusermount3` is not installed".to_owned()),
+            "apt-get install fuse3",
+        ),
+    }
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+async fn ssh() -> Check {
+    match ssh_version("ssh".as_ref()).await {
+        Some(version) => works("ssh", version),
+        None => Check {
+            hint: Some("apt-get install openssh-client".to_owned()),
+            ..found("ssh", Verdict::Broken, "`ssh` is not installed".to_owned())
+        },
+    }
+}
+
+async fn agent(client: &::remote::client::AgentClient) -> Vec<Check> {
+    let findings = match tokio::time::timeout(EXAMINE_TIMEOUT, examine(client)).await {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(error)) => return vec![found("agent", Verdict::Broken, chain(&error))],
+        Err(_) => return vec![found("agent", Verdict::Broken, "it does not answer".to_owned())],
+    };
+    let description = findings.description;
+    let program = String::from_utf8_lossy(&description.program).replace(char::is_control, "?");
+    let user = format!(
+        "uid {} on {} ({} {})",
+        description.uid, description.hostname, description.system, description.architecture
+    );
+    let leases = match findings.capabilities & wire::hello::capability::LEASES {
+        0 => found("watches", Verdict::Limited, "changes there are seen after a second".to_owned()),
+        _ => works("watches", "changes there are told at once".to_owned()),
+    };
+    vec![
+        works("agent", format!("stead {} at `{program}`", description.release)),
+        works("login", user.replace(char::is_control, "?")),
+        works("round trip", format!("{:.1} ms", findings.round_trip.as_secs_f64() * 1000.0)),
+        leases,
+    ]
+}

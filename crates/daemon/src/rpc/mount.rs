@@ -1,0 +1,51 @@
+//! `mount.*`
+
+use std::time::Duration;
+
+use wire::api::mount::{Create, Mounts, Remove, Removed};
+use wire::api::{ErrorKind, ErrorObject, status};
+
+use super::Daemon;
+use crate::failure::failure;
+use crate::mount::plan;
+use crate::owner::{Event, removed};
+use crate::session::ClientContext;
+use crate::shutdown;
+
+/// How long the file systems of this computer may take to be looked at. A dead network mount on the way would take for
+/// ever.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Shows a tree as a directory.
+pub async fn create(
+    daemon: &Daemon,
+    context: &ClientContext,
+    create: Create,
+) -> Result<status::Mount, ErrorObject> {
+    context.check(&create.caller)?;
+    let prompter = context.prompter(&create.caller);
+    let (source, mounts_dir) = (create.source.clone(), daemon.paths.mounts_dir().to_owned());
+    let preparing = tokio::task::spawn_blocking(move || plan::prepare(create, &mounts_dir));
+    let prepared = tokio::time::timeout(PREPARE_TIMEOUT, preparing).await.map_err(|_| {
+        let message = format!("could not mount `{source}`: this computer's file systems do not answer");
+        ErrorObject::new(ErrorKind::TimedOut, message)
+    })?;
+    let plan = Box::new(prepared.map_err(|error| failure(&error))??);
+    daemon.owner.ask(|answer| Event::CreateMount { plan, prompter, answer }).await
+}
+
+/// Takes mounts away. When some cannot go, the others are gone all the same, and the first error is told.
+pub async fn remove(daemon: &Daemon, remove: Remove) -> Result<Removed, ErrorObject> {
+    let target = remove.target;
+    let mounts = daemon.owner.ask(|answer| Event::SelectMounts { target, answer }).await?;
+    let outcomes = shutdown::stop_all(mounts, remove.force).await;
+    let gone: Result<Vec<_>, _> = outcomes.into_iter().collect();
+    let mut gone = gone?;
+    gone.sort_by_key(|mount| mount.id);
+    Ok(removed(gone))
+}
+
+/// All mounts.
+pub async fn list(daemon: &Daemon) -> Result<Mounts, ErrorObject> {
+    Ok(Mounts { mounts: super::status::get(daemon).await?.mounts })
+}
