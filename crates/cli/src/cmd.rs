@@ -1,0 +1,199 @@
+//! The subcommands, each in a file of its own.
+
+use std::ffi::OsString;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::{ContextKind, ErrorKind as ClapErrorKind};
+use clap::{CommandFactory, Parser, Subcommand};
+use wire::api::ErrorKind;
+
+use crate::Next;
+use crate::context::Context;
+use crate::error::{Error, Result};
+
+mod cat;
+mod completions;
+mod connect;
+mod cp;
+mod daemon;
+mod demo;
+mod disconnect;
+mod docs;
+mod doctor;
+mod exec;
+mod ls;
+mod man;
+mod mount;
+mod reconnect;
+mod stat;
+mod status;
+mod unmount;
+mod version;
+
+/// The files, processes and ports of any machine, next to yours.
+///
+/// A MACHINE is `host` (this computer) or `ssh://[USER@]HOST[:PORT]`. A file on it is MACHINE/PATH; `USER@HOST:PATH`
+/// and plain local paths are understood too. The daemon that does the work starts by itself.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stead",
+    version,
+    disable_help_subcommand = true,
+    infer_subcommands = false,
+    after_long_help = AFTER_HELP,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true, display_order = 900)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0 success        3 not found      6 unreachable
+  1 failure        4 refused        7 timed out
+  2 usage          5 conflict       130 interrupted
+  `exec` exits with the command's own status, or 255 when it could not be run.
+
+Environment:
+  STEAD_HOME        a directory for all state and sockets, in place of the usual ones
+  STEAD_LOG         what the daemon logs, such as `info` or `daemon=debug`
+  NO_COLOR          no colours, whatever the terminal can do
+
+Errors:
+  One line on standard error, then `hint:` with the command that mends it, when
+  there is one. With --json: {\"error\":{\"code\",\"message\",\"hint\"}} on standard
+  output.";
+
+/// What was asked for.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each is documented by its arguments, which is where the help comes from")]
+pub enum Command {
+    Mount(mount::Args),
+    Unmount(unmount::Args),
+    Status(status::Args),
+    Connect(connect::Args),
+    Disconnect(disconnect::Args),
+    Reconnect(reconnect::Args),
+    Exec(exec::Args),
+    Ls(ls::Args),
+    Cat(cat::Args),
+    Stat(stat::Args),
+    Cp(cp::Args),
+    Doctor(doctor::Args),
+    Daemon(daemon::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    Version(version::Args),
+    Demo(demo::Args),
+    #[command(hide = true)]
+    Docs(docs::Args),
+}
+
+impl Command {
+    /// Carries it out.
+    pub fn run(self, context: &mut Context) -> Result<Next> {
+        let done = |()| Next::Exit(0);
+        match self {
+            Command::Mount(args) => mount::run(args, context).map(done),
+            Command::Unmount(args) => unmount::run(args, context).map(done),
+            Command::Status(args) => status::run(args, context).map(done),
+            Command::Connect(args) => connect::run(args, context).map(done),
+            Command::Disconnect(args) => disconnect::run(args, context).map(done),
+            Command::Reconnect(args) => reconnect::run(args, context).map(done),
+            Command::Exec(args) => exec::run(args, context).map(Next::Exit),
+            Command::Ls(args) => ls::run(args, context).map(done),
+            Command::Cat(args) => cat::run(args, context).map(done),
+            Command::Stat(args) => stat::run(args, context).map(done),
+            Command::Cp(args) => cp::run(args, context).map(done),
+            Command::Doctor(args) => doctor::run(args, context).map(done),
+            Command::Daemon(args) => daemon::run(args, context),
+            Command::Completions(args) => completions::run(args, context).map(done),
+            Command::Man(args) => man::run(args, context).map(done),
+            Command::Version(args) => version::run(args, context).map(done),
+            Command::Demo(args) => demo::run(args, context).map(done),
+            Command::Docs(args) => docs::run(args, context).map(done),
+        }
+    }
+}
+
+/// What a command line turned out to be.
+pub enum Parsed {
+    /// A command.
+    Command {
+        /// Which, with its arguments.
+        command: Command,
+        /// Whether the result is for a program.
+        json: bool,
+    },
+    /// A wish for help, or for the version.
+    Help(String),
+    /// Nothing was asked for, so this is what could be.
+    HelpWanted(String),
+}
+
+/// The definition that help, manual pages and completions come from.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+/// Reads a command line. The first argument is the program's name.
+pub fn parse(arguments: Vec<OsString>) -> Result<Parsed> {
+    let error = match Cli::try_parse_from(arguments) {
+        Ok(Cli { command, json }) => return Ok(Parsed::Command { command, json }),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
+            Ok(Parsed::Help(error.render().to_string()))
+        }
+        ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Ok(Parsed::HelpWanted(error.render().to_string()))
+        }
+        _ => Err(usage(&error)),
+    }
+}
+
+/// The first paragraph of what clap says, as one line; a suggestion or the way to the help as the hint.
+fn usage(error: &clap::Error) -> Error {
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n");
+    let first = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
+    let line = first.split_whitespace().collect::<Vec<_>>().join(" ").replace('\'', "`");
+    let suggestion = paragraphs.flat_map(str::lines).find_map(|line| {
+        // Other tips tell how the mistake could be passed on as a value.
+        let tip = line.trim().strip_prefix("tip: ").filter(|tip| tip.contains("similar"))?;
+        Some(tip.replace('\'', "`"))
+    });
+    let command = error.context().find_map(|(kind, value)| match kind {
+        ContextKind::Usage => command_of_usage(&value.to_string()),
+        _ => None,
+    });
+    let help = format!("{} --help", command.unwrap_or_else(|| "stead".to_owned()));
+    Error::new(ErrorKind::Usage, line).hint(suggestion.unwrap_or(help))
+}
+
+/// `Usage: stead daemon logs [OPTIONS]` is about `stead daemon logs`.
+fn command_of_usage(usage: &str) -> Option<String> {
+    let words = usage.trim().strip_prefix("Usage: ")?.split_whitespace();
+    let is_word = |word: &&str| word.starts_with(|first: char| first.is_ascii_lowercase());
+    let command: Vec<&str> = words.take_while(is_word).collect();
+    (!command.is_empty()).then(|| command.join(" "))
+}
+
+/// Reads one of the words that `T` has.
+fn word<T>(words: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: std::str::FromStr + Clone + Send + Sync + 'static,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words.into_iter().map(clap::builder::PossibleValue::new))
+        .try_map(|word| word.parse::<T>())
+}
+
+#[cfg(test)]
+mod tests;

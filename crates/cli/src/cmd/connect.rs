@@ -1,0 +1,64 @@
+//! `stead connect`
+
+use std::ffi::OsString;
+
+use wire::api::machine::{Connect, Reconnect};
+use wire::api::status::Connection;
+
+use crate::context::Context;
+use crate::error::Result;
+
+/// Open a connection to a machine and keep it.
+///
+/// Mounts and commands open connections by themselves, and those end with the last mount. One that was opened here
+/// stays until `stead disconnect`. Connecting again changes the options.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where to: `ssh://[USER@]HOST[:PORT]`, HOST or `host`
+    machine: OsString,
+    #[command(flatten)]
+    link: Link,
+}
+
+/// How a connection is kept.
+#[derive(Debug, clap::Args)]
+pub struct Link {
+    /// Leave a lost link lost instead of opening it again
+    #[arg(long)]
+    no_reconnect: bool,
+    /// Time between two heartbeats, in milliseconds [default: the daemon's]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    heartbeat_interval: Option<u64>,
+    /// Heartbeats that may go unanswered before the link counts as lost [default: the daemon's]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    max_heartbeat_failures: Option<u32>,
+}
+
+impl Link {
+    /// The request that opens a connection so.
+    pub fn request(&self, machine: wire::api::machine::Machine, context: &Context) -> Connect {
+        Connect {
+            machine,
+            reconnect: if self.no_reconnect { Reconnect::Never } else { Reconnect::Automatic },
+            heartbeat_interval_ms: self.heartbeat_interval,
+            max_heartbeat_failures: self.max_heartbeat_failures,
+            caller: context.caller(),
+        }
+    }
+}
+
+/// Carries it out.
+pub fn run(args: Args, context: &mut Context) -> Result<()> {
+    let request = args.link.request(context.machine(&args.machine)?, context);
+    let connection = context.daemon()?.call(request)?;
+    print(&connection, context)
+}
+
+/// Shows a connection.
+pub fn print(connection: &Connection, context: &mut Context) -> Result<()> {
+    if context.output.is_json() {
+        return context.output.document(connection);
+    }
+    let state = super::status::connection_word(connection.state);
+    context.output.line(format_args!("{}  {}  {state}", connection.id, connection.machine))
+}

@@ -1,0 +1,131 @@
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use wire::api::file::Links;
+use wire::api::machine::{Caller, Machine, Source};
+
+use super::files::Files;
+use super::{Job, Target, one};
+use crate::fake::{Fake, Ran};
+
+fn cp(arguments: &[&Path]) -> Ran {
+    let mut words = vec!["cp"];
+    words.extend(arguments.iter().map(|path| path.to_str().unwrap()));
+    Fake::absent().run(&words)
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("cp").tempdir().unwrap()
+}
+
+#[test]
+fn a_tree_is_copied_with_modes_times_and_links() {
+    let scratch = scratch();
+    let from = scratch.path().join("from");
+    fs::create_dir_all(from.join("deep/er")).unwrap();
+    fs::write(from.join("deep/er/file"), "content").unwrap();
+    fs::set_permissions(from.join("deep/er/file"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::write(from.join(std::ffi::OsStr::from_bytes(b"not\xffutf8")), "x").unwrap();
+    fs::File::create(from.join("holes")).unwrap().set_len(3 << 20).unwrap();
+    symlink("nowhere", from.join("link")).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789);
+    fs::File::open(from.join("deep/er")).unwrap().set_modified(old).unwrap();
+    fs::File::open(from.join("deep/er/file")).unwrap().set_modified(old).unwrap();
+    fs::set_permissions(from.join("deep"), fs::Permissions::from_mode(0o550)).unwrap();
+
+    let to = scratch.path().join("to");
+    let ran = cp(&[&from, &to]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{}", ran.err);
+    assert_eq!(ran.err, "copied 3 files, 3 directories, 1 link (3.0 MiB)\n");
+    let file = fs::metadata(to.join("deep/er/file")).unwrap();
+    assert_eq!(fs::read(to.join("deep/er/file")).unwrap(), b"content");
+    assert_eq!((file.mode() & 0o7777, file.modified().unwrap()), (0o640, old));
+    assert_eq!(fs::metadata(to.join("deep/er")).unwrap().modified().unwrap(), old);
+    assert_eq!(fs::metadata(to.join("deep")).unwrap().mode() & 0o777, 0o550);
+    assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("nowhere"));
+    let holes = fs::metadata(to.join("holes")).unwrap();
+    assert_eq!((holes.len(), holes.blocks()), (3 << 20, 0));
+    assert!(to.join(std::ffi::OsStr::from_bytes(b"not\xffutf8")).exists());
+    for dir in [&from, &to] {
+        fs::set_permissions(dir.join("deep"), fs::Permissions::from_mode(0o750)).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_that_was_cut_short_goes_on_where_it_ended() {
+    let scratch = scratch();
+    let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
+    let content: Vec<u8> = (0..5 << 20).map(|at: u32| (at % 251) as u8).collect();
+    fs::write(&from, &content).unwrap();
+    let source = |path: &Path| Source::files(Machine::Host, path.to_owned()).unwrap();
+    let entry = Files::new(Caller::default(), || unreachable!("all files are here"))
+        .stat(&source(&from), Links::Follow)
+        .unwrap()
+        .unwrap();
+    let job = Job { from: source(&from), entry, to: source(&to), target: Target::Unknown };
+    let Source::Files { path: part, .. } = one::beside(&job).unwrap() else {
+        unreachable!("a file has a path");
+    };
+    // The first byte differs, so that it can be told whether it was copied again.
+    let mut begun = content[..4 << 20].to_vec();
+    begun[0] = 0xff;
+    fs::write(part.as_path(), begun).unwrap();
+
+    let ran = cp(&[&from, &to]);
+    assert_eq!(ran.err, "copied 1 file (5.0 MiB, 2.0 MiB of it from before)\n");
+    let copied = fs::read(&to).unwrap();
+    assert_eq!(copied[0], 0xff);
+    assert!(copied[1..] == content[1..]);
+    assert!(!part.as_path().exists());
+}
+
+#[test]
+fn a_link_that_is_there_is_written_through() {
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    fs::write(path("from"), "new").unwrap();
+    fs::write(path("file"), "older").unwrap();
+    symlink("file", path("link")).unwrap();
+    assert_eq!(cp(&[&path("from"), &path("link")]).code, 0);
+    assert_eq!(fs::read(path("file")).unwrap(), b"new");
+    assert_eq!(fs::read_link(path("link")).unwrap(), Path::new("file"));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    fs::create_dir(path("dir")).unwrap();
+    fs::write(path("file"), "").unwrap();
+    let cases: &[(&[&Path], u8, &str)] = &[
+        (&[&path("absent"), &path("x")], 3, "does not exist"),
+        (&[&path("file"), &path("file")], 5, "cannot be copied onto itself"),
+        (&[&path("dir"), &path("dir/inner")], 5, "cannot be copied into itself"),
+        (&[&path("dir"), &path("file")], 5, "is not a directory"),
+        (&[&path("file"), &path("dir"), &path("x")], 3, "a directory is wanted"),
+        (&[&path("file"), &path("absent/")], 3, "a directory is wanted"),
+        (&[&path("file"), &path("absent/x")], 3, "No such file or directory"),
+    ];
+    for (arguments, code, err) in cases {
+        let ran = cp(arguments);
+        assert_eq!(ran.code, *code, "{arguments:?}: {}", ran.err);
+        assert!(ran.err.contains(err), "{arguments:?}: {}", ran.err);
+    }
+    assert_eq!(fs::read_dir(path("dir")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_failure_of_one_file_is_told_and_the_rest_is_copied() {
+    let scratch = scratch();
+    let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir_all(to.join("from/a")).unwrap();
+    fs::write(from.join("a"), "").unwrap();
+    fs::write(from.join("b"), "b").unwrap();
+    let ran = cp(&[&from, &to]);
+    assert_eq!(ran.code, 5, "{}", ran.err);
+    assert!(ran.err.contains("/a` is a directory"), "{}", ran.err);
+    assert_eq!(fs::read(to.join("from/b")).unwrap(), b"b");
+}

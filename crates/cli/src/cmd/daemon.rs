@@ -1,0 +1,305 @@
+//! `stead daemon`
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Subcommand;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use serde::Serialize;
+use wire::api::ErrorKind;
+use wire::api::daemon::{DaemonStatus, Status, Stop, Stopped};
+use wire::api::mount::Force;
+use wire::bytestring::ByteString;
+
+use crate::client::{Client, start};
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::output::Output;
+use crate::output::text::{age, bytes};
+use crate::{Daemon, Next};
+
+/// How long a daemon that has said it stops may take to end. All that is left for it is to close files.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How much of the log is looked at for the last lines.
+const TAIL_BYTES_MAX: u64 = 4 << 20;
+
+/// Run, start and stop the daemon.
+///
+/// Commands start it by themselves. Its state and its log are under ~/.local/state/stead (root: /var/lib/stead), or
+/// under STEAD_HOME.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Be the daemon, in the foreground, until interrupted
+    Run {
+        /// In a session of its own, saying on the standard output when it is ready
+        #[arg(long, hide = true)]
+        background: bool,
+    },
+    /// Start it unless it runs
+    Start,
+    /// Save what is unsaved, unmount everything, and end it
+    Stop {
+        /// Unmount even what is in use, give up on what cannot be saved at once, and say what was kept aside
+        #[arg(long, short)]
+        force: bool,
+    },
+    /// Stop it, mounts and all, and start it again, as after an upgrade
+    Restart {
+        /// Unmount even what is in use, give up on what cannot be saved at once, and say what was kept aside
+        #[arg(long, short)]
+        force: bool,
+    },
+    /// Show its process, its files and its memory; exits with 3 when it does not run
+    Status,
+    /// Print the end of its log
+    Logs {
+        /// How many lines
+        #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 100)]
+        lines: usize,
+        /// Go on as the log grows, until interrupted
+        #[arg(short, long)]
+        follow: bool,
+    },
+}
+
+/// Carries it out.
+pub fn run(args: Args, context: &mut Context) -> Result<Next> {
+    let done = |()| Next::Exit(0);
+    match args.command {
+        Command::Run { background: true } => Ok(Next::Daemon(Daemon::Background)),
+        Command::Run { background: false } => Ok(Next::Daemon(Daemon::Foreground)),
+        Command::Start => start(context).map(done),
+        Command::Stop { force } => stop(context, forced(force)).map(done),
+        Command::Restart { force } => restart(context, forced(force)).map(done),
+        Command::Status => status(context).map(Next::Exit),
+        Command::Logs { lines, follow } => logs(context, lines, follow).map(done),
+    }
+}
+
+fn forced(force: bool) -> Force {
+    if force { Force::Always } else { Force::Never }
+}
+
+fn start(context: &mut Context) -> Result<()> {
+    let started = start::start(context, &context.paths()?)?;
+    let status = context.daemon()?.call(Status {})?;
+    if context.output.is_json() {
+        return context.output.document(&status);
+    }
+    let word = if started { "started" } else { "runs already" };
+    context.output.line(format_args!("the daemon {word}: process {}", status.pid))
+}
+
+/// What became of a daemon, in JSON.
+#[derive(Debug, Serialize)]
+struct Ended {
+    pid: Option<u32>,
+    kept_aside: Vec<ByteString>,
+}
+
+fn stop(context: &mut Context, force: Force) -> Result<()> {
+    let stopped = end(context, force)?;
+    if context.output.is_json() {
+        let ended = match stopped {
+            Some(stopped) => Ended { pid: Some(stopped.pid), kept_aside: stopped.kept_aside },
+            None => Ended { pid: None, kept_aside: Vec::new() },
+        };
+        return context.output.document(&ended);
+    }
+    let Some(stopped) = stopped else {
+        return context.output.line("the daemon does not run");
+    };
+    context.output.line(format_args!("the daemon stopped: process {}", stopped.pid))?;
+    let kept_aside = &stopped.kept_aside;
+    kept_aside
+        .iter()
+        .try_for_each(|path| context.output.line(format_args!("not saved on the machine, kept in {path}")))
+}
+
+fn restart(context: &mut Context, force: Force) -> Result<()> {
+    if let Some(stopped) = end(context, force)? {
+        for path in &stopped.kept_aside {
+            context.output.note(format_args!("not saved on the machine, kept in {path}"));
+        }
+    }
+    start(context)
+}
+
+/// Ends the daemon and waits until it is gone. None when there was none.
+///
+/// No version is agreed on: a daemon of another version is the one most in need of an end.
+fn end(context: &Context, force: Force) -> Result<Option<Stopped>> {
+    let Some(mut client) = Client::connect(&context.paths()?, context.prompter)? else {
+        return Ok(None);
+    };
+    let Some(pid) = client.peer() else {
+        return Err(Error::new(ErrorKind::Failure, "could not tell which process the daemon is"));
+    };
+    // Taken before the request: afterwards the number could be another process's.
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| {
+        Error::io(format_args!("could not watch the daemon (process {pid})"), &errno.into())
+    })?;
+    let stopped = match client.call(Stop { force }) {
+        Ok(stopped) => stopped,
+        Err(Error::Failed(failure)) if failure.kind == ErrorKind::Usage => {
+            // It does not know this request. Every daemon knows the signal.
+            terminate(pid)?;
+            Stopped { pid: pid.as_raw_nonzero().get().unsigned_abs(), kept_aside: Vec::new() }
+        }
+        Err(error) => return Err(error),
+    };
+    let timeout =
+        rustix::time::Timespec { tv_sec: END_DEADLINE.as_secs().try_into().unwrap_or(10), tv_nsec: 0 };
+    match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+        Ok(1) => Ok(Some(stopped)),
+        Ok(_) => {
+            let message = format!("the daemon said that it stops, and process {pid} still runs");
+            Err(Error::new(ErrorKind::TimedOut, message).hint(format!("kill {pid}")))
+        }
+        Err(errno) => Err(Error::io("could not wait for the daemon's end", &errno.into())),
+    }
+}
+
+fn terminate(pid: Pid) -> Result<()> {
+    kill_process(pid, Signal::TERM)
+        .map_err(|errno| Error::io(format_args!("could not end the daemon (process {pid})"), &errno.into()))
+}
+
+/// The answer of `daemon status`, in JSON.
+#[derive(Debug, Serialize)]
+struct Running {
+    running: bool,
+    #[serde(flatten)]
+    status: Option<DaemonStatus>,
+}
+
+/// Shows it, and returns the exit code: that of something not found when there is none.
+fn status(context: &mut Context) -> Result<u8> {
+    let status = context.running_daemon()?.map(|mut client| client.call(Status {})).transpose()?;
+    let code = if status.is_some() { 0 } else { ErrorKind::NotFound.exit_code() };
+    if context.output.is_json() {
+        context.output.document(&Running { running: status.is_some(), status })?;
+        return Ok(code);
+    }
+    let Some(status) = status else {
+        context.output.line("the daemon does not run; it starts when a command needs it")?;
+        return Ok(code);
+    };
+    let rows = [
+        ("process", status.pid.to_string()),
+        ("version", crate::output::text::one_line(&status.version)),
+        ("started", age(context.output.now(), status.since)),
+        ("mounts", status.mounts.to_string()),
+        ("memory", bytes(status.resident_bytes)),
+        ("state", status.state_dir.to_string()),
+        ("sockets", status.runtime_dir.to_string()),
+        ("log", status.log.to_string()),
+    ];
+    for (name, value) in rows {
+        context.output.line(format_args!("{name:<8} {value}"))?;
+    }
+    Ok(code)
+}
+
+fn logs(context: &mut Context, lines: usize, follow: bool) -> Result<()> {
+    let path = context.paths()?.log();
+    let could_not =
+        |error: std::io::Error| Error::io(format_args!("could not read `{}`", path.display()), &error);
+    let mut file = File::open(&path).map_err(could_not)?;
+    // Watched before it is read: what is written in between is not missed.
+    let mut watch = follow.then(|| watch(&path)).transpose()?;
+    let tail = tail(&mut file, lines).map_err(could_not)?;
+    context.output.raw(&tail)?;
+    while let Some(watched) = &watch {
+        context.output.flush()?;
+        next_change(watched)?;
+        copy_rest(&mut file, &mut context.output).map_err(could_not)??;
+        // A log that is full is put aside under another name, and a new one begun.
+        if identity(&file).ok() != File::open(&path).and_then(|new| identity(&new)).ok() {
+            watch = Some(self::watch(&path)?);
+            file = File::open(&path).map_err(could_not)?;
+            copy_rest(&mut file, &mut context.output).map_err(could_not)??;
+        }
+    }
+    Ok(())
+}
+
+fn copy_rest(file: &mut File, output: &mut Output) -> std::io::Result<Result<()>> {
+    let mut rest = Vec::new();
+    file.read_to_end(&mut rest)?;
+    Ok(output.raw(&rest))
+}
+
+fn identity(file: &File) -> std::io::Result<(u64, u64)> {
+    file.metadata().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// The last `count` lines of what is at most [`TAIL_BYTES_MAX`] from the end.
+fn tail(file: &mut File, count: usize) -> std::io::Result<Vec<u8>> {
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(TAIL_BYTES_MAX)))?;
+    let mut text = Vec::new();
+    BufReader::new(&mut *file).take(TAIL_BYTES_MAX).read_to_end(&mut text)?;
+    // The reader may have read past what it gave out.
+    file.seek(SeekFrom::Start(size.saturating_sub(TAIL_BYTES_MAX) + text.len() as u64))?;
+    let ends = text.iter().enumerate().filter(|(at, byte)| **byte == b'\n' && at + 1 < text.len());
+    let starts: Vec<usize> = ends.map(|(at, _)| at + 1).collect();
+    let from = match count {
+        0 => text.len(),
+        _ if count > starts.len() => 0,
+        _ => starts[starts.len() - count],
+    };
+    text.drain(..from);
+    Ok(text)
+}
+
+fn watch(path: &Path) -> Result<std::os::fd::OwnedFd> {
+    let could_not = |errno: rustix::io::Errno| {
+        Error::io(format_args!("could not watch `{}`", path.display()), &errno.into())
+    };
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).map_err(could_not)?;
+    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVE_SELF)
+        .map_err(could_not)?;
+    Ok(watch)
+}
+
+fn next_change(watch: &std::os::fd::OwnedFd) -> Result<()> {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(watch, &mut buffer);
+    match events.next() {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(Error::io("could not wait for the log to grow", &errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_printed_whole() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("log");
+        std::fs::write(&path, "one\ntwo\nthree\n").unwrap();
+        let last = |count| String::from_utf8(tail(&mut File::open(&path).unwrap(), count).unwrap()).unwrap();
+        assert_eq!(last(0), "");
+        assert_eq!(last(1), "three\n");
+        assert_eq!(last(2), "two\nthree\n");
+        assert_eq!(last(3), "one\ntwo\nthree\n");
+        assert_eq!(last(4), "one\ntwo\nthree\n");
+        std::fs::write(&path, "one\ntwo").unwrap();
+        assert_eq!(last(1), "two");
+    }
+}

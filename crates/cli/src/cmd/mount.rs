@@ -1,0 +1,133 @@
+//! `stead mount`
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use wire::api::ErrorKind;
+use wire::api::machine::Reconnect;
+use wire::api::mount::{Access, Backend, Create, Force, Remove, SyncMode, Target};
+use wire::api::status::Mount;
+use wire::bytestring::ByteString;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+
+/// Show a machine's files as a directory here.
+///
+/// Prints the mount's id and directory, and returns once the directory serves. The mount belongs to the daemon: it
+/// outlives this command and the terminal.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  stead mount ssh://box/src ./src
+  stead mount me@box:src              # under ~/stead, named after the source
+  stead mount --read-only host:/srv ./srv")]
+pub struct Args {
+    /// What to show: MACHINE/PATH, USER@HOST:PATH or a local path
+    source: OsString,
+    /// Where: an empty directory, or a new name in a directory that exists [default: under ~/stead, named after SOURCE]
+    dir: Option<OsString>,
+    /// How to serve it
+    #[arg(long, value_name = "BACKEND", default_value_t, value_parser = super::word::<Backend>(Backend::ALL.iter().map(|b| b.name())))]
+    backend: Backend,
+    /// Refuse every change
+    #[arg(long)]
+    read_only: bool,
+    /// What closing a file waits for: `close` until the machine has it, `async` for nothing, `strict` makes every write wait
+    #[arg(long, value_name = "MODE", default_value_t, value_parser = super::word::<SyncMode>(SyncMode::ALL.iter().map(|s| s.name())))]
+    sync: SyncMode,
+    /// Leave a lost link lost instead of opening it again
+    #[arg(long)]
+    no_reconnect: bool,
+    /// Stay until interrupted, then unmount
+    #[arg(long)]
+    foreground: bool,
+    /// An option of the backend, as KEY or KEY=VALUE, such as `allow-other`; may be repeated or joined with commas
+    #[arg(short = 'o', value_name = "KEY[=VALUE]", value_delimiter = ',')]
+    options: Vec<String>,
+}
+
+/// Carries it out.
+pub fn run(args: Args, context: &mut Context) -> Result<()> {
+    let request = Create {
+        source: context.source(&args.source)?,
+        dir: args.dir.map(ByteString::from),
+        backend: args.backend,
+        access: if args.read_only { Access::ReadOnly } else { Access::ReadWrite },
+        sync: args.sync,
+        reconnect: if args.no_reconnect { Reconnect::Never } else { Reconnect::Automatic },
+        options: options(&args.options)?,
+        caller: context.caller(),
+    };
+    // From here on an interrupt must not end the command between the mount and its removal.
+    let interrupt = args.foreground.then(Interrupt::watch).transpose()?;
+    let mut client = context.daemon()?;
+    let mount = client.call(request)?;
+    print(&mount, context)?;
+    context.output.flush()?;
+    let Some(interrupt) = interrupt else {
+        return Ok(());
+    };
+    wait(&interrupt, &client)?;
+    client.call(Remove { target: Target::Id(mount.id), force: Force::Never })?;
+    Ok(())
+}
+
+fn print(mount: &Mount, context: &mut Context) -> Result<()> {
+    if context.output.is_json() {
+        return context.output.document(mount);
+    }
+    context.output.line(format_args!("{}  {}", mount.id, mount.dir))?;
+    if let Some(degraded) = &mount.degraded {
+        context.output.note(format_args!("note: {}", crate::output::text::one_line(degraded)));
+    }
+    if let Some(port) = mount.port {
+        context.output.note(format_args!("note: served as NFSv3 on 127.0.0.1 port {port}"));
+    }
+    Ok(())
+}
+
+fn options(texts: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut options = BTreeMap::new();
+    for text in texts {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        if key.is_empty() {
+            return Err(Error::usage(format_args!("`{}` is not KEY or KEY=VALUE", text.escape_debug())));
+        }
+        if options.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(Error::usage(format_args!("the option `{}` is given twice", key.escape_debug())));
+        }
+    }
+    Ok(options)
+}
+
+/// Waits for an interrupt, or for the end of the daemon.
+fn wait(interrupt: &Interrupt, client: &crate::client::Client) -> Result<()> {
+    loop {
+        let mut watched = [PollFd::new(interrupt, PollFlags::IN), PollFd::new(client, PollFlags::IN)];
+        match poll(&mut watched, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("could not wait", &errno.into())),
+            Ok(_) if !watched[0].revents().is_empty() => return Ok(()),
+            Ok(_) => {
+                return Err(Error::new(ErrorKind::Failure, "the daemon went away").hint("stead daemon logs"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_has_a_key_and_perhaps_a_value() {
+        let read = |texts: &[&str]| options(&texts.iter().map(|text| text.to_string()).collect::<Vec<_>>());
+        let map = read(&["allow-other", "threads=4"]).unwrap();
+        assert_eq!((map["allow-other"].as_str(), map["threads"].as_str()), ("", "4"));
+        assert!(read(&["=4"]).is_err());
+        assert!(read(&["a=1", "a=2"]).is_err());
+    }
+}

@@ -1,0 +1,345 @@
+//! `stead status`
+
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::Value;
+use wire::api::ErrorKind;
+use wire::api::status::{Connection, ConnectionState, Document, Get, MachineStatus, Mount, MountStatus};
+
+use crate::client::Client;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::output::text::{age, bytes, one_line};
+use crate::output::{Align, Cell, Output, Style, Table};
+
+/// How often `--watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Moves to the top left corner and clears what is below it.
+const CLEAR: &str = "\u{1b}[H\u{1b}[J";
+
+/// Show mounts, connections and machines.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only this; may be repeated or joined with commas
+    #[arg(long, value_name = "NOUN", value_delimiter = ',')]
+    show: Vec<Section>,
+    /// Show it again whenever it changes, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+/// A part of the document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Section {
+    Machines,
+    Connections,
+    Mounts,
+    Threads,
+    Vms,
+    Tunnels,
+    Processes,
+    Operations,
+}
+
+impl Section {
+    const ALL: [Section; 8] = [
+        Section::Machines,
+        Section::Connections,
+        Section::Mounts,
+        Section::Threads,
+        Section::Vms,
+        Section::Tunnels,
+        Section::Processes,
+        Section::Operations,
+    ];
+
+    /// Its key in the document.
+    fn key(self) -> &'static str {
+        match self {
+            Section::Machines => "machines",
+            Section::Connections => "connections",
+            Section::Mounts => "mounts",
+            Section::Threads => "threads",
+            Section::Vms => "vms",
+            Section::Tunnels => "tunnels",
+            Section::Processes => "processes",
+            Section::Operations => "operations",
+        }
+    }
+}
+
+/// Carries it out.
+pub fn run(args: Args, context: &mut Context) -> Result<()> {
+    let sections = if args.show.is_empty() { Section::ALL.to_vec() } else { args.show };
+    let mut client = context.daemon()?;
+    let mut shown = client.call(Get {})?;
+    print(&shown, &sections, &mut context.output)?;
+    if !args.watch {
+        return Ok(());
+    }
+    loop {
+        context.output.flush()?;
+        pause(&client)?;
+        let now = client.call(Get {})?;
+        // Ages go on even when nothing happens, but only a person wants to see that.
+        if now == shown && !context.output.is_terminal() {
+            continue;
+        }
+        shown = now;
+        if context.output.is_terminal() && !context.output.is_json() {
+            context.output.raw(CLEAR.as_bytes())?;
+        }
+        print(&shown, &sections, &mut context.output)?;
+    }
+}
+
+/// Waits for the next look, or for the end of the daemon.
+fn pause(client: &Client) -> Result<()> {
+    let timeout = rustix::time::Timespec {
+        tv_sec: WATCH_INTERVAL.as_secs().try_into().unwrap_or(1),
+        tv_nsec: WATCH_INTERVAL.subsec_nanos().into(),
+    };
+    match poll(&mut [PollFd::new(client, PollFlags::RDHUP)], Some(&timeout)) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Ok(_) => Err(Error::new(ErrorKind::Failure, "the daemon went away").hint("stead daemon status")),
+        Err(errno) => Err(Error::io("could not wait", &errno.into())),
+    }
+}
+
+fn print(document: &Document, sections: &[Section], output: &mut Output) -> Result<()> {
+    match output.is_json() {
+        true => print_json(document, sections, output),
+        false => print_text(document, sections, output),
+    }
+}
+
+fn print_json(document: &Document, sections: &[Section], output: &mut Output) -> Result<()> {
+    let could_not =
+        |error| Error::new(ErrorKind::Failure, format!("could not write the status as JSON: {error}"));
+    let mut value = serde_json::to_value(document).map_err(could_not)?;
+    if let Value::Object(fields) = &mut value {
+        let hidden = Section::ALL.iter().filter(|section| !sections.contains(section));
+        for section in hidden {
+            fields.remove(section.key());
+        }
+    }
+    output.document(&value)
+}
+
+fn print_text(document: &Document, sections: &[Section], output: &mut Output) -> Result<()> {
+    let mut parts = Vec::new();
+    for section in sections {
+        let table = match section {
+            Section::Machines => machines(&document.machines),
+            Section::Connections => connections(&document.connections, output),
+            Section::Mounts => mounts(&document.mounts),
+            Section::Threads => threads(document),
+            Section::Vms => vms(document),
+            Section::Tunnels => tunnels(document),
+            Section::Processes => processes(document),
+            Section::Operations => operations(document),
+        };
+        if !table.is_empty() {
+            parts.push(table);
+        }
+    }
+    if parts.is_empty() {
+        return match sections.len() {
+            1 => output.line(format_args!("no {}", sections[0].key())),
+            _ => output.line("nothing is mounted and nothing is connected"),
+        };
+    }
+    for (index, table) in parts.iter().enumerate() {
+        if index > 0 {
+            output.line("")?;
+        }
+        output.table(table)?;
+    }
+    let mounts = if sections.contains(&Section::Mounts) { &document.mounts[..] } else { &[] };
+    for mount in mounts {
+        print_remarks(mount, output)?;
+    }
+    Ok(())
+}
+
+/// What does not fit into a column.
+fn print_remarks(mount: &Mount, output: &mut Output) -> Result<()> {
+    if let MountStatus::Failed { reason } = &mount.status {
+        let text = format!("{} failed: {}", mount.id, one_line(reason));
+        let text = output.styled(Style::Bad, &text);
+        output.line(text)?;
+    }
+    if let Some(degraded) = &mount.degraded {
+        let text = format!("{} is limited: {}", mount.id, one_line(degraded));
+        let text = output.styled(Style::Fair, &text);
+        output.line(text)?;
+    }
+    Ok(())
+}
+
+fn machines(machines: &[MachineStatus]) -> Table {
+    let mut table = Table::new(&[("MACHINE", Align::Left), ("STATE", Align::Left), ("AGENT", Align::Left)]);
+    for machine in machines {
+        let agent = machine.agent.as_ref().map_or("-".to_owned(), |agent| one_line(&agent.version));
+        table.row([machine.machine.to_string().into(), connection_cell(machine.state), agent.into()]);
+    }
+    table
+}
+
+fn connections(connections: &[Connection], output: &Output) -> Table {
+    let columns = [
+        ("CONNECTION", Align::Left),
+        ("MACHINE", Align::Left),
+        ("STATE", Align::Left),
+        ("SINCE", Align::Left),
+        ("PROCESSES", Align::Left),
+    ];
+    let mut table = Table::new(&columns);
+    for connection in connections {
+        table.row([
+            connection.id.into(),
+            connection.machine.to_string().into(),
+            connection_cell(connection.state),
+            age(output.now(), connection.since).into(),
+            listed(connection.pids.iter().map(u32::to_string)).into(),
+        ]);
+    }
+    table
+}
+
+fn mounts(mounts: &[Mount]) -> Table {
+    let columns = [
+        ("MOUNT", Align::Left),
+        ("SOURCE", Align::Left),
+        ("DIRECTORY", Align::Left),
+        ("BACKEND", Align::Left),
+        ("STATE", Align::Left),
+        ("UNSAVED", Align::Right),
+        ("READ", Align::Right),
+        ("WRITTEN", Align::Right),
+    ];
+    let mut table = Table::new(&columns);
+    for mount in mounts {
+        let unsaved = match mount.journal.operations {
+            0 => Cell::styled("-", Style::Dim),
+            _ => Cell::styled(bytes(mount.journal.bytes), Style::Fair),
+        };
+        table.row([
+            mount.id.into(),
+            mount.source.to_string().into(),
+            mount.dir.to_string().into(),
+            backend(mount).into(),
+            mount_cell(&mount.status),
+            unsaved,
+            bytes(mount.counters.bytes_read).into(),
+            bytes(mount.counters.bytes_written).into(),
+        ]);
+    }
+    table
+}
+
+fn backend(mount: &Mount) -> String {
+    match mount.port {
+        Some(port) => format!("{}:{port}", mount.backend),
+        None => mount.backend.to_string(),
+    }
+}
+
+fn threads(document: &Document) -> Table {
+    let columns = [
+        ("THREAD", Align::Left),
+        ("STATE", Align::Left),
+        ("CHANGED", Align::Right),
+        ("DIRECTORY", Align::Left),
+    ];
+    let mut table = Table::new(&columns);
+    for thread in &document.threads {
+        let name = one_line(&thread.name);
+        table.row([name.into(), one_line(&thread.state).into(), thread.changed.into(), (&thread.dir).into()]);
+    }
+    table
+}
+
+fn vms(document: &Document) -> Table {
+    let columns =
+        [("VM", Align::Left), ("STATE", Align::Left), ("IMAGE", Align::Left), ("ENGINE", Align::Left)];
+    let mut table = Table::new(&columns);
+    for vm in &document.vms {
+        table.row([&vm.name, &vm.state, &vm.image, &vm.engine].map(|text| one_line(text).into()));
+    }
+    table
+}
+
+fn tunnels(document: &Document) -> Table {
+    let mut table = Table::new(&[("TUNNEL", Align::Left), ("STATE", Align::Left)]);
+    for tunnel in &document.tunnels {
+        table.row([&tunnel.id, &tunnel.state].map(|text| one_line(text).into()));
+    }
+    table
+}
+
+fn processes(document: &Document) -> Table {
+    let columns = [
+        ("PROCESS", Align::Left),
+        ("MACHINE", Align::Left),
+        ("STATE", Align::Left),
+        ("COMMAND", Align::Left),
+    ];
+    let mut table = Table::new(&columns);
+    for process in &document.processes {
+        let command: Vec<String> = process.command.iter().map(ToString::to_string).collect();
+        table.row([
+            process.id.into(),
+            process.machine.to_string().into(),
+            one_line(&process.state).into(),
+            command.join(" ").into(),
+        ]);
+    }
+    table
+}
+
+fn operations(document: &Document) -> Table {
+    let mut table = Table::new(&[("OPERATION", Align::Left), ("STATE", Align::Left)]);
+    for operation in &document.operations {
+        table.row([&operation.id, &operation.state].map(|text| one_line(text).into()));
+    }
+    table
+}
+
+fn listed(words: impl Iterator<Item = String>) -> String {
+    let words: Vec<String> = words.collect();
+    match words.is_empty() {
+        true => "-".to_owned(),
+        false => words.join(" "),
+    }
+}
+
+/// The word for a connection's state.
+pub fn connection_word(state: ConnectionState) -> &'static str {
+    match state {
+        ConnectionState::Connecting => "connecting",
+        ConnectionState::Connected => "connected",
+        ConnectionState::Reconnecting => "reconnecting",
+        ConnectionState::Disconnected => "disconnected",
+    }
+}
+
+fn connection_cell(state: ConnectionState) -> Cell {
+    let style = match state {
+        ConnectionState::Connected => Style::Good,
+        ConnectionState::Connecting | ConnectionState::Reconnecting => Style::Fair,
+        ConnectionState::Disconnected => Style::Bad,
+    };
+    Cell::styled(connection_word(state), style)
+}
+
+fn mount_cell(status: &MountStatus) -> Cell {
+    match status {
+        MountStatus::Active => Cell::styled("active", Style::Good),
+        MountStatus::Reconnecting => Cell::styled("reconnecting", Style::Fair),
+        MountStatus::Disconnected => Cell::styled("disconnected", Style::Bad),
+        MountStatus::Failed { .. } => Cell::styled("failed", Style::Bad),
+    }
+}

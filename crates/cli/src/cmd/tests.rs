@@ -1,0 +1,299 @@
+use serde_json::{Value, json};
+use wire::api::file::{Content, Creation, Purpose};
+use wire::api::mount::{Access, Backend, Force, SyncMode, Target};
+use wire::api::process::{self, Outcome};
+use wire::api::{Call, ClientNotification, ErrorKind, ErrorObject};
+
+use crate::fake::{Fake, json, now};
+use crate::output::Sink;
+
+fn mount_value(id: &str, status: Value) -> Value {
+    json!({
+        "id": id, "source": "ssh://box/src", "dir": "/home/u/src", "backend": "fuse", "status": status,
+        "worker": {"pid": 124, "restarts": 0}, "journal": {"operations": 0, "bytes": 0},
+        "counters": {"requests": 9, "hits": 5, "round_trips": 4, "bytes_read": 1_500_000, "bytes_written": 12},
+        "access": "read_write", "sync": "close",
+    })
+}
+
+fn document(mounts: &[Value]) -> Value {
+    let since = wire::api::time::Timestamp::from_unix(now().unix() - 200);
+    json!({
+        "daemon": {"pid": 1, "version": "0.1.0"},
+        "machines": [{"machine": "ssh://box", "state": "connected", "agent": {"version": "0.1.0"}}],
+        "connections": [
+            {"id": "c1", "machine": "ssh://box", "state": "connected", "since": since, "pids": [123]},
+        ],
+        "mounts": mounts,
+        "threads": [], "vms": [], "tunnels": [], "processes": [], "operations": [],
+    })
+}
+
+#[test]
+fn mount_asks_for_what_was_written_and_prints_where_it_is() {
+    let fake = Fake::new(|_, _| Ok(mount_value("m1", json!({"state": "active"}))));
+    let ran = fake.run(&[
+        "mount",
+        "box:src",
+        "here",
+        "--read-only",
+        "--backend",
+        "nfs",
+        "--sync",
+        "strict",
+        "-o",
+        "a=1,b",
+    ]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "m1  /home/u/src\n", ""));
+    let [Call::MountCreate(create)] = &fake.calls()[..] else {
+        panic!("one request is expected");
+    };
+    assert_eq!(create.source.to_bytes(), b"ssh://box/~/src");
+    assert_eq!(create.dir.as_ref().unwrap().as_bytes(), b"here");
+    assert_eq!(
+        (create.backend, create.access, create.sync),
+        (Backend::Nfs, Access::ReadOnly, SyncMode::Strict)
+    );
+    assert_eq!(create.options, [("a".into(), "1".into()), ("b".into(), String::new())].into());
+    assert_eq!(create.caller.cwd.as_bytes(), b"/work");
+}
+
+#[test]
+fn mount_prints_the_mount_for_programs() {
+    let fake = Fake::new(|_, _| Ok(mount_value("m1", json!({"state": "active"}))));
+    let ran = fake.run(&["mount", "host:/srv", "--json"]);
+    let mount: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&mount["id"], &mount["status"]["state"]), (&json!("m1"), &json!("active")));
+}
+
+#[test]
+fn unmount_says_what_could_not_be_saved() {
+    let fake = Fake::new(|_, _| {
+        Ok(json!({"mounts": [{"id": "m1", "dir": "/d", "kept_aside": ["/state/conflict\n1"]}]}))
+    });
+    let ran = fake.run(&["unmount", "--all", "--force"]);
+    assert_eq!(ran.out, "m1  /d  unmounted\n    not saved on the machine, kept in /state/conflict\\x0a1\n");
+    let [Call::MountRemove(remove)] = &fake.calls()[..] else {
+        panic!("one request is expected");
+    };
+    assert_eq!((&remove.target, remove.force), (&Target::All, Force::Always));
+}
+
+#[test]
+fn status_is_aligned_tables() {
+    let failed = json!({"state": "failed", "reason": "five deaths\nin a row"});
+    let mounts = [mount_value("m1", json!({"state": "active"})), mount_value("m20", failed)];
+    let fake = Fake::new(move |_, _| Ok(document(&mounts)));
+    let expected = "\
+MACHINE    STATE      AGENT
+ssh://box  connected  0.1.0
+
+CONNECTION  MACHINE    STATE      SINCE      PROCESSES
+c1          ssh://box  connected  3 min ago  123
+
+MOUNT  SOURCE         DIRECTORY    BACKEND  STATE   UNSAVED     READ  WRITTEN
+m1     ssh://box/src  /home/u/src  fuse     active        -  1.4 MiB     12 B
+m20    ssh://box/src  /home/u/src  fuse     failed        -  1.4 MiB     12 B
+m20 failed: five deaths in a row
+";
+    assert_eq!(fake.run(&["status"]).out, expected);
+    let coloured = fake.run_with(&["status", "--show", "mounts"], Sink::Colours).out;
+    assert!(coloured.contains("\u{1b}[32mactive\u{1b}[0m"), "{coloured:?}");
+    let plain = fake.run_with(&["status", "--show", "mounts"], Sink::Terminal).out;
+    assert!(plain.starts_with("MOUNT ") && !plain.contains('\u{1b}'), "{plain:?}");
+}
+
+#[test]
+fn status_for_programs_has_what_was_asked_for() {
+    let fake = Fake::new(|_, _| Ok(document(&[])));
+    let keys = |arguments: &[&str]| {
+        let ran = fake.run(arguments);
+        let Value::Object(fields) = serde_json::from_str(&ran.out).unwrap() else {
+            panic!("not an object: {}", ran.out);
+        };
+        fields.into_iter().map(|(key, _)| key).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        keys(&["status", "--json"]),
+        "connections daemon machines mounts operations processes threads tunnels vms"
+    );
+    assert_eq!(keys(&["--json", "status", "--show", "mounts,vms"]), "daemon mounts vms");
+}
+
+#[test]
+fn status_of_nothing_says_so() {
+    let empty = json!({
+        "daemon": {"pid": 1, "version": "0.1.0"}, "machines": [], "connections": [], "mounts": [],
+        "threads": [], "vms": [], "tunnels": [], "processes": [], "operations": [],
+    });
+    let fake = Fake::new(move |_, _| Ok(empty.clone()));
+    assert_eq!(fake.run(&["status"]).out, "nothing is mounted and nothing is connected\n");
+    assert_eq!(fake.run(&["status", "--show", "vms"]).out, "no vms\n");
+}
+
+/// Starts a process that says something on both streams and ends so.
+fn running(outcome: Outcome) -> Fake {
+    Fake::new(move |_, peer| {
+        let process = "p1".parse().unwrap();
+        peer.say(process::Stdout { process, bytes: Content(b"to \xff out\n".to_vec()) });
+        peer.say(process::Stderr { process, bytes: Content(b"to err\n".to_vec()) });
+        peer.say(process::Exited { process, outcome: outcome.clone() });
+        Ok(json(&process::Started { process }))
+    })
+}
+
+#[test]
+fn exec_ends_as_the_command_did() {
+    let cases = [
+        (Outcome::Exited { code: 0 }, 0),
+        (Outcome::Exited { code: 42 }, 42),
+        (Outcome::Signalled { signal: 9 }, 137),
+        (Outcome::Lost { reason: "the link broke".into() }, 255),
+    ];
+    for (outcome, code) in cases {
+        let fake = running(outcome);
+        let ran = fake.run(&["exec", "box", "--cwd", "/srv", "--env", "A=b", "--", "ls", "-l", "--json"]);
+        assert_eq!((ran.code, ran.out.as_str()), (code, "to \u{fffd} out\n"));
+        assert!(ran.err.starts_with("to err\n"), "{}", ran.err);
+        let [Call::ProcessRun(run)] = &fake.calls()[..] else {
+            panic!("one request is expected");
+        };
+        let words: Vec<String> = run.command.iter().map(ToString::to_string).collect();
+        assert_eq!(words, ["ls", "-l", "--json"]);
+        assert_eq!(run.environment, [("A".into(), "b".into())]);
+    }
+}
+
+#[test]
+fn a_command_that_could_not_be_run_is_255() {
+    let fake = Fake::new(|_, _| Err(ErrorObject::new(ErrorKind::NotFound, "there is no program `x`")));
+    let ran = fake.run(&["exec", "box", "x"]);
+    assert_eq!((ran.code, ran.err.as_str()), (255, "error: there is no program `x`\n"));
+}
+
+fn entry(name: &str, kind: &str, size: u64) -> Value {
+    let time = json!({"seconds": 1_000_000_000, "nanoseconds": 5});
+    json!({
+        "name": name, "kind": kind, "mode": 0o644, "uid": 0, "gid": 1000, "size": size, "blocks": 8, "links": 1,
+        "inode": 7, "modified": time, "changed": time, "accessed": time,
+    })
+}
+
+#[test]
+fn ls_sorts_hides_and_spares_the_terminal() {
+    let fake = Fake::new(|call, _| match call {
+        Call::FileStat(_) => Ok(entry("d", "directory", 0)),
+        Call::FileOpenDirectory(_) => Ok(json!({"handle": "h1", "entry": entry("d", "directory", 0)})),
+        Call::FileList(_) => Ok(json!({
+            "entries": [entry("b\u{1b}[2J", "file", 12345), entry(".hidden", "file", 1), entry("a", "file", 5)],
+            "progress": "end",
+        })),
+        Call::FileClose(_) => Ok(json!({})),
+        other => panic!("unexpected: {other:?}"),
+    });
+    assert_eq!(fake.run(&["ls", "box:d"]).out, "a\nb\u{1b}[2J\n");
+    assert_eq!(fake.run_with(&["ls", "-a", "box:d"], Sink::Terminal).out, ".hidden\na\nb\\x1b[2J\n");
+    let long = "\
+-rw-r--r--  1  0  1000      5  2001-09-09T01:46:40Z  a
+-rw-r--r--  1  0  1000  12345  2001-09-09T01:46:40Z  b\\x1b[2J
+";
+    assert_eq!(fake.run_with(&["ls", "-l", "box:d"], Sink::Terminal).out, long);
+}
+
+#[test]
+fn cat_prints_bytes_however_they_arrive() {
+    let content: &[u8] = b"first \xff second, and more than its size said";
+    let fake = Fake::new(move |call, _| match call {
+        Call::FileOpen(_) => Ok(json!({"handle": "h1", "entry": entry("f", "file", 6)})),
+        // A few bytes at a time, as from a pipe.
+        Call::FileRead(read) => {
+            let from = content.len().min(read.offset as usize);
+            let to = content.len().min(from + 7);
+            Ok(json(&wire::api::file::Chunk { content: Content(content[from..to].to_vec()) }))
+        }
+        Call::FileClose(_) => Ok(json!({})),
+        other => panic!("unexpected: {other:?}"),
+    });
+    assert_eq!(fake.run(&["cat", "box:f"]).out, String::from_utf8_lossy(content));
+}
+
+#[test]
+fn cp_to_a_machine_writes_beside_and_renames() {
+    let scratch = tempfile::tempdir().unwrap();
+    let from = scratch.path().join("from");
+    std::fs::write(&from, "content").unwrap();
+    let fake = Fake::new(|call, _| match call {
+        Call::FileStat(_) => Err(ErrorObject::new(ErrorKind::NotFound, "no such file")),
+        Call::FileOpen(_) => Ok(json!({"handle": "h1", "entry": entry("f", "file", 0)})),
+        Call::FileWrite(write) => Ok(json!({"bytes": write.content.0.len()})),
+        Call::FileSetAttributes(_) => Ok(entry("f", "file", 7)),
+        Call::FileClose(_) | Call::FileRename(_) => Ok(json!({})),
+        other => panic!("unexpected: {other:?}"),
+    });
+    let ran = fake.run(&["cp", from.to_str().unwrap(), "box:to"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, "copied 1 file (7 B)\n"));
+    let calls = fake.calls();
+    let purpose = calls.iter().find_map(|call| match call {
+        Call::FileOpen(open) => Some(open.purpose),
+        _ => None,
+    });
+    assert_eq!(purpose, Some(Purpose::Write { create: Creation::Truncate, mode: 0o600 }));
+    let Some(Call::FileRename(rename)) = calls.last() else {
+        panic!("the last word is the name: {calls:?}");
+    };
+    assert_eq!(rename.to.to_bytes(), b"ssh://box/~/to");
+}
+
+#[test]
+fn connect_carries_its_policy() {
+    let fake = Fake::new(|_, _| {
+        Ok(json!({"id": "c1", "machine": "ssh://box", "state": "connected", "since": now(), "pids": []}))
+    });
+    let ran = fake.run(&["connect", "box", "--no-reconnect", "--heartbeat-interval", "500"]);
+    assert_eq!(ran.out, "c1  ssh://box  connected\n");
+    let [Call::MachineConnect(connect)] = &fake.calls()[..] else {
+        panic!("one request is expected");
+    };
+    assert_eq!((connect.heartbeat_interval_ms, connect.max_heartbeat_failures), (Some(500), None));
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let fake = Fake::absent();
+    for arguments in [&["--help"][..], &["mount", "--help"], &["daemon", "logs", "-h"], &["--version"]] {
+        let ran = fake.run(arguments);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{arguments:?}");
+        assert!(!ran.out.is_empty());
+    }
+    let nothing = fake.run(&[]);
+    assert_eq!((nothing.code, nothing.out.as_str()), (2, ""));
+    assert!(nothing.err.contains("Usage: stead"), "{}", nothing.err);
+}
+
+#[test]
+fn notifications_for_nobody_are_ignored() {
+    let fake = Fake::new(|_, peer| {
+        let process = "p9".parse().unwrap();
+        peer.say(process::Stdout { process, bytes: Content(b"not ours".to_vec()) });
+        Ok(json!({"mounts": []}))
+    });
+    assert_eq!(fake.run(&["unmount", "--all"]).out, "nothing is mounted\n");
+}
+
+#[test]
+fn a_prompt_without_a_terminal_is_declined() {
+    let fake = Fake::new(|_, peer| {
+        peer.say(wire::api::prompt::Ask {
+            prompt: "q1".parse().unwrap(),
+            kind: wire::api::prompt::PromptKind::Secret,
+            text: "password: ".into(),
+        });
+        match peer.hear() {
+            ClientNotification::PromptAnswer(answer) if answer.answer.is_none() => {
+                Err(ErrorObject::new(ErrorKind::Refused, "nobody answered"))
+            }
+            other => panic!("unexpected: {other:?}"),
+        }
+    });
+    assert_eq!(fake.run(&["connect", "box"]).code, 4);
+}

@@ -1,0 +1,32 @@
+//! Interrupts as something to wait for.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::error::{Error, Result};
+
+/// Becomes readable when somebody wants the command to end: by the keyboard, a signal or the end of the terminal. From
+/// its creation on these do not end the process by themselves.
+#[derive(Debug)]
+pub struct Interrupt(UnixStream);
+
+impl Interrupt {
+    /// Begins to watch.
+    pub fn watch() -> Result<Interrupt> {
+        let could_not = |error: std::io::Error| Error::io("could not watch for interrupts", &error);
+        let (read, write) = UnixStream::pair().map_err(could_not)?;
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let write = write.try_clone().map_err(could_not)?;
+            signal_hook::low_level::pipe::register(signal, write).map_err(could_not)?;
+        }
+        Ok(Interrupt(read))
+    }
+}
+
+impl AsFd for Interrupt {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
