@@ -1,0 +1,65 @@
+//! The stead program: picks its part by the name it was called by and its first argument.
+//!
+//! | called as | part |
+//! |---|---|
+//! | `stead-askpass QUESTION` | what ssh runs to ask somebody |
+//! | `stead agent` | the agent of this computer, on its standard input and output |
+//! | `stead worker` | the process of one mount, on its control socket |
+//! | `stead daemon run` | the daemon |
+//! | anything else | the command line |
+
+use std::ffi::OsStr;
+use std::panic::PanicHookInfo;
+use std::process::ExitCode;
+
+use wire::api::{ErrorKind, ErrorObject};
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(report_panic));
+    let mut arguments = std::env::args_os();
+    if arguments.next().is_some_and(|name| remote::askpass::is_askpass(&name)) {
+        return remote::askpass::run(arguments, |name| std::env::var_os(name));
+    }
+    let first = arguments.next();
+    match first.as_deref().and_then(OsStr::to_str) {
+        Some("agent") => agent::main(),
+        Some("worker") => mount::worker::main(),
+        _ => match cli::main() {
+            cli::Next::Exit(code) => ExitCode::from(code),
+            cli::Next::Daemon(how) => run_daemon(how),
+        },
+    }
+}
+
+fn run_daemon(how: cli::Daemon) -> ExitCode {
+    let mode = match how {
+        cli::Daemon::Foreground => daemon::Mode::Foreground,
+        cli::Daemon::Background => daemon::Mode::Background,
+    };
+    let outcome = daemon::Options::from_environment(mode)
+        .map_err(|error| ErrorObject::new(ErrorKind::Usage, error.to_string()))
+        .and_then(daemon::run);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+/// One line: what happened and where. The part that panicked says the rest by how it ends.
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("of an unknown sort");
+    let place =
+        panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("unnamed");
+    eprintln!("stead: thread `{name}` panicked{place}: {}", message.escape_debug());
+    if std::env::var_os("RUST_BACKTRACE").is_some() {
+        eprintln!("{}", std::backtrace::Backtrace::force_capture());
+    }
+}
