@@ -1,0 +1,25 @@
+//! `cargo xtask bench`: measures Stead against its peers, side by side in one run.
+
+use std::process::ExitCode;
+
+use e2e::bench::{self, Options};
+
+const HELP: &str = "\
+bench mount [--quick] [--rtt MS[,MS]] [--rows NAME[,NAME]] [--runs N] [--only CONTENDER[,CONTENDER]]
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.split_first() {
+        Some((what, rest)) if what == "mount" => match Options::parse(rest) {
+            Ok(options) => bench::run(&options),
+            Err(error) => usage(&error),
+        },
+        _ => usage("what is to be measured is not named"),
+    }
+}
+
+fn usage(error: &str) -> ExitCode {
+    eprintln!("bench: {error}\n{HELP}");
+    ExitCode::from(2)
+}

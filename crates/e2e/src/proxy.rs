@@ -1,0 +1,232 @@
+//! Distance: a TCP proxy that holds every byte for half a round trip in each direction, and can stall and cut.
+//!
+//! The window is unlimited: as much as is sent is in flight, so the proxy adds latency and nothing else.
+//!
+//! ```text
+//! client ──► read ──► queue (due times) ──► write ──► server       one such line per direction and connection
+//! ```
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// One read from a socket.
+const READ_BYTES: usize = 256 << 10;
+
+/// What one line may hold before it stops reading: a gigabit at ten seconds, so never reached unless stalled.
+const QUEUED_BYTES_MAX: usize = 1 << 30;
+
+/// A proxy on a loopback port. Dropping it cuts every connection.
+pub struct DelayProxy {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    target: u16,
+}
+
+struct State {
+    mode: Mode,
+    one_way: Duration,
+    connections: Vec<TcpStream>,
+    carried_bytes: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Bytes arrive after the delay.
+    Open,
+    /// Bytes are taken and do not arrive; nobody is told. A blackhole.
+    Stalled,
+    /// Connections are gone and new ones end at once.
+    Cut,
+    /// The proxy is going away.
+    Closed,
+}
+
+/// Bytes on their way in one direction, each piece with the moment it arrives.
+#[derive(Default)]
+struct Line {
+    state: Mutex<LineState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct LineState {
+    pieces: VecDeque<(Instant, Vec<u8>)>,
+    queued_bytes: usize,
+    reader_ended: bool,
+    writer_ended: bool,
+}
+
+impl DelayProxy {
+    /// Forwards to `target` on 127.0.0.1 with `rtt` added.
+    pub fn start(target: u16, rtt: Duration) -> DelayProxy {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binding a loopback port");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        let state = State { mode: Mode::Open, one_way: rtt / 2, connections: Vec::new(), carried_bytes: 0 };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), target });
+        let accepting = Arc::clone(&shared);
+        std::thread::spawn(move || accept_all(&listener, &accepting));
+        DelayProxy { port, shared }
+    }
+
+    /// The port to connect to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Changes the round trip for bytes sent from now on.
+    pub fn set_rtt(&self, rtt: Duration) {
+        lock(&self.shared.state).one_way = rtt / 2;
+    }
+
+    /// Holds all bytes back without closing anything.
+    pub fn stall(&self) {
+        self.set_mode(Mode::Stalled);
+    }
+
+    /// Ends all connections and refuses new ones.
+    pub fn cut(&self) {
+        self.set_mode(Mode::Cut);
+        for connection in lock(&self.shared.state).connections.drain(..) {
+            // Already closed by its other end is as good.
+            let _closed = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Lets bytes and connections pass again.
+    pub fn mend(&self) {
+        self.set_mode(Mode::Open);
+    }
+
+    /// Bytes that have passed, both directions together.
+    pub fn carried_bytes(&self) -> u64 {
+        lock(&self.shared.state).carried_bytes
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        lock(&self.shared.state).mode = mode;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for DelayProxy {
+    fn drop(&mut self) {
+        self.cut();
+        self.set_mode(Mode::Closed);
+        // Wakes the accepting thread, which then sees the mode.
+        let _woken = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+    }
+}
+
+fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming().flatten() {
+        match lock(&shared.state).mode {
+            Mode::Closed => return,
+            Mode::Cut => continue,
+            Mode::Open | Mode::Stalled => {}
+        }
+        let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, shared.target)) else {
+            continue;
+        };
+        carry(&client, &server, shared);
+        carry(&server, &client, shared);
+        lock(&shared.state).connections.extend([client, server]);
+    }
+}
+
+/// Starts the two threads of one direction.
+fn carry(from: &TcpStream, to: &TcpStream, shared: &Arc<Shared>) {
+    for end in [from, to] {
+        end.set_nodelay(true).expect("TCP_NODELAY on a TCP socket");
+    }
+    let line = Arc::new(Line::default());
+    let (mut from, mut to) = (duplicate(from), duplicate(to));
+    let (filling, filled_with) = (Arc::clone(&line), Arc::clone(shared));
+    std::thread::spawn(move || fill(&mut from, &filling, &filled_with));
+    let shared = Arc::clone(shared);
+    std::thread::spawn(move || empty(&mut to, &line, &shared));
+}
+
+fn fill(from: &mut TcpStream, line: &Line, shared: &Shared) {
+    let mut buffer = vec![0; READ_BYTES];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let due = Instant::now() + lock(&shared.state).one_way;
+        let mut state = lock(&line.state);
+        while state.queued_bytes >= QUEUED_BYTES_MAX && !state.writer_ended {
+            state = line.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.writer_ended {
+            break;
+        }
+        state.queued_bytes += count;
+        state.pieces.push_back((due, buffer[..count].to_vec()));
+        line.changed.notify_all();
+    }
+    lock(&line.state).reader_ended = true;
+    line.changed.notify_all();
+}
+
+fn empty(to: &mut TcpStream, line: &Line, shared: &Shared) {
+    while let Some(piece) = next_due(line) {
+        if !passable(shared) {
+            break;
+        }
+        // Counted before the other end can see it, so that whoever got a byte finds it counted.
+        lock(&shared.state).carried_bytes += piece.len() as u64;
+        if to.write_all(&piece).is_err() {
+            break;
+        }
+    }
+    lock(&line.state).writer_ended = true;
+    line.changed.notify_all();
+    // The other end may have closed it first.
+    let _closed = to.shutdown(Shutdown::Write);
+}
+
+/// The next piece, at the moment it is due; `None` when no more will come.
+fn next_due(line: &Line) -> Option<Vec<u8>> {
+    let mut state = lock(&line.state);
+    loop {
+        let now = Instant::now();
+        match state.pieces.front() {
+            Some((due, _)) if *due <= now => break,
+            Some((due, _)) => {
+                let left = *due - now;
+                state = line.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            None if state.reader_ended => return None,
+            None => state = line.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+    let (_, piece) = state.pieces.pop_front()?;
+    state.queued_bytes -= piece.len();
+    line.changed.notify_all();
+    Some(piece)
+}
+
+/// Waits out a stall. `false` when the connection is to end.
+fn passable(shared: &Shared) -> bool {
+    let mut state = lock(&shared.state);
+    while state.mode == Mode::Stalled {
+        state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    }
+    state.mode == Mode::Open
+}
+
+fn duplicate(stream: &TcpStream) -> TcpStream {
+    stream.try_clone().expect("duplicating a socket")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,37 @@
+//! A release as one archive.
+
+use crate::build::{Profile, agent_name, build, host};
+use crate::run::{self, Outcome, program};
+
+/// Packs the program, the agent, completions and manual pages into `target/dist`.
+pub fn dist() -> Outcome {
+    let stead = build(Profile::Release)?;
+    let host = host()?;
+    let machine = host.split('-').next().unwrap_or(&host);
+    let name = format!("stead-{}-{machine}-linux", env!("CARGO_PKG_VERSION"));
+    let out = run::target().join("dist");
+    let dir = out.join(&name);
+    for part in ["", "completions", "man"] {
+        let part = dir.join(part);
+        std::fs::create_dir_all(&part)
+            .map_err(|error| format!("could not create {}: {error}", part.display()))?;
+    }
+    let agent = stead.with_file_name(agent_name(&host));
+    let root = run::root();
+    let mut files = vec![stead.clone(), agent];
+    files.extend(
+        ["LICENSE", "README.md"].map(|file| root.join(file)).into_iter().filter(|file| file.is_file()),
+    );
+    program("install").arg("--target-directory").arg(&dir).args(&files).run()?;
+    for shell in ["bash", "zsh", "fish"] {
+        let text = program(&stead).args(["completions", shell]).output()?;
+        let path = dir.join("completions").join(format!("stead.{shell}"));
+        std::fs::write(&path, text)
+            .map_err(|error| format!("could not write {}: {error}", path.display()))?;
+    }
+    program(&stead).arg("man").arg(dir.join("man")).run()?;
+    let archive = out.join(format!("{name}.tar.gz"));
+    program("tar").arg("-C").arg(&out).arg("-czf").arg(&archive).arg(&name).run()?;
+    println!("{}", archive.display());
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Builds, tests, measures and packs Stead: `cargo xtask TASK`.
+//!
+//! It has no dependencies, so that it starts at once on a machine with only Rust and a C compiler, and it must not know
+//! how anything works inside: it runs programs in an order, and stops at the first that fails.
+
+mod build;
+mod dist;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use run::{Outcome, cargo};
+
+const HELP: &str = "\
+cargo xtask TASK
+
+  setup                 installs what the tests need (as root; otherwise says what is missing)
+  build [--release]     stead, and beside it the static agent for far machines
+  test [FILTER]         everything: setup, build, format, lints, unit tests, then the tests of the whole
+        --only STEP     one step: setup, build, format, lints, unit, e2e
+  demo                  builds Stead and gives the tour
+  bench mount           this mount, the local disk and sshfs side by side
+        --quick  --rtt MS[,MS]  --rows NAME[,NAME]
+  dist                  packs a release into target/dist
+  docs                  regenerates docs/cli.md and docs/api.md
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["setup"] => setup::setup(),
+        ["build"] => build::build(build::Profile::Dev).map(drop),
+        ["build", "--release"] => build::build(build::Profile::Release).map(drop),
+        ["test", "--only", step] => test::only(step, None),
+        ["test", "--only", step, filter] => test::only(step, Some(filter)),
+        ["test"] => test::all(None),
+        ["test", filter] => test::all(Some(filter)),
+        ["demo", rest @ ..] => demo(rest),
+        ["bench", rest @ ..] => bench(rest),
+        ["dist"] => dist::dist(),
+        ["docs"] => docs(),
+        ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(args: &[&str]) -> Outcome {
+    let stead = build::build(build::Profile::Release)?;
+    run::program(stead).arg("demo").args(args).run()
+}
+
+fn bench(args: &[&str]) -> Outcome {
+    setup::setup()?;
+    let stead = build::build(build::Profile::Release)?;
+    cargo(["run", "--quiet", "--release", "-p", "e2e", "--bin", "bench", "--"])
+        .args(args)
+        .env("STEAD_BIN", stead)
+        .run()
+}
+
+fn docs() -> Outcome {
+    let stead = build::build(build::Profile::Dev)?;
+    for page in ["cli", "api"] {
+        let text = run::program(&stead).args(["docs", page]).output()?;
+        let path = run::root().join(format!("docs/{page}.md"));
+        std::fs::write(&path, text)
+            .map_err(|error| format!("could not write {}: {error}", path.display()))?;
+    }
+    Ok(())
+}
