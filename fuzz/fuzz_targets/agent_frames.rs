@@ -1,0 +1,23 @@
+//! Frames of the agent protocol, from either side: whatever decodes must encode to the same value again.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use wire::agent::{AgentFrame, ClientFrame};
+use wire::frame::{PREFIX_BYTES, Prefix, decode_head, encode_head};
+use wire::hello::Hello;
+
+fn check<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(head: &[u8]) {
+    let Ok(value) = decode_head::<T>(head) else { return };
+    let frame = encode_head(&value, 0).expect("what was decoded from a frame fits into one");
+    let again = decode_head::<T>(&frame[PREFIX_BYTES..]).expect("what was encoded can be decoded");
+    assert_eq!(value, again);
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Some(prefix) = bytes.first_chunk::<PREFIX_BYTES>() {
+        let _lengths = Prefix::parse(*prefix);
+    }
+    check::<Hello>(bytes);
+    check::<ClientFrame>(bytes);
+    check::<AgentFrame>(bytes);
+});
