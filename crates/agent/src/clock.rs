@@ -21,6 +21,10 @@ impl<K: Clone + Eq + Hash, V> Clock<K, V> {
         Clock { slots: Vec::new(), index: HashMap::new(), hand: 0, entries_max: entries_max.max(1) }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     pub fn get(&mut self, key: &K) -> Option<&mut V> {
         let slot = &mut self.slots[*self.index.get(key)?];
         slot.used = true;

@@ -11,9 +11,14 @@ const DESCRIPTORS_DEFAULT: u64 = 1024;
 /// The most directory descriptors that are worth keeping.
 const DIRECTORIES_MAX: usize = 16 << 10;
 
+/// The most descriptors of files that are kept for requests on their way: more are not on their way at once.
+const FILES_MAX: usize = 256;
+
 pub(crate) struct Descriptors {
     /// Descriptors of directories kept to save resolving their paths.
     pub directories_max: usize,
+    /// Descriptors of files that have lost their names a moment ago, or may soon.
+    pub files_max: usize,
     /// Open files of the client.
     pub handles_max: usize,
     /// Descriptions that hold locks.
@@ -31,6 +36,7 @@ impl Descriptors {
         let total = usize::try_from(if raised { wanted } else { current }).unwrap_or(usize::MAX);
         Descriptors {
             directories_max: (total / 4).min(DIRECTORIES_MAX),
+            files_max: (total / 64).min(FILES_MAX),
             handles_max: total / 2,
             locks_max: total / 8,
         }

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use wire::agent::file::{Entry, FileId, Kind, Place};
+use wire::agent::name::{Name, RelativePath};
 
 use crate::clock::Clock;
+use crate::descriptors::Descriptors;
 use crate::stat;
 use crate::sync::lock;
 
@@ -20,23 +22,52 @@ const RESOLVE_TRIES: usize = 16;
 
 /// A root, and descriptors of directories beneath it by identity.
 ///
-/// Descriptors of files are not kept: one of a removed file would keep its space in use.
+/// Descriptors of files are kept for moments only, and few: one of a removed file keeps its space in use. They are for
+/// names that are replaced while they are used. On a disk a name is looked up and its file opened in one step; a client
+/// asks twice, and may lose the file in between, again and again. So two sorts of files are found after their names have
+/// become another's:
+///
+/// - one that the client itself has replaced, for what was on its way then;
+/// - one that was looked up by a name which had just been found to be another's: the client is told so once, and its
+///   second try is certain. It is for one opening, so that the next one sees what has been put there since.
 pub(crate) struct Export {
     root: Arc<OwnedFd>,
     root_id: FileId,
     pub path: Vec<u8>,
     pub read_only: bool,
     directories: Mutex<Clock<FileId, Arc<OwnedFd>>>,
+    files: Mutex<Files>,
     no_openat2: AtomicBool,
 }
 
+struct Files {
+    kept: Clock<FileId, Kept>,
+    /// Paths at which another file than the one that was meant was found.
+    contested: Clock<RelativePath, ()>,
+}
+
+struct Kept {
+    file: Arc<OwnedFd>,
+    why: Why,
+}
+
+/// Why a file is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The client has replaced it.
+    Replaced,
+    /// It was looked up by a contested name.
+    LookedUp,
+}
+
 impl Export {
-    /// Opens the directory at `path`, absolute or from `home`. Symlinks in it are followed.
+    /// Opens the directory at `path`, absolute or from `home`. Symlinks in it are followed. One that the user may not
+    /// search is refused with `EACCES`; one that may be searched and not listed is exported as what it is.
     pub fn attach(
         path: &[u8],
         home: &[u8],
         read_only: bool,
-        directories_max: usize,
+        descriptors: &Descriptors,
     ) -> Result<(Export, Entry), Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = if path.starts_with(b"/") {
@@ -46,6 +77,8 @@ impl Export {
             let path = if path.is_empty() { b"." } else { path };
             rustix::fs::openat(home, path, flags, Mode::empty())?
         };
+        // Naming a directory takes no right to it, but nothing beneath it is reached without the right to search it.
+        rustix::fs::openat(&root, c".", flags, Mode::empty())?;
         let entry = stat::entry_of_path(&root)?;
         let path = rustix::fs::readlink(stat::proc_path(&root), Vec::new())?.into_bytes();
         let export = Export {
@@ -53,7 +86,11 @@ impl Export {
             root_id: entry.id,
             path,
             read_only,
-            directories: Mutex::new(Clock::new(directories_max)),
+            directories: Mutex::new(Clock::new(descriptors.directories_max)),
+            files: Mutex::new(Files {
+                kept: Clock::new(descriptors.files_max),
+                contested: Clock::new(descriptors.files_max),
+            }),
             no_openat2: AtomicBool::new(false),
         };
         Ok((export, entry))
@@ -75,6 +112,22 @@ impl Export {
         if place.path.is_root() {
             return Err(Errno::STALE);
         }
+        match self.find_by_path(place) {
+            Err(Errno::STALE) => self.find_kept(place),
+            found => found,
+        }
+    }
+
+    fn find_kept(&self, place: &Place) -> Result<(Arc<OwnedFd>, Kind), Errno> {
+        let files = &mut *lock(&self.files);
+        if let Some(kept) = files.kept.get(&place.id) {
+            return Ok((kept.file.clone(), Kind::File));
+        }
+        files.contested.insert(place.path.clone(), ());
+        Err(Errno::STALE)
+    }
+
+    fn find_by_path(&self, place: &Place) -> Result<(Arc<OwnedFd>, Kind), Errno> {
         let file = self.resolve(self.root.as_fd(), place.path.as_bytes()).map_err(gone_is_stale)?;
         let (id, kind) = stat::id_of(&file)?;
         if id != place.id {
@@ -100,7 +153,42 @@ impl Export {
         lock(&self.directories).remove(&id);
     }
 
-    /// Drops the descriptors that have not been used since the last time: each keeps its file system from being
+    /// Keeps a regular file for a moment.
+    pub fn keep(&self, id: FileId, file: OwnedFd, why: Why) {
+        let kept = &mut lock(&self.files).kept;
+        kept.insert(id, Kept { file: Arc::new(file), why });
+        // What is new counts as used: it is not to go with the next look at the ages.
+        kept.get(&id);
+    }
+
+    /// Whether the name was another file's than the one that was meant, a moment ago.
+    pub fn is_contested(&self, directory: &RelativePath, name: &Name) -> bool {
+        let contested = &mut lock(&self.files).contested;
+        !contested.is_empty() && contested.get(&directory.join(name)).is_some()
+    }
+
+    /// A file was opened: what was kept for that goes.
+    pub fn opened(&self, id: FileId) {
+        let kept = &mut lock(&self.files).kept;
+        if kept.get(&id).is_some_and(|kept| kept.why == Why::LookedUp) {
+            kept.remove(&id);
+        }
+    }
+
+    /// Whether there is anything for [`Export::age_files`].
+    pub fn has_files(&self) -> bool {
+        let files = lock(&self.files);
+        !files.kept.is_empty() || !files.contested.is_empty()
+    }
+
+    /// Drops what is kept of files and has not been used since the last time.
+    pub fn age_files(&self) {
+        let files = &mut *lock(&self.files);
+        files.kept.age();
+        files.contested.age();
+    }
+
+    /// Drops the descriptors of directories that have not been used since the last time: each keeps its file system from being
     /// unmounted, and a removed directory from being gone.
     pub fn age(&self) {
         lock(&self.directories).age();

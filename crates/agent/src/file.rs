@@ -10,11 +10,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use wire::agent::file::{Entry, FileReply, FileRequest, Kind, Target};
+use wire::agent::file::{Caller, Entry, FileReply, FileRequest, Kind, Target};
 
 use crate::handles::Handle;
 use crate::session::{Asked, Outcome, Session, plain};
 use crate::stat;
+
+/// How a new file is made: its permission bits before the umask, and for whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Making {
+    pub mode: u16,
+    pub caller: Caller,
+}
 
 /// A target, found.
 pub(crate) enum Found {
@@ -72,42 +79,46 @@ impl Session {
                 .map(FileReply::Entry)
                 .and_then(plain)
                 .into(),
-            F::SetAttributes { target, changes } => self.set_attributes(&target, &changes).into(),
+            F::SetAttributes { target, changes } => self.set_attributes(asked, &target, &changes).into(),
             F::ReadLink { place } => self.read_link(&place).into(),
             F::Symlink { directory, name, caller } => {
-                self.symlink(&directory, &name, &caller, &payload).into()
+                self.symlink(asked, &directory, &name, &caller, &payload).into()
             }
             F::MakeNode { directory, name, kind, mode, device, caller } => {
-                self.make_node(&directory, &name, kind, mode, device, &caller).into()
+                let making = Making { mode, caller };
+                self.make_node(asked, &directory, &name, making, kind, device).into()
             }
             F::MakeDirectory { directory, name, mode, caller } => {
-                self.make_directory(&directory, &name, mode, &caller).into()
+                self.make_directory(asked, &directory, &name, mode, &caller).into()
             }
-            F::Unlink { directory, name } => self.remove(&directory, &name, false).into(),
-            F::RemoveDirectory { directory, name } => self.remove(&directory, &name, true).into(),
+            F::Unlink { directory, name } => self.remove(asked, &directory, &name, false).into(),
+            F::RemoveDirectory { directory, name } => self.remove(asked, &directory, &name, true).into(),
             F::Rename { from, from_name, to, to_name, mode } => {
-                self.rename(&from, &from_name, &to, &to_name, mode).into()
+                self.rename(asked, &from, &from_name, &to, &to_name, mode).into()
             }
-            F::Link { target, directory, name } => self.link(&target, &directory, &name).into(),
+            F::Link { target, directory, name } => self.link(asked, &target, &directory, &name).into(),
             F::Open { place, flags, handle, inline_bytes } => {
-                self.open(&place, flags, handle, inline_bytes).into()
+                self.open(asked, &place, flags, handle, inline_bytes).into()
             }
             F::Create { directory, name, mode, flags, handle, caller } => {
-                self.create(&directory, &name, mode, flags, handle, &caller).into()
+                let making = Making { mode, caller };
+                self.create(asked, &directory, &name, making, flags, handle).into()
             }
             F::CreateUnnamed { directory, mode, flags, handle, caller } => {
                 self.create_unnamed(&directory, mode, flags, handle, &caller).into()
             }
             F::Put { directory, name, mode, changes, exclusive, sync, caller } => {
-                let how = content::PutHow { mode, exclusive, sync };
-                self.put(&directory, &name, how, &changes, &caller, &payload).into()
+                let how = content::PutHow { making: Making { mode, caller }, exclusive, sync };
+                self.put(asked, &directory, &name, how, &changes, &payload).into()
             }
             F::Read { handle, offset, length } => self.read(handle, offset, length).into(),
-            F::Write { handle, at, clear_set_id } => self.write(handle, at, clear_set_id, &payload).into(),
+            F::Write { handle, at, clear_set_id } => {
+                self.write(asked, handle, at, clear_set_id, &payload).into()
+            }
             F::Sync { target, data_only } => self.sync(&target, data_only).into(),
             F::Close { handle } => self.close(handle).into(),
             F::Allocate { handle, what, offset, length } => {
-                self.allocate(handle, what, offset, length).into()
+                self.allocate(asked, handle, what, offset, length).into()
             }
             F::Seek { handle, offset, what } => self.seek(handle, offset, what).into(),
             F::CopyRange { from, from_offset, to, to_offset, length } => {
@@ -115,9 +126,11 @@ impl Session {
             }
             F::Space { place } => self.space(&place).into(),
             F::GetXattr { target, name } => self.get_xattr(&target, &name).into(),
-            F::SetXattr { target, name, mode } => self.set_xattr(&target, &name, mode, &payload).into(),
+            F::SetXattr { target, name, mode } => {
+                self.set_xattr(asked, &target, &name, mode, &payload).into()
+            }
             F::ListXattrs { target } => self.list_xattrs(&target).into(),
-            F::RemoveXattr { target, name } => self.remove_xattr(&target, &name).into(),
+            F::RemoveXattr { target, name } => self.remove_xattr(asked, &target, &name).into(),
             F::Lock { handle, owner, lock, wait } => self.lock(asked, handle, owner, lock, wait),
             F::TestLock { handle, owner, lock } => self.test_lock(handle, owner, lock).into(),
             F::ReleaseLocks { handle, owner } => self.release_locks(handle, owner).into(),

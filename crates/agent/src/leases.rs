@@ -16,7 +16,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 use wire::agent::AgentFrame;
-use wire::agent::file::{Attributes, Change, Changed, Entry, FileId, Lease, Place, UNWATCHED_LEASE_MS};
+use wire::agent::file::{Attributes, Change, Changed, FileId, Lease, Place, UNWATCHED_LEASE_MS};
 use wire::agent::name::{Name, RelativePath};
 
 use crate::clock::Clock;
@@ -26,7 +26,7 @@ use crate::log::log;
 use crate::output::Output;
 use crate::stat;
 use crate::sync::lock;
-use crate::told::{Told, Verdict};
+use crate::told::{Event, Settled, Told};
 
 /// The most directories under lease at once. Each costs the kernel about a kilobyte.
 const LEASES_MAX: usize = 64 << 10;
@@ -42,6 +42,11 @@ const LATER_MAX: u32 = 20;
 
 /// How long a directory's descriptor is kept that nothing uses: this, up to twice.
 const DESCRIPTOR_AGE: Duration = Duration::from_secs(60);
+
+/// How long one of a file is kept that nothing uses: this, up to twice, once an event has come; a change of the names in a
+/// watched directory is one. It is more than a round trip on a line that is still of use, and the space of a removed file
+/// is free soon after.
+const FILE_AGE: Duration = Duration::from_secs(1);
 
 /// How much is read from inotify at once.
 const EVENT_BYTES: usize = 64 << 10;
@@ -166,10 +171,18 @@ impl Leases {
         };
         let mut put_off = Batches::new();
         let mut buffer = vec![MaybeUninit::uninit(); EVENT_BYTES];
-        let mut aged = Instant::now();
+        let (mut aged, mut files_aged) = (Instant::now(), Instant::now());
         while !self.closing.load(Ordering::Acquire) {
-            let timeout = if put_off.is_empty() { DESCRIPTOR_AGE } else { BATCH_PAUSE };
+            let timeout = match put_off.is_empty() {
+                false => BATCH_PAUSE,
+                true if export().is_some_and(|export| export.has_files()) => FILE_AGE,
+                true => DESCRIPTOR_AGE,
+            };
             self.wait(Some(inotify), timeout);
+            if files_aged.elapsed() >= FILE_AGE {
+                files_aged = Instant::now();
+                export().inspect(|export| export.age_files());
+            }
             if aged.elapsed() >= DESCRIPTOR_AGE {
                 aged = Instant::now();
                 export().inspect(|export| export.age());
@@ -258,90 +271,69 @@ impl Leases {
             return None;
         };
         let mut rest = Batch::default();
-        let mut changes = Vec::new();
-        let names_changed = batch.names.values().any(|seen| seen.renamed);
         let mut names: Vec<_> = batch.names.into_iter().collect();
         names.sort_unstable_by_key(|(_, seen)| seen.order);
+        let look_around = || stat::entry_of_path(&directory).ok();
+        let mut around_told = None;
+        let mut look_at_itself = batch.itself;
         for (name, seen) in names {
-            let now = match stat::entry_at(&directory, name.as_bytes()) {
-                Ok(entry) => Some(entry),
-                Err(Errno::NOENT) => None,
+            let event = Event {
+                directory: place.id,
+                name: &name,
+                renamed: seen.renamed,
+                at_once: seen.put_off >= LATER_MAX,
+            };
+            let look = || match stat::entry_at(&directory, name.as_bytes()) {
+                Err(Errno::NOENT) => Ok(None),
+                entry => entry.map(Some),
+            };
+            let settled = told.settle(&event, look, look_around, |now, around| {
+                let what = match now {
+                    Some(entry) => Change::Present { name: name.clone(), entry },
+                    None => Change::Absent { name: name.clone() },
+                };
+                self.push(watch, place.id, what, around.map(|around| around.attributes));
+                around_told = around.or(around_told);
+            });
+            match settled {
+                Ok(Settled::Done) => look_at_itself |= seen.renamed,
+                Ok(Settled::Later) => {
+                    rest.names.insert(name, Seen { put_off: seen.put_off + 1, ..seen });
+                }
+                // It can be looked into no more.
                 Err(_) => {
                     self.lose(watch, place.id);
                     return None;
                 }
-            };
-            match told.judge(place.id, &name, now.as_ref(), seen.renamed) {
-                Verdict::Silent => {}
-                Verdict::Later if seen.put_off < LATER_MAX => {
-                    rest.names.insert(name, Seen { put_off: seen.put_off + 1, ..seen });
-                }
-                Verdict::Later | Verdict::Tell => {
-                    told.superseded(place.id, &name, now.as_ref());
-                    changes.push((name, now));
-                }
             }
         }
-        let mut itself = None;
-        if names_changed || batch.itself {
-            itself = stat::entry_of_path(&directory).ok();
-            match itself.map(|entry| told.judge_directory(&entry)) {
-                Some(Verdict::Later) if batch.itself_put_off < LATER_MAX => {
-                    rest.itself = true;
-                    rest.itself_put_off = batch.itself_put_off + 1;
-                    itself = None;
+        let at_once = batch.itself_put_off >= LATER_MAX;
+        if look_at_itself
+            && told.settle_directory(place.id, at_once, look_around, |now| {
+                if around_told != Some(now) {
+                    self.push(watch, place.id, Change::Itself, Some(now.attributes));
                 }
-                Some(Verdict::Silent) | None => itself = None,
-                Some(_) => {}
-            }
-        }
-        self.push(watch, place.id, changes, itself.as_ref());
-        if let Some(entry) = &itself {
-            told.file(entry);
+            }) == Settled::Later
+        {
+            rest.itself = true;
+            rest.itself_put_off = batch.itself_put_off + 1;
         }
         (rest.itself || !rest.names.is_empty()).then_some(rest)
     }
 
-    fn push(&self, watch: i32, id: FileId, changes: Vec<(Name, Option<Entry>)>, itself: Option<&Entry>) {
-        let attributes = itself.map(|entry| entry.attributes);
-        let whats = changes.into_iter().map(|(name, now)| match now {
-            Some(entry) => Change::Present { name, entry },
-            None => Change::Absent { name },
-        });
+    /// Raises the epoch and queues the change, in one step, so that a reply with the new epoch leaves behind it. Nothing
+    /// when the directory is under lease no more.
+    fn push(&self, watch: i32, directory: FileId, what: Change, attributes: Option<Attributes>) {
         let table = &mut *lock(&self.table);
-        let mut any = false;
-        for what in whats {
-            any = true;
-            if !self.push_one(table, watch, id, what, attributes) {
-                return;
-            }
-        }
-        if !any && attributes.is_some() {
-            self.push_one(table, watch, id, Change::Itself, attributes);
-        }
-    }
-
-    /// Raises the epoch and queues the change, in one step, so that a reply with the new epoch leaves behind it.
-    /// `false` when the directory is under lease no more.
-    fn push_one(
-        &self,
-        table: &mut Table,
-        watch: i32,
-        directory: FileId,
-        what: Change,
-        attributes: Option<Attributes>,
-    ) -> bool {
         let Some(held) = table.held.get(&directory).filter(|held| held.watch == watch) else {
-            return false;
+            return;
         };
         table.epoch += 1;
         held.epoch = table.epoch;
         let epoch = table.epoch;
-        if self.output.try_event(&AgentFrame::Changed(Changed { directory, epoch, what, attributes })) {
-            return true;
+        if !self.output.try_event(&AgentFrame::Changed(Changed { directory, epoch, what, attributes })) {
+            self.lose_all(table);
         }
-        self.lose_all(table);
-        false
     }
 
     fn lose(&self, watch: i32, id: FileId) {

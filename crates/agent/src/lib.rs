@@ -3,6 +3,8 @@
 //! [`serve`] speaks the protocol of [`wire::agent`] over two byte streams until they end. It runs as the user who started
 //! it and can do what that user can; as root it makes files for the users whom the client names.
 //!
+//! It needs `/proc`: that is how a descriptor which only names a file is opened for use.
+//!
 //! It knows no mount, no kernel of the client, no network and no other machine. It must not
 //! - follow a symlink, or leave the exported root, while it resolves a path of a request: [`export`] is the only way from
 //!   a path to a descriptor;

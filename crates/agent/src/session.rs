@@ -3,6 +3,7 @@
 //! A session knows no stream but through the [`Asked`] of each request and the output that leases and processes tell
 //! through.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
@@ -25,7 +26,7 @@ use crate::replies::{Answer, Replies};
 use crate::stream::Stream;
 use crate::streamed::Task;
 use crate::ticket::Ticket;
-use crate::told::Told;
+use crate::told::{Changing, Told};
 
 pub(crate) struct Session {
     pub options: Options,
@@ -33,7 +34,7 @@ pub(crate) struct Session {
     pub handles: Handles,
     pub locks: Locks,
     pub leases: Leases,
-    pub told: Told,
+    pub told: Arc<Told>,
     pub replies: Replies,
     pub processes: Processes,
     /// The process's own, before any thread took one of its own: programs are started with it.
@@ -49,9 +50,15 @@ pub(crate) struct Asked<'a> {
     pub sequence: Sequence,
     /// What the client says of the request while it runs; there for requests that may take long.
     pub ticket: Option<&'a Arc<Ticket>>,
+    /// What the request changes, until its reply has been sent.
+    pub changing: RefCell<Vec<Changing>>,
 }
 
 impl Asked<'_> {
+    pub fn hold(&self, changing: Changing) {
+        self.changing.borrow_mut().push(changing);
+    }
+
     pub fn is_cancelled(&self) -> bool {
         self.ticket.is_some_and(|ticket| ticket.is_cancelled())
     }
@@ -95,7 +102,7 @@ impl Session {
             handles: Handles::new(descriptors.handles_max),
             locks: Locks::new(descriptors.locks_max),
             leases: Leases::new(output)?,
-            told: Told::default(),
+            told: Arc::default(),
             replies: Replies::default(),
             processes: Processes::default(),
             umask: process_umask(),
@@ -136,8 +143,7 @@ impl Session {
         if self.export.get().is_some() {
             return Err(Errno::ALREADY);
         }
-        let (export, root) =
-            Export::attach(path, &self.options.home, read_only, self.descriptors.directories_max)?;
+        let (export, root) = Export::attach(path, &self.options.home, read_only, &self.descriptors)?;
         let reply = FileReply::Attached {
             root,
             uid: rustix::process::geteuid().as_raw(),

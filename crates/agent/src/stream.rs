@@ -13,6 +13,7 @@
 //! at the leader: when one operation has held it up too long, another thread leads from then on, and the first becomes
 //! a worker.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -297,7 +298,8 @@ impl Stream {
     /// Carries a request out and answers it.
     fn run(self: &Arc<Stream>, job: Job) {
         let Job { id, sequence, request, payload, pass, ticket } = job;
-        let asked = Asked { stream: self, id, sequence, ticket: ticket.as_ref() };
+        let asked =
+            Asked { stream: self, id, sequence, ticket: ticket.as_ref(), changing: RefCell::default() };
         let payload_bytes = payload.len();
         let outcome = catch_unwind(AssertUnwindSafe(|| self.session.answer(&asked, request, payload)));
         self.load.remove_payload(payload_bytes);
@@ -305,7 +307,11 @@ impl Stream {
             self.push(Work::Request(ready));
         }
         match outcome {
-            Ok(Outcome::Answered(answer)) => Stream::finish(self, id, sequence, answer),
+            Ok(Outcome::Answered(answer)) => {
+                let changing = asked.changing.into_inner();
+                Stream::finish(self, id, sequence, answer);
+                drop(changing);
+            }
             Ok(Outcome::Later) => {}
             Ok(Outcome::Streamed(task)) => match ticket {
                 Some(ticket) => self.start_pages(ticket, task),

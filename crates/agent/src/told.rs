@@ -8,9 +8,14 @@
 //!   while such a reply is being made;
 //! - the change time must tell two changes apart. Where the file system's clock is a tick, two changes within one are
 //!   indistinguishable, and changes of files are always told there.
+//!
+//! Nor may an event bring back what a reply has replaced. So an event is settled in one step: while the name is looked
+//! at and the event is queued, no mutation begins and no reply that tells names is finished. What such a reply tells is
+//! sent behind the event, and is of the same time or later; or it has an older epoch, and is not kept.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
 
 use wire::agent::file::{Attributes, Entry, FileId, Time};
 use wire::agent::name::Name;
@@ -31,7 +36,9 @@ struct State {
     /// How many of `names` each directory has, so that the frequent case of none is cheap.
     names_of: HashMap<FileId, usize>,
     files: Clock<FileId, Attributes>,
-    /// Files and directories that the client's mutations are changing right now.
+    /// Names that the client's mutations are changing right now.
+    changing_names: HashMap<(FileId, Name), usize>,
+    /// Files, and directories with such names, that they are changing right now.
     changing: HashMap<FileId, usize>,
     /// Directories whose names are being read for a reply right now.
     reading: HashMap<FileId, usize>,
@@ -45,6 +52,7 @@ impl Default for State {
             names: Clock::new(TOLD_MAX),
             names_of: HashMap::new(),
             files: Clock::new(TOLD_MAX),
+            changing_names: HashMap::new(),
             changing: HashMap::new(),
             reading: HashMap::new(),
             precise: HashMap::new(),
@@ -52,24 +60,36 @@ impl Default for State {
     }
 }
 
-/// What to do with a change that was seen.
+/// An event about a name.
+pub(crate) struct Event<'a> {
+    pub directory: FileId,
+    pub name: &'a Name,
+    /// It was about the name itself.
+    pub renamed: bool,
+    /// It has been put off often enough.
+    pub at_once: bool,
+}
+
+/// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// The client knows.
-    Silent,
-    /// The client does not know, or may not.
-    Tell,
-    /// The client is changing it right now: look again when the reply has been made.
+pub(crate) enum Settled {
+    /// The client knows, or has been told.
+    Done,
+    /// The client is changing it right now: to be settled when the reply has been made.
     Later,
 }
 
 impl Told {
-    /// Says that a mutation is about to change these; until the guard is dropped, verdicts on them are
-    /// [`Verdict::Later`].
-    pub fn changing<const N: usize>(&self, ids: [FileId; N]) -> Changing<'_, N> {
+    /// Says that a mutation is about to change these names, and these files. Events about them are put off until the
+    /// guard is dropped, which is to be after the reply has been sent: an event that leaves before a reply must not be
+    /// newer.
+    pub fn changing(self: &Arc<Told>, names: &[(FileId, &Name)], files: &[FileId]) -> Changing {
+        let names: Vec<_> = names.iter().map(|(directory, name)| (*directory, (*name).clone())).collect();
+        let files: Vec<_> = files.iter().copied().chain(names.iter().map(|name| name.0)).collect();
         let mut state = lock(&self.state);
-        ids.iter().for_each(|id| *state.changing.entry(*id).or_default() += 1);
-        Changing { told: self, ids }
+        names.iter().for_each(|name| *state.changing_names.entry(name.clone()).or_default() += 1);
+        files.iter().for_each(|id| *state.changing.entry(*id).or_default() += 1);
+        Changing { told: self.clone(), names, files }
     }
 
     /// Says that a reply with names of this directory is about to be read, one name or, with `None`, any.
@@ -95,48 +115,66 @@ impl Told {
 
     /// A reply tells what a file is like after the client's change.
     pub fn file(&self, entry: &Entry) {
-        let state = &mut *lock(&self.state);
-        if state.precise.get(&entry.id.device).copied().unwrap_or_default() {
-            state.files.insert(entry.id, comparable(&entry.attributes));
-        }
+        lock(&self.state).record(entry);
     }
 
-    /// Judges what an event is about, from what is there now. `renamed` says that the event was about the name, not only
-    /// about the file behind it.
-    pub fn judge(&self, directory: FileId, name: &Name, now: Option<&Entry>, renamed: bool) -> Verdict {
+    /// Settles an event about a name: looks what is there now, and tells unless the client knows. When the event was
+    /// about the name itself, not only about the file behind it, the directory is looked at and told too.
+    pub fn settle<E>(
+        &self,
+        event: &Event<'_>,
+        look: impl FnOnce() -> Result<Option<Entry>, E>,
+        look_around: impl FnOnce() -> Option<Entry>,
+        tell: impl FnOnce(Option<Entry>, Option<Entry>),
+    ) -> Result<Settled, E> {
         let state = &mut *lock(&self.state);
-        if state.changing.contains_key(&directory) || now.is_some_and(|e| state.changing.contains_key(&e.id))
-        {
-            return Verdict::Later;
+        let key = (event.directory, event.name.clone());
+        if !event.at_once && state.changing_names.contains_key(&key) {
+            return Ok(Settled::Later);
         }
-        let key = (directory, name.clone());
-        let name_is_known = state.names.get(&key).is_some_and(|id| *id == now.map(|entry| entry.id));
-        if (renamed || now.is_none()) && !name_is_known {
-            return Verdict::Tell;
+        let now = look()?;
+        if !event.at_once && now.is_some_and(|entry| state.changing.contains_key(&entry.id)) {
+            return Ok(Settled::Later);
         }
-        match now {
-            Some(entry) if !state.knows(entry) => Verdict::Tell,
-            _ => Verdict::Silent,
+        let told_name = state.names.get(&key).copied();
+        let name_is_known = told_name == Some(now.map(|entry| entry.id));
+        let file_is_known = now.is_none_or(|entry| state.knows(&entry));
+        let is_about_name = event.renamed || now.is_none();
+        if file_is_known && (name_is_known || !is_about_name) {
+            return Ok(Settled::Done);
         }
-    }
-
-    /// Judges a directory's own attributes.
-    pub fn judge_directory(&self, now: &Entry) -> Verdict {
-        let state = &mut *lock(&self.state);
-        match () {
-            () if state.changing.contains_key(&now.id) => Verdict::Later,
-            () if state.knows(now) => Verdict::Silent,
-            () => Verdict::Tell,
-        }
-    }
-
-    /// An event tells the client of this name: what a reply told before counts no more.
-    pub fn superseded(&self, directory: FileId, name: &Name, now: Option<&Entry>) {
-        let state = &mut *lock(&self.state);
-        state.forget(directory, Some(name));
-        if let Some(entry) = now {
+        state.forget(event.directory, Some(event.name));
+        if let Some(entry) = &now {
             state.files.remove(&entry.id);
         }
+        let may_look = is_about_name && !state.changing.contains_key(&event.directory);
+        let around = if may_look { look_around().filter(|around| !state.knows(around)) } else { None };
+        if let Some(around) = &around {
+            state.record(around);
+        }
+        tell(now, around);
+        Ok(Settled::Done)
+    }
+
+    /// Settles an event about a directory itself.
+    pub fn settle_directory(
+        &self,
+        directory: FileId,
+        at_once: bool,
+        look: impl FnOnce() -> Option<Entry>,
+        tell: impl FnOnce(Entry),
+    ) -> Settled {
+        let state = &mut *lock(&self.state);
+        if !at_once && state.changing.contains_key(&directory) {
+            return Settled::Later;
+        }
+        if let Some(now) = look()
+            && !state.knows(&now)
+        {
+            state.record(&now);
+            tell(now);
+        }
+        Settled::Done
     }
 
     /// Records whether change times on this device tell any two changes apart.
@@ -146,6 +184,12 @@ impl Told {
 }
 
 impl State {
+    fn record(&mut self, entry: &Entry) {
+        if self.precise.get(&entry.id.device).copied().unwrap_or_default() {
+            self.files.insert(entry.id, comparable(&entry.attributes));
+        }
+    }
+
     fn knows(&mut self, entry: &Entry) -> bool {
         self.files.get(&entry.id).is_some_and(|told| *told == comparable(&entry.attributes))
     }
@@ -165,15 +209,15 @@ impl State {
     }
 
     fn count_less(&mut self, directory: FileId) {
-        decrement(&mut self.names_of, directory);
+        decrement(&mut self.names_of, &directory);
     }
 }
 
-fn decrement(counts: &mut HashMap<FileId, usize>, id: FileId) {
-    if let Some(count) = counts.get_mut(&id) {
+fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
-            counts.remove(&id);
+            counts.remove(key);
         }
     }
 }
@@ -183,15 +227,17 @@ fn comparable(attributes: &Attributes) -> Attributes {
     Attributes { accessed: Time::default(), blocks: 0, ..*attributes }
 }
 
-pub(crate) struct Changing<'a, const N: usize> {
-    told: &'a Told,
-    ids: [FileId; N],
+pub(crate) struct Changing {
+    told: Arc<Told>,
+    names: Vec<(FileId, Name)>,
+    files: Vec<FileId>,
 }
 
-impl<const N: usize> Drop for Changing<'_, N> {
+impl Drop for Changing {
     fn drop(&mut self) {
         let mut state = lock(&self.told.state);
-        self.ids.iter().for_each(|id| decrement(&mut state.changing, *id));
+        self.names.iter().for_each(|name| decrement(&mut state.changing_names, name));
+        self.files.iter().for_each(|id| decrement(&mut state.changing, id));
     }
 }
 
@@ -202,7 +248,7 @@ pub(crate) struct Reading<'a> {
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        decrement(&mut lock(&self.told.state).reading, self.directory);
+        decrement(&mut lock(&self.told.state).reading, &self.directory);
     }
 }
 

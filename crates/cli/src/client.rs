@@ -1,14 +1,16 @@
-//! The daemon's API over its socket: one thread, blocking.
+//! The daemon's API over its socket, blocking.
 //!
-//! A [`Client`] is one connection. Requests may be under way together: [`Client::send`] gives a [`Ticket`], and
-//! [`Client::wait`] takes it for the answer. Prompts are put to the terminal whenever something is waited for; other
-//! notifications are kept in order for [`Client::next_notification`].
+//! A [`Client`] is one connection, which any number of threads may use. Requests may be under way together:
+//! [`Client::send`] gives a [`Ticket`], and [`Client::wait`] takes it for the answer. Of the threads that wait, one
+//! reads, for all of them. It also puts prompts to the terminal; other notifications are kept in order for
+//! [`Client::take_notification`].
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,7 +18,7 @@ use wire::api::daemon::Hello;
 use wire::api::prompt;
 use wire::api::{
     Call, ClientNotification, EncodeError, ErrorKind, ErrorObject, LineDecoder, Method, Request, RequestId,
-    ServerMessage, ServerNotification,
+    Response, ServerMessage, ServerNotification,
 };
 use wire::paths::Paths;
 
@@ -41,14 +43,31 @@ const NOTIFICATIONS_MAX: usize = 4096;
 /// One connection to the daemon.
 pub struct Client {
     stream: UnixStream,
-    decoder: LineDecoder,
-    buffer: Vec<u8>,
     prompter: Prompter,
     peer: Option<rustix::process::Pid>,
-    next_id: u64,
+    /// Held while one line is written.
+    writing: Mutex<()>,
+    /// Held while something is read; taken before `state`.
+    input: Mutex<Input>,
+    state: Mutex<State>,
+    /// Something has been read, or nobody reads any more.
+    news: Condvar,
+}
+
+struct Input {
+    decoder: LineDecoder,
+    buffer: Vec<u8>,
+}
+
+#[derive(Default)]
+struct State {
+    last_id: u64,
     waiting: HashSet<u64>,
     answers: HashMap<u64, std::result::Result<Value, ErrorObject>>,
     notifications: VecDeque<ServerNotification>,
+    is_read: bool,
+    /// Why nothing more will arrive.
+    ended: Option<Error>,
 }
 
 /// A request under way, to be waited for.
@@ -91,19 +110,17 @@ impl Client {
     pub fn over(stream: UnixStream, prompter: Prompter) -> Client {
         Client {
             stream,
-            decoder: LineDecoder::new(),
-            buffer: vec![0; READ_BYTES],
             prompter,
             peer: None,
-            next_id: 1,
-            waiting: HashSet::new(),
-            answers: HashMap::new(),
-            notifications: VecDeque::new(),
+            writing: Mutex::new(()),
+            input: Mutex::new(Input { decoder: LineDecoder::new(), buffer: vec![0; READ_BYTES] }),
+            state: Mutex::default(),
+            news: Condvar::new(),
         }
     }
 
     /// Agrees on a version. Without it the daemon may not understand what it is asked.
-    pub fn agree(mut self) -> Result<Client> {
+    pub fn agree(self) -> Result<Client> {
         self.limit_waits(Some(HELLO_DEADLINE))?;
         let welcome = self.call(Hello::ours())?;
         welcome.check()?;
@@ -116,89 +133,104 @@ impl Client {
         self.peer
     }
 
-    /// Bounds how long one read from the daemon may take.
-    pub fn limit_waits(&mut self, limit: Option<Duration>) -> Result<()> {
+    fn limit_waits(&self, limit: Option<Duration>) -> Result<()> {
         self.stream
             .set_read_timeout(limit)
             .map_err(|error| Error::io("could not set a limit on the daemon's connection", &error))
     }
 
     /// Asks and waits.
-    pub fn call<M: Method + Into<Call>>(&mut self, params: M) -> Result<M::Reply> {
+    pub fn call<M: Method + Into<Call>>(&self, params: M) -> Result<M::Reply> {
         let ticket = self.send(params)?;
         self.wait(ticket)
     }
 
     /// Asks without waiting.
-    pub fn send<M: Method + Into<Call>>(&mut self, params: M) -> Result<Ticket<M>> {
-        let id = self.next_id;
-        self.next_id += 1;
-        let line =
-            Request { id: RequestId::Number(id), call: params.into() }.to_line().map_err(not_encoded)?;
-        self.write(&line)?;
-        self.waiting.insert(id);
-        Ok(Ticket { id, method: PhantomData })
+    pub fn send<M: Method + Into<Call>>(&self, params: M) -> Result<Ticket<M>> {
+        let id = {
+            let mut state = lock(&self.state);
+            state.last_id += 1;
+            let id = state.last_id;
+            state.waiting.insert(id);
+            id
+        };
+        let line = Request { id: RequestId::Number(id), call: params.into() }.to_line();
+        let sent = line.map_err(not_encoded).and_then(|line| self.write(&line));
+        if sent.is_err() {
+            lock(&self.state).waiting.remove(&id);
+        }
+        sent.map(|()| Ticket { id, method: PhantomData })
     }
 
     /// Waits for the answer.
-    pub fn wait<M: Method>(&mut self, ticket: Ticket<M>) -> Result<M::Reply> {
-        loop {
-            if let Some(outcome) = self.answers.remove(&ticket.id) {
-                let value = outcome.map_err(Error::from)?;
-                return serde_json::from_value(value).map_err(|error| {
-                    let message = format!("the daemon's answer to {} is not one: {error}", M::NAME);
-                    Error::new(ErrorKind::Failure, message).hint("stead daemon restart")
-                });
+    pub fn wait<M: Method>(&self, ticket: Ticket<M>) -> Result<M::Reply> {
+        let mut state = lock(&self.state);
+        let outcome = loop {
+            if let Some(outcome) = state.answers.remove(&ticket.id) {
+                break outcome;
             }
-            self.receive()?;
-        }
+            if let Some(error) = &state.ended {
+                return Err(error.clone());
+            }
+            if state.is_read {
+                state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.is_read = true;
+            drop(state);
+            let read = self.receive();
+            state = lock(&self.state);
+            state.is_read = false;
+            if let Err(error) = read {
+                state.ended = Some(error);
+            }
+            self.news.notify_all();
+        };
+        drop(state);
+        let value = outcome.map_err(Error::from)?;
+        serde_json::from_value(value).map_err(|error| {
+            let message = format!("the daemon's answer to {} is not one: {error}", M::NAME);
+            Error::new(ErrorKind::Failure, message).hint("stead daemon restart")
+        })
     }
 
     /// Says something that is not answered.
-    pub fn notify(&mut self, notification: impl Into<ClientNotification>) -> Result<()> {
+    pub fn notify(&self, notification: impl Into<ClientNotification>) -> Result<()> {
         let line = notification.into().to_line().map_err(not_encoded)?;
         self.write(&line)
     }
 
-    /// The next notification, waited for.
-    pub fn next_notification(&mut self) -> Result<ServerNotification> {
-        loop {
-            if let Some(notification) = self.take_notification()? {
-                return Ok(notification);
-            }
-            self.receive()?;
-        }
-    }
-
-    /// The next notification that has already arrived. Without one, a poll of the connection tells when to call
+    /// The next notification that has already been read. Without one, a poll of the connection tells when to call
     /// [`read_ready`](Self::read_ready).
-    pub fn take_notification(&mut self) -> Result<Option<ServerNotification>> {
+    pub fn take_notification(&self) -> Result<Option<ServerNotification>> {
+        let mut input = lock(&self.input);
         loop {
-            if let Some(notification) = self.notifications.pop_front() {
+            if let Some(notification) = lock(&self.state).notifications.pop_front() {
                 return Ok(Some(notification));
             }
-            if !self.take_line()? {
+            if !self.take_line(&mut input)? {
                 return Ok(None);
             }
         }
     }
 
     /// Reads once from the connection, which a poll has found readable.
-    pub fn read_ready(&mut self) -> Result<()> {
-        self.fill()
+    pub fn read_ready(&self) -> Result<()> {
+        self.fill(&mut lock(&self.input))
     }
 
     /// Takes in one message, read first if need be.
-    fn receive(&mut self) -> Result<()> {
-        while !self.take_line()? {
-            self.fill()?;
+    fn receive(&self) -> Result<()> {
+        let mut input = lock(&self.input);
+        while !self.take_line(&mut input)? {
+            self.fill(&mut input)?;
         }
         Ok(())
     }
 
-    fn fill(&mut self) -> Result<()> {
+    fn fill(&self, input: &mut Input) -> Result<()> {
         let count = loop {
-            match self.stream.read(&mut self.buffer) {
+            match (&self.stream).read(&mut input.buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => break outcome,
             }
@@ -206,7 +238,7 @@ impl Client {
         match count {
             Ok(0) => Err(gone("it closed the connection")),
             Ok(count) => {
-                self.decoder.push(&self.buffer[..count]);
+                input.decoder.push(&input.buffer[..count]);
                 Ok(())
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
@@ -218,8 +250,8 @@ impl Client {
     }
 
     /// Takes in one message that has been read. False when there is none.
-    fn take_line(&mut self) -> Result<bool> {
-        let line = self.decoder.next_line().map_err(|error| not_understood(&error.to_string()))?;
+    fn take_line(&self, input: &mut Input) -> Result<bool> {
+        let line = input.decoder.next_line().map_err(|error| not_understood(&error.to_string()))?;
         let Some(line) = line else {
             return Ok(false);
         };
@@ -228,27 +260,27 @@ impl Client {
             ServerMessage::Unknown { .. } => {}
             ServerMessage::Notification(ServerNotification::PromptAsk(question)) => self.ask(&question)?,
             ServerMessage::Notification(notification) => {
-                if self.notifications.len() >= NOTIFICATIONS_MAX {
+                let mut state = lock(&self.state);
+                if state.notifications.len() >= NOTIFICATIONS_MAX {
                     return Err(not_understood("it says more than anybody asked for"));
                 }
-                self.notifications.push_back(notification);
+                state.notifications.push_back(notification);
             }
-            ServerMessage::Response(response) => match response.id {
-                Some(RequestId::Number(id)) if self.waiting.remove(&id) => {
-                    self.answers.insert(id, response.outcome);
-                }
-                // An answer to nothing: only an error says why the daemon could not even read the question.
-                _ => {
-                    if let Err(error) = response.outcome {
-                        return Err(error.into());
+            ServerMessage::Response(Response { id, outcome }) => {
+                let mut state = lock(&self.state);
+                match id {
+                    Some(RequestId::Number(id)) if state.waiting.remove(&id) => {
+                        state.answers.insert(id, outcome);
                     }
+                    // An answer to nothing: only an error says why the daemon could not even read the question.
+                    _ => drop(outcome.map_err(Error::from)?),
                 }
-            },
+            }
         }
         Ok(true)
     }
 
-    fn ask(&mut self, question: &prompt::Ask) -> Result<()> {
+    fn ask(&self, question: &prompt::Ask) -> Result<()> {
         let answer = self.prompter.ask(question);
         let interrupted = matches!(answer, Answer::Interrupted);
         let answer = match answer {
@@ -262,9 +294,15 @@ impl Client {
         }
     }
 
-    fn write(&mut self, line: &[u8]) -> Result<()> {
-        self.stream.write_all(line).map_err(|error| gone(&reason(&error)))
+    fn write(&self, line: &[u8]) -> Result<()> {
+        let _one_line = lock(&self.writing);
+        (&self.stream).write_all(line).map_err(|error| gone(&reason(&error)))
     }
+}
+
+/// A panic of another thread has left nothing half done: what is guarded is changed in single steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AsFd for Client {

@@ -62,7 +62,10 @@ Exit codes:
 Environment:
   STEAD_HOME        a directory for all state and sockets, in place of the usual ones
   STEAD_LOG         what the daemon logs, such as `info` or `daemon=debug`
+  STEAD_SSH_CONFIG  an ssh configuration in place of the user's
+  STEAD_AGENT       the agent to place on machines, in place of the one beside stead
   NO_COLOR          no colours, whatever the terminal can do
+  The daemon reads the first four when it starts.
 
 Errors:
   One line on standard error, then `hint:` with the command that mends it, when

@@ -6,7 +6,7 @@ use std::io;
 use wire::api::{ErrorKind, ErrorObject};
 
 /// Why a command ends early.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     /// Something to be told, with an exit code of its own.
     Failed(Failure),

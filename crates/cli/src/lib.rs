@@ -34,6 +34,7 @@ mod fake;
 pub mod interrupt;
 pub mod output;
 pub mod prompt;
+pub mod terminal;
 
 /// What the program is to do when the command line is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

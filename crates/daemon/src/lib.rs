@@ -66,6 +66,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const OLD_WORKER: Grace =
     Grace { ask: Duration::ZERO, terminate: Duration::from_secs(10), kill: Duration::from_secs(5) };
 
+/// How long mounts may flush after a signal. What the system gives a service to end is a minute and a half.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(60);
+
 /// The environment variable that names another ssh configuration than the user's.
 pub const SSH_CONFIG_VARIABLE: &str = "STEAD_SSH_CONFIG";
 
@@ -264,22 +267,26 @@ impl Life {
 
 /// First as asked, then by force: a process that got a signal has to end.
 async fn end_by_signal(owner: &OwnerHandle) {
-    for force in [Force::Never, Force::Always] {
-        match shutdown::stop_mounts(owner, force).await {
-            Ok(kept_aside) => {
-                for path in kept_aside {
-                    tracing::warn!(%path, "unsaved changes were kept");
-                }
-                break;
-            }
-            Err(errors) => {
-                for error in errors {
-                    tracing::warn!(%error, "a mount could not be taken away");
-                }
+    match tokio::time::timeout(SIGNAL_PATIENCE, shutdown::stop_mounts(owner, Force::Never)).await {
+        Ok(Ok(_)) => return shutdown::close_connections(owner).await,
+        Ok(Err(errors)) => log_all(&errors),
+        Err(_) => tracing::warn!("some mounts still flush"),
+    }
+    match shutdown::stop_mounts(owner, Force::Always).await {
+        Ok(kept_aside) => {
+            for path in kept_aside {
+                tracing::warn!(%path, "unsaved changes were kept");
             }
         }
+        Err(errors) => log_all(&errors),
     }
     shutdown::close_connections(owner).await;
+}
+
+fn log_all(errors: &[ErrorObject]) {
+    for error in errors {
+        tracing::warn!(%error, "a mount could not be taken away");
+    }
 }
 
 struct Signals {

@@ -116,6 +116,8 @@ struct Task {
     plan: Plan,
     state_dir: PathBuf,
     commands: mpsc::Receiver<Command>,
+    /// Who waits for the mount to stop.
+    stopping: Vec<Answer<RemovedMount>>,
 }
 
 /// A mount that serves.
@@ -148,7 +150,7 @@ pub async fn run(
     answer: Answer<status::Mount>,
 ) {
     let state_dir = context.paths.mount_state_dir(id);
-    let task = Task { context, owner, id, plan, state_dir, commands };
+    let task = Task { context, owner, id, plan, state_dir, commands, stopping: Vec::new() };
     task.run(prompter, answer).await;
 }
 
@@ -184,6 +186,7 @@ impl Task {
         shown.worker = Some(status::Worker { pid, restarts: 0 });
         shown.degraded = ready.degraded.clone();
         shown.port = ready.port;
+        shown.nfs = ready.nfs.clone();
         tracing::info!(mount = %self.id, source = %self.plan.source, dir = %shown.dir, backend = %ready.backend, pid, "mounted");
         self.tell(MountEvent::Serving { pid, ready: Box::new(ready) }).await;
         let serving = Serving { worker, _lease: lease, journal: Journal::default(), polls: Vec::new() };
@@ -217,19 +220,17 @@ impl Task {
                 heard = serving.worker.hear() => self.on_heard(&mut serving, heard).await,
                 command = self.commands.recv() => match command {
                     Some(Command::Poll(answer)) => self.poll(&mut serving, answer).await,
-                    Some(Command::Stop { force, answer }) => match self.stop_worker(&mut serving, force).await {
-                        Ok(end) => {
-                            let (kept_aside, failed) = self.finish(serving, end).await;
-                            drop(failed);
-                            drop(answer.send(Ok(kept_aside)));
-                            return;
+                    Some(Command::Stop { force, answer }) => {
+                        self.stopping.push(answer);
+                        match self.stop_worker(&mut serving, force).await {
+                            Ok(end) => return self.finish(serving, end).await,
+                            Err(error) => {
+                                tracing::info!(mount = %self.id, %error, "the mount stays");
+                                self.answer_stops(&Err(error));
+                                None
+                            }
                         }
-                        Err(error) => {
-                            tracing::info!(mount = %self.id, %error, "the mount stays");
-                            drop(answer.send(Err(error)));
-                            None
-                        }
-                    },
+                    }
                     // The owner has forgotten this mount, which it does only when it ends.
                     None => return self.withdraw(serving).await,
                 },
@@ -238,8 +239,7 @@ impl Task {
                 None => {}
                 Some(End::Stopped(stopping)) => {
                     tracing::info!(mount = %self.id, "unmounted from outside");
-                    self.finish(serving, End::Stopped(stopping)).await;
-                    return;
+                    return self.finish(serving, End::Stopped(stopping)).await;
                 }
                 Some(End::Died(reason)) => return self.fail(serving, reason).await,
             }
@@ -314,8 +314,9 @@ impl Task {
         }
     }
 
-    /// Asks the worker to stop and sees to it that it does. An error means that the mount goes on.
-    async fn stop_worker(&mut self, serving: &mut Serving, force: Force) -> Result<End, ErrorObject> {
+    /// Asks the worker to stop and sees to it that it does. An error means that the mount goes on. Whoever wants it to
+    /// stop meanwhile is answered with the rest ([`Task::stopping`]), and may bring force into it.
+    async fn stop_worker(&mut self, serving: &mut Serving, mut force: Force) -> Result<End, ErrorObject> {
         let mut deadline = Instant::now() + patience(force);
         if let Err(error) = serving.worker.ask_to_stop(force).await {
             return Ok(self.give_up(serving, chain(&error)).await);
@@ -328,13 +329,31 @@ impl Task {
                     if force == Force::Never {
                         deadline = Instant::now() + STOP_SILENCE;
                     }
-                    if let Ok(Heard::Said(FromWorker::Error(error))) = heard {
-                        return Err(self.refusal(error));
-                    }
-                    if let Some(end) = self.on_heard(serving, heard).await {
-                        return Ok(end);
+                    match heard {
+                        // What it refuses is what was asked for before force came into it.
+                        Ok(Heard::Said(FromWorker::Error(error))) if force == Force::Never => {
+                            return Err(self.refusal(error));
+                        }
+                        heard => {
+                            if let Some(end) = self.on_heard(serving, heard).await {
+                                return Ok(end);
+                            }
+                        }
                     }
                 }
+                Some(command) = self.commands.recv() => match command {
+                    Command::Poll(answer) => drop(self.poll(serving, answer).await),
+                    Command::Stop { force: wanted, answer } => {
+                        self.stopping.push(answer);
+                        if wanted == Force::Always && force == Force::Never {
+                            force = wanted;
+                            deadline = Instant::now() + patience(force);
+                            if let Err(error) = serving.worker.ask_to_stop(force).await {
+                                return Ok(self.give_up(serving, chain(&error)).await);
+                            }
+                        }
+                    }
+                },
                 _ = ask.tick() => {
                     if let Err(error) = serving.worker.send(&ToWorker::Status).await {
                         tracing::debug!(mount = %self.id, error = chain(&error), "the worker could not be asked");
@@ -344,6 +363,14 @@ impl Task {
                     return Ok(self.give_up(serving, "its worker did not stop in time".to_owned()).await);
                 }
             }
+        }
+    }
+
+    /// Answers all who wait for the mount to stop.
+    fn answer_stops(&mut self, outcome: &Result<RemovedMount, ErrorObject>) {
+        for answer in self.stopping.drain(..) {
+            // Whoever asked may have given up waiting.
+            let _ = answer.send(outcome.clone());
         }
     }
 
@@ -358,27 +385,25 @@ impl Task {
     }
 
     /// Cleans up after a worker that has ended, for good.
-    async fn finish(&mut self, serving: Serving, end: End) -> (RemovedMount, Option<String>) {
-        let journal = serving.journal;
+    async fn finish(&mut self, serving: Serving, end: End) {
+        let unsaved = serving.journal.operations > 0;
         drop(serving);
-        let (mut kept_aside, failed) = match end {
-            End::Stopped(stopping) => (stopping.kept_aside, None),
-            End::Died(reason) => (Vec::new(), Some(reason)),
+        let kept_aside = match end {
+            End::Stopped(stopping) => {
+                let nothing_kept = stopping.kept_aside.is_empty();
+                self.clean_up(if nothing_kept { Leftover::Remove } else { Leftover::KeepUnknown }).await;
+                stopping.kept_aside
+            }
+            End::Died(reason) => {
+                tracing::warn!(mount = %self.id, reason, "the worker did not end by itself");
+                let kept = self.clean_up(Leftover::KeepUnknown).await == Cleaned::Kept;
+                (kept && unsaved).then(|| ByteString::from(self.state_dir.as_path())).into_iter().collect()
+            }
         };
-        if let Some(reason) = &failed {
-            tracing::warn!(mount = %self.id, reason, "the worker did not end by itself");
-        }
-        let leftover = match (&failed, kept_aside.is_empty()) {
-            (None, true) => Leftover::Remove,
-            _ => Leftover::KeepUnknown,
-        };
-        if self.clean_up(leftover).await == Cleaned::Kept && (failed.is_none() || journal.operations > 0) {
-            kept_aside.push(ByteString::from(self.state_dir.as_path()));
-        }
-        kept_aside.dedup();
         self.forget().await;
         tracing::info!(mount = %self.id, dir = %self.plan.place.dir.display(), "unmounted");
-        (self.removed(kept_aside), failed)
+        let removed = self.removed(kept_aside);
+        self.answer_stops(&Ok(removed));
     }
 
     /// Undoes a mount that never served.

@@ -20,7 +20,7 @@ use supervisor::Identity;
 use wire::api::daemon::{DaemonStatus, Stop, Stopped};
 use wire::api::machine::{Caller, Machine, Reconnect, Source};
 use wire::api::mount::{Access, Backend, BackendName, Create, Force, Remove, Removed, SyncMode, Target};
-use wire::api::status::{Document, Journal, Mount, MountStatus};
+use wire::api::status::{Document, Journal, Mount, MountStatus, NfsExport};
 use wire::api::{
     self, Call, ErrorKind, ErrorObject, Request, RequestId, Response, ServerMessage, ServerNotification,
 };
@@ -142,6 +142,7 @@ impl FakeWorker {
             backend: BackendName::Nfs,
             connection: None,
             port: Some(2049),
+            nfs: Some(NfsExport { port: 2049, export: "/stead".to_owned() }),
             degraded: Some("this is only a play".to_owned()),
             agent_version: None,
         }));
@@ -173,6 +174,8 @@ impl FakeWorker {
                         hint: None,
                     }));
                 }
+                // It flushes, and is never done.
+                ToWorker::Stop { force: Force::Never } if role == "slow" => {}
                 ToWorker::Stop { .. } => {
                     let mut kept_aside = Vec::new();
                     if role == "keep" {
@@ -370,6 +373,7 @@ fn a_mount_serves_is_shown_and_goes_without_a_trace() {
     let mount = life.mount("", "m");
     assert_eq!(mount.dir.as_path(), life.path("m"));
     assert_eq!((mount.backend, mount.port), (BackendName::Nfs, Some(2049)));
+    assert_eq!(mount.nfs, Some(NfsExport { port: 2049, export: "/stead".to_owned() }));
     assert_eq!(mount.degraded.as_deref(), Some("this is only a play"));
     assert!(exists(worker(&mount)) && life.path("m").is_dir());
 
@@ -468,6 +472,20 @@ fn a_mount_in_use_stays_unless_it_is_forced() {
     assert!(error.message.contains("it is in use"), "{error}");
     assert_eq!(life.document().mounts[0].status, MountStatus::Active);
     life.unmount(&mount, Force::Always).unwrap();
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn force_ends_the_waiting_for_a_flush() {
+    let life = Life::begin();
+    let mount = life.mount("slow", "m");
+    let mut patient = life.client();
+    patient.send(Remove { target: Target::Id(mount.id), force: Force::Never });
+    // It is asked how it does while it flushes, and so is known to be alive.
+    eventually("the worker flushes", || life.document().mounts[0].counters.requests > 1);
+    life.unmount(&mount, Force::Always).unwrap();
+    assert!(patient.response().outcome.is_ok());
+    assert!(!exists(worker(&mount)));
     assert_eq!(life.leftovers(), Vec::<String>::new());
 }
 

@@ -95,7 +95,8 @@ impl Machine {
     }
 
     fn opened(&self, opened: remote::client::Opened) -> Opened {
-        Opened { entry: self.entry(opened.entry), content: opened.content, whole: opened.whole }
+        let directory = opened.directory.map(|attributes| self.attributes(attributes));
+        Opened { entry: self.entry(opened.entry), content: opened.content, whole: opened.whole, directory }
     }
 
     fn removed(&self, removed: remote::client::Removed) -> Removed {

@@ -114,7 +114,7 @@ pub struct NfsOptions {
     pub owner: (u32, u32),
     /// Whom to serve.
     pub audience: Audience,
-    /// Who decides what they may do.
+    /// Who decides what they may do. For [`Audience::Everybody`] it is always the mode bits.
     pub permissions: Permissions,
     /// Whether they may change anything.
     pub access: Access,
@@ -179,6 +179,12 @@ struct Server<S: Source> {
 
 impl<S: Source> Server<S> {
     fn new(vfs: Arc<Vfs<S>>, state: &Path, served: Served) -> Result<Server<S>, NfsError> {
+        // To the machine everybody is the agent's user, so it cannot tell the owner of the mount from others.
+        let permissions = match served.audience {
+            Audience::Owner => served.permissions,
+            Audience::Everybody => Permissions::Modes,
+        };
+        let served = Served { permissions, ..served };
         let places = Places::open(state)?;
         let mut write_verifier = [0; 8];
         places::random(&mut write_verifier).map_err(NfsError::Random)?;

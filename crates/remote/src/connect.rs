@@ -1,6 +1,5 @@
 //! From a way to a machine to a link with its agent.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,9 +171,13 @@ pub async fn connect_placing(
     let machine = match failed.absence() {
         Some(Absence::Missing(machine)) => machine,
         Some(Absence::Foreign(machine)) => return Err(agents.foreign(machine).into()),
-        // An agent that ends at once and says nothing is a damaged file: an empty one is a script that does nothing.
-        None if failed.is_silent() => uname(&dial).await?,
-        None => return Err(failed.into_far_error(&dial)),
+        // A damaged file is as good as none. What it does is no telling: part of a program may do anything, and a shell
+        // runs as a script what is no program.
+        None if !failed.is_no_agent() => return Err(failed.into_far_error(&dial)),
+        None => match damage(&dial, agents).await? {
+            Some(machine) => machine,
+            None => return Err(failed.into_far_error(&dial)),
+        },
     };
     tracing::info!(machine = %ssh.target, system = machine, "placing the agent");
     agents.place(&dial, &machine).await?;
@@ -232,10 +235,9 @@ impl Failed {
         place::absence(self.noise())
     }
 
-    fn is_silent(&self) -> bool {
-        let ended =
-            matches!(&self.source, ConnectError::NotAnAgent { noise, ended: true } if noise.is_blank());
-        ended && self.code() == Some(0)
+    /// Whether something ran there that does not speak as an agent does.
+    fn is_no_agent(&self) -> bool {
+        matches!(self.source, ConnectError::NotAnAgent { .. })
     }
 
     fn into_error(self) -> OpenError {
@@ -263,17 +265,28 @@ impl Failed {
     }
 }
 
-/// What `uname -sm` says there.
-async fn uname(dial: &SshDial) -> Result<String, OpenError> {
-    /// Far more than it prints.
-    const OUTPUT_BYTES_MAX: u64 = 4096;
-    let (_program, stream) = ssh::channel(dial, "exec uname -sm")?;
-    let mut output = String::new();
-    let reading = async { stream.take(OUTPUT_BYTES_MAX).read_to_string(&mut output).await };
-    let read = match tokio::time::timeout(ConnectOptions::default().timeout, reading).await {
-        Ok(read) => read,
+/// What `uname -sm` says on a machine where the file in the agent's place is not the agent, or is gone. `None` where it is,
+/// and where the machine does not say: then the reason that there is no link is another.
+async fn damage(dial: &SshDial, agents: &Agents) -> Result<Option<String>, OpenError> {
+    let output = output_of(dial, &agents.sum_command()).await?;
+    if let Some(Absence::Missing(machine)) = place::absence(&output) {
+        return Ok(Some(machine));
+    }
+    let Some(placed) = place::placed_sum(&output) else { return Ok(None) };
+    Ok((!agents.is_intact(&placed).await?).then_some(placed.machine))
+}
+
+/// What a short command prints there, up to where the connection breaks.
+async fn output_of(dial: &SshDial, command: &str) -> Result<Vec<u8>, OpenError> {
+    /// Far more than a command and a login's greeting print.
+    const OUTPUT_BYTES_MAX: u64 = 64 << 10;
+    let (_program, stream) = ssh::channel(dial, command)?;
+    let mut output = Vec::new();
+    let reading = async { stream.take(OUTPUT_BYTES_MAX).read_to_end(&mut output).await };
+    match tokio::time::timeout(ConnectOptions::default().timeout, reading).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the agent's place could not be looked at"),
         Err(_) => return Err(PlaceError::TimedOut.into()),
-    };
-    read.map_err(|error: io::Error| PlaceError::Broken(error))?;
-    Ok(output.lines().last().unwrap_or_default().trim().to_owned())
+    }
+    Ok(output)
 }

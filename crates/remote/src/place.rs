@@ -32,6 +32,7 @@ const MISSING: &str = "STEAD-AGENT-MISSING";
 const FOREIGN: &str = "STEAD-AGENT-FOREIGN";
 const PLACED: &str = "STEAD-AGENT-PLACED";
 const UNPLACED: &str = "STEAD-AGENT-UNPLACED";
+const SUM: &str = "STEAD-AGENT-SUM";
 
 /// A 64-bit hash of bytes, eight at a time in the manner of FNV-1a. It tells builds apart; it does not withstand
 /// somebody who looks for a collision. Never zero.
@@ -215,6 +216,18 @@ impl Agents {
 
     /// The command that starts the agent in its place, or prints what the machine is if there is none.
     pub fn start_command(&self) -> String {
+        self.with_agent("exec \"$a\"")
+    }
+
+    /// The command that prints what the file in the agent's place contains, as the standard's `cksum` sums it up. Nothing
+    /// stands behind the machine's name where there is no such program, or the file cannot be read.
+    pub(crate) fn sum_command(&self) -> String {
+        self.with_agent(&format!("echo {SUM} \"$m\" $(cksum < \"$a\")"))
+    }
+
+    /// A script in which `$m` is what `uname -sm` says and `$a` the agent's place; what follows runs only if there is a
+    /// file.
+    fn with_agent(&self, then: &str) -> String {
         let cases: String = ARCHITECTURES
             .iter()
             .filter_map(|(name, _, machines)| Some((self.get(name)?, machines)))
@@ -227,7 +240,7 @@ impl Agents {
         in_sh(&format!(
             "m=\"$(uname -sm)\"; case \"$m\" in {cases}*) echo {FOREIGN} \"$m\"; exit 0;; esac; \
              a=\"${{XDG_CACHE_HOME:-$HOME/.cache}}/stead/agent/$h/stead-agent\"; \
-             [ -f \"$a\" ] || {{ echo {MISSING} \"$m\"; exit 0; }}; exec \"$a\""
+             [ -f \"$a\" ] || {{ echo {MISSING} \"$m\"; exit 0; }}; {then}"
         ))
     }
 }
@@ -310,7 +323,63 @@ pub(crate) fn absence(noise: &[u8]) -> Option<Absence> {
     })
 }
 
+/// What the file in the agent's place contains, as the sum command printed it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct PlacedSum {
+    /// What `uname -sm` says.
+    pub machine: String,
+    /// The sum and the length, if they could be had.
+    sum: Option<(u32, u64)>,
+}
+
+/// Finds the sum command's message; a login may print more around it.
+pub(crate) fn placed_sum(output: &[u8]) -> Option<PlacedSum> {
+    let text = String::from_utf8_lossy(output);
+    text.lines().find_map(|line| {
+        let words: Vec<&str> = line.trim().split(' ').collect();
+        let [SUM, system, machine, sum @ ..] = words.as_slice() else { return None };
+        let sum = match sum {
+            [sum, bytes] => sum.parse().ok().zip(bytes.parse().ok()),
+            _ => None,
+        };
+        Some(PlacedSum { machine: format!("{system} {machine}").escape_default().to_string(), sum })
+    })
+}
+
+/// The standard's `cksum`: a CRC of 32 bits, the highest first, of the bytes and then of their number.
+fn cksum(bytes: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0x04c1_1db7;
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut byte = 0;
+        while byte < table.len() {
+            let mut crc = (byte as u32) << 24;
+            let mut bit = 0;
+            while bit < 8 {
+                crc = (crc << 1) ^ if crc >> 31 == 1 { POLYNOMIAL } else { 0 };
+                bit += 1;
+            }
+            table[byte] = crc;
+            byte += 1;
+        }
+        table
+    };
+    let length = (bytes.len() as u64).to_le_bytes();
+    let used = length.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let all = bytes.iter().chain(&length[..used]);
+    !all.fold(0_u32, |crc, byte| (crc << 8) ^ TABLE[usize::from((crc >> 24) as u8 ^ byte)])
+}
+
 impl Agents {
+    /// Whether the file in the agent's place is the agent.
+    pub(crate) async fn is_intact(&self, placed: &PlacedSum) -> Result<bool, PlaceError> {
+        let Some(sum) = placed.sum else { return Ok(false) };
+        let program =
+            self.for_machine(&placed.machine).ok_or_else(|| self.foreign(placed.machine.clone()))?;
+        let content = content_of(program).await?;
+        Ok(sum == (cksum(&content), program.bytes))
+    }
+
     pub(crate) fn foreign(&self, there: String) -> PlaceError {
         PlaceError::Foreign { there, have: self.architectures().map(str::to_owned).collect() }
     }
@@ -318,17 +387,23 @@ impl Agents {
     /// Puts the agent for a machine in its place.
     pub(crate) async fn place(&self, dial: &SshDial, uname: &str) -> Result<(), PlaceError> {
         let program = self.for_machine(uname).ok_or_else(|| self.foreign(uname.to_owned()))?;
-        let path = program.path.clone();
-        let content = tokio::task::spawn_blocking(move || read(&path))
-            .await
-            .map_err(|error| PlaceError::Broken(io::Error::other(error)))??;
-        if hash(&content) != program.hash {
-            return Err(PlaceError::Changed { path: program.path.clone() });
-        }
+        let content = content_of(program).await?;
         match tokio::time::timeout(UPLOAD_TIMEOUT, upload(dial, program, &content)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(PlaceError::TimedOut),
         }
+    }
+}
+
+/// What a program contains, if that is what it contained before.
+async fn content_of(program: &AgentProgram) -> Result<Vec<u8>, PlaceError> {
+    let path = program.path.clone();
+    let content = tokio::task::spawn_blocking(move || read(&path))
+        .await
+        .map_err(|error| PlaceError::Broken(io::Error::other(error)))??;
+    match hash(&content) == program.hash {
+        true => Ok(content),
+        false => Err(PlaceError::Changed { path: program.path.clone() }),
     }
 }
 
@@ -406,6 +481,21 @@ mod tests {
         assert_eq!(said("STEAD-AGENT-FOREIGN Darwin arm64"), Some(Absence::Foreign("Darwin arm64".into())));
         assert_eq!(said("bash: STEAD-AGENT-MISSING: command not found"), None);
         assert_eq!(said(""), None);
+    }
+
+    #[test]
+    fn the_sum_of_a_file_is_that_of_cksum() {
+        // As the program of the machine this was written on prints them.
+        assert_eq!(cksum(b""), 4_294_967_295);
+        assert_eq!(cksum(b"123456789"), 930_766_865);
+        let said = |text: &str| placed_sum(text.as_bytes());
+        let machine = || "Linux x86_64".to_owned();
+        assert_eq!(
+            said("Welcome\r\nSTEAD-AGENT-SUM Linux x86_64 930766865 9\r\n"),
+            Some(PlacedSum { machine: machine(), sum: Some((930_766_865, 9)) })
+        );
+        assert_eq!(said("STEAD-AGENT-SUM Linux x86_64"), Some(PlacedSum { machine: machine(), sum: None }));
+        assert_eq!(said("This account is currently not available."), None);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::errno::Result;
 use crate::file::{
-    Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Kind, Lock, Name, OpenFlags, RenameMode, SeekFor,
-    Space, WriteAt, XattrMode,
+    Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Kind, Lock, Name, OpenFlags, RenameMode,
+    SeekFor, Space, WriteAt, XattrMode,
 };
 
 /// The most that one read or write of a [`Source`] carries.
@@ -81,6 +81,8 @@ pub struct Opened {
     pub content: Bytes,
     /// Whether they are all there is.
     pub whole: bool,
+    /// The directory as it is after a creation, where the source says so for free.
+    pub directory: Option<Attributes>,
 }
 
 /// What a removal left behind.
@@ -194,7 +196,12 @@ pub trait Source: Send + Sync + 'static {
         to: (Place, Name),
         mode: RenameMode,
     ) -> impl Future<Output = Result<()>> + Send;
-    fn link(&self, target: Target, directory: Place, name: Name) -> impl Future<Output = Result<Entry>> + Send;
+    fn link(
+        &self,
+        target: Target,
+        directory: Place,
+        name: Name,
+    ) -> impl Future<Output = Result<Entry>> + Send;
     /// With `inline_bytes`, the first bytes come with the reply.
     fn open(
         &self,
@@ -259,7 +266,13 @@ pub trait Source: Send + Sync + 'static {
     fn list_xattrs(&self, target: Target) -> impl Future<Output = Result<Bytes>> + Send;
     fn remove_xattr(&self, target: Target, name: Bytes) -> impl Future<Output = Result<Entry>> + Send;
     /// Cancelled by dropping the future.
-    fn lock(&self, handle: HandleId, owner: u64, lock: Lock, wait: bool) -> impl Future<Output = Result<()>> + Send;
+    fn lock(
+        &self,
+        handle: HandleId,
+        owner: u64,
+        lock: Lock,
+        wait: bool,
+    ) -> impl Future<Output = Result<()>> + Send;
     /// The lock in the way, and its process where known.
     fn test_lock(
         &self,

@@ -183,7 +183,8 @@ impl Table {
 
     /// Counts of what is held. Looks at every node: for status, not for every operation.
     pub fn census(&self) -> Census {
-        let leases = self.nodes.values().filter(|n| n.directory.as_ref().is_some_and(|d| d.lease != 0)).count();
+        let leases =
+            self.nodes.values().filter(|n| n.directory.as_ref().is_some_and(|d| d.lease != 0)).count();
         let idle = self.nodes.values().filter(|n| n.is_idle()).count();
         Census { nodes: self.nodes.len(), idle, leases }
     }

@@ -22,11 +22,12 @@ pub use tree::{Event, File, Tree};
 
 use crate::errno::{Errno, Result};
 use crate::file::{
-    Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Kind, Lock, Name, OpenFlags, RenameMode, SeekFor,
-    Space, WriteAt, XattrMode,
+    Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Kind, Lock, Name, OpenFlags, RenameMode,
+    SeekFor, Space, WriteAt, XattrMode,
 };
 use crate::source::{
-    Change, Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target, Written,
+    Change, Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target,
+    Written,
 };
 
 /// Numbers from a seed (SplitMix64).
@@ -368,9 +369,9 @@ impl State {
     fn lose(&mut self, directory: FileId) -> Option<Changed> {
         self.leases.remove(&directory)?;
         self.pending.retain(|pending| match &pending.event {
-            Event::Name { directory: of, .. } | Event::Itself { directory: of } | Event::Ended { directory: of } => {
-                *of != directory
-            }
+            Event::Name { directory: of, .. }
+            | Event::Itself { directory: of }
+            | Event::Ended { directory: of } => *of != directory,
         });
         self.epoch += 1;
         Some(Changed { directory, epoch: self.epoch, what: Change::LeaseLost, attributes: None })
@@ -400,14 +401,15 @@ impl State {
             return Err(Errno::EISDIR);
         }
         if flags.truncate {
-            self.tree.set_attributes(id, AttributeChanges { size: Some(0), ..AttributeChanges::default() })?;
+            self.tree
+                .set_attributes(id, AttributeChanges { size: Some(0), ..AttributeChanges::default() })?;
         }
         self.tree.get_mut(id)?.opens += 1;
         assert!(self.handles.insert(handle, id).is_none(), "{handle:?} was used before");
         let entry = self.tree.entry(id)?;
         let content = self.tree.read(id, 0, inline)?;
         let whole = inline > 0 && content.len() as u64 == entry.attributes.size;
-        Ok(Opened { entry, content, whole })
+        Ok(Opened { entry, content, whole, directory: None })
     }
 
     fn removed(&self, directory: FileId, id: FileId) -> Result<Removed> {
@@ -431,7 +433,8 @@ impl Listing for MemoryListing {
         if self.end {
             return Ok(None);
         }
-        let (unwatched_ms, entries) = (self.inner.unwatched_ms(), self.inner.page_entries.load(Ordering::Relaxed));
+        let (unwatched_ms, entries) =
+            (self.inner.unwatched_ms(), self.inner.page_entries.load(Ordering::Relaxed));
         let (place, from, known) = (self.directory.clone(), self.from, self.lease);
         let request = |state: &mut State| {
             let id = state.tree.resolve(&place)?;
@@ -560,7 +563,13 @@ impl Source for Memory {
         self.carry_out("link", true, request).await
     }
 
-    async fn open(&self, place: Place, flags: OpenFlags, handle: HandleId, inline_bytes: u32) -> Result<Opened> {
+    async fn open(
+        &self,
+        place: Place,
+        flags: OpenFlags,
+        handle: HandleId,
+        inline_bytes: u32,
+    ) -> Result<Opened> {
         let request = |state: &mut State| {
             let id = state.tree.resolve(&place)?;
             state.open(id, flags, handle, inline_bytes)
@@ -584,7 +593,8 @@ impl Source for Memory {
                 Some(id) => id,
                 None => state.tree.make(directory, &name, Kind::File, mode & !caller.umask)?,
             };
-            state.open(id, flags, handle, 0)
+            let opened = state.open(id, flags, handle, 0)?;
+            Ok(Opened { directory: Some(state.tree.entry(directory)?.attributes), ..opened })
         };
         self.carry_out("create", true, request).await
     }
@@ -610,7 +620,13 @@ impl Source for Memory {
         self.carry_out("read", false, request).await
     }
 
-    async fn write(&self, handle: HandleId, at: WriteAt, bytes: Bytes, _clear_set_id: bool) -> Result<Written> {
+    async fn write(
+        &self,
+        handle: HandleId,
+        at: WriteAt,
+        bytes: Bytes,
+        _clear_set_id: bool,
+    ) -> Result<Written> {
         let request = |state: &mut State| {
             let id = state.handle(handle)?;
             let taken = bytes.len().min(state.write_bytes_max.unwrap_or(usize::MAX));

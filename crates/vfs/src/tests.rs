@@ -1,3 +1,117 @@
 //! Behaviour of the whole file system over a source in memory.
 
 mod beliefs;
+mod concurrency;
+mod directories;
+mod files;
+mod hostile;
+mod limits;
+mod model;
+mod names;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::errno::Result;
+use crate::file::{Caller, Name, OpenFlags};
+use crate::source::HandleId;
+use crate::table::{Ino, Notice};
+use crate::testing::{Gate, Memory, Stop};
+use crate::vfs::{Looked, View, WriteFrom};
+use crate::{Kernel, Options, Vfs};
+
+const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
+const READ: OpenFlags = OpenFlags {
+    read: true,
+    write: false,
+    append: false,
+    truncate: false,
+    sync: false,
+    direct: false,
+    exclusive: false,
+};
+const WRITE: OpenFlags = OpenFlags { write: true, read: false, ..READ };
+const BOTH: OpenFlags = OpenFlags { write: true, ..READ };
+
+#[derive(Default)]
+struct Notices(Mutex<Vec<Notice>>);
+
+impl Kernel for Notices {
+    fn notify(&self, notices: Vec<Notice>) {
+        self.0.lock().extend(notices);
+    }
+}
+
+struct Mount {
+    memory: Arc<Memory>,
+    vfs: Arc<Vfs<Memory>>,
+    notices: Arc<Notices>,
+}
+
+impl Mount {
+    fn new(options: Options) -> Mount {
+        let (memory, notices) = (Memory::new(), Arc::new(Notices::default()));
+        let vfs = Vfs::new(memory.clone(), memory.root(), options, notices.clone());
+        Mount { memory, vfs, notices }
+    }
+
+    /// The source makes files with this content, named from the root.
+    fn with_files(names: &[&str], content: &[u8]) -> Mount {
+        let mount = Mount::new(Options::default());
+        mount.memory.edit(|tree| {
+            for name in names {
+                let root = tree.root;
+                let file = tree.make(root, &bytes(name), crate::file::Kind::File, 0o644).expect("a new name");
+                tree.write(file, Some(0), content).expect("a file");
+            }
+        });
+        mount
+    }
+
+    async fn view(&self, parent: Ino, name: &str) -> View {
+        match self.vfs.lookup(parent, name.as_bytes()).await {
+            Ok(Looked::Present(view)) => view,
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    async fn is_absent(&self, parent: Ino, name: &str) -> bool {
+        matches!(self.vfs.lookup(parent, name.as_bytes()).await, Ok(Looked::Absent(_)))
+    }
+
+    async fn write(&self, handle: HandleId, offset: u64, bytes: &[u8]) -> Result<u32> {
+        self.vfs.write(handle, offset, bytes::Bytes::copy_from_slice(bytes), WriteFrom::Caller, false).await
+    }
+
+    fn content(&self, path: &str) -> Vec<u8> {
+        self.memory.look(|tree| tree.get(tree.at(path).expect("a path")).expect("a file").content.clone())
+    }
+
+    fn tell_all(&self) {
+        self.memory.tell_all().into_iter().for_each(|changed| self.vfs.changed(changed));
+    }
+
+    fn stop(&self, stop: Stop) -> Arc<Gate> {
+        self.memory.stop(stop)
+    }
+
+    fn take_notices(&self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices.0.lock())
+    }
+}
+
+fn bytes(name: &str) -> Name {
+    name.as_bytes().into()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+}
+
+/// Lets everything go on that can, without a wait for anything outside.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}

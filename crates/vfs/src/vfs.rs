@@ -14,8 +14,8 @@ mod ranges;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -33,6 +33,9 @@ use crate::source::{Changed, HandleId, Place, Source, Target};
 use crate::table::{Census, Ino, Limits, Moment, Notice, Table};
 use directories::OpenDirectory;
 use files::{FileState, OpenFile};
+
+/// A source that answers within this time is near: about what a person's or a script's next step takes.
+const NEAR: Duration = Duration::from_millis(2);
 
 /// What `close` waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct Options {
     pub sync: SyncMode,
     /// How much is remembered.
     pub limits: Limits,
+    /// After how many names of one directory, asked for one by one, the whole directory is listed; `None` is never.
+    pub list_after: Option<u32>,
 }
 
 /// A kernel that caches what it was told. Called from any thread, also from one that is answering that kernel: it must
@@ -77,6 +82,8 @@ pub struct Vfs<S: Source> {
     told: AtomicU64,
     unwritten: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
+    /// The source is so near that asking it costs less than being wrong for a moment.
+    near: AtomicBool,
     kernel: Arc<dyn Kernel>,
 }
 
@@ -94,6 +101,7 @@ impl<S: Source> Vfs<S> {
             next_handle: AtomicU64::new(1),
             told: AtomicU64::new(0),
             unwritten: Arc::new(Semaphore::new(UNWRITTEN_BYTES_MAX)),
+            near: AtomicBool::new(false),
             ahead: Arc::new(Semaphore::new(AHEAD_BYTES_MAX)),
             kernel,
         })
@@ -122,6 +130,13 @@ impl<S: Source> Vfs<S> {
     /// Bytes that open files keep of what they read, or read ahead.
     pub fn ahead_bytes(&self) -> usize {
         AHEAD_BYTES_MAX - self.ahead.available_permits()
+    }
+
+    /// Says how long a question to the source takes. Up to [`NEAR`] every `open` asks whether the file has changed. Beyond
+    /// it an `open` of a file under lease does not wait: the source tells of a change in half the time that a question
+    /// takes, so that whoever has heard of the change another way has hardly been faster.
+    pub fn set_round_trip(&self, round_trip: Duration) {
+        self.near.store(round_trip <= NEAR, Ordering::Relaxed);
     }
 
     /// A number that grows with every change that the source told, and with every notice. A backend reads it before it asks and again after it

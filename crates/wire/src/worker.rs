@@ -34,7 +34,7 @@ use crate::api::ErrorKind;
 use crate::api::id::MountId;
 use crate::api::machine::{Reconnect, Source};
 use crate::api::mount::{Access, Backend, BackendName, Force, SyncMode};
-use crate::api::status::{Counters, Journal, MountStatus};
+use crate::api::status::{Counters, Journal, MountStatus, NfsExport};
 use crate::bytestring::ByteString;
 use crate::decode::DecodeError;
 
@@ -177,6 +177,9 @@ pub struct Ready {
     /// NFS: the port on 127.0.0.1.
     #[serde(default)]
     pub port: Option<u16>,
+    /// NFS: what a client is to mount.
+    #[serde(default)]
+    pub nfs: Option<NfsExport>,
     /// What this mount cannot do here, in one line.
     #[serde(default)]
     pub degraded: Option<String>,

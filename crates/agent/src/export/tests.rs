@@ -1,12 +1,11 @@
 use std::path::Path;
 
-use tempfile::tempdir;
-use wire::agent::name::RelativePath;
-
 use super::*;
+use tempfile::tempdir;
 
 fn export(directory: &Path) -> Export {
-    Export::attach(directory.as_os_str().as_encoded_bytes(), b"/", false, 4).unwrap().0
+    let descriptors = Descriptors { directories_max: 4, files_max: 4, handles_max: 4, locks_max: 4 };
+    Export::attach(directory.as_os_str().as_encoded_bytes(), b"/", false, &descriptors).unwrap().0
 }
 
 fn place(export: &Export, path: &str) -> Place {
@@ -65,6 +64,37 @@ fn descriptors_of_files_are_not_kept_and_of_directories_boundedly() {
     export.age();
     export.age();
     assert!(places.iter().all(|place| export.known(place.id).is_none()));
+}
+
+#[test]
+fn a_file_that_was_kept_is_found_when_its_name_is_anothers_for_a_moment() {
+    let directory = tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("file"), b"old").unwrap();
+    let export = export(directory.path());
+    let (root, name) = (RelativePath::default(), Name::new(&b"file"[..]).unwrap());
+    let old = place(&export, "file");
+    let replace = || {
+        let descriptor = export.resolve(export.root.as_fd(), b"file").unwrap();
+        std::fs::write(path("new"), b"new").unwrap();
+        std::fs::rename(path("new"), path("file")).unwrap();
+        descriptor
+    };
+    let descriptor = replace();
+    assert!(!export.is_contested(&root, &name));
+    assert_eq!(export.find(&old).err(), Some(Errno::STALE));
+    assert!(export.is_contested(&root, &name));
+    export.keep(old.id, descriptor, Why::LookedUp);
+    assert_eq!(export.find(&old).map(|(_, kind)| kind), Ok(Kind::File));
+    export.opened(old.id);
+    assert_eq!(export.find(&old).err(), Some(Errno::STALE));
+
+    let replaced = place(&export, "file");
+    export.keep(replaced.id, replace(), Why::Replaced);
+    export.opened(replaced.id);
+    assert!(export.find(&replaced).is_ok());
+    (0..3).for_each(|_| export.age_files());
+    assert_eq!(export.find(&replaced).err(), Some(Errno::STALE));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use wire::agent::file::{AttributeChanges, FileReply, Kind, Place, SetTime, Space, Target, Time, XattrMode};
 
 use crate::file::Found;
-use crate::session::{Replied, Session, plain};
+use crate::session::{Asked, Replied, Session, plain};
 
 /// Enough for almost every value and list.
 const XATTR_BYTES: usize = 1 << 10;
@@ -17,10 +17,15 @@ const XATTR_BYTES_MAX: usize = 64 << 10;
 const NANOSECONDS_PER_SECOND: u32 = 1_000_000_000;
 
 impl Session {
-    pub(crate) fn set_attributes(&self, target: &Target, changes: &AttributeChanges) -> Replied {
+    pub(crate) fn set_attributes(
+        &self,
+        asked: &Asked<'_>,
+        target: &Target,
+        changes: &AttributeChanges,
+    ) -> Replied {
         self.export_to_change()?;
         let found = self.find(target)?;
-        let _changing = self.told.changing([found.entry()?.id]);
+        asked.hold(self.told.changing(&[], &[found.entry()?.id]));
         self.apply(&found, changes)?;
         plain(self.changed(found.entry()?))
     }
@@ -78,10 +83,17 @@ impl Session {
         Ok((FileReply::Data, names))
     }
 
-    pub(crate) fn set_xattr(&self, target: &Target, name: &[u8], mode: XattrMode, value: &[u8]) -> Replied {
+    pub(crate) fn set_xattr(
+        &self,
+        asked: &Asked<'_>,
+        target: &Target,
+        name: &[u8],
+        mode: XattrMode,
+        value: &[u8],
+    ) -> Replied {
         self.export_to_change()?;
         let found = self.find(target)?;
-        let _changing = self.told.changing([found.entry()?.id]);
+        asked.hold(self.told.changing(&[], &[found.entry()?.id]));
         let flags = match mode {
             XattrMode::Set => XattrFlags::empty(),
             XattrMode::Create => XattrFlags::CREATE,
@@ -94,10 +106,10 @@ impl Session {
         plain(self.changed(found.entry()?))
     }
 
-    pub(crate) fn remove_xattr(&self, target: &Target, name: &[u8]) -> Replied {
+    pub(crate) fn remove_xattr(&self, asked: &Asked<'_>, target: &Target, name: &[u8]) -> Replied {
         self.export_to_change()?;
         let found = self.find(target)?;
-        let _changing = self.told.changing([found.entry()?.id]);
+        asked.hold(self.told.changing(&[], &[found.entry()?.id]));
         match &found {
             Found::Path(..) => rustix::fs::removexattr(found.proc_path(), name)?,
             Found::Open(handle) => rustix::fs::fremovexattr(&handle.file, name)?,

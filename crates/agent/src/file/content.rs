@@ -14,8 +14,8 @@ use wire::agent::file::{
 use wire::agent::name::Name;
 use wire::frame::PAYLOAD_BYTES_MAX;
 
-use crate::file::Found;
 use crate::file::names::has_default_acl;
+use crate::file::{Found, Making};
 use crate::handles::Handle;
 use crate::log::log;
 use crate::session::{Asked, Replied, Session, plain, reopen};
@@ -33,7 +33,7 @@ const COPY_BUFFER_BYTES: usize = 1 << 20;
 /// How a file is put.
 #[derive(Clone, Copy)]
 pub(crate) struct PutHow {
-    pub mode: u16,
+    pub making: Making,
     pub exclusive: bool,
     pub sync: bool,
 }
@@ -41,6 +41,7 @@ pub(crate) struct PutHow {
 impl Session {
     pub(crate) fn open(
         &self,
+        asked: &Asked<'_>,
         place: &Place,
         flags: OpenFlags,
         handle: HandleId,
@@ -50,7 +51,9 @@ impl Session {
         let export = if changes { self.export_to_change()? } else { self.export()? };
         self.handles.check(handle)?;
         let (file, kind) = export.find(place)?;
-        let _changing = flags.truncate.then(|| self.told.changing([place.id]));
+        if flags.truncate {
+            asked.hold(self.told.changing(&[], &[place.id]));
+        }
         self.privilege.clear_set_id(true)?;
         let file = open_found(&file, kind, flags)?;
         let inline = if kind == Kind::File && flags.read {
@@ -58,34 +61,37 @@ impl Session {
         } else {
             Vec::new()
         };
+        export.opened(place.id);
         let entry = stat::entry_of_open(&file)?;
         if flags.truncate {
             self.told.file(&entry);
         }
         let whole = kind == Kind::File && inline.len() as u64 == entry.attributes.size;
         self.handles.insert(handle, handle_of(file, &entry, flags));
-        Ok((FileReply::Opened { entry, whole, created: false }, inline))
+        Ok((FileReply::Opened { entry, whole, created: false, directory: None }, inline))
     }
 
     pub(crate) fn create(
         &self,
+        asked: &Asked<'_>,
         place: &Place,
         name: &Name,
-        mode: u16,
+        making: Making,
         flags: OpenFlags,
         handle: HandleId,
-        caller: &Caller,
     ) -> Replied {
         let directory = self.export_to_change()?.directory(place)?;
         self.handles.check(handle)?;
-        let _changing = self.told.changing([place.id]);
-        let (file, created) = self.create_or_open(&directory, name, mode, flags, caller)?;
+        asked.hold(self.told.changing(&[(place.id, name)], &[]));
+        let (file, created) = self.create_or_open(&directory, name, making, flags)?;
         let entry = stat::entry_of_open(&file)?;
         self.told.name(place.id, name, Some(entry.id));
         self.told.file(&entry);
         self.handles.insert(handle, handle_of(file, &entry, flags));
         let whole = entry.attributes.size == 0;
-        plain(FileReply::Opened { entry, whole, created })
+        let directory = stat::entry_of_path(&directory)?;
+        self.told.file(&directory);
+        plain(FileReply::Opened { entry, whole, created, directory: Some(directory.attributes) })
     }
 
     pub(crate) fn create_unnamed(
@@ -108,23 +114,23 @@ impl Session {
         )?;
         let entry = stat::entry_of_open(&file)?;
         self.handles.insert(handle, handle_of(file, &entry, flags));
-        plain(FileReply::Opened { entry, whole: true, created: true })
+        plain(FileReply::Opened { entry, whole: true, created: true, directory: None })
     }
 
     pub(crate) fn put(
         &self,
+        asked: &Asked<'_>,
         place: &Place,
         name: &Name,
         how: PutHow,
         changes: &AttributeChanges,
-        caller: &Caller,
         content: &[u8],
     ) -> Replied {
         let directory = self.export_to_change()?.directory(place)?;
-        let _changing = self.told.changing([place.id]);
+        asked.hold(self.told.changing(&[(place.id, name)], &[]));
         let flags =
             OpenFlags { write: true, truncate: true, exclusive: how.exclusive, ..OpenFlags::default() };
-        let (file, created) = self.create_or_open(&directory, name, how.mode, flags, caller)?;
+        let (file, created) = self.create_or_open(&directory, name, how.making, flags)?;
         let entry = stat::entry_of_open(&file)?;
         let handle = Arc::new(handle_of(file, &entry, flags));
         let filled = self.fill(&handle, how, changes, content);
@@ -167,15 +173,14 @@ impl Session {
         &self,
         directory: &OwnedFd,
         name: &Name,
-        mode: u16,
+        making: Making,
         flags: OpenFlags,
-        caller: &Caller,
     ) -> Result<(OwnedFd, bool), Errno> {
         let how = open_flags(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         for _ in 0..CREATE_TRIES {
             let created = self.privilege.acting_for(
-                caller,
-                mode,
+                &making.caller,
+                making.mode,
                 || has_default_acl(directory),
                 |mode| rustix::fs::openat(directory, name.as_bytes(), how, mode),
             );
@@ -203,9 +208,16 @@ impl Session {
         Ok((FileReply::Data, bytes))
     }
 
-    pub(crate) fn write(&self, handle: HandleId, at: WriteAt, clear_set_id: bool, bytes: &[u8]) -> Replied {
+    pub(crate) fn write(
+        &self,
+        asked: &Asked<'_>,
+        handle: HandleId,
+        at: WriteAt,
+        clear_set_id: bool,
+        bytes: &[u8],
+    ) -> Replied {
         let handle = self.handles.get(handle)?;
-        let _changing = self.told.changing([handle.id]);
+        asked.hold(self.told.changing(&[], &[handle.id]));
         self.privilege.clear_set_id(clear_set_id)?;
         let (written, result) = write_all(&handle.file, at, bytes);
         if written == 0 {
@@ -259,9 +271,16 @@ impl Session {
         plain(FileReply::Done)
     }
 
-    pub(crate) fn allocate(&self, handle: HandleId, what: Allocation, offset: u64, length: u64) -> Replied {
+    pub(crate) fn allocate(
+        &self,
+        asked: &Asked<'_>,
+        handle: HandleId,
+        what: Allocation,
+        offset: u64,
+        length: u64,
+    ) -> Replied {
         let handle = self.handles.get(handle)?;
-        let _changing = self.told.changing([handle.id]);
+        asked.hold(self.told.changing(&[], &[handle.id]));
         let keep = |keep_size| if keep_size { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() };
         let flags = match what {
             Allocation::Reserve { keep_size } => keep(keep_size),
@@ -299,7 +318,7 @@ impl Session {
         length: u64,
     ) -> Replied {
         let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
-        let _changing = self.told.changing([target.id]);
+        asked.hold(self.told.changing(&[], &[target.id]));
         self.privilege.clear_set_id(true)?;
         let mut copy = Copy { source: &source, target: &target, from: from.1, to: to.1, by_hand: None };
         let mut copied: u64 = 0;

@@ -4,10 +4,12 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use wire::agent::file::{Caller, FileReply, Kind, Place, RenameMode, Target};
+use wire::agent::file::{Caller, Entry, FileId, FileReply, Kind, Place, RenameMode, Target};
 use wire::agent::name::Name;
 
-use crate::session::{Replied, Session, plain};
+use crate::export::Why;
+use crate::file::Making;
+use crate::session::{Asked, Replied, Session, plain};
 use crate::stat;
 
 impl Session {
@@ -15,12 +17,27 @@ impl Session {
         let directory = self.export()?.directory(place)?;
         let lease = self.leases.lease(place, &directory, &self.told);
         let _reading = self.told.reading(place.id, Some(name));
-        let entry = match stat::entry_at(&directory, name.as_bytes()) {
+        let looked = match self.export()?.is_contested(&place.path, name) {
+            true => self.look_and_keep(&directory, name),
+            false => stat::entry_at(&directory, name.as_bytes()),
+        };
+        let entry = match looked {
             Ok(entry) => Some(entry),
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(errno),
         };
         plain(FileReply::Looked { entry, lease: Some(lease) })
+    }
+
+    /// Looks at a name that others keep replacing, and keeps what is there, so that it can be opened even if it is replaced
+    /// again meanwhile.
+    fn look_and_keep(&self, directory: &OwnedFd, name: &Name) -> Result<Entry, Errno> {
+        let file = open_path(directory, name)?;
+        let entry = stat::entry_of_path(&file)?;
+        if entry.attributes.kind == Kind::File {
+            self.export()?.keep(entry.id, file, Why::LookedUp);
+        }
+        Ok(entry)
     }
 
     pub(crate) fn read_link(&self, place: &Place) -> Replied {
@@ -32,20 +49,27 @@ impl Session {
         Ok((FileReply::Data, target.into_bytes()))
     }
 
-    pub(crate) fn symlink(&self, place: &Place, name: &Name, caller: &Caller, target: &[u8]) -> Replied {
-        self.make(place, name, caller, 0o777, |directory, _| {
+    pub(crate) fn symlink(
+        &self,
+        asked: &Asked<'_>,
+        place: &Place,
+        name: &Name,
+        caller: &Caller,
+        target: &[u8],
+    ) -> Replied {
+        self.make(asked, place, name, caller, 0o777, |directory, _| {
             rustix::fs::symlinkat(target, directory, name.as_bytes())
         })
     }
 
     pub(crate) fn make_node(
         &self,
+        asked: &Asked<'_>,
         place: &Place,
         name: &Name,
+        making: Making,
         kind: Kind,
-        mode: u16,
         device: u64,
-        caller: &Caller,
     ) -> Replied {
         let (file_type, device) = match kind {
             Kind::File => (FileType::RegularFile, 0),
@@ -55,13 +79,20 @@ impl Session {
             Kind::BlockDevice => (FileType::BlockDevice, device),
             Kind::Directory | Kind::Symlink => return Err(Errno::INVAL),
         };
-        self.make(place, name, caller, mode, |directory, mode| {
+        self.make(asked, place, name, &making.caller, making.mode, |directory, mode| {
             rustix::fs::mknodat(directory, name.as_bytes(), file_type, mode, device)
         })
     }
 
-    pub(crate) fn make_directory(&self, place: &Place, name: &Name, mode: u16, caller: &Caller) -> Replied {
-        self.make(place, name, caller, mode, |directory, mode| {
+    pub(crate) fn make_directory(
+        &self,
+        asked: &Asked<'_>,
+        place: &Place,
+        name: &Name,
+        mode: u16,
+        caller: &Caller,
+    ) -> Replied {
+        self.make(asked, place, name, caller, mode, |directory, mode| {
             rustix::fs::mkdirat(directory, name.as_bytes(), mode)
         })
     }
@@ -69,6 +100,7 @@ impl Session {
     /// Makes a file that stays closed, and answers with what it is.
     fn make(
         &self,
+        asked: &Asked<'_>,
         place: &Place,
         name: &Name,
         caller: &Caller,
@@ -76,7 +108,7 @@ impl Session {
         make: impl FnOnce(&OwnedFd, Mode) -> Result<(), Errno>,
     ) -> Replied {
         let directory = self.export_to_change()?.directory(place)?;
-        let _changing = self.told.changing([place.id]);
+        asked.hold(self.told.changing(&[(place.id, name)], &[]));
         self.privilege.acting_for(
             caller,
             mode,
@@ -88,13 +120,18 @@ impl Session {
         plain(self.changed(entry))
     }
 
-    pub(crate) fn remove(&self, place: &Place, name: &Name, is_directory: bool) -> Replied {
+    pub(crate) fn remove(
+        &self,
+        asked: &Asked<'_>,
+        place: &Place,
+        name: &Name,
+        is_directory: bool,
+    ) -> Replied {
         let export = self.export_to_change()?;
         let directory = export.directory(place)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&directory, name.as_bytes(), flags, Mode::empty())?;
+        let file = open_path(&directory, name)?;
         let (id, _) = stat::id_of(&file)?;
-        let _changing = self.told.changing([place.id, id]);
+        asked.hold(self.told.changing(&[(place.id, name)], &[id]));
         let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         rustix::fs::unlinkat(&directory, name.as_bytes(), flags)?;
         if is_directory {
@@ -113,6 +150,7 @@ impl Session {
 
     pub(crate) fn rename(
         &self,
+        asked: &Asked<'_>,
         from: &Place,
         from_name: &Name,
         to: &Place,
@@ -121,7 +159,7 @@ impl Session {
     ) -> Replied {
         let export = self.export_to_change()?;
         let (old, new) = (export.directory(from)?, export.directory(to)?);
-        let _changing = self.told.changing([from.id, to.id]);
+        asked.hold(self.told.changing(&[(from.id, from_name), (to.id, to_name)], &[]));
         let flags = match mode {
             RenameMode::Replace => RenameFlags::empty(),
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
@@ -129,7 +167,11 @@ impl Session {
         };
         let (old_name, new_name) = (from_name.as_bytes(), to_name.as_bytes());
         if flags.is_empty() {
+            let replaced = open_regular(&new, to_name);
             rustix::fs::renameat(&old, old_name, &new, new_name)?;
+            if let Some((id, file)) = replaced {
+                export.keep(id, file, Why::Replaced);
+            }
         } else {
             let renamed = rustix::fs::renameat_with(&old, old_name, &new, new_name, flags);
             // A kernel without the call is to its user a file system that cannot do it.
@@ -143,16 +185,29 @@ impl Session {
         plain(FileReply::Done)
     }
 
-    pub(crate) fn link(&self, target: &Target, place: &Place, name: &Name) -> Replied {
+    pub(crate) fn link(&self, asked: &Asked<'_>, target: &Target, place: &Place, name: &Name) -> Replied {
         let directory = self.export_to_change()?.directory(place)?;
         let found = self.find(target)?;
         let before = found.entry()?;
-        let _changing = self.told.changing([place.id, before.id]);
+        asked.hold(self.told.changing(&[(place.id, name)], &[before.id]));
         rustix::fs::linkat(CWD, found.proc_path(), &directory, name.as_bytes(), AtFlags::SYMLINK_FOLLOW)?;
         let entry = found.entry()?;
         self.told.name(place.id, name, Some(entry.id));
         plain(self.changed(entry))
     }
+}
+
+/// An `O_PATH` descriptor of whatever has the name.
+fn open_path(directory: &OwnedFd, name: &Name) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name.as_bytes(), flags, Mode::empty())
+}
+
+/// The regular file that has the name, if one has.
+fn open_regular(directory: &OwnedFd, name: &Name) -> Option<(FileId, OwnedFd)> {
+    let file = open_path(directory, name).ok()?;
+    let (id, kind) = stat::id_of(&file).ok()?;
+    (kind == Kind::File).then_some((id, file))
 }
 
 /// Whether new files in the directory get their permissions from an access control list.

@@ -27,31 +27,55 @@ fn entry(inode: u64, changed: i64) -> Entry {
     Entry { id: FileId { device: 1, inode, birth: 0 }, attributes }
 }
 
-fn precise() -> Told {
-    let told = Told::default();
+fn precise() -> Arc<Told> {
+    let told = Arc::new(Told::default());
     told.device_is_precise(1, true);
     told
 }
 
-fn create(told: &Told, text: &str, entry: &Entry) {
-    let _changing = told.changing([DIRECTORY]);
+fn create(told: &Arc<Told>, text: &str, entry: &Entry) {
+    let _changing = told.changing(&[(DIRECTORY, &name(text))], &[]);
     told.name(DIRECTORY, &name(text), Some(entry.id));
     told.file(entry);
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Silent,
+    Tell,
+    Later,
+}
+
+fn judge(told: &Told, text: &str, now: Option<Entry>, renamed: bool) -> Verdict {
+    let name = name(text);
+    let event = Event { directory: DIRECTORY, name: &name, renamed, at_once: false };
+    let mut verdict = Verdict::Silent;
+    match told.settle(&event, || Ok::<_, ()>(now), || None, |_, _| verdict = Verdict::Tell) {
+        Ok(Settled::Later) => Verdict::Later,
+        Ok(Settled::Done) => verdict,
+        Err(()) => panic!("looking cannot fail"),
+    }
+}
+
 #[test]
 fn only_the_very_state_that_was_told_is_silent() {
+    let cases = [
+        (Some(entry(10, 1)), Verdict::Silent),
+        (Some(entry(10, 2)), Verdict::Tell),
+        (Some(entry(11, 1)), Verdict::Tell),
+        (None, Verdict::Tell),
+    ];
+    for (now, expected) in cases {
+        let told = precise();
+        create(&told, "a", &entry(10, 1));
+        assert_eq!(judge(&told, "a", now, true), expected, "{now:?}");
+        assert_eq!(judge(&told, "b", Some(entry(10, 1)), true), Verdict::Tell);
+    }
     let told = precise();
-    create(&told, "a", &entry(10, 1));
-    let judge = |now: Option<&Entry>| told.judge(DIRECTORY, &name("a"), now, true);
-    assert_eq!(judge(Some(&entry(10, 1))), Verdict::Silent);
-    assert_eq!(judge(Some(&entry(10, 2))), Verdict::Tell);
-    assert_eq!(judge(Some(&entry(11, 1))), Verdict::Tell);
-    assert_eq!(judge(None), Verdict::Tell);
-    assert_eq!(told.judge(DIRECTORY, &name("b"), Some(&entry(10, 1)), true), Verdict::Tell);
     told.name(DIRECTORY, &name("a"), None);
-    assert_eq!(judge(None), Verdict::Silent);
-    assert_eq!(judge(Some(&entry(10, 1))), Verdict::Tell);
+    assert_eq!(judge(&told, "a", None, true), Verdict::Silent);
+    assert_eq!(judge(&told, "a", Some(entry(10, 1)), true), Verdict::Tell);
+    assert_eq!(judge(&told, "a", None, true), Verdict::Tell, "the event has replaced what was told");
 }
 
 #[test]
@@ -61,29 +85,81 @@ fn reading_and_settling_are_no_changes() {
     let mut now = entry(10, 1);
     now.attributes.accessed.seconds = 9;
     now.attributes.blocks = 0;
-    assert_eq!(told.judge(DIRECTORY, &name("a"), Some(&now), false), Verdict::Silent);
+    assert_eq!(judge(&told, "a", Some(now), false), Verdict::Silent);
 }
 
 #[test]
 fn a_coarse_clock_tells_every_change_of_a_file() {
-    let told = Told::default();
+    let told = Arc::new(Told::default());
     create(&told, "a", &entry(10, 1));
-    assert_eq!(told.judge(DIRECTORY, &name("a"), Some(&entry(10, 1)), true), Verdict::Tell);
+    assert_eq!(judge(&told, "a", Some(entry(10, 1)), true), Verdict::Tell);
     told.name(DIRECTORY, &name("a"), None);
-    assert_eq!(told.judge(DIRECTORY, &name("a"), None, true), Verdict::Silent);
+    assert_eq!(judge(&told, "a", None, true), Verdict::Silent);
 }
 
 #[test]
-fn what_is_being_changed_is_judged_later() {
+fn what_is_being_changed_is_settled_later_and_nothing_else_is() {
     let told = precise();
-    let judge = || told.judge(DIRECTORY, &name("a"), Some(&entry(10, 1)), false);
-    let directory = told.changing([DIRECTORY]);
-    let file = told.changing([entry(10, 1).id]);
-    assert_eq!(judge(), Verdict::Later);
-    drop(directory);
-    assert_eq!(judge(), Verdict::Later);
+    let (a, id) = (name("a"), entry(10, 1).id);
+    let named = told.changing(&[(DIRECTORY, &a)], &[]);
+    let file = told.changing(&[], &[id]);
+    assert_eq!(judge(&told, "a", Some(entry(10, 1)), false), Verdict::Later);
+    assert_eq!(judge(&told, "b", Some(entry(11, 1)), true), Verdict::Tell);
+    let now = Entry { id: DIRECTORY, ..entry(0, 1) };
+    assert_eq!(told.settle_directory(DIRECTORY, false, || Some(now), |_| panic!()), Settled::Later);
+    drop(named);
+    assert_eq!(judge(&told, "a", Some(entry(10, 1)), false), Verdict::Later);
     drop(file);
-    assert_eq!(judge(), Verdict::Tell);
+    assert_eq!(judge(&told, "a", Some(entry(10, 1)), false), Verdict::Tell);
+    let mut tellings = 0;
+    for _ in 0..2 {
+        assert_eq!(told.settle_directory(DIRECTORY, false, || Some(now), |_| tellings += 1), Settled::Done);
+    }
+    assert_eq!(tellings, 1, "the client knows the second time");
+}
+
+#[test]
+fn what_was_put_off_long_enough_is_told_all_the_same() {
+    let told = precise();
+    let a = name("a");
+    let _changing = told.changing(&[(DIRECTORY, &a)], &[]);
+    let event = Event { directory: DIRECTORY, name: &a, renamed: true, at_once: true };
+    let mut tellings = 0;
+    let settled = told.settle(&event, || Ok::<_, ()>(None), || None, |_, _| tellings += 1);
+    assert_eq!((settled, tellings), (Ok(Settled::Done), 1));
+}
+
+#[test]
+fn a_changed_name_is_told_with_its_directory() {
+    let told = precise();
+    let a = name("a");
+    let event = Event { directory: DIRECTORY, name: &a, renamed: true, at_once: false };
+    let around = Entry { id: DIRECTORY, ..entry(0, 1) };
+    let mut tellings = Vec::new();
+    for now in [Some(entry(10, 1)), None] {
+        let tell = |_, around: Option<Entry>| tellings.push(around);
+        told.settle(&event, || Ok::<_, ()>(now), || Some(around), tell).unwrap();
+    }
+    assert_eq!(tellings, [Some(around), None], "unless the client knows it");
+}
+
+#[test]
+fn no_mutation_begins_while_an_event_is_settled() {
+    let told = precise();
+    let a = name("a");
+    let event = Event { directory: DIRECTORY, name: &a, renamed: true, at_once: false };
+    let began = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let look = || {
+            scope.spawn(|| {
+                let _changing = told.changing(&[(DIRECTORY, &a)], &[]);
+                began.store(true, std::sync::atomic::Ordering::SeqCst);
+            });
+            Ok::<_, ()>(None)
+        };
+        let tell = |_, _| assert!(!began.load(std::sync::atomic::Ordering::SeqCst));
+        told.settle(&event, look, || None, tell).unwrap();
+    });
 }
 
 #[test]
@@ -93,10 +169,9 @@ fn a_reply_that_may_tell_otherwise_ends_what_was_told() {
         create(&told, "a", &entry(10, 1));
         create(&told, "b", &entry(11, 1));
         drop(told.reading(DIRECTORY, read.as_ref()));
-        let judge = |text, inode| told.judge(DIRECTORY, &name(text), Some(&entry(inode, 1)), true);
-        assert_eq!(judge("a", 10), Verdict::Tell);
+        assert_eq!(judge(&told, "a", Some(entry(10, 1)), true), Verdict::Tell);
         let other = if read.is_some() { Verdict::Silent } else { Verdict::Tell };
-        assert_eq!(judge("b", 11), other);
+        assert_eq!(judge(&told, "b", Some(entry(11, 1)), true), other);
     }
 }
 
@@ -106,7 +181,7 @@ fn nothing_is_recorded_while_such_a_reply_is_made() {
     let reading = told.reading(DIRECTORY, Some(&name("other")));
     create(&told, "a", &entry(10, 1));
     drop(reading);
-    assert_eq!(told.judge(DIRECTORY, &name("a"), Some(&entry(10, 1)), true), Verdict::Tell);
+    assert_eq!(judge(&told, "a", Some(entry(10, 1)), true), Verdict::Tell);
 }
 
 #[test]
@@ -117,5 +192,5 @@ fn what_is_remembered_is_bounded() {
     }
     let state = lock(&told.state);
     assert_eq!(state.names_of[&DIRECTORY], TOLD_MAX);
-    assert!(state.changing.is_empty() && state.reading.is_empty());
+    assert!(state.changing.is_empty() && state.changing_names.is_empty() && state.reading.is_empty());
 }

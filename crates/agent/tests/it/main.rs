@@ -10,6 +10,7 @@ mod leases;
 mod listing;
 mod locks;
 mod names;
+mod nonsense;
 mod processes;
 mod protocol;
 mod users;

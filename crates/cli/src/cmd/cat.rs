@@ -24,11 +24,11 @@ pub struct Args {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let sources = args.sources.iter().map(|text| context.source(text)).collect::<Result<Vec<_>>>()?;
-    let mut client = context.daemon()?;
-    sources.into_iter().try_for_each(|source| print(&mut client, source, context))
+    let client = context.daemon()?;
+    sources.into_iter().try_for_each(|source| print(&client, source, context))
 }
 
-fn print(client: &mut Client, source: Source, context: &mut Context) -> Result<()> {
+fn print(client: &Client, source: Source, context: &mut Context) -> Result<()> {
     let opened = client.call(Open { source, purpose: Purpose::Read, caller: context.caller() })?;
     let mut reader = Reader::new(opened.handle, 0, opened.entry.size);
     while let Some(chunk) = reader.next(client)? {
@@ -59,7 +59,7 @@ impl Reader {
     }
 
     /// The next bytes; none at the end.
-    pub fn next(&mut self, client: &mut Client) -> Result<Option<Vec<u8>>> {
+    pub fn next(&mut self, client: &Client) -> Result<Option<Vec<u8>>> {
         loop {
             self.ask(client)?;
             let Some((offset, ticket)) = self.under_way.pop_front() else {
@@ -83,7 +83,7 @@ impl Reader {
     }
 
     /// Keeps requests under way: up to the size the file is said to have, and one beyond it to find the end.
-    fn ask(&mut self, client: &mut Client) -> Result<()> {
+    fn ask(&mut self, client: &Client) -> Result<()> {
         while self.under_way.len() < READS_IN_FLIGHT {
             let is_needed = !self.under_way.iter().any(|(offset, _)| *offset >= self.given);
             if self.asked >= self.size && !is_needed {

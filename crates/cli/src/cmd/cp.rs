@@ -9,11 +9,9 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 use wire::api::ErrorKind;
 use wire::api::file::{Entry, FileKind, Links};
-use wire::api::machine::{Caller, Machine, Prompts, Source};
+use wire::api::machine::{Machine, Source};
 use wire::bytestring::ByteString;
-use wire::paths::Paths;
 
-use crate::client::Client;
 use crate::context::Context;
 use crate::error::{Error, Failure, Result};
 use crate::output::text::{bytes, counted, one_line};
@@ -25,8 +23,8 @@ mod progress;
 use files::{Attributes, Files};
 use progress::Progress;
 
-/// How many files are copied at once. Each takes a few round trips, however small it is; and up to two sessions of the
-/// machine's ssh connection, of which a server allows ten unless it says otherwise.
+/// How many files are copied at once. Each takes a few round trips, however small it is; and each may be in a directory
+/// of its own, for which the daemon needs a session of the machine's connection: an ssh server allows ten.
 const WORKERS: usize = 3;
 
 /// How many files the walk may be ahead of the copies: it bounds memory, and the walk is always faster.
@@ -86,9 +84,8 @@ enum Target {
 }
 
 /// What all threads share.
+#[derive(Default)]
 struct Shared {
-    paths: Paths,
-    caller: Caller,
     progress: Progress,
     failures: Mutex<Vec<Failure>>,
 }
@@ -103,33 +100,20 @@ impl Shared {
     fn gives_up(&self) -> bool {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).len() >= FAILURES_MAX
     }
-
-    /// Files for another thread, which asks nobody anything: whoever was to be asked has been by then.
-    fn files(&self) -> Files<'_> {
-        let caller = Caller { prompts: Prompts::Refused, ..self.caller.clone() };
-        Files::new(caller, || match Client::connect(&self.paths, crate::prompt::Prompter::Nobody)? {
-            Some(client) => client.agree(),
-            None => Err(Error::new(ErrorKind::Failure, "the daemon went away").hint("stead daemon logs")),
-        })
-    }
 }
 
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let sources = args.sources.iter().map(|text| context.source(text)).collect::<Result<Vec<_>>>()?;
     let destination = context.source(&args.destination)?;
-    let shared = Shared {
-        paths: context.paths()?,
-        caller: context.caller(),
-        progress: Progress::default(),
-        failures: Mutex::new(Vec::new()),
-    };
-    let (copied, outcome) = {
-        let context = &*context;
-        let mut files = Files::new(context.caller(), || context.daemon());
-        let pairs = pairs(&mut files, sources, destination, &args.destination)?;
-        copy(&mut files, pairs, &shared, context.output.shows_progress())
-    };
+    let is_elsewhere = |source: &Source| !matches!(source, Source::Files { machine: Machine::Host, .. });
+    let needs_daemon = sources.iter().chain([&destination]).any(is_elsewhere);
+    let client = needs_daemon.then(|| context.daemon()).transpose()?;
+    let caller = context.caller();
+    let files = Files::new(&caller, client.as_ref());
+    let pairs = pairs(files, sources, destination, &args.destination)?;
+    let shared = Shared::default();
+    let (copied, outcome) = copy(files, pairs, &shared, context.output.shows_progress());
     let failures = shared.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     outcome?;
     match &failures[..] {
@@ -173,12 +157,7 @@ struct Pair {
 }
 
 /// Finds out what is there and what each copy will be called.
-fn pairs(
-    files: &mut Files<'_>,
-    sources: Vec<Source>,
-    destination: Source,
-    written: &OsStr,
-) -> Result<Vec<Pair>> {
+fn pairs(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &OsStr) -> Result<Vec<Pair>> {
     let (machine, path) = parts(&destination)?;
     let there = files.stat(&destination, Links::Follow)?;
     let is_directory = there.as_ref().is_some_and(|entry| entry.kind == FileKind::Directory);
@@ -238,17 +217,17 @@ fn is_below(inner: &Source, outer: &Source) -> bool {
 }
 
 /// Walks all sources here, and copies files in other threads meanwhile.
-fn copy(files: &mut Files<'_>, pairs: Vec<Pair>, shared: &Shared, shows: bool) -> (Copied, Result<()>) {
+fn copy(files: Files<'_>, pairs: Vec<Pair>, shared: &Shared, shows: bool) -> (Copied, Result<()>) {
     let (jobs, queue) = sync_channel::<Job>(QUEUE_MAX);
     let queue = Mutex::new(queue);
     let mut walk = Walk { files, shared, jobs, directories: Vec::new(), copied: Copied::default() };
     std::thread::scope(|scope| {
         let drawing = shows.then(|| progress::draw_in(scope, &shared.progress));
         for _ in 0..WORKERS {
-            scope.spawn(|| work(&queue, shared));
+            scope.spawn(|| work(files, &queue, shared));
         }
         let outcome = walk.all(pairs);
-        let Walk { jobs, directories, mut copied, files, .. } = walk;
+        let Walk { jobs, directories, mut copied, .. } = walk;
         // The workers end when nobody can send any more, and the scope waits for them.
         drop(jobs);
         shared.progress.wait_for_copies();
@@ -261,15 +240,14 @@ fn copy(files: &mut Files<'_>, pairs: Vec<Pair>, shared: &Shared, shows: bool) -
     })
 }
 
-fn work(queue: &Mutex<Receiver<Job>>, shared: &Shared) {
-    let mut files = shared.files();
+fn work(files: Files<'_>, queue: &Mutex<Receiver<Job>>, shared: &Shared) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else {
             return;
         };
         if !shared.gives_up()
-            && let Err(error) = one::copy(&mut files, &job, &shared.progress)
+            && let Err(error) = one::copy(files, &job, &shared.progress)
         {
             shared.failed(error);
         }
@@ -283,15 +261,15 @@ struct Finish {
     attributes: Attributes,
 }
 
-struct Walk<'a, 'f> {
-    files: &'a mut Files<'f>,
+struct Walk<'a> {
+    files: Files<'a>,
     shared: &'a Shared,
     jobs: SyncSender<Job>,
     directories: Vec<Finish>,
     copied: Copied,
 }
 
-impl Walk<'_, '_> {
+impl Walk<'_> {
     fn all(&mut self, pairs: Vec<Pair>) -> Result<()> {
         let mut waiting: VecDeque<(Pair, Target)> =
             pairs.into_iter().map(|pair| (pair, Target::Unknown)).collect();
@@ -380,7 +358,7 @@ impl Walk<'_, '_> {
 }
 
 /// Deepest first: setting an inner one's times changes nothing of an outer one, but a mode may close it.
-fn finish_directories(files: &mut Files<'_>, directories: Vec<Finish>, shared: &Shared) {
+fn finish_directories(files: Files<'_>, directories: Vec<Finish>, shared: &Shared) {
     for Finish { to, attributes } in directories.into_iter().rev() {
         if let Err(error) = files.set_attributes(&to, attributes) {
             shared.failed(error);

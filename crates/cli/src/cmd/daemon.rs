@@ -141,7 +141,7 @@ fn restart(context: &mut Context, force: Force) -> Result<()> {
 ///
 /// No version is agreed on: a daemon of another version is the one most in need of an end.
 fn end(context: &Context, force: Force) -> Result<Option<Stopped>> {
-    let Some(mut client) = Client::connect(&context.paths()?, context.prompter)? else {
+    let Some(client) = Client::connect(&context.paths()?, context.prompter)? else {
         return Ok(None);
     };
     let Some(pid) = client.peer() else {
@@ -187,7 +187,7 @@ struct Running {
 
 /// Shows it, and returns the exit code: that of something not found when there is none.
 fn status(context: &mut Context) -> Result<u8> {
-    let status = context.running_daemon()?.map(|mut client| client.call(Status {})).transpose()?;
+    let status = context.running_daemon()?.map(|client| client.call(Status {})).transpose()?;
     let code = if status.is_some() { 0 } else { ErrorKind::NotFound.exit_code() };
     if context.output.is_json() {
         context.output.document(&Running { running: status.is_some(), status })?;

@@ -1,21 +1,26 @@
 //! `stead exec`
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use wire::api::ServerNotification;
 use wire::api::file::Content;
 use wire::api::id::ProcessId;
-use wire::api::process::{Outcome, Run, STDIN_BYTES_IN_FLIGHT_MAX, STREAM_CHUNK_BYTES_MAX, Stdin};
+use wire::api::process::{
+    Outcome, Resize, Run, STDIN_BYTES_IN_FLIGHT_MAX, STREAM_CHUNK_BYTES_MAX, Stdin, Terminal,
+};
+use wire::api::{ErrorKind, ServerNotification};
 use wire::bytestring::ByteString;
 
 use crate::client::Client;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::output::Output;
+use crate::terminal::{RawTerminal, size_of};
 
 /// The status when the command could not be run or its own is not known.
 const NOT_RUN: u8 = 255;
@@ -25,15 +30,22 @@ const NOT_RUN: u8 = 255;
 /// Its input, output and error output are those of this command, and so is its exit status; 255 when it could not be
 /// run. It is not passed through a shell: for a pipe or a wildcard, run `sh -c '...'`. When this command ends first,
 /// so does the one on the machine.
+///
+/// With -t the command has a terminal of the size of this one, and gets every key as it is, interrupts too. Its error
+/// output is then part of its output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   stead exec ssh://box -- uname -a
   stead exec box --cwd src -- git status
+  stead exec -t box -- vi notes
   tar c . | stead exec box -- tar x -C /srv")]
 pub struct Args {
     /// Where
     machine: OsString,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    tty: bool,
     /// The directory to start in [default: the home directory]
     #[arg(long, value_name = "DIR")]
     cwd: Option<OsString>,
@@ -52,18 +64,19 @@ pub fn run(args: Args, context: &mut Context) -> Result<u8> {
         command: args.command.into_iter().map(ByteString::from).collect(),
         cwd: args.cwd.map(ByteString::from),
         environment: args.env.iter().map(|text| variable(text)).collect::<Result<_>>()?,
-        terminal: None,
+        terminal: args.tty.then(|| terminal(context)),
         caller: context.caller(),
     };
-    let outcome = context.daemon().and_then(|mut client| {
+    let outcome = context.daemon().and_then(|client| {
         let process = client.call(request)?.process;
-        converse(&mut client, process, io::stdin(), &mut context.output)
+        // Until here the terminal was the user's own: there may have been questions to answer.
+        let ends = Ends::of_process(args.tty)?;
+        converse(&client, process, ends, &mut context.output)
     });
     match outcome {
-        Ok(Outcome::Lost { reason }) => Ok(not_run(
-            Error::new(wire::api::ErrorKind::Failure, format!("the command was lost: {reason}")),
-            context,
-        )),
+        Ok(Outcome::Lost { reason }) => {
+            Ok(not_run(Error::new(ErrorKind::Failure, format!("the command was lost: {reason}")), context))
+        }
         Ok(ended) => Ok(ended.exit_code()),
         Err(error @ Error::OutputClosed) => Err(error),
         Err(error) => Ok(not_run(error, context)),
@@ -86,20 +99,42 @@ fn variable(text: &OsStr) -> Result<(ByteString, ByteString)> {
     }
 }
 
-/// Where this command's own input comes from.
-trait Input: Read + AsFd {}
-impl<T: Read + AsFd> Input for T {}
+fn terminal(context: &Context) -> Terminal {
+    let name = context.variable("TERM").and_then(|name| name.into_string().ok());
+    Terminal { name: name.unwrap_or_else(|| "dumb".to_owned()), size: size_of(io::stdin()) }
+}
+
+/// What is on this side of the command.
+struct Ends {
+    /// Unbuffered: what a poll says of it holds.
+    input: File,
+    raw: Option<Raw>,
+}
+
+/// A terminal whose keys all go to the command, so that only a signal ends this one.
+struct Raw {
+    terminal: RawTerminal,
+    interrupt: Interrupt,
+}
+
+impl Ends {
+    fn of_process(tty: bool) -> Result<Ends> {
+        let could_not = |error: io::Error| Error::io("could not use the terminal", &error);
+        let input = io::stdin().as_fd().try_clone_to_owned().map_err(could_not)?;
+        let terminal = if tty { RawTerminal::of_input().map_err(could_not)? } else { None };
+        let raw = match terminal {
+            Some(terminal) => Some(Raw { terminal, interrupt: Interrupt::watch()? }),
+            None => None,
+        };
+        Ok(Ends { input: File::from(input), raw })
+    }
+}
 
 /// Carries input there and output back, until the command ends.
 ///
 /// One thread does both: input is read only while the daemon has room for it, and the daemon never stops reading
 /// because of it, so neither side waits for the other.
-fn converse(
-    client: &mut Client,
-    process: ProcessId,
-    mut input: impl Input,
-    output: &mut Output,
-) -> Result<Outcome> {
+fn converse(client: &Client, process: ProcessId, mut ends: Ends, output: &mut Output) -> Result<Outcome> {
     let mut room = STDIN_BYTES_IN_FLIGHT_MAX;
     let mut open = true;
     let mut chunk = vec![0; STREAM_CHUNK_BYTES_MAX];
@@ -124,13 +159,19 @@ fn converse(
         }
         output.flush()?;
         let wants_input = open && room > 0;
-        let ready = wait(client, wants_input.then_some(&input))?;
+        let ready = wait(client, &ends, wants_input)?;
+        if ready.interrupt {
+            return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
+        }
         if ready.daemon {
             client.read_ready()?;
         }
+        if let Some(raw) = ends.raw.as_ref().filter(|_| ready.resized) {
+            client.notify(Resize { process, size: raw.terminal.size() })?;
+        }
         if ready.input {
             let most = chunk.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-            let count = read(&mut input, &mut chunk[..most])?;
+            let count = read(&mut ends.input, &mut chunk[..most])?;
             open = count > 0;
             room -= count as u64;
             client.notify(Stdin { process, bytes: Content(chunk[..count].to_vec()) })?;
@@ -141,11 +182,19 @@ fn converse(
 struct Ready {
     daemon: bool,
     input: bool,
+    resized: bool,
+    interrupt: bool,
 }
 
-fn wait(client: &Client, input: Option<&impl Input>) -> Result<Ready> {
+fn wait(client: &Client, ends: &Ends, wants_input: bool) -> Result<Ready> {
     let mut watched = vec![PollFd::new(client, PollFlags::IN)];
-    watched.extend(input.map(|input| PollFd::new(input, PollFlags::IN)));
+    watched.extend(ends.raw.iter().flat_map(|raw| {
+        [
+            PollFd::from_borrowed_fd(raw.terminal.resized(), PollFlags::IN),
+            PollFd::new(&raw.interrupt, PollFlags::IN),
+        ]
+    }));
+    watched.extend(wants_input.then(|| PollFd::new(&ends.input, PollFlags::IN)));
     loop {
         match poll(&mut watched, None) {
             Err(rustix::io::Errno::INTR) => {}
@@ -154,7 +203,13 @@ fn wait(client: &Client, input: Option<&impl Input>) -> Result<Ready> {
         }
     }
     let is_ready = |index: usize| watched.get(index).is_some_and(|fd: &PollFd<'_>| !fd.revents().is_empty());
-    Ok(Ready { daemon: is_ready(0), input: is_ready(1) })
+    let terminal = if ends.raw.is_some() { 2 } else { 0 };
+    Ok(Ready {
+        daemon: is_ready(0),
+        resized: terminal > 0 && is_ready(1),
+        interrupt: terminal > 0 && is_ready(2),
+        input: wants_input && is_ready(terminal + 1),
+    })
 }
 
 /// A closed standard input is one without content.

@@ -43,11 +43,11 @@ struct Listing {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let sources = args.sources.iter().map(|text| context.source(text)).collect::<Result<Vec<_>>>()?;
-    let mut client = context.daemon()?;
+    let client = context.daemon()?;
     let headed = sources.len() > 1;
     let mut listings = Vec::new();
     for source in sources {
-        let mut entries = entries(&mut client, &source, &args, context)?;
+        let mut entries = entries(&client, &source, &args, context)?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let listing = Listing { source, entries };
         if context.output.is_json() {
@@ -65,7 +65,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     Ok(())
 }
 
-fn entries(client: &mut Client, source: &Source, args: &Args, context: &Context) -> Result<Vec<Entry>> {
+fn entries(client: &Client, source: &Source, args: &Args, context: &Context) -> Result<Vec<Entry>> {
     let caller = context.caller();
     let links = if args.directory { Links::Keep } else { Links::Follow };
     let entry = client.call(Stat { source: source.clone(), links, caller: caller.clone() })?;
@@ -81,7 +81,7 @@ fn entries(client: &mut Client, source: &Source, args: &Args, context: &Context)
 }
 
 /// Asks where links point, of those whose listing did not say. A link that has gone meanwhile points nowhere.
-fn add_targets(client: &mut Client, source: &Source, entries: &mut [Entry], context: &Context) -> Result<()> {
+fn add_targets(client: &Client, source: &Source, entries: &mut [Entry], context: &Context) -> Result<()> {
     let Source::Files { machine, path } = source else {
         return Ok(());
     };
@@ -99,7 +99,7 @@ fn add_targets(client: &mut Client, source: &Source, entries: &mut [Entry], cont
 }
 
 /// All entries of a directory, in the machine's order.
-pub fn read_directory(client: &mut Client, request: OpenDirectory) -> Result<Vec<Entry>> {
+pub fn read_directory(client: &Client, request: OpenDirectory) -> Result<Vec<Entry>> {
     let handle = client.call(request)?.handle;
     let mut entries = Vec::new();
     loop {

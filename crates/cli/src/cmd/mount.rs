@@ -63,7 +63,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     };
     // From here on an interrupt must not end the command between the mount and its removal.
     let interrupt = args.foreground.then(Interrupt::watch).transpose()?;
-    let mut client = context.daemon()?;
+    let client = context.daemon()?;
     let mount = client.call(request)?;
     print(&mount, context)?;
     context.output.flush()?;

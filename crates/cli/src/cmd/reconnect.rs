@@ -21,7 +21,7 @@ pub struct Args {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let machine = context.machine(&args.machine)?;
-    let mut client = context.daemon()?;
+    let client = context.daemon()?;
     match client.call(Disconnect { machine: machine.clone() }) {
         Ok(_) => {}
         // What is wanted is a connection that is new: there is none in the way.

@@ -33,7 +33,7 @@ struct Document {
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let sources = args.sources.iter().map(|text| context.source(text)).collect::<Result<Vec<_>>>()?;
     let links = if args.follow { Links::Follow } else { Links::Keep };
-    let mut client = context.daemon()?;
+    let client = context.daemon()?;
     let mut documents = Vec::new();
     for source in sources {
         let entry = client.call(Stat { source: source.clone(), links, caller: context.caller() })?;

@@ -73,7 +73,7 @@ impl Section {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let sections = if args.show.is_empty() { Section::ALL.to_vec() } else { args.show };
-    let mut client = context.daemon()?;
+    let client = context.daemon()?;
     let mut shown = client.call(Get {})?;
     print(&shown, &sections, &mut context.output)?;
     if !args.watch {

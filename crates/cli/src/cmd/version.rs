@@ -49,7 +49,7 @@ fn daemon(context: &mut Context) -> Result<Option<Daemon>> {
     let Ok(paths) = context.paths() else {
         return Ok(None);
     };
-    let Some(mut client) = crate::client::Client::connect(&paths, context.prompter)? else {
+    let Some(client) = crate::client::Client::connect(&paths, context.prompter)? else {
         return Ok(None);
     };
     match client.call(Status {}) {

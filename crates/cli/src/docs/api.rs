@@ -172,6 +172,7 @@ fn a_mount() -> status::Mount {
         sync: SyncMode::Close,
         degraded: None,
         port: None,
+        nfs: None,
     }
 }
 

@@ -1,15 +1,16 @@
 //! Whether and where a mount can be: what is checked before anything is started.
 //!
 //! Refused are a mount point that is missing with its parent, not a directory, not empty, or mounted already; a mount
-//! inside its own source, since the agent would wait for the mount and the mount for the agent; and a mount inside
-//! another mount of the same tree, which contains itself.
+//! inside its own source, since the agent would wait for the mount and the mount for the agent; a mount of what another
+//! of ours shows, for the same reason; and a mount inside another mount of the same tree, which contains itself.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ::mount::fuse::mountpoint::{Contents, MountPoint, MountPointError};
+use ::mount::fuse::mountpoint::{Contents, MountEntry, MountPoint, MountPointError, Mounts};
 use wire::api::id::MountId;
 use wire::api::machine::{Caller, Machine, Reconnect, Source, absolute};
 use wire::api::mount::{Access, Backend, BackendName, Create, OPTION_BYTES_MAX, OPTIONS_MAX, SyncMode};
@@ -78,6 +79,7 @@ impl Plan {
             sync: self.sync,
             degraded: None,
             port: None,
+            nfs: None,
         }
     }
 
@@ -111,7 +113,7 @@ pub fn prepare(request: Create, mounts_dir: &Path) -> Result<Plan, ErrorObject> 
     check_options(&request)?;
     let (source, machine, path) = resolve_source(&request.source, &request.caller)?;
     let (dir, made) = match &request.dir {
-        Some(dir) => named_dir(dir, &request.caller)?,
+        Some(dir) => named_dir(dir, contents(&request), &request.caller)?,
         None => chosen_dir(&source, mounts_dir)?,
     };
     let plan = Plan {
@@ -158,6 +160,16 @@ fn check_options(request: &Create) -> Result<(), ErrorObject> {
     }
 }
 
+/// What may be in the mount point: an option allows to hide it, and where nothing is mounted nothing is hidden. What
+/// the options say beyond that is the worker's business, which refuses what it does not know.
+fn contents(request: &Create) -> Contents {
+    let is_on = |key: &str| request.options.get(key).is_some_and(|value| value != "no" && value != "false");
+    match is_on("nonempty") || is_on("no-kernel-mount") {
+        true => Contents::Any,
+        false => Contents::Empty,
+    }
+}
+
 fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Machine, PathBuf), ErrorObject> {
     let (machine, path) = match source {
         Source::Thread { name } => {
@@ -176,13 +188,42 @@ fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Machine, 
     let (true, found) = found else {
         return Err(usage(format!("could not mount `{source}`: it is not a directory")));
     };
+    check_is_no_mount_of_ours(source, &found)?;
     let resolved = Source::files(Machine::Host, found.as_path())
         .map_err(|error| usage(format!("could not mount `{source}`: {error}")))?;
     Ok((resolved, Machine::Host, found))
 }
 
+/// Refuses what one of our own mounts shows: its worker and the new mount's agent would wait for each other. Told by the
+/// device, so that binding a part of the mount to another place hides nothing.
+fn check_is_no_mount_of_ours(source: &Source, found: &Path) -> Result<(), ErrorObject> {
+    let device = std::fs::metadata(found)
+        .map_err(|error| from_io(&format!("could not mount `{source}`"), &error))?
+        .dev();
+    let mounts = Mounts::read().map_err(|error| ErrorObject::new(ErrorKind::Failure, chain(&error)))?;
+    match shown_by(&mounts, device) {
+        Some(mount) => Err(inside_a_mount(source, mount)),
+        None => Ok(()),
+    }
+}
+
+/// Which of our mounts a file of this device belongs to.
+fn shown_by(mounts: &Mounts, device: u64) -> Option<&MountEntry> {
+    mounts.ours().find(|mount| rustix::fs::makedev(mount.major, mount.minor) == device)
+}
+
+fn inside_a_mount(source: &Source, mount: &MountEntry) -> ErrorObject {
+    let shown = String::from_utf8_lossy(&mount.source);
+    let message = format!("`{source}` lies inside the mount of `{shown}` at `{}`", mount.path.display());
+    conflict(message).with_hint("mount what that mount shows, from the machine it is on")
+}
+
 /// The directory that was asked for, made if only it itself is missing.
-fn named_dir(dir: &ByteString, caller: &Caller) -> Result<(PathBuf, Vec<PathBuf>), ErrorObject> {
+fn named_dir(
+    dir: &ByteString,
+    contents: Contents,
+    caller: &Caller,
+) -> Result<(PathBuf, Vec<PathBuf>), ErrorObject> {
     if dir.is_empty() || dir.as_bytes().contains(&0) {
         return Err(usage(format!("`{dir}` is not a directory's name")));
     }
@@ -201,7 +242,7 @@ fn named_dir(dir: &ByteString, caller: &Caller) -> Result<(PathBuf, Vec<PathBuf>
         }
         Err(error) => return Err(from_io(&format!("could not make the mount point `{dir}`"), &error)),
     };
-    match check_point(wanted) {
+    match check_point(wanted, contents) {
         Ok(found) => Ok((found, made)),
         Err(error) => {
             remove_made(&made);
@@ -227,7 +268,7 @@ fn chosen_dir(source: &Source, mounts_dir: &Path) -> Result<(PathBuf, Vec<PathBu
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(from_io(&format!("could not make `{}`", wanted.display()), &error)),
         }
-        if let Ok(found) = check_point(&wanted) {
+        if let Ok(found) = check_point(&wanted, Contents::Empty) {
             return Ok((found, vec![wanted, mounts_dir.to_owned()]));
         }
     }
@@ -235,8 +276,8 @@ fn chosen_dir(source: &Source, mounts_dir: &Path) -> Result<(PathBuf, Vec<PathBu
     Err(conflict(message).with_hint("name a directory: stead mount SOURCE DIR"))
 }
 
-fn check_point(dir: &Path) -> Result<PathBuf, ErrorObject> {
-    match MountPoint::check(dir, Contents::Empty) {
+fn check_point(dir: &Path, contents: Contents) -> Result<PathBuf, ErrorObject> {
+    match MountPoint::check(dir, contents) {
         Ok(point) => Ok(point.path().to_owned()),
         Err(error) => Err(point_error(&error)),
     }

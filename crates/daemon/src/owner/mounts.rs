@@ -93,6 +93,7 @@ impl Owner {
                 record.shown.worker = Some(status::Worker { pid, restarts: 0 });
                 record.shown.degraded = ready.degraded;
                 record.shown.port = ready.port;
+                record.shown.nfs = ready.nfs;
             }
             // A word that was on its way when the mount failed changes nothing.
             MountEvent::Status(_) if record.phase != MountPhase::Serving => {}

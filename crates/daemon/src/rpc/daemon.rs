@@ -36,22 +36,32 @@ fn resident_bytes() -> Result<u64, ErrorObject> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
-/// Takes all mounts away; the process ends once this has been answered.
+/// Takes all mounts away; the process ends once this has been answered. What has begun is brought to its end also when
+/// the client does not wait for it.
 pub async fn stop(daemon: &Daemon, stop: Stop) -> Done {
-    match shutdown::stop_mounts(&daemon.owner, stop.force).await {
-        Ok(kept_aside) => {
-            shutdown::close_connections(&daemon.owner).await;
-            let (answered, after) = oneshot::channel();
-            let end = daemon.end.clone();
-            tokio::spawn(async move {
-                // A client that has gone need not be waited for.
-                let _ = after.await;
-                let _ = end.send(()).await;
-            });
+    let (told, outcome) = oneshot::channel();
+    let (answered, after) = oneshot::channel();
+    let (owner, end) = (daemon.owner.clone(), daemon.end.clone());
+    tokio::spawn(async move {
+        let stopped = shutdown::stop_mounts(&owner, stop.force).await;
+        let ends = stopped.is_ok();
+        if ends {
+            shutdown::close_connections(&owner).await;
+        }
+        // A client that has gone is neither told nor waited for.
+        let _ = told.send(stopped);
+        if ends {
+            let _ = after.await;
+            let _ = end.send(()).await;
+        }
+    });
+    match outcome.await {
+        Ok(Ok(kept_aside)) => {
             let stopped = Stopped { pid: std::process::id(), kept_aside };
             done_with::<Stop>(Ok(stopped), Effect::End(answered))
         }
-        Err(errors) => failed(one_of(errors)),
+        Ok(Err(errors)) => failed(one_of(errors)),
+        Err(_) => failed(ending()),
     }
 }
 

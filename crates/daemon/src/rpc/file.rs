@@ -35,8 +35,9 @@ use crate::session::{ClientContext, Done, Effect, done_with, failed};
 /// Credit for a listing: a page and the next.
 const LIST_WINDOW_BYTES: u32 = 256 << 10;
 
-/// The directories that are kept for one client.
-const DIRECTORIES_MAX: usize = 8;
+/// The directories that are kept for one client. Each is a session of the machine's connection, of which an ssh server
+/// allows ten unless it says otherwise; mounts, and files that are open, need some too.
+const DIRECTORIES_MAX: usize = 2;
 
 /// How long a directory is kept: its path may soon mean another one.
 const DIRECTORY_AGE_MAX: Duration = Duration::from_secs(2);

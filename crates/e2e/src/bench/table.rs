@@ -8,6 +8,9 @@ use super::Size;
 use super::contender::{Counters, Kind};
 use super::rows::{Better, Row};
 
+/// Ratios from here on count as equal: two runs of one program differ by as much on a shared machine.
+const SAME_FROM: f64 = 0.95;
+
 /// One measurement.
 pub struct Cell {
     pub value: f64,
@@ -48,7 +51,10 @@ impl Table {
 
     /// The rows in which this program is behind the better of its peers.
     pub fn slower_than_peers(&self) -> impl Iterator<Item = &'static str> {
-        self.rows.iter().filter(|line| line.ratio().is_some_and(|ratio| ratio < 1.0)).map(|line| line.name)
+        self.rows
+            .iter()
+            .filter(|line| line.ratio().is_some_and(|ratio| ratio < SAME_FROM))
+            .map(|line| line.name)
     }
 }
 

@@ -44,9 +44,11 @@ fn a_machine_that_fell_over_comes_back_at_the_same_place() {
 #[test]
 fn a_machine_can_be_reached_through_a_proxy() {
     let sshd = Sshd::start();
-    let proxy = DelayProxy::start(sshd.port(), Duration::from_millis(30));
+    let rtt = Duration::from_millis(30);
+    let proxy = DelayProxy::start(sshd.port(), rtt);
     sshd.add_host("far", proxy.port(), &[("HostKeyAlias", "box")]);
-    let (near, far) = (ssh(&sshd, "box"), ssh(&sshd, "far"));
-    assert_eq!((near.code(), far.code()), (0, 0), "{far}");
-    assert!(far.took > near.took + Duration::from_millis(60), "{:?} {:?}", near.took, far.took);
+    let done = ssh(&sshd, "far");
+    assert_eq!(done.code(), 0, "{done}");
+    // Banners, key exchange, authentication and the command need at least a round trip each.
+    assert!(done.took > 4 * rtt, "{:?}", done.took);
 }

@@ -95,7 +95,9 @@ fn a_worker_that_has_touched_a_hundred_thousand_files_is_small() {
     let listed = Program::new("find").arg(&dir).args(["-type", "f", "-printf", "x"]).deadline(minutes).ok();
     assert_eq!(listed.stdout.len(), FILES);
     let after_listing = leftovers::resident_kib(worker).unwrap();
-    let read = Program::new("sh").args(["-ec", "find \"$1\" -type f -print0 | xargs -0 -n 500 -P 4 cat | wc -c", "sh"]).arg(&dir);
+    let read = Program::new("sh")
+        .args(["-ec", "find \"$1\" -type f -print0 | xargs -0 -n 500 -P 4 cat | wc -c", "sh"])
+        .arg(&dir);
     assert_eq!(read.deadline(minutes).ok().text().trim(), (FILES * 6).to_string());
     let after_reading = leftovers::resident_kib(worker).unwrap();
     println!("{after_listing} KiB after listing, {after_reading} KiB after reading");

@@ -37,7 +37,7 @@ probes! {
         eventually(SEEN_WITHIN, "the new file is seen", || read(&path) == b"new and longer");
     }
 
-    fn a_change_through_a_mapping_on_the_machine_is_read_after_a_while(p) {
+    fn a_change_in_place_on_the_machine_is_read_at_the_next_open(p) {
         let path = p.file("f", vec![1; 4096]);
         assert_same_bytes!(read(&path), vec![1; 4096]);
         // A writer that neither truncates nor renames: only its times and its bytes change.

@@ -245,6 +245,20 @@ pub enum MountError {
     },
 }
 
+impl MountError {
+    /// Whether the user has no right to mount there, or to mount so.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            MountError::Refused { source, .. } => matches!(*source, Errno::ACCESS | Errno::PERM),
+            MountError::Helper { source: HelperError::Refused(words), .. } => {
+                fusermount::DENIED.iter().any(|denied| words.contains(denied))
+            }
+            MountError::ForAnother { .. } => true,
+            MountError::Helper { .. } | MountError::Device { .. } | MountError::SourceName(_) => false,
+        }
+    }
+}
+
 /// What went wrong with `fusermount3`.
 #[derive(Debug, Error)]
 pub enum HelperError {
@@ -452,6 +466,24 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let refused = unmount(scratch.path(), Unmount::IfIdle);
         assert!(matches!(refused, Err(UnmountError::NotMounted(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn what_the_helper_denies_is_told_from_what_it_cannot_do() {
+        let helper = |words: &str| MountError::Helper {
+            path: "/m".into(),
+            source: HelperError::Refused(words.to_owned()),
+        };
+        let cases = [
+            ("fusermount3: user has no write access to mountpoint /m", true),
+            ("fusermount3: mountpoint /m not owned by user", true),
+            ("fusermount3: failed to access mountpoint /m: Permission denied", true),
+            ("fusermount3: mount failed: Operation not permitted", true),
+            ("fusermount3: fuse device not found, try 'modprobe fuse' first", false),
+        ];
+        for (words, denied) in cases {
+            assert_eq!(helper(words).is_denied(), denied, "{words}");
+        }
     }
 
     #[test]

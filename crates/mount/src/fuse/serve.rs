@@ -15,13 +15,14 @@ mod answer;
 mod interrupts;
 mod kernel;
 mod operations;
+mod parked;
 mod translate;
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -40,6 +41,7 @@ use super::request::{Operation, ParseError, Request};
 use crate::machine::Owners;
 use answer::Answer;
 use interrupts::Interrupts;
+use parked::Parked;
 
 pub use kernel::FuseKernel;
 
@@ -253,6 +255,8 @@ fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &By
             return;
         }
     };
+    let header = &request.header;
+    tracing::trace!(unique = header.unique, node = header.node, operation = %header.operation_name(), "request");
     match request.operation {
         Operation::Forget { lookups } => serving.vfs.forget(translate::ino(request.header.node), lookups),
         Operation::BatchForget(forgets) => {
@@ -282,18 +286,22 @@ impl<S: Source> Serving<S> {
     {
         let told = self.vfs.changes_told();
         let mut operation: Pin<Box<F>> = Box::pin(operation);
-        let mut context = Context::from_waker(Waker::noop());
-        if let Poll::Ready(outcome) = operation.as_mut().poll(&mut context) {
+        let parked = Parked::new(self.runtime.clone());
+        if let Poll::Ready(outcome) = parked.first_poll(operation.as_mut()) {
+            tracing::trace!(unique = responder.unique(), "answered at once");
             self.counts.hits.fetch_add(1, Ordering::Relaxed);
             self.deliver(responder, outcome, told);
             return;
         }
         let serving = self.clone();
         let interrupted = match interruptible {
-            Interruptible::Yes => Some(self.interrupts.register(super::abi::identity(responder.unique()))),
+            Interruptible::Yes => {
+                let request = super::abi::identity(responder.unique());
+                Some(self.interrupts.register(request, Waker::from(parked.clone())))
+            }
             Interruptible::No => None,
         };
-        self.runtime.spawn(async move {
+        parked.park(Box::pin(async move {
             let outcome = match interrupted {
                 None => operation.await,
                 Some(interrupted) => tokio::select! {
@@ -303,6 +311,6 @@ impl<S: Source> Serving<S> {
                 },
             };
             serving.deliver(responder, outcome, told);
-        });
+        }));
     }
 }

@@ -118,8 +118,12 @@ impl<S: Source> Server<S> {
             return Ok(self.procedure(procedure, user, call.arguments).await?);
         }
         let id = self.replays.call(connection.client, call.xid, call.procedure, call.arguments.rest());
-        let results = self.replays.once(id, self.procedure(procedure, user, call.arguments)).await;
-        Ok(results?)
+        let carry_out = self.procedure(procedure, user, call.arguments);
+        let results = self.replays.once(id.clone(), carry_out).await?;
+        if is_put_off(&results) {
+            self.replays.forget(&id);
+        }
+        Ok(results)
     }
 
     async fn procedure(
@@ -263,6 +267,11 @@ fn failure(procedure: NFS_PROGRAM, Refused(status): Refused) -> Results {
     pack(&status, &mut packed);
     packed.resize(packed.len() + 4 * optional_attributes(procedure), 0);
     Results { packed, opaque: Bytes::new() }
+}
+
+/// Whether the client is to ask again later.
+fn is_put_off(results: &Results) -> bool {
+    results.packed.starts_with(&(nfsstat3::NFS3ERR_JUKEBOX as u32).to_be_bytes())
 }
 
 /// How many optional attributes the failure of a procedure has.

@@ -27,6 +27,9 @@
 //! end of the file was being written when the worker died, and is cut off. When most records are outdated the file is
 //! written anew beside the old one and takes its place.
 //!
+//! What is renamed on the machine while no worker looks is not at its place: its handle is stale until the file is found
+//! again by name.
+//!
 //! Memory holds 24 bytes per file, not the names. Beyond [`PLACES_MAX`] the files whose records are oldest are dropped,
 //! directories last; they are still found through the table, or by name.
 

@@ -71,4 +71,12 @@ impl Replays {
         };
         results.get_or_init(|| carry_out).await.clone()
     }
+
+    /// The call may be carried out when it comes again: it was put off, not done.
+    pub fn forget(&self, call: &CallId) {
+        let mut kept = self.kept.lock();
+        if kept.by_call.remove(call).is_some() {
+            kept.order.retain(|known| known != call);
+        }
+    }
 }

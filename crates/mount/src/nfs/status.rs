@@ -44,3 +44,30 @@ fn status(errno: Errno) -> nfsstat3 {
         _ => NFS3ERR_IO,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_errors_that_tell_people_what_to_do_survive_the_trip() {
+        let cases = [
+            (Errno::EPERM, NFS3ERR_PERM),
+            (Errno::EACCES, NFS3ERR_ACCES),
+            (Errno::EROFS, NFS3ERR_ROFS),
+            (Errno::ENOSPC, NFS3ERR_NOSPC),
+            (Errno::EDQUOT, NFS3ERR_DQUOT),
+            (Errno::EFBIG, NFS3ERR_FBIG),
+            (Errno::ENAMETOOLONG, NFS3ERR_NAMETOOLONG),
+            (Errno::EXDEV, NFS3ERR_XDEV),
+            (Errno::ENOTEMPTY, NFS3ERR_NOTEMPTY),
+            (Errno::EMLINK, NFS3ERR_MLINK),
+            (Errno::ESTALE, NFS3ERR_STALE),
+            (Errno::EIO, NFS3ERR_IO),
+            (Errno(u16::MAX), NFS3ERR_IO),
+        ];
+        for (errno, expected) in cases {
+            assert_eq!(status(errno), expected, "{errno:?}");
+        }
+    }
+}

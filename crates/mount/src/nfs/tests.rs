@@ -491,7 +491,9 @@ async fn the_export_and_directories_below_it_can_be_mounted() {
     let root = client.root().await;
     let a = client.found(&root, "a").await;
     let b = client.found(&a, "b").await;
-    for (path, expected) in [("", &root), ("/", &root), (EXPORT, &root), ("/stead/a/", &a), ("/stead//a/b", &b)] {
+    for (path, expected) in
+        [("", &root), ("/", &root), (EXPORT, &root), ("/stead/a/", &a), ("/stead//a/b", &b)]
+    {
         assert_eq!(client.mount(path).await.as_ref(), Ok(expected), "{path}");
     }
     assert_eq!(client.mount("/a").await, Err(2));

@@ -1,7 +1,8 @@
 //! The worker's FUSE mount: made, watched, taken away.
 
+use std::future::Future;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -10,12 +11,13 @@ use wire::api::ErrorKind;
 use wire::api::mount::Access;
 use wire::worker::{MountConfig, WorkerError};
 
+use super::backend::How;
 use super::options::MountChoices;
 use super::{failure, in_full};
 use crate::fuse::device::Device;
 use crate::fuse::mountpoint::{
-    self, Audience, Contents, MountError, MountOptions, MountPoint, MountPointError, Mounts, PermissionChecks, Unmount,
-    UnmountError, unmount,
+    self, Audience, Contents, MountError, MountOptions, MountPoint, MountPointError, Mounts,
+    PermissionChecks, Unmount, UnmountError, unmount,
 };
 use crate::fuse::serve::{Counts, FuseKernel, Server, handshake};
 use crate::machine::{Machine, Owners};
@@ -24,21 +26,31 @@ use crate::machine::{Machine, Owners};
 /// each request costs the same.
 const READ_AHEAD_KIB: u32 = 1024;
 
-/// How to unmount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
-    /// Unless somebody uses it.
-    IfIdle,
-    /// Whoever uses it.
-    Now,
-}
+/// The helper through which a plain user mounts.
+const HELPER: &str = "fusermount3";
 
 /// See the module's documentation.
 pub(super) struct FuseMount {
     path: PathBuf,
+    connection: Option<u64>,
     server: Arc<Server>,
     ended: watch::Receiver<bool>,
     joiner: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Whether this user can mount through FUSE here, as far as can be seen without doing it.
+pub(super) fn is_usable() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return Device::open().is_ok();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Path::new("/dev/fuse").exists() && std::env::split_paths(&path).any(|dir| dir.join(HELPER).is_file())
+}
+
+/// Checks where the mount is to be.
+pub(super) fn mount_point(config: &MountConfig, choices: &MountChoices) -> Result<MountPoint, WorkerError> {
+    let contents = if choices.nonempty { Contents::Any } else { Contents::Empty };
+    MountPoint::check(config.dir.as_path(), contents).map_err(|error| point_error(&error))
 }
 
 fn point_error(error: &MountPointError) -> WorkerError {
@@ -58,7 +70,8 @@ fn point_error(error: &MountPointError) -> WorkerError {
 }
 
 fn mount_error(error: &MountError) -> WorkerError {
-    let mut failed = failure(ErrorKind::Failure, in_full(error));
+    let kind = if error.is_denied() { ErrorKind::Refused } else { ErrorKind::Failure };
+    let mut failed = failure(kind, in_full(error));
     failed.hint = match error {
         MountError::Device { .. } => Some("load the fuse module: modprobe fuse".to_owned()),
         MountError::Helper { source: mountpoint::HelperError::NotInstalled, .. } => {
@@ -70,16 +83,15 @@ fn mount_error(error: &MountError) -> WorkerError {
 }
 
 impl FuseMount {
-    /// Mounts and serves. Gives the connection's number too.
+    /// Mounts and serves.
     pub(super) async fn begin(
         config: &MountConfig,
         choices: &MountChoices,
         vfs: Arc<Vfs<Machine>>,
         kernel: Arc<FuseKernel>,
         owners: Owners,
-    ) -> Result<(FuseMount, Option<u64>), WorkerError> {
-        let contents = if choices.nonempty { Contents::Any } else { Contents::Empty };
-        let point = MountPoint::check(config.dir.as_path(), contents).map_err(|error| point_error(&error))?;
+    ) -> Result<FuseMount, WorkerError> {
+        let point = mount_point(config, choices)?;
         let mut options = MountOptions::private(&config.source.to_bytes());
         (options.uid, options.gid) = (config.owner.uid, config.owner.gid);
         if choices.allow_other {
@@ -106,7 +118,7 @@ impl FuseMount {
         vfs: Arc<Vfs<Machine>>,
         kernel: Arc<FuseKernel>,
         owners: Owners,
-    ) -> Result<(FuseMount, Option<u64>), WorkerError> {
+    ) -> Result<FuseMount, WorkerError> {
         let refused = |error: crate::fuse::serve::ServeError| {
             failure(ErrorKind::Failure, format!("could not serve `{}`: {}", path.display(), in_full(&error)))
         };
@@ -124,8 +136,13 @@ impl FuseMount {
                 ended.send_replace(true);
             })
             .map_err(|error| failure(ErrorKind::Failure, format!("could not start a thread: {error}")))?;
-        let number = read_ahead(path.clone()).await;
-        Ok((FuseMount { path, server, ended: watched, joiner: Some(joiner) }, number))
+        let connection = read_ahead(path.clone()).await;
+        Ok(FuseMount { path, connection, server, ended: watched, joiner: Some(joiner) })
+    }
+
+    /// The number of the kernel's connection, if it could be found.
+    pub(super) fn connection(&self) -> Option<u64> {
+        self.connection
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -139,18 +156,25 @@ impl FuseMount {
     }
 
     /// Takes the mount away. Without force it stays when it is in use.
-    pub(super) async fn unmount(&self, how: How) -> Result<(), WorkerError> {
-        let path = self.path.clone();
-        let unmounted = tokio::task::spawn_blocking(move || take_away(&path, how)).await;
-        match unmounted {
-            Ok(Ok(()) | Err(UnmountError::NotMounted(_))) => Ok(()),
-            Ok(Err(UnmountError::Busy(path))) => {
-                let mut busy = failure(ErrorKind::Conflict, format!("`{}` is in use", path.display()));
-                busy.hint = Some(format!("find out by what: fuser -vm '{}', or use --force", path.display()));
-                Err(busy)
+    pub(super) fn unmount(&self, how: How) -> impl Future<Output = Result<(), WorkerError>> + Send + use<> {
+        let (path, ended) = (self.path.clone(), self.ended.clone());
+        async move {
+            // What is at the path now is somebody else's.
+            if *ended.borrow() {
+                return Ok(());
             }
-            Ok(Err(error)) => Err(failure(ErrorKind::Failure, in_full(&error))),
-            Err(error) => Err(failure(ErrorKind::Failure, format!("could not unmount: {error}"))),
+            let unmounted = tokio::task::spawn_blocking(move || take_away(&path, how)).await;
+            match unmounted {
+                Ok(Ok(()) | Err(UnmountError::NotMounted(_))) => Ok(()),
+                Ok(Err(UnmountError::Busy(path))) => {
+                    let mut busy = failure(ErrorKind::Conflict, format!("`{}` is in use", path.display()));
+                    busy.hint =
+                        Some(format!("find out by what: fuser -vm '{}', or use --force", path.display()));
+                    Err(busy)
+                }
+                Ok(Err(error)) => Err(failure(ErrorKind::Failure, in_full(&error))),
+                Err(error) => Err(failure(ErrorKind::Failure, format!("could not unmount: {error}"))),
+            }
         }
     }
 
@@ -165,7 +189,7 @@ impl FuseMount {
     }
 }
 
-fn take_away(path: &std::path::Path, how: How) -> Result<(), UnmountError> {
+fn take_away(path: &Path, how: How) -> Result<(), UnmountError> {
     let idle = unmount(path, Unmount::IfIdle);
     match (how, idle) {
         (How::Now, Err(UnmountError::Busy(_))) => unmount(path, Unmount::Detach),

@@ -5,42 +5,91 @@ use std::collections::BTreeMap;
 use wire::api::ErrorKind;
 use wire::worker::WorkerError;
 
+use super::backend::Kind;
 use super::failure;
 
 /// What the options of a mount choose.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MountChoices {
     /// Other users may use the mount.
     pub(super) allow_other: bool,
     /// What is in the mount point may be hidden.
     pub(super) nonempty: bool,
+    /// Whether this computer's kernel mounts what NFS serves.
+    pub(super) kernel_mount: bool,
+    /// The port of NFS; 0 for any.
+    pub(super) port: u16,
 }
 
-/// Every option, with what it does.
-const KNOWN: &str = "allow-other, nonempty";
+impl Default for MountChoices {
+    fn default() -> MountChoices {
+        MountChoices { allow_other: false, nonempty: false, kernel_mount: true, port: 0 }
+    }
+}
+
+/// Every option.
+const KNOWN: &str = "allow-other, nonempty; of the backend nfs: no-kernel-mount, port=N";
 
 impl MountChoices {
     /// Reads the options, and refuses those it does not know.
     pub(super) fn parse(options: &BTreeMap<String, String>) -> Result<MountChoices, WorkerError> {
         let mut choices = MountChoices::default();
         for (key, value) in options {
-            let switch = match key.as_str() {
-                "allow-other" | "allow_other" => &mut choices.allow_other,
-                "nonempty" => &mut choices.nonempty,
+            match key.as_str() {
+                "allow-other" | "allow_other" => choices.allow_other = switch(key, value)?,
+                "nonempty" => choices.nonempty = switch(key, value)?,
+                NO_KERNEL_MOUNT => choices.kernel_mount = !switch(key, value)?,
+                PORT => choices.port = port(value)?,
                 _ => {
                     let mut error = failure(ErrorKind::Usage, format!("unknown mount option `{key}`"));
                     error.hint = Some(format!("known options: {KNOWN}"));
                     return Err(error);
                 }
-            };
-            *switch = match value.as_str() {
-                "" | "true" | "yes" => true,
-                "false" | "no" => false,
-                _ => return Err(failure(ErrorKind::Usage, format!("mount option `{key}` takes yes or no, not `{value}`"))),
-            };
+            }
         }
         Ok(choices)
     }
+
+    /// Refuses options that mean nothing to this backend.
+    pub(super) fn check_for(&self, kind: Kind) -> Result<(), WorkerError> {
+        let option = match self {
+            _ if kind == Kind::Nfs => return Ok(()),
+            MountChoices { kernel_mount: false, .. } => NO_KERNEL_MOUNT,
+            MountChoices { port: 1.., .. } => PORT,
+            _ => return Ok(()),
+        };
+        let message = format!(
+            "mount option `{option}` is of the backend nfs, and this mount is served by {}",
+            kind.name()
+        );
+        let mut error = failure(ErrorKind::Usage, message);
+        error.hint = Some("add --backend nfs".to_owned());
+        Err(error)
+    }
+}
+
+/// Serve by NFS and mount nothing.
+pub(super) const NO_KERNEL_MOUNT: &str = "no-kernel-mount";
+
+/// Where to serve NFS.
+const PORT: &str = "port";
+
+fn switch(key: &str, value: &str) -> Result<bool, WorkerError> {
+    match value {
+        "" | "true" | "yes" => Ok(true),
+        "false" | "no" => Ok(false),
+        _ => Err(failure(ErrorKind::Usage, format!("mount option `{key}` takes yes or no, not `{value}`"))),
+    }
+}
+
+fn port(value: &str) -> Result<u16, WorkerError> {
+    let parsed = value.parse().ok().filter(|port| *port != 0);
+    parsed.ok_or_else(|| {
+        failure(
+            ErrorKind::Usage,
+            format!("mount option `{PORT}` takes a number from 1 to 65535, not `{value}`"),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -55,6 +104,8 @@ mod tests {
     fn switches_are_on_when_named() {
         assert!(parse(&[("allow-other", "")]).unwrap().allow_other);
         assert!(!parse(&[("allow-other", "no")]).unwrap().allow_other);
+        assert!(!parse(&[("no-kernel-mount", "")]).unwrap().kernel_mount);
+        assert_eq!(parse(&[("port", "2049")]).unwrap().port, 2049);
         assert_eq!(parse(&[]).unwrap(), MountChoices::default());
     }
 
@@ -63,6 +114,22 @@ mod tests {
         let error = parse(&[("bogus", "1")]).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Usage);
         assert!(error.hint.unwrap().contains("allow-other"));
-        assert_eq!(parse(&[("nonempty", "maybe")]).unwrap_err().kind, ErrorKind::Usage);
+        for (key, value) in
+            [("nonempty", "maybe"), ("port", ""), ("port", "0"), ("port", "65536"), ("port", "x")]
+        {
+            assert_eq!(parse(&[(key, value)]).unwrap_err().kind, ErrorKind::Usage, "{key}={value}");
+        }
+    }
+
+    #[test]
+    fn options_of_the_other_backend_are_refused() {
+        for option in [("no-kernel-mount", ""), ("port", "2049")] {
+            let choices = parse(&[option]).unwrap();
+            assert_eq!(choices.check_for(Kind::Nfs), Ok(()));
+            let error = choices.check_for(Kind::Fuse).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Usage);
+            assert!(error.message.contains(option.0), "{error}");
+        }
+        assert_eq!(parse(&[("allow-other", "")]).unwrap().check_for(Kind::Fuse), Ok(()));
     }
 }

@@ -58,6 +58,8 @@ pub struct Opened {
     pub content: Bytes,
     /// Whether `content` is the whole file.
     pub whole: bool,
+    /// The directory as it is after the creation.
+    pub directory: Option<Attributes>,
 }
 
 /// A write.
@@ -137,8 +139,8 @@ outcome!(Written, _ => FileReply::Written { bytes, attributes } => Written { byt
 outcome!(Attached, _ => FileReply::Attached { root, uid, gid, privileged, path } => {
     Attached { root, uid, gid, privileged, path }
 });
-outcome!(Opened, content => FileReply::Opened { entry, whole, created } => {
-    Opened { entry, created, content, whole }
+outcome!(Opened, content => FileReply::Opened { entry, whole, created, directory } => {
+    Opened { entry, created, content, whole, directory }
 });
 outcome!(DirectoryPage, _ => FileReply::Listing { entries, end, lease, directory } => {
     DirectoryPage { entries, end, lease, directory }

@@ -114,10 +114,28 @@ async fn a_damaged_agent_is_replaced() {
     let agents = agents();
     let directory =
         machine.path("cache/stead/agent").join(agents.get(std::env::consts::ARCH).unwrap().directory_name());
-    std::fs::create_dir_all(&directory).unwrap();
-    script(&directory.join("stead-agent"), "");
+    let placed = directory.join("stead-agent");
     let master = login(&machine).await;
-    reach(&master, &agents).await.unwrap().client.ping().await.unwrap();
+    std::fs::create_dir_all(&directory).unwrap();
+    let whole = std::fs::read(agent_program()).unwrap();
+    let mut garbage = whole.clone();
+    garbage[..64].fill(0xff);
+    let damaged: [&[u8]; 6] = [
+        b"",
+        &whole[..whole.len() / 2],
+        &whole[..100],
+        &garbage,
+        b"#!/bin/sh\necho this is not the agent\n",
+        b"#!/bin/sh\nexit 3\n",
+    ];
+    for content in damaged {
+        // Another file each time: the last one's program may still run.
+        std::fs::write(directory.join("next"), content).unwrap();
+        std::fs::set_permissions(directory.join("next"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::rename(directory.join("next"), &placed).unwrap();
+        reach(&master, &agents).await.unwrap().client.ping().await.unwrap();
+        assert_eq!(std::fs::read(&placed).unwrap(), whole);
+    }
 }
 
 #[tokio::test]

@@ -113,7 +113,8 @@ impl Table {
         let (moved, replaced) = (self.meaning(from.0, from.1), self.meaning(to.0, to.1));
         self.doubt_attributes(from.0);
         self.doubt_attributes(to.0);
-        let both = [moved, replaced].map(|what| if let Meaning::Present(ino) = what { Some(ino) } else { None });
+        let both =
+            [moved, replaced].map(|what| if let Meaning::Present(ino) = what { Some(ino) } else { None });
         for ino in both.into_iter().flatten() {
             self.doubt_attributes(ino);
         }
@@ -207,13 +208,16 @@ impl Table {
         let known = node.attributes;
         let attributes = attributes.filter(|attributes| attributes.kind == known.kind);
         if let Some(attributes) = attributes
-            && (alone || (attributes.changed, attributes.size) >= (node.attributes.changed, node.attributes.size))
+            && (alone
+                || (attributes.changed, attributes.size) >= (node.attributes.changed, node.attributes.size))
         {
             node.attributes = attributes;
         }
         let rights = |of: &Attributes| (of.mode, of.uid, of.gid, of.links);
         match what {
-            Write::Content if rights(&known) != rights(&node.attributes) => notices.push(Notice::Attributes(ino)),
+            Write::Content if rights(&known) != rights(&node.attributes) => {
+                notices.push(Notice::Attributes(ino))
+            }
             Write::Attributes
                 if known.kind == Kind::File && (node.suspect || node.attributes.content_differs(&known)) =>
             {

@@ -144,7 +144,8 @@ impl Table {
             let node = self.node_mut(ino);
             if node.attributes.kind == entry.attributes.kind {
                 let is_older = node.stamp > clock;
-                if !is_older && !(is_directory && self.is_leased(ino)) {
+                let hangs_on_itself = is_directory && self.is_leased(ino);
+                if !is_older && !hangs_on_itself {
                     self.set_attributes(ino, entry.attributes, seen, notices);
                 }
                 return ino;
@@ -230,6 +231,21 @@ impl Table {
         matches!(learnt, Ok(Known::Present(_, Believe::Leased)))
     }
 
+    /// A name of the directory is about to be asked for. Whether to list the directory instead: the first time after
+    /// `after` names, and then, should it not have become complete, each time after four times as many.
+    pub fn is_worth_listing(&mut self, directory: Ino, after: u32) -> bool {
+        if self.is_listed(directory) {
+            return false;
+        }
+        let Ok(directory) = self.directory_mut(directory) else { return false };
+        directory.asked = directory.asked.saturating_add(1);
+        if directory.asked < directory.list_at.max(after) {
+            return false;
+        }
+        directory.list_at = directory.asked.saturating_mul(4);
+        true
+    }
+
     /// A node for a file that has no name.
     pub fn insert_unnamed(&mut self, entry: Entry, now: Moment) -> Ino {
         let ino = self.insert(entry, once(now));
@@ -262,7 +278,13 @@ impl Table {
     }
 
     /// Takes in a directory's own attributes from a reply to a request made with `ticket`.
-    pub(super) fn directory_attributes(&mut self, at: Ino, attributes: Attributes, ticket: Ticket, now: Moment) {
+    pub(super) fn directory_attributes(
+        &mut self,
+        at: Ino,
+        attributes: Attributes,
+        ticket: Ticket,
+        now: Moment,
+    ) {
         if let Some(seen) = self.take_lease(at, ticket, None, now) {
             self.set_directory_attributes(at, attributes, ticket, seen);
         }

@@ -43,6 +43,10 @@ pub(super) struct Directory {
     pub(super) let_go: u64,
     /// How many of `names` are present: they hold this directory in the table.
     pub(super) present: usize,
+    /// Names that the source was asked for one by one.
+    pub(super) asked: u32,
+    /// When `asked` reaches this, the directory is worth listing; see [`Table::is_worth_listing`](super::Table).
+    pub(super) list_at: u32,
 }
 
 impl Directory {

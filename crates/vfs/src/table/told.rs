@@ -113,7 +113,8 @@ impl Table {
 
     /// Every lease has ended.
     pub fn lose_leases(&mut self, notices: &mut Vec<Notice>) {
-        let leased = self.nodes.iter().filter(|(_, node)| node.directory.as_ref().is_some_and(|d| d.lease != 0));
+        let leased =
+            self.nodes.iter().filter(|(_, node)| node.directory.as_ref().is_some_and(|d| d.lease != 0));
         let inos: Vec<_> = leased.map(|(ino, _)| *ino).collect();
         for ino in inos {
             self.lose_lease(ino, notices);

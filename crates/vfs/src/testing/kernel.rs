@@ -41,7 +41,6 @@ struct Believed {
 impl Believed {
     fn take_back(&mut self, notice: Notice) {
         self.taken_back += 1;
-        eprintln!("NOTICE {notice:?}");
         match notice {
             Notice::Name { parent, .. } if self.renaming.contains(&parent) => self.waiting.push(notice),
             Notice::Name { parent, name } => {
@@ -373,7 +372,13 @@ impl BelievingKernel {
         outcome
     }
 
-    async fn list_open(&self, ino: Ino, handle: HandleId, with_nodes: bool, keep: bool) -> Result<BTreeSet<Name>> {
+    async fn list_open(
+        &self,
+        ino: Ino,
+        handle: HandleId,
+        with_nodes: bool,
+        keep: bool,
+    ) -> Result<BTreeSet<Name>> {
         let (told, version) = (self.vfs.changes_told(), self.believed.lock().version(ino));
         let (mut cookie, mut names) = (0, BTreeSet::new());
         loop {
@@ -453,18 +458,22 @@ impl BelievingKernel {
             }
             for (ino, attributes) in &believed.attributes {
                 let now = tree.get(believed.ids[ino]).ok().map(|file| file.attributes);
-                let same = now.is_some_and(|now| Attributes { accessed: Time::default(), ..now } == *attributes);
+                let same =
+                    now.is_some_and(|now| Attributes { accessed: Time::default(), ..now } == *attributes);
                 if !same {
                     errors.push(format!("attributes of {ino:?}: believed {attributes:?}, are {now:?}"));
                     continue;
                 }
-                let content = tree.get(believed.ids[ino]).map(|file| file.content.clone()).unwrap_or_default();
+                let content =
+                    tree.get(believed.ids[ino]).map(|file| file.content.clone()).unwrap_or_default();
                 if believed.pages.get(ino).is_some_and(|pages| *pages != content) {
                     errors.push(format!("pages of {ino:?}: {:?}, content {content:?}", believed.pages[ino]));
                 }
             }
             for (ino, names) in &believed.listings {
-                let now = tree.get(believed.ids[ino]).map(|file| file.listing(0).map(|(_, n, _)| n.clone()).collect());
+                let now = tree
+                    .get(believed.ids[ino])
+                    .map(|file| file.listing(0).map(|(_, n, _)| n.clone()).collect());
                 if now.as_ref() != Ok(names) {
                     errors.push(format!("listing of {ino:?}: believed {names:?}, is {now:?}"));
                 }

@@ -5,16 +5,25 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 
 use crate::errno::{Errno, Result};
-use crate::file::{AttributeChanges, Attributes, Entry, FileId, Kind, Name, RenameMode, SetTime, Time, XattrMode};
+use crate::file::{
+    AttributeChanges, Attributes, Entry, FileId, Kind, Name, RenameMode, SetTime, Time, XattrMode,
+};
 use crate::source::Place;
 
 /// What happened, in terms of the directories that may be watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    Name { directory: FileId, name: Name },
-    Itself { directory: FileId },
+    Name {
+        directory: FileId,
+        name: Name,
+    },
+    Itself {
+        directory: FileId,
+    },
     /// The directory is not where or what it was.
-    Ended { directory: FileId },
+    Ended {
+        directory: FileId,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -186,7 +195,8 @@ impl Tree {
 
     /// Lets a file go that has no name and is not open.
     pub fn reap(&mut self, id: FileId) {
-        if self.files.get(&id).is_some_and(|file| file.names.is_empty() && file.opens == 0 && id != self.root) {
+        if self.files.get(&id).is_some_and(|file| file.names.is_empty() && file.opens == 0 && id != self.root)
+        {
             self.files.remove(&id);
         }
     }
@@ -279,7 +289,8 @@ impl Tree {
                 self.ended(replaced);
             }
             (_, Some(replaced)) => {
-                let is_directory = |id| self.get(id).is_ok_and(|file| file.attributes.kind == Kind::Directory);
+                let is_directory =
+                    |id| self.get(id).is_ok_and(|file| file.attributes.kind == Kind::Directory);
                 match (is_directory(moved), is_directory(replaced)) {
                     (true, false) => return Err(Errno::ENOTDIR),
                     (false, true) => return Err(Errno::EISDIR),
@@ -301,7 +312,8 @@ impl Tree {
 
     /// A directory that was moved is watched no more; what is below it is, but cannot be found by its path.
     fn ended(&mut self, id: FileId) {
-        let mut below: Vec<_> = self.files.keys().copied().filter(|at| self.is_at_or_below(*at, id)).collect();
+        let mut below: Vec<_> =
+            self.files.keys().copied().filter(|at| self.is_at_or_below(*at, id)).collect();
         below.sort_by_key(|id| id.inode);
         let directories = below.into_iter().filter(|at| self.files[at].attributes.kind == Kind::Directory);
         self.events.extend(directories.map(|directory| Event::Ended { directory }));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Vfs;
 use crate::errno::{Errno, Result};
 use crate::file::{FileId, Kind};
-use crate::source::{HandleId, Listed, Listing, Page, Source, Target};
+use crate::source::{HandleId, Listed, Listing, Page, Place, Source, Target};
 use crate::table::{Believe, Ino, Known, Notice, Ticket};
 
 use super::names::{View, checked_name};
@@ -16,6 +16,9 @@ use super::names::{View, checked_name};
 const COOKIE_DOT: u64 = 0x7fff_ffff_ffff_ff01;
 /// Behind `..`.
 const COOKIE_DOT_DOT: u64 = 0x7fff_ffff_ffff_ff02;
+
+/// Pages of a directory that are listed ahead: about as many names as idle nodes are kept for.
+const PAGES_AHEAD_MAX: usize = 64;
 
 /// What the kernel needs to know of a directory it opened.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +74,14 @@ impl<S: Source> Vfs<S> {
             table.opened(ino);
             table.is_listed(ino)
         };
-        let stream =
-            Stream { listing: None, entries: VecDeque::new(), ticket: None, position: 0, end: false, whole: false };
+        let stream = Stream {
+            listing: None,
+            entries: VecDeque::new(),
+            ticket: None,
+            position: 0,
+            end: false,
+            whole: false,
+        };
         let open = Arc::new(OpenDirectory { ino, stream: tokio::sync::Mutex::new(stream) });
         let handle = self.new_handle();
         self.directories.lock().insert(handle, open);
@@ -129,9 +138,7 @@ impl<S: Source> Vfs<S> {
     }
 
     fn restart(&self, open: &OpenDirectory<S>, stream: &mut Stream<S>, from: u64) -> Result<()> {
-        let table = self.table.lock();
-        let (place, ticket) = (table.place(open.ino)?, table.ticket(open.ino)?);
-        drop(table);
+        let (place, ticket) = self.place_and_ticket(open.ino)?;
         stream.listing = Some(self.source.list(place, from));
         stream.entries.clear();
         stream.ticket = Some(ticket);
@@ -145,14 +152,16 @@ impl<S: Source> Vfs<S> {
     /// stream without a listing: the next call starts one behind what was given.
     async fn next_page(&self, open: &OpenDirectory<S>, stream: &mut Stream<S>) -> Result<()> {
         while stream.entries.is_empty() && !stream.end {
-            let (Some(mut listing), Some(ticket)) = (stream.listing.take(), stream.ticket) else { return Ok(()) };
+            let (Some(mut listing), Some(ticket)) = (stream.listing.take(), stream.ticket) else {
+                return Ok(());
+            };
             let outcome = listing.next().await;
             let Some(page) = self.checked(open.ino, outcome)? else {
                 stream.end = true;
                 return Ok(());
             };
             checked_page(&page)?;
-            self.learn_page(open.ino, stream, ticket, &page);
+            self.learn_page(open.ino, &mut stream.whole, ticket, &page);
             stream.entries.extend(page.entries);
             stream.end = page.end;
             stream.listing = (!page.end).then_some(listing);
@@ -160,17 +169,52 @@ impl<S: Source> Vfs<S> {
         Ok(())
     }
 
-    fn learn_page(&self, ino: Ino, stream: &mut Stream<S>, ticket: Ticket, page: &Page) {
+    /// Lists a directory of which one name after the other is being asked for. Returns when the first page has been
+    /// taken in; the others follow by themselves.
+    pub(super) async fn list_ahead(self: &Arc<Self>, ino: Ino) {
+        let Ok((place, ticket)) = self.place_and_ticket(ino) else { return };
+        let mut listing = self.source.list(place, 0);
+        let mut whole = true;
+        let more = self.next_ahead(ino, &mut listing, ticket, &mut whole).await;
+        if !more {
+            return;
+        }
+        let vfs = self.clone();
+        tokio::spawn(async move {
+            let mut pages = 1;
+            while pages < PAGES_AHEAD_MAX && vfs.next_ahead(ino, &mut listing, ticket, &mut whole).await {
+                pages += 1;
+            }
+        });
+    }
+
+    fn place_and_ticket(&self, ino: Ino) -> Result<(Place, Ticket)> {
+        let table = self.table.lock();
+        Ok((table.place(ino)?, table.ticket(ino)?))
+    }
+
+    /// Takes in the next page. Whether it is worth to go on.
+    async fn next_ahead(&self, ino: Ino, listing: &mut S::Listing, ticket: Ticket, whole: &mut bool) -> bool {
+        let Ok(Some(page)) = listing.next().await else { return false };
+        if checked_page(&page).is_err() {
+            return false;
+        }
+        self.learn_page(ino, whole, ticket, &page);
+        *whole && !page.end
+    }
+
+    fn learn_page(&self, ino: Ino, whole: &mut bool, ticket: Ticket, page: &Page) {
         let mut notices = Vec::new();
         {
             let (mut table, now) = (self.table.lock(), self.now());
             for listed in &page.entries {
                 let learnt = (ticket, page.lease);
-                stream.whole &= listed.entry.is_some_and(|entry| {
+                *whole &= listed.entry.is_some_and(|entry| {
                     table.learn_listed(ino, &listed.name, entry, learnt, now, &mut notices)
                 });
             }
-            if page.end && stream.whole {
+            tracing::trace!(whole = *whole, end = page.end, lease = ?page.lease, entries = page.entries.len(), "listed");
+            if page.end && *whole {
                 table.listed(ino, (ticket, page.lease), page.directory, now, &mut notices);
             }
         }

@@ -31,6 +31,8 @@ pub(super) struct FileState {
     /// Raised when what was read before may no longer be what the file holds.
     content: AtomicU64,
     handles: Mutex<Vec<Holder>>,
+    /// A POSIX lock was taken through one of them: closing any gives back those of its owner.
+    pub(super) locked: AtomicBool,
 }
 
 /// A handle of a file, as the others see it.
@@ -82,8 +84,6 @@ pub(super) struct OpenFile {
     pub(super) opening: Arc<Awaited<Result<()>>>,
     reading: Mutex<Reading>,
     told: Mutex<Told>,
-    /// A POSIX lock was taken through it.
-    pub(super) locked: AtomicBool,
 }
 
 /// What the kernel needs to know of a file it opened.
@@ -154,7 +154,7 @@ impl<S: Source> Vfs<S> {
     fn hold(&self, ino: Ino, holder: Holder) -> Arc<FileState> {
         let fresh = || {
             let (behind, content, handles) = (Behind::default(), AtomicU64::new(0), Mutex::default());
-            Arc::new(FileState { ino, behind, content, handles })
+            Arc::new(FileState { ino, behind, content, handles, locked: AtomicBool::new(false) })
         };
         let mut files = self.files.lock();
         let file = files.entry(ino).or_insert_with(fresh).clone();
@@ -162,13 +162,18 @@ impl<S: Source> Vfs<S> {
         file
     }
 
-    fn register(&self, ino: Ino, handle: HandleId, flags: OpenFlags, opening: Awaited<Result<()>>) -> Arc<OpenFile> {
+    fn register(
+        &self,
+        ino: Ino,
+        handle: HandleId,
+        flags: OpenFlags,
+        opening: Awaited<Result<()>>,
+    ) -> Arc<OpenFile> {
         let opening = Arc::new(opening);
         let file = self.hold(ino, Holder { handle, writes: flags.write, opening: opening.clone() });
         self.table.lock().opened(ino);
         let told = Mutex::new(file.behind.told());
-        let (reading, locked) = (Mutex::default(), AtomicBool::new(false));
-        let open = Arc::new(OpenFile { handle, file, flags, opening, reading, told, locked });
+        let open = Arc::new(OpenFile { handle, file, flags, opening, reading: Mutex::default(), told });
         self.handles.lock().insert(handle, open.clone());
         open
     }
@@ -182,7 +187,8 @@ impl<S: Source> Vfs<S> {
             (table.place(ino), table.stamp(ino)?, table.last_attributes(ino)?, table.has_pages(ino), known)
         };
         let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
-        if let (true, true, Some((_, Believe::Leased))) = (reads_only, pages, known) {
+        let is_far = !self.near.load(Ordering::Relaxed);
+        if let (true, true, Some((_, Believe::Leased))) = (reads_only && is_far, pages, known) {
             return self.open_at_once(ino, flags);
         }
         let handle = self.new_handle();
@@ -253,7 +259,8 @@ impl<S: Source> Vfs<S> {
     ) -> Result<(View, OpenedFile)> {
         let handle = self.new_handle();
         let request = |place, name| self.source.create(place, name, mode, flags, handle, caller);
-        let (view, opened) = self.make(parent, name, request, |opened: &Opened| opened.entry).await?;
+        let (view, opened) =
+            self.make(parent, name, request, |opened: &Opened| (opened.entry, opened.directory)).await?;
         let opened = self.created(view.ino, handle, flags, &opened);
         Ok((view, opened))
     }
@@ -390,7 +397,8 @@ impl<S: Source> Vfs<S> {
         let taken = open.file.behind.begin(start, end).await;
         open.file.content_changed();
         let begun = self.table.lock().begin_write(open.file.ino);
-        let under_way = UnderWay { vfs: self.clone(), open: open.clone(), append, taken, begun, ended: false };
+        let under_way =
+            UnderWay { vfs: self.clone(), open: open.clone(), append, taken, begun, ended: false };
         let task = async move {
             let _room = room;
             under_way.carry_out(offset, bytes, clear_set_id).await
@@ -410,7 +418,8 @@ impl<S: Source> Vfs<S> {
     /// What `close(2)` waits for; also gives back the POSIX locks of `lock_owner`.
     pub async fn flush(&self, handle: HandleId, lock_owner: u64) -> Result<()> {
         let open = self.open_file(handle)?;
-        if open.locked.load(Ordering::Acquire) {
+        if open.file.locked.load(Ordering::Acquire) {
+            open.opening.get().await?;
             self.source.release_locks(handle, lock_owner).await?;
         }
         if self.options.sync == SyncMode::Async {

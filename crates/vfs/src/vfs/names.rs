@@ -1,5 +1,7 @@
 //! Operations on names: looking up, making, removing, renaming.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Vfs;
@@ -116,7 +118,7 @@ impl<S: Source> Vfs<S> {
     }
 
     /// What `name` is in `parent`.
-    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Looked> {
+    pub async fn lookup(self: &Arc<Self>, parent: Ino, name: &[u8]) -> Result<Looked> {
         if name.len() > NAME_BYTES_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
@@ -124,6 +126,14 @@ impl<S: Source> Vfs<S> {
             return Ok(looked);
         }
         let name = checked_name(name)?;
+        if let Some(after) = self.options.list_after
+            && self.table.lock().is_worth_listing(parent, after)
+        {
+            self.list_ahead(parent).await;
+            if let Some(looked) = self.looked_up_here(parent, &name)? {
+                return Ok(looked);
+            }
+        }
         let (place, ticket) = {
             let table = self.table.lock();
             (table.place(parent)?, table.ticket(parent)?)
@@ -233,11 +243,24 @@ impl<S: Source> Vfs<S> {
     }
 
     /// Takes in what a change that made `name` came to.
-    pub(super) fn made(&self, parent: Ino, name: &Name, entry: Entry, ticket: Ticket) -> Result<View> {
+    fn made(
+        &self,
+        parent: Ino,
+        name: &Name,
+        (entry, directory): (Entry, Option<Attributes>),
+        ticket: Ticket,
+    ) -> Result<View> {
         let mut notices = Vec::new();
         let looked = {
             let mut table = self.table.lock();
-            let known = table.changed_here(parent, name, (Some(entry), None), ticket, self.now(), &mut notices)?;
+            let known = table.changed_here(
+                parent,
+                name,
+                (Some(entry), directory),
+                ticket,
+                self.now(),
+                &mut notices,
+            )?;
             self.view_known(&mut table, known, Some(entry))
         };
         self.notify(notices);
@@ -253,7 +276,7 @@ impl<S: Source> Vfs<S> {
         parent: Ino,
         name: &[u8],
         request: impl FnOnce(Place, Name) -> F + Send,
-        entry: impl FnOnce(&T) -> Entry + Send,
+        outcome_of: impl FnOnce(&T) -> (Entry, Option<Attributes>) + Send,
     ) -> Result<(View, T)>
     where
         F: Future<Output = Result<T>> + Send,
@@ -265,33 +288,33 @@ impl<S: Source> Vfs<S> {
         changing.answered = is_definite(&outcome);
         let made = self.checked(parent, outcome)?;
         let ticket = changing.end();
-        let view = self.made(parent, &name, entry(&made), ticket)?;
+        let view = self.made(parent, &name, outcome_of(&made), ticket)?;
         Ok((view, made))
     }
 
     /// `symlink(2)`.
     pub async fn symlink(&self, parent: Ino, name: &[u8], contents: Bytes, caller: Caller) -> Result<View> {
         let request = |place, name| self.source.symlink(place, name, contents, caller);
-        Ok(self.make(parent, name, request, |entry| *entry).await?.0)
+        Ok(self.make(parent, name, request, |entry| (*entry, None)).await?.0)
     }
 
     /// `mknod(2)`, and `creat(2)` without opening.
     pub async fn make_node(&self, parent: Ino, name: &[u8], node: NewNode, caller: Caller) -> Result<View> {
         let request = |place, name| self.source.make_node(place, name, node, caller);
-        Ok(self.make(parent, name, request, |entry| *entry).await?.0)
+        Ok(self.make(parent, name, request, |entry| (*entry, None)).await?.0)
     }
 
     /// `mkdir(2)`.
     pub async fn make_directory(&self, parent: Ino, name: &[u8], mode: u16, caller: Caller) -> Result<View> {
         let request = |place, name| self.source.make_directory(place, name, mode, caller);
-        Ok(self.make(parent, name, request, |entry| *entry).await?.0)
+        Ok(self.make(parent, name, request, |entry| (*entry, None)).await?.0)
     }
 
     /// `link(2)`.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<View> {
         let target = self.target(ino)?;
         let request = |place, name| self.source.link(target, place, name);
-        let (view, entry) = self.make(parent, name, request, |entry| *entry).await?;
+        let (view, entry) = self.make(parent, name, request, |entry| (*entry, None)).await?;
         self.table.lock().links_changed(ino, Some(entry));
         Ok(View { attributes: entry.attributes, attributes_for: Believe::Once, ..view })
     }

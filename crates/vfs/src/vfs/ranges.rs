@@ -53,7 +53,7 @@ impl<S: Source> Vfs<S> {
     pub async fn lock(&self, handle: HandleId, owner: u64, lock: Lock, wait: bool) -> Result<()> {
         let open = self.settled(handle).await?;
         if lock.family == LockFamily::Posix && lock.kind != LockKind::Unlocked {
-            open.locked.store(true, Ordering::Release);
+            open.file.locked.store(true, Ordering::Release);
         }
         self.source.lock(handle, owner, lock, wait).await
     }

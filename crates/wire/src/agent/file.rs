@@ -716,6 +716,8 @@ pub enum FileReply {
         whole: bool,
         /// Whether this request made the file.
         created: bool,
+        /// The directory as it is after a [`FileRequest::Create`].
+        directory: Option<Attributes>,
     },
     /// Bytes: the payload.
     Data,

@@ -148,7 +148,7 @@ fn agent_frames() -> Vec<AgentFrame> {
         F::Looked { entry: None, lease },
         F::Entry(entry()),
         F::Removed { entry: Some(entry()), directory: attributes },
-        F::Opened { entry: entry(), whole: true, created: false },
+        F::Opened { entry: entry(), whole: true, created: false, directory: None },
         F::Data,
         F::Written { bytes: 1, attributes },
         F::Position(3),

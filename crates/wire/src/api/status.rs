@@ -121,6 +121,18 @@ pub struct Mount {
     /// The local port, of a backend that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// What an NFS client of this computer is to mount, of the backend nfs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs: Option<NfsExport>,
+}
+
+/// An export of NFS version 3 on 127.0.0.1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NfsExport {
+    /// The port of both programs, NFS and MOUNT.
+    pub port: u16,
+    /// The path to ask the MOUNT program for.
+    pub export: String,
 }
 
 /// `active ⇄ reconnecting ⇄ disconnected`, `failed{reason}`

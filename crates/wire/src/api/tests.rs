@@ -227,6 +227,7 @@ fn the_status_document_has_the_fields_that_checks_read() {
             sync: mount::SyncMode::Close,
             degraded: None,
             port: None,
+            nfs: None,
         }],
         threads: vec![],
         vms: vec![],

@@ -32,6 +32,7 @@ fn messages() -> Vec<FromWorker> {
             backend: BackendName::Fuse,
             connection: Some(42),
             port: None,
+            nfs: None,
             degraded: None,
             agent_version: Some("0.1.0".into()),
         }),

@@ -28,11 +28,12 @@ pub const WINDOW_BYTES: u64 = (WRITES_IN_FLIGHT * CHUNK_BYTES_MAX) as u64;
 const UNFINISHED_FILE: u32 = 0o600;
 const UNFINISHED_DIRECTORY: u32 = 0o700;
 
-/// Files of this computer, and those of machines through a connection that is opened when the first of them is wanted.
+/// Files of this computer, and those of machines.
+#[derive(Clone, Copy)]
 pub struct Files<'a> {
-    caller: Caller,
-    open: Box<dyn Fn() -> Result<Client> + 'a>,
-    client: Option<Client>,
+    caller: &'a Caller,
+    /// None where no file is anywhere else.
+    client: Option<&'a Client>,
 }
 
 /// What a copy keeps of its original.
@@ -50,21 +51,17 @@ impl Attributes {
 }
 
 impl<'a> Files<'a> {
-    /// `open` connects to the daemon.
-    pub fn new(caller: Caller, open: impl Fn() -> Result<Client> + 'a) -> Files<'a> {
-        Files { caller, open: Box::new(open), client: None }
+    /// Without a client, all files have to be of this computer.
+    pub fn new(caller: &'a Caller, client: Option<&'a Client>) -> Files<'a> {
+        Files { caller, client }
     }
 
-    fn client(&mut self) -> Result<&mut Client> {
-        let client = match self.client.take() {
-            Some(client) => client,
-            None => (self.open)()?,
-        };
-        Ok(self.client.insert(client))
+    fn client(&self) -> Result<&'a Client> {
+        self.client.ok_or_else(|| Error::new(ErrorKind::Failure, "there is no connection to the daemon"))
     }
 
     /// What is there; none when there is nothing.
-    pub fn stat(&mut self, at: &Source, links: Links) -> Result<Option<Entry>> {
+    pub fn stat(&self, at: &Source, links: Links) -> Result<Option<Entry>> {
         let found = match self.local(at)? {
             Some(path) => local_entry(&path, links),
             None => {
@@ -80,7 +77,7 @@ impl<'a> Files<'a> {
     }
 
     /// What is in a directory.
-    pub fn list(&mut self, at: &Source) -> Result<Vec<Entry>> {
+    pub fn list(&self, at: &Source) -> Result<Vec<Entry>> {
         let Some(path) = self.local(at)? else {
             let request = file::OpenDirectory { source: at.clone(), caller: self.caller.clone() };
             return read_directory(self.client()?, request);
@@ -92,7 +89,7 @@ impl<'a> Files<'a> {
     }
 
     /// Makes a directory that only its owner may use yet.
-    pub fn make_directory(&mut self, at: &Source) -> Result<()> {
+    pub fn make_directory(&self, at: &Source) -> Result<()> {
         if let Some(path) = self.local(at)? {
             let made = fs::DirBuilder::new().mode(UNFINISHED_DIRECTORY).create(&path);
             return made.map_err(|error| local_error("make the directory", &path, &error));
@@ -106,7 +103,7 @@ impl<'a> Files<'a> {
     }
 
     /// Makes a symbolic link; one that is there is replaced.
-    pub fn make_link(&mut self, at: &Source, target: &ByteString) -> Result<()> {
+    pub fn make_link(&self, at: &Source, target: &ByteString) -> Result<()> {
         if self.stat(at, Links::Keep)?.is_some_and(|there| there.kind == FileKind::Link) {
             self.remove(at)?;
         }
@@ -120,7 +117,7 @@ impl<'a> Files<'a> {
     }
 
     /// Removes a file or a link.
-    pub fn remove(&mut self, at: &Source) -> Result<()> {
+    pub fn remove(&self, at: &Source) -> Result<()> {
         if let Some(path) = self.local(at)? {
             return fs::remove_file(&path).map_err(|error| local_error("remove", &path, &error));
         }
@@ -129,7 +126,7 @@ impl<'a> Files<'a> {
     }
 
     /// Gives a file its final name.
-    pub fn rename(&mut self, from: &Source, to: &Source) -> Result<()> {
+    pub fn rename(&self, from: &Source, to: &Source) -> Result<()> {
         if let (Some(from), Some(path)) = (self.local(from)?, self.local(to)?) {
             return fs::rename(from, &path).map_err(|error| local_error("name", &path, &error));
         }
@@ -138,7 +135,7 @@ impl<'a> Files<'a> {
     }
 
     /// Sets what a copy keeps.
-    pub fn set_attributes(&mut self, at: &Source, attributes: Attributes) -> Result<()> {
+    pub fn set_attributes(&self, at: &Source, attributes: Attributes) -> Result<()> {
         if let Some(path) = self.local(at)? {
             let set = set_local_attributes(&path, attributes);
             return set.map_err(|error| local_error("set the attributes of", &path, &error));
@@ -156,7 +153,7 @@ impl<'a> Files<'a> {
     }
 
     /// Opens a file for reading from `offset`.
-    pub fn read(&mut self, at: &Source, offset: u64) -> Result<Incoming> {
+    pub fn read(&self, at: &Source, offset: u64) -> Result<Incoming> {
         if let Some(path) = self.local(at)? {
             let opened = File::open(&path).and_then(|mut file| {
                 if offset > 0 {
@@ -174,7 +171,7 @@ impl<'a> Files<'a> {
     }
 
     /// The next chunk; none at the end, which also closes it.
-    pub fn next_chunk(&mut self, content: &mut Incoming) -> Result<Option<Vec<u8>>> {
+    pub fn next_chunk(&self, content: &mut Incoming) -> Result<Option<Vec<u8>>> {
         match content {
             Incoming::Here { file, path } => {
                 let mut chunk = Vec::with_capacity(CHUNK_BYTES_MAX);
@@ -194,7 +191,7 @@ impl<'a> Files<'a> {
     }
 
     /// Opens a file for writing.
-    pub fn write(&mut self, at: &Source, creation: Creation) -> Result<Sink> {
+    pub fn write(&self, at: &Source, creation: Creation) -> Result<Sink> {
         if let Some(path) = self.local(at)? {
             let mut options = File::options();
             options.write(true).mode(UNFINISHED_FILE);
@@ -215,7 +212,7 @@ impl<'a> Files<'a> {
 
     /// Writes a chunk of at most [`CHUNK_BYTES_MAX`]. It may still be under way when this returns, and its failure be
     /// that of a later call.
-    pub fn write_chunk(&mut self, sink: &mut Sink, offset: u64, chunk: Vec<u8>) -> Result<()> {
+    pub fn write_chunk(&self, sink: &mut Sink, offset: u64, chunk: Vec<u8>) -> Result<()> {
         match sink {
             Sink::Here { file, path } => match file.write_all_at(&chunk, offset) {
                 // A pipe or a terminal has no offsets.
@@ -238,7 +235,7 @@ impl<'a> Files<'a> {
     }
 
     /// Waits for all that is under way, gives the file its length, and closes it.
-    pub fn finish(&mut self, sink: Sink, length: Option<u64>) -> Result<()> {
+    pub fn finish(&self, sink: Sink, length: Option<u64>) -> Result<()> {
         match sink {
             Sink::Here { file, path } => match length {
                 Some(length) => file.set_len(length).map_err(|error| local_error("write", &path, &error)),
@@ -321,7 +318,7 @@ pub enum Sink {
     },
 }
 
-fn wait_for_oldest(client: &mut Client, under_way: &mut VecDeque<Ticket<file::Write>>) -> Result<()> {
+fn wait_for_oldest(client: &Client, under_way: &mut VecDeque<Ticket<file::Write>>) -> Result<()> {
     match under_way.pop_front() {
         Some(ticket) => client.wait(ticket).map(drop),
         None => Ok(()),

@@ -15,7 +15,7 @@ use super::{Job, Target};
 use crate::error::{Error, Result};
 
 /// Copies one file.
-pub fn copy(files: &mut Files<'_>, job: &Job, progress: &Progress) -> Result<()> {
+pub fn copy(files: Files<'_>, job: &Job, progress: &Progress) -> Result<()> {
     let there = match job.target {
         Target::New => None,
         Target::Unknown => files.stat(&job.to, Links::Keep)?,
@@ -33,7 +33,7 @@ pub fn copy(files: &mut Files<'_>, job: &Job, progress: &Progress) -> Result<()>
     Ok(())
 }
 
-fn copy_beside(files: &mut Files<'_>, job: &Job, progress: &Progress) -> Result<()> {
+fn copy_beside(files: Files<'_>, job: &Job, progress: &Progress) -> Result<()> {
     let beside = beside(job)?;
     // A small file is as quickly written as looked for.
     let found = match job.entry.size > WINDOW_BYTES {
@@ -65,7 +65,7 @@ enum Start {
     At(u64),
 }
 
-fn transfer(files: &mut Files<'_>, job: &Job, to: &Source, start: Start, progress: &Progress) -> Result<()> {
+fn transfer(files: Files<'_>, job: &Job, to: &Source, start: Start, progress: &Progress) -> Result<()> {
     let (mut offset, creation) = match start {
         Start::Over(creation) => (0, creation),
         Start::At(offset) => (offset, Creation::Existing),

@@ -60,10 +60,8 @@ fn a_copy_that_was_cut_short_goes_on_where_it_ended() {
     let content: Vec<u8> = (0..5 << 20).map(|at: u32| (at % 251) as u8).collect();
     fs::write(&from, &content).unwrap();
     let source = |path: &Path| Source::files(Machine::Host, path.to_owned()).unwrap();
-    let entry = Files::new(Caller::default(), || unreachable!("all files are here"))
-        .stat(&source(&from), Links::Follow)
-        .unwrap()
-        .unwrap();
+    let caller = Caller::default();
+    let entry = Files::new(&caller, None).stat(&source(&from), Links::Follow).unwrap().unwrap();
     let job = Job { from: source(&from), entry, to: source(&to), target: Target::Unknown };
     let Source::Files { path: part, .. } = one::beside(&job).unwrap() else {
         unreachable!("a file has a path");

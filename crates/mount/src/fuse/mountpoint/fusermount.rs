@@ -32,6 +32,13 @@ const STDERR_BYTES_MAX: usize = 4096;
 /// Which descriptor the socket is in the helper: standard input.
 const SOCKET_IN_CHILD: &str = "0";
 
+/// How the helper says that a mount is in use: the C library's words for `EBUSY`, which it prints untranslated.
+pub(super) const BUSY: &str = "Device or resource busy";
+
+/// How it says that the user may not mount there: its own words, and the C library's for `EACCES` and `EPERM`.
+pub(super) const DENIED: [&str; 4] =
+    ["no write access to mountpoint", "not owned by user", "Permission denied", "Operation not permitted"];
+
 /// Mounts, and receives the device.
 pub(super) fn mount(path: &Path, options: &[u8]) -> Result<OwnedFd, HelperError> {
     let deadline = Instant::now() + WAIT_MAX;
@@ -50,9 +57,6 @@ pub(super) fn mount(path: &Path, options: &[u8]) -> Result<OwnedFd, HelperError>
 }
 
 /// Unmounts.
-/// How the helper says that a mount is in use: the C library's words for `EBUSY`, which it prints untranslated.
-pub(super) const BUSY: &str = "Device or resource busy";
-
 pub(super) fn unmount(path: &Path, how: Unmount) -> Result<(), HelperError> {
     let deadline = Instant::now() + WAIT_MAX;
     let mut command = Command::new(PROGRAM);

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::task::Waker;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -12,7 +13,8 @@ const EARLY_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: HashMap<u64, Arc<Notify>>,
+    /// With what wakes the request should it be parked.
+    waiting: HashMap<u64, (Arc<Notify>, Waker)>,
     early: VecDeque<u64>,
 }
 
@@ -31,25 +33,28 @@ pub(super) struct Registration {
 }
 
 impl Interrupts {
-    /// The request waits from now on.
-    pub(super) fn register(self: &Arc<Self>, request: u64) -> Registration {
+    /// The request waits from now on, and is woken by `waker`.
+    pub(super) fn register(self: &Arc<Self>, request: u64, waker: Waker) -> Registration {
         let notify = Arc::new(Notify::new());
         let mut state = self.state.lock();
         if let Some(at) = state.early.iter().position(|early| *early == request) {
             state.early.remove(at);
+            drop(state);
             notify.notify_one();
+            waker.wake();
         } else {
-            state.waiting.insert(request, notify.clone());
+            state.waiting.insert(request, (notify.clone(), waker));
         }
-        drop(state);
         Registration { interrupts: self.clone(), request, notify }
     }
 
     /// The kernel says that the request's caller was interrupted.
     pub(super) fn interrupt(&self, request: u64) {
         let mut state = self.state.lock();
-        if let Some(notify) = state.waiting.get(&request) {
+        if let Some((notify, waker)) = state.waiting.get(&request).cloned() {
+            drop(state);
             notify.notify_one();
+            waker.wake();
             return;
         }
         if state.early.len() == EARLY_MAX {

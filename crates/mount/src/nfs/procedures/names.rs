@@ -77,17 +77,21 @@ impl<S: Source> Server<S> {
         self.known(id).ok_or(Refused(nfsstat3::NFS3ERR_STALE))
     }
 
-    /// The user must have rights on a directory. Asks for its attributes only where that counts.
+    /// It must be a directory, and the user must have rights on it. Asks for its attributes only where rights count.
     async fn check_directory(
         &self,
         user: &User,
         directory: &Held<S>,
         rights: super::super::permission::Rights,
     ) -> Outcome<()> {
-        if !self.served.permissions.are_checked_here() {
-            return Ok(());
+        let attributes = match self.served.permissions.are_checked_here() {
+            true => Some(self.attributes(directory).await?),
+            false => self.vfs.attributes_at_hand(directory.ino),
+        };
+        let Some(attributes) = attributes else { return Ok(()) };
+        if attributes.kind != Kind::Directory {
+            return Err(Errno::ENOTDIR.into());
         }
-        let attributes = self.attributes(directory).await?;
         self.served.permissions.check(user, rights, &attributes)
     }
 

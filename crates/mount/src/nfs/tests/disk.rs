@@ -83,7 +83,7 @@ impl Disk {
         let whole = inline > 0 && length as u64 == entry.attributes.size;
         self.files.lock().insert(handle, Arc::new(file));
         self.faults.open.fetch_add(1, Ordering::SeqCst);
-        Ok(Opened { entry, content: content.freeze(), whole })
+        Ok(Opened { entry, content: content.freeze(), whole, directory: None })
     }
 
     fn entry(&self, target: &Target) -> Result<Entry> {

@@ -1,0 +1,171 @@
+//! The worker's NFS mount: served, mounted by this computer's kernel if it is to, taken away.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use vfs::Vfs;
+use wire::api::ErrorKind;
+use wire::api::mount::Access;
+use wire::api::status::NfsExport;
+use wire::worker::{MountConfig, WorkerError};
+
+use super::backend::How;
+use super::fuse::mount_point;
+use super::options::{MountChoices, NO_KERNEL_MOUNT};
+use super::{failure, in_full};
+use crate::machine::{Machine, Owners};
+use crate::nfs::mountpoint::{self, MountError, NoKernelMount};
+use crate::nfs::{self, Audience, NfsError, NfsOptions, NfsServer, Permissions};
+
+/// How long a server is waited for when the mount is to go by force: for calls under way and for syncing.
+const FORCED_STOP: Duration = Duration::from_secs(3);
+
+/// See the module's documentation.
+pub(super) struct NfsMount {
+    export: NfsExport,
+    /// Where the kernel has mounted it, if it has.
+    path: Option<PathBuf>,
+    /// None once it stops.
+    server: Arc<Mutex<Option<NfsServer>>>,
+}
+
+/// Whether what is served can be mounted as `choices` say. Blocks: a module may be loaded.
+pub(super) fn check(choices: &MountChoices) -> Result<(), WorkerError> {
+    if !choices.kernel_mount {
+        return Ok(());
+    }
+    mountpoint::kernel_can_mount().map_err(|reason| no_kernel_mount(&reason))
+}
+
+fn no_kernel_mount(reason: &NoKernelMount) -> WorkerError {
+    let mut refused = failure(ErrorKind::Failure, format!("could not mount through nfs: {reason}"));
+    refused.hint = Some(format!("serve without mounting, for other NFS clients: -o {NO_KERNEL_MOUNT}"));
+    refused
+}
+
+fn serve_error(error: &NfsError) -> WorkerError {
+    let kind = match error {
+        NfsError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+            ErrorKind::Conflict
+        }
+        NfsError::Listen { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            ErrorKind::Refused
+        }
+        _ => ErrorKind::Failure,
+    };
+    failure(kind, format!("could not serve nfs: {}", in_full(error)))
+}
+
+fn mount_error(error: &MountError) -> WorkerError {
+    match error {
+        MountError::NotPossible(reason) => no_kernel_mount(reason),
+        MountError::Refused { .. } => failure(ErrorKind::Failure, in_full(error)),
+    }
+}
+
+impl NfsMount {
+    /// Serves, and mounts unless it is told not to.
+    pub(super) async fn begin(
+        config: &MountConfig,
+        choices: &MountChoices,
+        vfs: Arc<Vfs<Machine>>,
+        owners: Owners,
+    ) -> Result<NfsMount, WorkerError> {
+        let point = match choices.kernel_mount {
+            true => Some(mount_point(config, choices)?.path().to_path_buf()),
+            false => None,
+        };
+        let access = match config.access {
+            Access::ReadOnly => nfs::Access::ReadOnly,
+            Access::ReadWrite => nfs::Access::ReadWrite,
+        };
+        let options = NfsOptions {
+            listener: nfs::listen(choices.port).map_err(|error| serve_error(&error))?,
+            state: config.state_dir.as_path().to_path_buf(),
+            owner: (config.owner.uid, config.owner.gid),
+            audience: if choices.allow_other { Audience::Everybody } else { Audience::Owner },
+            permissions: match owners {
+                Owners::Machine => Permissions::Modes,
+                Owners::One { .. } => Permissions::Machine,
+            },
+            access,
+        };
+        let server = nfs::serve(vfs, options).await.map_err(|error| serve_error(&error))?;
+        tracing::info!(url = server.url(), "serving");
+        if let Some(path) = &point
+            && let Err(error) = kernel_mount(path.clone(), server.port(), access).await
+        {
+            server.stop().await;
+            return Err(error);
+        }
+        let export = NfsExport { port: server.port(), export: server.export().to_owned() };
+        Ok(NfsMount { export, path: point, server: Arc::new(Mutex::new(Some(server))) })
+    }
+
+    /// What a client is to mount.
+    pub(super) fn export(&self) -> &NfsExport {
+        &self.export
+    }
+
+    /// Waits until somebody has unmounted it: never, for a server cannot tell. `stead unmount` ends it all the same.
+    pub(super) async fn unmounted(&self) {
+        std::future::pending().await
+    }
+
+    /// Unmounts, if the kernel has mounted it, and ends the server. A mount in use stays without force, and is served
+    /// on; clients that are no kernel of this computer's are not asked.
+    pub(super) fn unmount(&self, how: How) -> impl Future<Output = Result<(), WorkerError>> + Send + use<> {
+        let (path, server) = (self.path.clone(), self.server.clone());
+        async move {
+            if let Some(path) = path {
+                kernel_unmount(path, how).await?;
+            }
+            let Some(server) = server.lock().take() else { return Ok(()) };
+            match how {
+                How::IfIdle => server.stop().await,
+                How::Now => {
+                    if tokio::time::timeout(FORCED_STOP, server.stop()).await.is_err() {
+                        tracing::error!("calls of NFS clients are given up");
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn kernel_mount(path: PathBuf, port: u16, access: nfs::Access) -> Result<(), WorkerError> {
+    let mounted = tokio::task::spawn_blocking(move || mountpoint::mount(&path, port, access)).await;
+    match mounted {
+        Ok(mounted) => mounted.map_err(|error| mount_error(&error)),
+        Err(error) => Err(failure(ErrorKind::Failure, format!("could not mount: {error}"))),
+    }
+}
+
+async fn kernel_unmount(path: PathBuf, how: How) -> Result<(), WorkerError> {
+    let shown = path.display().to_string();
+    let unmounted = tokio::task::spawn_blocking(move || take_away(&path, how)).await;
+    match unmounted {
+        // Not a mount point, or not there: somebody was faster.
+        Ok(Ok(()) | Err(Errno::INVAL | Errno::NOENT)) => Ok(()),
+        Ok(Err(Errno::BUSY)) => {
+            let mut busy = failure(ErrorKind::Conflict, format!("`{shown}` is in use"));
+            busy.hint = Some(format!("find out by what: fuser -vm '{shown}', or use --force"));
+            Err(busy)
+        }
+        Ok(Err(errno)) => Err(failure(ErrorKind::Failure, format!("could not unmount `{shown}`: {errno}"))),
+        Err(error) => Err(failure(ErrorKind::Failure, format!("could not unmount `{shown}`: {error}"))),
+    }
+}
+
+fn take_away(path: &Path, how: How) -> Result<(), Errno> {
+    let idle = mountpoint::unmount(path, false);
+    match (how, idle) {
+        (How::Now, Err(Errno::BUSY)) => mountpoint::unmount(path, true),
+        (_, outcome) => outcome,
+    }
+}

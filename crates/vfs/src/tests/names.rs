@@ -1,0 +1,240 @@
+//! Names: what is known of them, what is asked, what moves.
+
+use super::*;
+use crate::errno::Errno;
+use crate::file::{Kind, RenameMode};
+use crate::table::Believe;
+use crate::vfs::Removal;
+
+fn name_for(looked: Looked) -> Believe {
+    match looked {
+        Looked::Absent(believe) => believe,
+        Looked::Present(view) => view.name_for,
+    }
+}
+
+#[test]
+fn a_name_that_was_seen_is_not_asked_for_again() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"");
+        for _ in 0..3 {
+            assert_eq!(mount.view(Ino::ROOT, "f").await.name_for, Believe::Leased);
+            assert!(mount.is_absent(Ino::ROOT, "g").await);
+        }
+        assert_eq!(mount.memory.calls("lookup"), 2);
+    });
+}
+
+#[test]
+fn a_reply_that_crosses_a_change_is_used_once() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"");
+        mount.view(Ino::ROOT, "f").await;
+        let gate = mount.stop(Stop::Replying("lookup"));
+        let vfs = mount.vfs.clone();
+        let looked = tokio::spawn(async move { vfs.lookup(Ino::ROOT, b"g").await });
+        gate.reached().await;
+        mount.memory.edit(|tree| {
+            let root = tree.root;
+            tree.make(root, &bytes("g"), Kind::File, 0o644).expect("made")
+        });
+        mount.tell_all();
+        gate.release();
+        let looked = looked.await.expect("no panic").expect("looked up");
+        assert_eq!(name_for(looked), Believe::Once);
+        mount.view(Ino::ROOT, "g").await;
+    });
+}
+
+#[test]
+fn a_reply_from_before_the_lease_is_not_believed_under_it() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"");
+        let gate = mount.stop(Stop::Replying("make_node"));
+        let vfs = mount.vfs.clone();
+        let node = crate::source::NewNode { kind: Kind::File, mode: 0o644, device: 0 };
+        let made = tokio::spawn(async move { vfs.make_node(Ino::ROOT, b"new", node, CALLER).await });
+        gate.reached().await;
+        // Gone again before anybody watches.
+        mount.memory.edit(|tree| tree.unlink(tree.root, &bytes("new")).expect("removed"));
+        mount.view(Ino::ROOT, "f").await;
+        gate.release();
+        let view = made.await.expect("no panic").expect("made");
+        assert_ne!(view.name_for, Believe::Leased);
+        assert_ne!(view.attributes_for, Believe::Leased);
+    });
+}
+
+#[test]
+fn attributes_that_overtake_a_change_made_from_here_are_not_believed() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"");
+        let ino = mount.view(Ino::ROOT, "f").await.ino;
+        mount.vfs.open_directory(Ino::ROOT).await.expect("opened");
+        // A listing that saw the old mode arrives after the change of it.
+        let gate = mount.stop(Stop::Replying("list"));
+        let vfs = mount.vfs.clone();
+        let listed = tokio::spawn(async move {
+            let handle = vfs.open_directory(Ino::ROOT).await.expect("opened").handle;
+            vfs.read_directory(handle, 0, false, |_| true).await
+        });
+        gate.reached().await;
+        let changes = crate::file::AttributeChanges { mode: Some(0o600), ..Default::default() };
+        mount.vfs.set_attributes(ino.into(), changes).await.expect("changed");
+        gate.release();
+        listed.await.expect("no panic").expect("listed");
+        assert_eq!(mount.vfs.attributes(ino.into()).await.expect("asked").0.mode, 0o600);
+    });
+}
+
+#[test]
+fn a_renamed_directory_keeps_everything_below_it() {
+    block_on(async {
+        let mount = Mount::new(Options::default());
+        let vfs = &mount.vfs;
+        let a = vfs.make_directory(Ino::ROOT, b"a", 0o755, CALLER).await.expect("made").ino;
+        let b = vfs.make_directory(a, b"b", 0o755, CALLER).await.expect("made").ino;
+        let (file, opened) = vfs.create(b, b"f", 0o644, BOTH, CALLER).await.expect("created");
+        vfs.rename((Ino::ROOT, b"a"), (Ino::ROOT, b"z"), RenameMode::Replace).await.expect("renamed");
+        mount.write(opened.handle, 0, b"x").await.expect("taken");
+        vfs.flush(opened.handle, 0).await.expect("written");
+        assert_eq!(mount.content("z/b/f"), b"x");
+        let z = mount.view(Ino::ROOT, "z").await.ino;
+        let below = mount.view(mount.view(z, "b").await.ino, "f").await.ino;
+        assert_eq!((z, below), (a, file.ino));
+        assert_eq!(vfs.attributes(below.into()).await.expect("asked").0.size, 1);
+        assert!(mount.is_absent(Ino::ROOT, "a").await);
+    });
+}
+
+#[test]
+fn a_rename_of_what_nobody_looked_up_moves_it() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"x");
+        // Known from a listing only: nobody refers to the node while it moves.
+        let handle = mount.vfs.open_directory(Ino::ROOT).await.expect("opened").handle;
+        mount.vfs.read_directory(handle, 0, false, |_| true).await.expect("listed");
+        mount.vfs.rename((Ino::ROOT, b"f"), (Ino::ROOT, b"g"), RenameMode::Replace).await.expect("renamed");
+        mount.view(Ino::ROOT, "g").await;
+        assert!(mount.is_absent(Ino::ROOT, "f").await);
+    });
+}
+
+#[test]
+fn an_exchange_moves_both_and_a_rename_of_one_file_onto_itself_moves_nothing() {
+    block_on(async {
+        let mount = Mount::with_files(&["a", "b"], b"");
+        let (a, b) = (mount.view(Ino::ROOT, "a").await.ino, mount.view(Ino::ROOT, "b").await.ino);
+        mount
+            .vfs
+            .rename((Ino::ROOT, b"a"), (Ino::ROOT, b"b"), RenameMode::Exchange)
+            .await
+            .expect("exchanged");
+        assert_eq!((mount.view(Ino::ROOT, "a").await.ino, mount.view(Ino::ROOT, "b").await.ino), (b, a));
+        mount.vfs.link(a, Ino::ROOT, b"c").await.expect("linked");
+        mount
+            .vfs
+            .rename((Ino::ROOT, b"b"), (Ino::ROOT, b"c"), RenameMode::Replace)
+            .await
+            .expect("nothing to do");
+        assert_eq!((mount.view(Ino::ROOT, "b").await.ino, mount.view(Ino::ROOT, "c").await.ino), (a, a));
+    });
+}
+
+#[test]
+fn hard_links_are_one_node_and_its_links_are_counted() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"");
+        let ino = mount.view(Ino::ROOT, "f").await.ino;
+        mount.vfs.link(ino, Ino::ROOT, b"g").await.expect("linked");
+        let view = mount.view(Ino::ROOT, "g").await;
+        assert_eq!((view.ino, view.attributes.links), (ino, 2));
+        assert_ne!(view.attributes_for, Believe::Leased, "a change by another name is not told");
+        mount.vfs.remove(Ino::ROOT, b"f", Removal::Other).await.expect("removed");
+        assert_eq!(mount.vfs.attributes(ino.into()).await.expect("asked").0.links, 1);
+    });
+}
+
+#[test]
+fn a_name_that_is_replaced_is_told() {
+    block_on(async {
+        let mount = Mount::with_files(&["f", "g"], b"");
+        let old = mount.view(Ino::ROOT, "f").await.ino;
+        mount.memory.edit(|tree| {
+            let root = tree.root;
+            tree.rename((root, &bytes("g")), (root, &bytes("f")), RenameMode::Replace).expect("renamed");
+        });
+        mount.tell_all();
+        let taken_back = mount.take_notices();
+        assert!(taken_back.contains(&Notice::Name { parent: Ino::ROOT, name: bytes("f") }), "{taken_back:?}");
+        assert!(taken_back.contains(&Notice::Attributes(old)), "its names have changed: {taken_back:?}");
+        assert_ne!(mount.view(Ino::ROOT, "f").await.ino, old);
+    });
+}
+
+#[test]
+fn what_a_listing_finds_before_it_is_told_takes_back_what_was_believed() {
+    block_on(async {
+        let mount = Mount::with_files(&["f", "g"], b"");
+        mount.view(Ino::ROOT, "f").await;
+        mount.memory.edit(|tree| {
+            let root = tree.root;
+            tree.rename((root, &bytes("g")), (root, &bytes("f")), RenameMode::Replace).expect("renamed");
+        });
+        let handle = mount.vfs.open_directory(Ino::ROOT).await.expect("opened").handle;
+        mount.vfs.read_directory(handle, 0, false, |_| true).await.expect("listed");
+        assert!(mount.take_notices().contains(&Notice::Name { parent: Ino::ROOT, name: bytes("f") }));
+    });
+}
+
+#[test]
+fn a_lost_lease_takes_back_every_name_absent_ones_too() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"");
+        let handle = mount.vfs.open_directory(Ino::ROOT).await.expect("opened").handle;
+        mount.vfs.read_directory(handle, 0, false, |_| true).await.expect("listed");
+        mount.view(Ino::ROOT, "f").await;
+        assert!(mount.is_absent(Ino::ROOT, "no").await);
+        assert_eq!(mount.memory.calls("lookup"), 0, "the listing says it all");
+        mount.take_notices();
+        let lost = mount.memory.lose_lease(mount.memory.root().id).expect("there was one");
+        mount.vfs.changed(lost);
+        let taken_back = mount.take_notices();
+        for name in ["f", "no"] {
+            assert!(taken_back.contains(&Notice::Name { parent: Ino::ROOT, name: bytes(name) }), "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_dropped_change_leaves_nothing_believed() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"");
+        assert!(mount.is_absent(Ino::ROOT, "new").await);
+        let gate = mount.stop(Stop::Replying("make_directory"));
+        let vfs = mount.vfs.clone();
+        let made = tokio::spawn(async move { vfs.make_directory(Ino::ROOT, b"new", 0o755, CALLER).await });
+        gate.reached().await;
+        made.abort();
+        assert!(made.await.is_err());
+        assert!(mount.take_notices().contains(&Notice::Name { parent: Ino::ROOT, name: bytes("new") }));
+        mount.view(Ino::ROOT, "new").await;
+    });
+}
+
+#[test]
+fn names_that_cannot_be_are_refused_without_asking() {
+    block_on(async {
+        let mount = Mount::new(Options::default());
+        let long = vec![b'x'; 256];
+        for (name, errno) in [
+            (&long[..], Errno::ENAMETOOLONG),
+            (b"", Errno::ENOENT),
+            (b"a/b", Errno::EINVAL),
+            (b"..", Errno::EINVAL),
+        ] {
+            assert_eq!(mount.vfs.make_directory(Ino::ROOT, name, 0o755, CALLER).await.err(), Some(errno));
+        }
+        assert_eq!(mount.memory.all_calls(), 0);
+    });
+}
