@@ -56,8 +56,8 @@ struct Kept {
 pub(crate) enum Why {
     /// The client has replaced it.
     Replaced,
-    /// It was looked up by a contested name.
-    LookedUp,
+    /// It was looked up by a contested name, this often more than it was opened.
+    LookedUp(u32),
 }
 
 impl Export {
@@ -156,6 +156,11 @@ impl Export {
     /// Keeps a regular file for a moment.
     pub fn keep(&self, id: FileId, file: OwnedFd, why: Why) {
         let kept = &mut lock(&self.files).kept;
+        let why = match (why, kept.get(&id).map(|before| before.why)) {
+            (Why::LookedUp(more), Some(Why::LookedUp(times))) => Why::LookedUp(times.saturating_add(more)),
+            (_, Some(Why::Replaced)) => Why::Replaced,
+            (why, _) => why,
+        };
         kept.insert(id, Kept { file: Arc::new(file), why });
         // What is new counts as used: it is not to go with the next look at the ages.
         kept.get(&id);
@@ -167,10 +172,12 @@ impl Export {
         !contested.is_empty() && contested.get(&directory.join(name)).is_some()
     }
 
-    /// A file was opened: what was kept for that goes.
+    /// A file was opened: what was kept for that goes, unless it was looked up for others too.
     pub fn opened(&self, id: FileId) {
         let kept = &mut lock(&self.files).kept;
-        if kept.get(&id).is_some_and(|kept| kept.why == Why::LookedUp) {
+        let Some(Kept { why: Why::LookedUp(times), .. }) = kept.get(&id) else { return };
+        *times = times.saturating_sub(1);
+        if *times == 0 {
             kept.remove(&id);
         }
     }

@@ -10,19 +10,19 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use remote::client::{Attached, DirectoryPage, PageStream};
 use remote::client::{AgentClient, CallError, EventSink, LinkLost};
+use remote::client::{Attached, DirectoryPage, PageStream};
 use vfs::errno::{Errno, Result};
 use vfs::file::{
-    Allocation, AttributeChanges, Attributes, Caller, Entry, Lock, Name, OpenFlags, RenameMode, SeekFor, Space,
-    WriteAt, XattrMode,
+    Allocation, AttributeChanges, Attributes, Caller, Entry, Lock, Name, OpenFlags, RenameMode, SeekFor,
+    Space, WriteAt, XattrMode,
 };
 use vfs::source::{
     Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target, Written,
 };
 use wire::agent::file as far;
 
-use convert::{near, Far, Near};
+use convert::{Far, Near, near};
 
 /// Credit for one listing: two pages under way keep a link busy.
 const LISTING_WINDOW_BYTES: u32 = 1 << 20;
@@ -111,7 +111,8 @@ impl Machine {
     /// What of a change of owners is to be asked of the machine.
     fn owner_changes(&self, changes: AttributeChanges) -> Result<AttributeChanges> {
         let Owners::One { uid, gid } = self.owners else { return Ok(changes) };
-        let keeps = changes.uid.is_none_or(|wanted| wanted == uid) && changes.gid.is_none_or(|wanted| wanted == gid);
+        let keeps =
+            changes.uid.is_none_or(|wanted| wanted == uid) && changes.gid.is_none_or(|wanted| wanted == gid);
         if keeps { Ok(AttributeChanges { uid: None, gid: None, ..changes }) } else { Err(Errno::EPERM) }
     }
 }
@@ -222,7 +223,13 @@ impl Source for Machine {
         Ok(self.entry(outcome(linked)?))
     }
 
-    async fn open(&self, place: Place, flags: OpenFlags, handle: HandleId, inline_bytes: u32) -> Result<Opened> {
+    async fn open(
+        &self,
+        place: Place,
+        flags: OpenFlags,
+        handle: HandleId,
+        inline_bytes: u32,
+    ) -> Result<Opened> {
         let opened = self.client.open(place.far()?, flags.far()?, handle.far()?, inline_bytes).await;
         Ok(self.opened(outcome(opened)?))
     }
@@ -258,7 +265,13 @@ impl Source for Machine {
         outcome(self.client.read(handle.far()?, offset, length).await)
     }
 
-    async fn write(&self, handle: HandleId, at: WriteAt, bytes: Bytes, clear_set_id: bool) -> Result<Written> {
+    async fn write(
+        &self,
+        handle: HandleId,
+        at: WriteAt,
+        bytes: Bytes,
+        clear_set_id: bool,
+    ) -> Result<Written> {
         let written = self.client.write(handle.far()?, at.far()?, clear_set_id, bytes).await;
         Ok(self.written(outcome(written)?))
     }

@@ -84,13 +84,45 @@ fn failure(kind: ErrorKind, message: impl Into<String>) -> WorkerError {
     WorkerError { kind, message: message.into(), hint: None }
 }
 
-/// An error and all its causes in one line.
+/// An error and all its causes in one line, in the system's own words.
 fn in_full(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
+    let mut line = plain(error.to_string());
     let mut cause = error.source();
     while let Some(error) = cause {
-        line = format!("{line}: {error}");
+        let next = plain(error.to_string());
+        // Some errors print their cause themselves.
+        if !line.ends_with(&next) {
+            line = format!("{line}: {next}");
+        }
         cause = error.source();
     }
     line
+}
+
+/// Without Rust's `(os error N)`, where that comes last.
+fn plain(mut text: String) -> String {
+    if let Some(at) = text.rfind(" (os error ").filter(|_| text.ends_with(')')) {
+        text.truncate(at);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("could not open the thing{}", if *.told { format!(": {}", .source) } else { String::new() })]
+    struct Outer {
+        told: bool,
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn causes_follow_once_in_the_systems_own_words() {
+        for told in [false, true] {
+            let error = Outer { told, source: std::io::Error::from_raw_os_error(2) };
+            assert_eq!(in_full(&error), "could not open the thing: No such file or directory");
+        }
+    }
 }

@@ -35,7 +35,7 @@ use directories::OpenDirectory;
 use files::{FileState, OpenFile};
 
 /// A source that answers within this time is near: about what a person's or a script's next step takes.
-const NEAR: Duration = Duration::from_millis(2);
+const NEAR: Duration = Duration::from_millis(5);
 
 /// What `close` waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

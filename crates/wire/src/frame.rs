@@ -117,9 +117,7 @@ pub fn encode_head<T: Serialize>(head: &T, payload_bytes: usize) -> Result<Vec<u
 pub fn decode_head<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
     match postcard::take_from_bytes::<T>(bytes) {
         Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => {
-            Err(DecodeError::new::<T>(bytes, format!("{} bytes too many", rest.len())).into())
-        }
+        Ok((_, rest)) => Err(DecodeError::new::<T>(bytes, format!("{} bytes too many", rest.len())).into()),
         Err(e) => Err(DecodeError::new::<T>(bytes, e.to_string()).into()),
     }
 }

@@ -82,7 +82,9 @@ pub enum Mismatch {
         max: u16,
     },
     /// The same version from differing sources.
-    #[error("stead {ours} (schema {our_schema:016x}) and {theirs} (schema {schema:016x}) are different builds")]
+    #[error(
+        "stead {ours} (schema {our_schema:016x}) and {theirs} (schema {schema:016x}) are different builds"
+    )]
     Schema {
         /// This side's release.
         ours: String,

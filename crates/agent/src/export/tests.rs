@@ -84,7 +84,7 @@ fn a_file_that_was_kept_is_found_when_its_name_is_anothers_for_a_moment() {
     assert!(!export.is_contested(&root, &name));
     assert_eq!(export.find(&old).err(), Some(Errno::STALE));
     assert!(export.is_contested(&root, &name));
-    export.keep(old.id, descriptor, Why::LookedUp);
+    export.keep(old.id, descriptor, Why::LookedUp(1));
     assert_eq!(export.find(&old).map(|(_, kind)| kind), Ok(Kind::File));
     export.opened(old.id);
     assert_eq!(export.find(&old).err(), Some(Errno::STALE));

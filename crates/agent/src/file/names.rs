@@ -35,7 +35,7 @@ impl Session {
         let file = open_path(directory, name)?;
         let entry = stat::entry_of_path(&file)?;
         if entry.attributes.kind == Kind::File {
-            self.export()?.keep(entry.id, file, Why::LookedUp);
+            self.export()?.keep(entry.id, file, Why::LookedUp(1));
         }
         Ok(entry)
     }

@@ -266,24 +266,6 @@ fn an_open_file_survives_its_replacement() {
 }
 
 #[test]
-fn handles_stay_valid_after_a_worker_has_died() {
-    let served = Served::host();
-    let mut client = served.client();
-    client.put("/f", b"held across a death");
-    client.ok("hold\t/f");
-    let status = served.stead.mount_status(&served.id).unwrap();
-    let worker = i32::try_from(status["worker"]["pid"].as_i64().unwrap()).unwrap();
-    let pid = rustix::process::Pid::from_raw(worker).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    eventually(Duration::from_secs(10), "another worker serves", || {
-        let status = served.stead.mount_status(&served.id).unwrap();
-        status["worker"]["pid"].as_i64().is_some_and(|now| now != i64::from(worker))
-            && status["status"]["state"] == "active"
-    });
-    assert_eq!(client.ask("read-held"), "ok\theld across a death");
-}
-
-#[test]
 fn a_read_only_export_refuses_changes() {
     let served = Served::start("host:", &["--read-only"]);
     std::fs::write(served.far.join("f"), "x").unwrap();

@@ -93,8 +93,7 @@ impl Mounted {
         let attached = connection.client.attach(path.as_bytes().to_vec(), read_only).await;
         let attached = attached.map_err(|error| refused(&config.source, &error))?;
         if attached.root.attributes.kind != far::Kind::Directory {
-            let message = format!("could not mount `{}`: it is not a directory", config.source);
-            return Err(failure(ErrorKind::Usage, message));
+            return Err(no_directory(&config.source));
         }
         Mounted::over(config, choices, kind, connection, attached, events).await
     }
@@ -123,7 +122,6 @@ impl Mounted {
         };
         let vfs = Vfs::new(Arc::new(machine), root, options, kernel);
         events.tell(vfs.clone());
-        distance::measure(&connection.client, &vfs).await;
         distance::watch(connection.client.clone(), &vfs);
         let backend = match kind {
             Kind::Fuse => {
@@ -271,21 +269,28 @@ fn supersedes(wish: Force, under_way: Option<Force>) -> bool {
 
 /// Why the machine does not export the tree.
 fn refused(source: &Source, error: &CallError) -> WorkerError {
+    const EPERM: u16 = 1;
     const ENOENT: u16 = 2;
+    const EACCES: u16 = 13;
     const ENOTDIR: u16 = 20;
-    const REFUSALS: [u16; 2] = [1, 13];
     let kind = match error.errno().map(|errno| errno.0) {
-        Some(ENOENT | ENOTDIR) => ErrorKind::NotFound,
-        Some(errno) if REFUSALS.contains(&errno) => ErrorKind::Refused,
+        Some(ENOENT) => ErrorKind::NotFound,
+        Some(ENOTDIR) => return no_directory(source),
+        Some(EPERM | EACCES) => ErrorKind::Refused,
         Some(_) => ErrorKind::Failure,
         None => ErrorKind::Unreachable,
     };
     failure(kind, format!("could not mount `{source}`: {}", in_full(error)))
 }
 
+fn no_directory(source: &Source) -> WorkerError {
+    failure(ErrorKind::Usage, format!("could not mount `{source}`: it is not a directory"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wire::agent::{Errno, Failure};
 
     #[test]
     fn only_force_takes_the_place_of_patience() {
@@ -300,6 +305,25 @@ mod tests {
         ];
         for (wish, under_way, expected) in cases {
             assert_eq!(supersedes(wish, under_way), expected, "{wish:?} during {under_way:?}");
+        }
+    }
+
+    #[test]
+    fn why_a_tree_is_not_exported_has_its_kind_and_one_line() {
+        let source = Source::parse(b"ssh://box/src", b"/").unwrap();
+        let failed = |errno| CallError::Failed(Failure { errno: Errno(errno), detail: String::new() });
+        let cases = [
+            (failed(2), ErrorKind::NotFound, "No such file or directory"),
+            (failed(20), ErrorKind::Usage, "it is not a directory"),
+            (failed(1), ErrorKind::Refused, "Operation not permitted"),
+            (failed(13), ErrorKind::Refused, "Permission denied"),
+            (failed(40), ErrorKind::Failure, "Too many levels of symbolic links"),
+            (LinkLost::Ended.into(), ErrorKind::Unreachable, "the agent's stream ended"),
+        ];
+        for (error, kind, why) in cases {
+            let told = refused(&source, &error);
+            let expected = format!("could not mount `ssh://box/src`: {why}");
+            assert_eq!((told.kind, told.message), (kind, expected));
         }
     }
 }

@@ -13,7 +13,7 @@ use wire::api::error::ErrorKind;
 use wire::bytestring::ByteString;
 use wire::worker::Dial;
 
-use super::machine::{DEADLINE, Machine, agents, script};
+use super::machine::{DEADLINE, Machine, agent_program, agents, script};
 
 async fn login(machine: &Machine) -> Master {
     Master::start(machine.options(), &LoginOptions::unattended()).await.unwrap()
@@ -122,7 +122,7 @@ async fn a_damaged_agent_is_replaced() {
     garbage[..64].fill(0xff);
     let damaged: [&[u8]; 6] = [
         b"",
-        &whole[..whole.len() / 2],
+        &whole[..whole.len() / 16],
         &whole[..100],
         &garbage,
         b"#!/bin/sh\necho this is not the agent\n",
@@ -134,7 +134,7 @@ async fn a_damaged_agent_is_replaced() {
         std::fs::set_permissions(directory.join("next"), std::fs::Permissions::from_mode(0o700)).unwrap();
         std::fs::rename(directory.join("next"), &placed).unwrap();
         reach(&master, &agents).await.unwrap().client.ping().await.unwrap();
-        assert_eq!(std::fs::read(&placed).unwrap(), whole);
+        assert!(std::fs::read(&placed).unwrap() == whole, "the agent is whole again");
     }
 }
 

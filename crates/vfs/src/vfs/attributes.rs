@@ -60,15 +60,21 @@ impl<S: Source> Vfs<S> {
 
     async fn stat(&self, of: AttributeTarget) -> Result<Entry> {
         let target = self.attribute_target(of).await?;
-        let by_name = matches!(target, Target::Place(_));
         let outcome = self.source.stat(target).await;
-        match (outcome, self.any_handle(of.ino)) {
-            // The name leads elsewhere by now, but the file is open.
-            (Err(Errno::ESTALE | Errno::ENOENT), Some(handle)) if by_name => {
-                self.source.stat(Target::Handle(handle)).await
-            }
-            (outcome, _) => self.checked(of.ino, outcome),
+        if of.handle.is_some() || !matches!(outcome, Err(Errno::ESTALE | Errno::ENOENT | Errno::EBADF)) {
+            return self.checked(of.ino, outcome);
         }
+        // The name leads elsewhere by now, but the file may be open. Its handle is somebody else's, who may be closing it
+        // at this moment: then there may be another.
+        let mut tried = None;
+        while let Some(handle) = self.any_handle(of.ino).filter(|handle| tried != Some(*handle)) {
+            tried = Some(handle);
+            match self.source.stat(Target::Handle(handle)).await {
+                Err(Errno::EBADF) => {}
+                outcome => return self.checked(of.ino, outcome),
+            }
+        }
+        self.checked(of.ino, Err(Errno::ESTALE))
     }
 
     async fn attribute_target(&self, of: AttributeTarget) -> Result<Target> {

@@ -121,6 +121,24 @@ fn a_missing_mount_point_is_made_and_unmade() {
 }
 
 #[test]
+fn what_is_in_the_mount_point_is_hidden_only_when_an_option_says_so() {
+    let scratch = scratch();
+    std::fs::create_dir_all(scratch.root.join("m/inside")).unwrap();
+    let cases = [
+        (None, Some(ErrorKind::Conflict)),
+        (Some(("nonempty", "")), None),
+        (Some(("nonempty", "no")), Some(ErrorKind::Conflict)),
+        (Some(("no-kernel-mount", "")), None),
+    ];
+    for (option, refused) in cases {
+        let mut request = request("src", Some("m"), &scratch.root);
+        request.options.extend(option.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let planned = prepare(request, &scratch.root.join("mnt"));
+        assert_eq!(planned.err().map(|error| error.kind()), refused, "{option:?}");
+    }
+}
+
+#[test]
 fn an_existing_empty_mount_point_is_used_and_stays() {
     let scratch = scratch();
     std::fs::create_dir(scratch.root.join("m")).unwrap();

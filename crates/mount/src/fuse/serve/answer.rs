@@ -118,7 +118,9 @@ impl<S: Source> Serving<S> {
             }
             Answer::Opened(file) => responder.opened(&opened(file)),
             Answer::OpenedDirectory(directory) => responder.opened(&opened_directory(directory)),
-            Answer::Created { view, opened: file, .. } => responder.created(&entry(root, view), &opened(file)),
+            Answer::Created { view, opened: file, .. } => {
+                responder.created(&entry(root, view), &opened(file))
+            }
             Answer::Bytes(bytes) => responder.data(bytes),
             Answer::Listing(listing) => responder.listing(listing),
             Answer::ListingPlus { listing, .. } => responder.listing_plus(listing),

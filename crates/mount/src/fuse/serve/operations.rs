@@ -82,7 +82,8 @@ pub(super) fn start<S: Source>(
         Operation::Setattr(set) => run!(No, set_attributes(&vfs, at, &set).await),
         Operation::Readlink => run!(Yes, vfs.read_link(at).await.map(Answer::Bytes)),
         Operation::Symlink { name, target } => {
-            let (name, target, caller) = (Name::from(name), Bytes::copy_from_slice(target), caller(&header, 0));
+            let (name, target, caller) =
+                (Name::from(name), Bytes::copy_from_slice(target), caller(&header, 0));
             run!(No, vfs.symlink(at, &name, target, caller).await.map(|view| made(at, name, view)))
         }
         Operation::Mknod { name, mode, rdev, umask } => {
@@ -147,7 +148,8 @@ pub(super) fn start<S: Source>(
                 _ => message.slice_ref(write.data),
             };
             let (handle, offset, kill) = (HandleId(write.handle), write.offset, write.kill_suid_sgid);
-            let source = if write.from_cache { vfs::vfs::WriteFrom::Pages } else { vfs::vfs::WriteFrom::Caller };
+            let source =
+                if write.from_cache { vfs::vfs::WriteFrom::Pages } else { vfs::vfs::WriteFrom::Caller };
             run!(No, vfs.write(handle, offset, bytes, source, kill).await.map(Answer::Written))
         }
         Operation::Flush { handle, lock_owner } => {
@@ -205,10 +207,20 @@ pub(super) fn start<S: Source>(
             Ok(Answer::Lock(found_lock(asked, found)))
         }),
         Operation::Setlk(asked) => {
-            run!(No, vfs.lock(HandleId(asked.handle), asked.owner, lock(&asked), false).await.map(|()| Answer::Done))
+            run!(
+                No,
+                vfs.lock(HandleId(asked.handle), asked.owner, lock(&asked), false)
+                    .await
+                    .map(|()| Answer::Done)
+            )
         }
         Operation::Setlkw(asked) => {
-            run!(Yes, vfs.lock(HandleId(asked.handle), asked.owner, lock(&asked), true).await.map(|()| Answer::Done))
+            run!(
+                Yes,
+                vfs.lock(HandleId(asked.handle), asked.owner, lock(&asked), true)
+                    .await
+                    .map(|()| Answer::Done)
+            )
         }
         Operation::Fallocate { handle, offset, length, mode } => run!(No, {
             let what = allocation(mode).ok_or(Errno::EOPNOTSUPP)?;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use vfs::file::{
-    Allocation, AttributeChanges, Attributes, FileId, Kind, Lock, LockFamily, LockKind, OpenFlags, SetTime, Time,
+    Allocation, AttributeChanges, Attributes, FileId, Kind, Lock, LockFamily, LockKind, OpenFlags, SetTime,
+    Time,
 };
 use vfs::table::{Believe, Ino};
 use vfs::vfs::View;
