@@ -63,7 +63,11 @@ fn run_steps(steps: &[(&str, Step)], filter: Option<&str>) -> Outcome {
 }
 
 fn unit(filter: Option<&str>, counted: &mut Vec<String>) -> Outcome {
-    let runner = if has_nextest() { cargo(["nextest", "run"]) } else { cargo(["test", "--no-fail-fast"]) };
+    let runner = if has_nextest() {
+        cargo(["nextest", "run", "--no-fail-fast"])
+    } else {
+        cargo(["test", "--no-fail-fast"])
+    };
     let runner = runner.args(["--workspace", "--exclude", "e2e"]).args(filter);
     let runner = if has_nextest() && filter.is_some() { runner.args(["--no-tests", "pass"]) } else { runner };
     runner.run_collecting(is_count, counted)
@@ -75,7 +79,15 @@ fn e2e(filter: Option<&str>, counted: &mut Vec<String>) -> Outcome {
     let runner = program("timeout").args(["--kill-after=10", E2E_SECONDS_MAX, "cargo"]);
     let runner = if has_nextest() {
         runner
-            .args(["nextest", "run", "--config-file", "crates/e2e/nextest.toml", "-p", "e2e"])
+            .args([
+                "nextest",
+                "run",
+                "--no-fail-fast",
+                "--config-file",
+                "crates/e2e/nextest.toml",
+                "-p",
+                "e2e",
+            ])
             .args(["--test-threads", E2E_THREADS])
             .args(filter)
     } else {

@@ -43,7 +43,8 @@ mod permission;
 mod places;
 mod procedures;
 mod replays;
-mod rpc;
+#[doc(hidden)]
+pub mod rpc;
 mod status;
 mod xdr;
 
