@@ -68,7 +68,7 @@ impl Machine {
     }
 
     /// Takes in what the agent tells of a directory.
-    pub fn changed(&self, changed: far::Changed) -> Option<Changed> {
+    pub fn changed(&self, changed: far::Changed) -> Changed {
         let far::Changed { directory, epoch, what, attributes } = changed;
         let what = match what {
             far::Change::Itself => vfs::source::Change::Itself,
@@ -79,15 +79,11 @@ impl Machine {
             far::Change::LeaseLost => vfs::source::Change::LeaseLost,
         };
         let attributes = attributes.map(|attributes| self.attributes(attributes));
-        Some(Changed { directory: directory.near(), epoch, what, attributes })
+        Changed { directory: directory.near(), epoch, what, attributes }
     }
 
     fn attributes(&self, attributes: far::Attributes) -> Attributes {
-        let shown: Attributes = attributes.near();
-        match self.owners {
-            Owners::Machine => shown,
-            Owners::One { uid, gid } => Attributes { uid, gid, ..shown },
-        }
+        show(attributes.near(), self.owners)
     }
 
     fn entry(&self, entry: far::Entry) -> Entry {
@@ -374,9 +370,7 @@ impl Events {
 impl EventSink for Events {
     fn changed(&self, changed: far::Changed) {
         let Some(vfs) = self.vfs.get() else { return };
-        if let Some(changed) = vfs.source().changed(changed) {
-            vfs.changed(changed);
-        }
+        vfs.changed(vfs.source().changed(changed));
     }
 
     fn leases_lost(&self) {

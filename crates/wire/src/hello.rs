@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{fnv1a, fnv1a_more};
+
 /// The oldest protocol version this build speaks.
 pub const VERSION_MIN: u16 = 1;
 /// The newest protocol version this build speaks.
@@ -42,25 +44,14 @@ pub mod capability {
 /// Changes whenever a source file that defines what goes over the stream changes, so that two builds of one version
 /// never take each other's bytes for something else. FNV-1a, 64 bits.
 pub const SCHEMA_HASH: u64 = {
-    let mut hash = 0xcbf2_9ce4_8422_2325;
-    hash = fnv1a(hash, include_bytes!("hello.rs"));
-    hash = fnv1a(hash, include_bytes!("frame.rs"));
-    hash = fnv1a(hash, include_bytes!("agent.rs"));
-    hash = fnv1a(hash, include_bytes!("agent/file.rs"));
-    hash = fnv1a(hash, include_bytes!("agent/name.rs"));
-    hash = fnv1a(hash, include_bytes!("agent/process.rs"));
+    let mut hash = fnv1a(include_bytes!("hello.rs"));
+    hash = fnv1a_more(hash, include_bytes!("frame.rs"));
+    hash = fnv1a_more(hash, include_bytes!("agent.rs"));
+    hash = fnv1a_more(hash, include_bytes!("agent/file.rs"));
+    hash = fnv1a_more(hash, include_bytes!("agent/name.rs"));
+    hash = fnv1a_more(hash, include_bytes!("agent/process.rs"));
     hash
 };
-
-const fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {
-    let mut i = 0;
-    while i < bytes.len() {
-        hash ^= bytes[i] as u64;
-        hash = hash.wrapping_mul(0x0000_0100_0000_01b3);
-        i += 1;
-    }
-    hash
-}
 
 /// Why two sides cannot talk.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
