@@ -262,21 +262,30 @@ impl Table {
 
     /// Where a node is. `ESTALE` when it has no name any more.
     pub fn place(&self, ino: Ino) -> Result<Place> {
-        let mut node = self.node(ino)?;
-        let id = node.id;
-        let mut at = ino;
+        self.place_by(ino, self.node(ino)?.names.first())
+    }
+
+    /// As [`Table::place`], or where the node was last. The source may still know what was meant there: a file that is
+    /// replaced while it is being opened is opened nevertheless.
+    pub fn last_place(&self, ino: Ino) -> Result<Place> {
+        let node = self.node(ino)?;
+        self.place_by(ino, node.names.first().or(node.lost.as_deref()))
+    }
+
+    fn place_by<'a>(&'a self, ino: Ino, mut name: Option<&'a (Ino, Name)>) -> Result<Place> {
         let mut names: Vec<&[u8]> = Vec::new();
+        let mut at = ino;
         while at != Ino::ROOT {
-            let (parent, name) = node.names.first().ok_or(Errno::ESTALE)?;
-            names.push(name);
+            let (parent, name_there) = name.ok_or(Errno::ESTALE)?;
+            names.push(name_there);
             if names.len() > DEPTH_MAX {
                 return Err(Errno::ELOOP);
             }
             at = *parent;
-            node = self.node(at)?;
+            name = self.node(at)?.names.first();
         }
         names.reverse();
-        Ok(Place { id, path: names.join(&b'/').into() })
+        Ok(Place { id: self.node(ino)?.id, path: names.join(&b'/').into() })
     }
 
     /// To be taken before the source is asked about names of `directory`.
@@ -454,6 +463,7 @@ impl Table {
             node.names.reserve_exact(1);
         }
         node.names.push((parent, name.clone()));
+        node.lost = None;
         for (parent, name) in stale {
             self.doubt_name(parent, &name);
         }
@@ -475,6 +485,7 @@ impl Table {
         self.touch(ino);
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.names.retain(|(p, n)| !(*p == parent && n == name));
+            node.lost = node.names.is_empty().then(|| Box::new((parent, name.clone())));
             node.seen = Seen::default();
             if cause == Cause::Elsewhere && node.lookups > 0 && node.directory.is_none() {
                 notices.push(Notice::Attributes(ino));

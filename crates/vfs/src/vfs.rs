@@ -193,11 +193,14 @@ impl<S: Source> Vfs<S> {
         self.table.lock().place(ino)
     }
 
-    /// The node by name, or, when it has none any more, by one of its handles.
+    /// The node by name, or, when it has none any more, by one of its handles, or else where it was last.
     fn target(&self, ino: Ino) -> Result<Target> {
-        match self.place(ino) {
-            Ok(place) => Ok(Target::Place(place)),
-            Err(errno) => self.any_handle(ino).map(Target::Handle).ok_or(errno),
+        if let Ok(place) = self.place(ino) {
+            return Ok(Target::Place(place));
+        }
+        match self.any_handle(ino) {
+            Some(handle) => Ok(Target::Handle(handle)),
+            None => self.table.lock().last_place(ino).map(Target::Place),
         }
     }
 

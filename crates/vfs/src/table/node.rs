@@ -90,6 +90,8 @@ pub(super) struct Node {
     pub(super) stamp: u64,
     /// Names by which the node was seen. The first serves for its path.
     pub(super) names: Vec<(Ino, Name)>,
+    /// The name it had last, while it has none.
+    pub(super) lost: Option<Box<(Ino, Name)>>,
     pub(super) lookups: u64,
     pub(super) opens: u32,
     /// Changes of content or attributes under way from here.
@@ -114,6 +116,7 @@ impl Node {
             seen,
             stamp: 0,
             names: Vec::new(),
+            lost: None,
             lookups: 0,
             opens: 0,
             writing: 0,

@@ -184,7 +184,7 @@ impl<S: Source> Vfs<S> {
             let table = self.table.lock();
             has_content(table.kind(ino)?)?;
             let known = table.attributes(ino, self.now())?;
-            (table.place(ino), table.stamp(ino)?, table.last_attributes(ino)?, table.has_pages(ino), known)
+            (table.last_place(ino), table.stamp(ino)?, table.last_attributes(ino)?, table.has_pages(ino), known)
         };
         let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
         let is_far = !self.near.load(Ordering::Relaxed);
