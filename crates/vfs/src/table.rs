@@ -227,6 +227,11 @@ impl Table {
         }
     }
 
+    /// A number that grows with every change of a node or a name, from here or as the source tells.
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
     /// The node with this identity.
     pub fn find(&self, id: FileId) -> Option<Ino> {
         self.by_id.get(&id).copied()

@@ -31,6 +31,7 @@ use crate::errno::{Errno, Result};
 use crate::file::Entry;
 use crate::source::{Changed, HandleId, Place, Source, Target};
 use crate::table::{Census, Ino, Limits, Moment, Notice, Table};
+use attributes::KnownSpace;
 use directories::OpenDirectory;
 use files::{FileState, OpenFile};
 
@@ -77,6 +78,8 @@ pub struct Vfs<S: Source> {
     directories: Mutex<HashMap<HandleId, Arc<OpenDirectory<S>>>>,
     /// What handles of one file share, while there is one.
     files: Mutex<HashMap<Ino, Arc<FileState>>>,
+    /// The space on each file system, by its device number.
+    spaces: Mutex<HashMap<u64, KnownSpace>>,
     next_handle: AtomicU64,
     /// Raised with every change that the source told, and every notice.
     told: AtomicU64,
@@ -98,6 +101,7 @@ impl<S: Source> Vfs<S> {
             handles: Mutex::default(),
             directories: Mutex::default(),
             files: Mutex::default(),
+            spaces: Mutex::default(),
             next_handle: AtomicU64::new(1),
             told: AtomicU64::new(0),
             unwritten: Arc::new(Semaphore::new(UNWRITTEN_BYTES_MAX)),

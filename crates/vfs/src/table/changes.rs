@@ -19,6 +19,7 @@ impl Table {
     /// A change of `directory` made from here is about to be sent. Give the ticket to [`Table::end_change`].
     pub fn begin_change(&mut self, directory: Ino) -> Result<Ticket> {
         self.directory_mut(directory)?.changes += 1;
+        self.clock += 1;
         self.ticket(directory)
     }
 
@@ -26,6 +27,7 @@ impl Table {
     /// else happened in the directory meanwhile.
     pub fn end_change(&mut self, directory: Ino, begun: Ticket) -> Ticket {
         let holds = self.holds(directory, begun);
+        self.clock += 1;
         let Ok(directory) = self.directory_mut(directory) else { return begun };
         directory.changes += 1;
         if holds { Ticket { changes: directory.changes, ..begun } } else { begun }

@@ -389,3 +389,26 @@ fn offsets_at_the_end_of_numbers_are_refused() {
         assert_eq!(mount.write(handle, i64::MAX as u64, b"xx").await, Err(Errno::EFBIG));
     });
 }
+
+#[test]
+fn the_space_of_a_far_file_system_is_asked_for_again_after_a_change() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"");
+        let asked = || mount.memory.calls("space");
+        let before = asked();
+        mount.vfs.space(Ino::ROOT).await.expect("told");
+        mount.vfs.space(Ino::ROOT).await.expect("known");
+        assert_eq!(asked() - before, 1);
+        let (_, handle) = open(&mount, "f", WRITE).await;
+        mount.write(handle, 0, b"full?").await.expect("taken");
+        mount.vfs.drain().await;
+        mount.vfs.space(Ino::ROOT).await.expect("told");
+        assert_eq!(asked() - before, 2, "a write takes space");
+        mount.vfs.remove(Ino::ROOT, b"f", Removal::Other).await.expect("removed");
+        mount.vfs.space(Ino::ROOT).await.expect("told");
+        assert_eq!(asked() - before, 3, "a removal gives it back");
+        mount.vfs.set_round_trip(std::time::Duration::ZERO);
+        mount.vfs.space(Ino::ROOT).await.expect("told");
+        assert_eq!(asked() - before, 4, "a near one is always asked");
+    });
+}

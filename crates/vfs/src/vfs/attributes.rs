@@ -1,12 +1,30 @@
 //! Attributes, extended attributes, space.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use super::Vfs;
 use crate::errno::{Errno, Result};
 use crate::file::{AttributeChanges, Attributes, Entry, SetTime, Space, XattrMode};
 use crate::source::{HandleId, Source, Target};
-use crate::table::{Believe, Ino, Write};
+use crate::table::{Believe, Ino, Moment, Write};
+
+/// For how long what a far source said of its space is given again: others fill the disk too, but few look twice in so
+/// short a time.
+const SPACE_MS: u64 = 5_000;
+
+/// Of how many file systems of one mount the space is known.
+const FILE_SYSTEMS_MAX: usize = 64;
+
+/// What a file system said of its space.
+#[derive(Debug)]
+pub(super) struct KnownSpace {
+    space: Space,
+    at: Moment,
+    /// The table's clock before it was asked.
+    clock: u64,
+}
 
 /// What attributes are asked of or set on: a node, through an open handle where the caller has one.
 #[derive(Clone, Copy, Debug)]
@@ -122,11 +140,31 @@ impl<S: Source> Vfs<S> {
         self.checked(ino, if is_same { Ok(()) } else { Err(Errno::ESTALE) })
     }
 
-    /// `statfs(2)`.
+    /// `statfs(2)`. Of a far source, what it said up to five seconds ago unless something has changed since, as far as is
+    /// known here: programs that walk a tree ask for the type of its file system again and again.
     pub async fn space(&self, ino: Ino) -> Result<Space> {
-        // A node without a name is on some file system of the mount: the root's is the best guess.
-        let place = self.place(ino).or_else(|_| self.place(Ino::ROOT))?;
-        self.source.space(place).await
+        let (device, clock, place) = {
+            let table = self.table.lock();
+            // A node without a name is on some file system of the mount: the root's is the best guess.
+            let ino = if table.place(ino).is_ok() { ino } else { Ino::ROOT };
+            (table.id(ino)?.device, table.clock(), table.place(ino)?)
+        };
+        let is_far = !self.near.load(Ordering::Relaxed);
+        let at = self.now();
+        if is_far
+            && let Some(known) = self.spaces.lock().get(&device)
+            && known.clock == clock
+            && at.0.saturating_sub(known.at.0) < SPACE_MS
+        {
+            return Ok(known.space);
+        }
+        let space = self.source.space(place).await?;
+        let mut spaces = self.spaces.lock();
+        if spaces.len() >= FILE_SYSTEMS_MAX {
+            spaces.clear();
+        }
+        spaces.insert(device, KnownSpace { space, at, clock });
+        Ok(space)
     }
 
     /// `lgetxattr(2)`.
