@@ -80,6 +80,8 @@ pub struct Vfs<S: Source> {
     files: Mutex<HashMap<Ino, Arc<FileState>>>,
     /// The space on each file system, by its device number.
     spaces: Mutex<HashMap<u64, KnownSpace>>,
+    /// Handles that the kernel has given up and the source has not been told of.
+    closing: Mutex<Vec<HandleId>>,
     next_handle: AtomicU64,
     /// Raised with every change that the source told, and every notice.
     told: AtomicU64,
@@ -102,6 +104,7 @@ impl<S: Source> Vfs<S> {
             directories: Mutex::default(),
             files: Mutex::default(),
             spaces: Mutex::default(),
+            closing: Mutex::default(),
             next_handle: AtomicU64::new(1),
             told: AtomicU64::new(0),
             unwritten: Arc::new(Semaphore::new(UNWRITTEN_BYTES_MAX)),

@@ -191,7 +191,7 @@ async fn run(Run { seed, rounds, edits, idle_nodes }: Run) -> Vec<[usize; 4]> {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
 }
 
 proptest! {

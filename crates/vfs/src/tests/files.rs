@@ -268,8 +268,9 @@ fn a_file_whose_pages_the_kernel_has_opens_without_a_wait() {
         assert!(opened.keep_pages);
         gate.reached().await;
         gate.release();
+        mount.vfs.drain().await;
         settle().await;
-        assert_eq!(mount.memory.open_handles(), 1);
+        assert_eq!(mount.memory.open_handles(), 1, "the one before is closed");
     });
 }
 

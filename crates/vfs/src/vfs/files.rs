@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -19,6 +20,10 @@ use crate::table::{Believe, Ino, Notice, Stamp, Write};
 
 /// A file up to this size comes whole with the reply that opens it.
 const INLINE_BYTES_MAX: u32 = 128 << 10;
+
+/// For how long the closing of a file that was only read waits for company: too short for anybody who looks at what is
+/// open on the machine, and long enough for a dozen small files.
+const CLOSE_TOGETHER: Duration = Duration::from_millis(2);
 
 /// Where files end at the latest: the kernel's `loff_t` is signed.
 const OFFSET_MAX: u64 = i64::MAX as u64;
@@ -82,6 +87,8 @@ pub(super) struct OpenFile {
     pub(super) flags: OpenFlags,
     /// Whether the source has opened it; what was assumed may turn out wrong.
     pub(super) opening: Arc<Awaited<Result<()>>>,
+    /// A `flock(2)` was taken through it, and ends with it.
+    pub(super) flocked: AtomicBool,
     reading: Mutex<Reading>,
     told: Mutex<Told>,
 }
@@ -173,7 +180,8 @@ impl<S: Source> Vfs<S> {
         let file = self.hold(ino, Holder { handle, writes: flags.write, opening: opening.clone() });
         self.table.lock().opened(ino);
         let told = Mutex::new(file.behind.told());
-        let open = Arc::new(OpenFile { handle, file, flags, opening, reading: Mutex::default(), told });
+        let (flocked, reading) = (AtomicBool::new(false), Mutex::default());
+        let open = Arc::new(OpenFile { handle, file, flags, opening, flocked, reading, told });
         self.handles.lock().insert(handle, open.clone());
         open
     }
@@ -184,7 +192,13 @@ impl<S: Source> Vfs<S> {
             let table = self.table.lock();
             has_content(table.kind(ino)?)?;
             let known = table.attributes(ino, self.now())?;
-            (table.last_place(ino), table.stamp(ino)?, table.last_attributes(ino)?, table.has_pages(ino), known)
+            (
+                table.last_place(ino),
+                table.stamp(ino)?,
+                table.last_attributes(ino)?,
+                table.has_pages(ino),
+                known,
+            )
         };
         let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
         let is_far = !self.near.load(Ordering::Relaxed);
@@ -442,15 +456,51 @@ impl<S: Source> Vfs<S> {
     /// The kernel has closed the last descriptor of the handle.
     pub fn release(self: &Arc<Self>, handle: HandleId) {
         let Some(open) = self.handles.lock().remove(&handle) else { return };
+        if open.was_only_read() {
+            self.unregister(&open);
+            self.close_soon(handle);
+            return;
+        }
         let vfs = self.clone();
         tokio::spawn(async move {
             let opened = open.opening.get().await.is_ok();
             open.file.behind.caught_up().await;
             vfs.unregister(&open);
-            if opened && let Err(errno) = vfs.source.close(handle).await {
-                tracing::warn!(handle = handle.0, %errno, "close at the source failed after the kernel's");
+            if opened {
+                vfs.close(handle).await;
             }
         });
+    }
+
+    async fn close(&self, handle: HandleId) {
+        if let Err(errno) = self.source.close(handle).await {
+            tracing::warn!(handle = handle.0, %errno, "close at the source failed after the kernel's");
+        }
+    }
+
+    /// Closes the handle together with others that are given up meanwhile: nobody waits for it, and one by one these
+    /// requests cost a reader of many files as much as the opening does.
+    fn close_soon(self: &Arc<Self>, handle: HandleId) {
+        let is_first = {
+            let mut closing = self.closing.lock();
+            closing.push(handle);
+            closing.len() == 1
+        };
+        if !is_first {
+            return;
+        }
+        let vfs = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CLOSE_TOGETHER).await;
+            vfs.close_now();
+        });
+    }
+
+    fn close_now(self: &Arc<Self>) {
+        for handle in std::mem::take(&mut *self.closing.lock()) {
+            let vfs = self.clone();
+            tokio::spawn(async move { vfs.close(handle).await });
+        }
     }
 
     fn unregister(&self, open: &OpenFile) {
@@ -467,7 +517,8 @@ impl<S: Source> Vfs<S> {
     }
 
     /// Waits until everything taken from writers is at the source. For an unmount.
-    pub async fn drain(&self) {
+    pub async fn drain(self: &Arc<Self>) {
+        self.close_now();
         loop {
             let busy = self.files.lock().values().find(|file| !file.behind.is_idle()).cloned();
             match busy {
@@ -481,6 +532,13 @@ impl<S: Source> Vfs<S> {
 impl OpenFile {
     pub(super) fn ino(&self) -> Ino {
         self.file.ino
+    }
+
+    /// Whether closing it changes nothing that anybody may wait for.
+    fn was_only_read(&self) -> bool {
+        let is_open = matches!(self.opening.now(), Some(Ok(())));
+        let is_locked = self.file.locked.load(Ordering::Acquire) || self.flocked.load(Ordering::Acquire);
+        is_open && !self.flags.write && !is_locked
     }
 
     fn behind_failure(&self) -> Result<()> {

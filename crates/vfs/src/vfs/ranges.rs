@@ -55,6 +55,9 @@ impl<S: Source> Vfs<S> {
         if lock.family == LockFamily::Posix && lock.kind != LockKind::Unlocked {
             open.file.locked.store(true, Ordering::Release);
         }
+        if lock.family == LockFamily::Flock {
+            open.flocked.store(true, Ordering::Release);
+        }
         self.source.lock(handle, owner, lock, wait).await
     }
 
