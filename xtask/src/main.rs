@@ -4,7 +4,9 @@
 //! how anything works inside: it runs programs in an order, and stops at the first that fails.
 
 mod build;
+mod deny;
 mod dist;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -23,6 +25,9 @@ cargo xtask TASK
   demo                  builds Stead and gives the tour
   bench mount           this mount, the local disk and sshfs side by side
         --quick  --rtt MS[,MS]  --rows NAME[,NAME]
+  fuzz [TARGET]         feeds nonsense to everything that decodes bytes from outside; stops at the first crash of each
+        --seconds N     for how long, each; 60 by default
+  deny                  licences, sources and duplicates of what Stead is made of
   dist                  packs a release into target/dist
   docs                  regenerates docs/cli.md and docs/api.md
 ";
@@ -40,6 +45,8 @@ fn main() -> ExitCode {
         ["test", filter] => test::all(Some(filter)),
         ["demo", rest @ ..] => demo(rest),
         ["bench", rest @ ..] => bench(rest),
+        ["fuzz", rest @ ..] => fuzz::fuzz(rest),
+        ["deny"] => deny::deny(),
         ["dist"] => dist::dist(),
         ["docs"] => docs(),
         ["help" | "--help" | "-h"] => {

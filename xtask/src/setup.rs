@@ -37,14 +37,29 @@ pub fn setup() -> Outcome {
         );
     }
     for (name, version) in SUITES {
-        install_suite(name, version)?;
+        tool(name, version)?;
     }
     Ok(())
 }
 
-/// Where the suites are installed.
-pub fn suites() -> PathBuf {
+/// Where suites and tools are installed.
+pub fn tools() -> PathBuf {
     run::target().join("tools")
+}
+
+/// The path of a program of crates.io in this very version, which is built if it is not there.
+pub fn tool(name: &str, version: &str) -> Outcome<PathBuf> {
+    let (root, path) = (tools(), tools().join("bin").join(name));
+    let record = std::fs::read_to_string(root.join(".crates.toml")).unwrap_or_default();
+    if record.contains(&format!("\"{name} {version} ")) && path.is_file() {
+        return Ok(path);
+    }
+    cargo(["install", "--quiet", "--locked", "--force", "--root"])
+        .arg(&root)
+        .arg(format!("{name}@{version}"))
+        .env("CARGO_TARGET_DIR", root.join("build"))
+        .run()?;
+    Ok(path)
 }
 
 fn missing_packages() -> Vec<&'static str> {
@@ -79,17 +94,4 @@ fn install(packages: &[&str]) -> Outcome {
 
 fn apt() -> run::Program {
     program("apt-get").args(["-q", "-o", "Acquire::Retries=3"]).env("DEBIAN_FRONTEND", "noninteractive")
-}
-
-fn install_suite(name: &str, version: &str) -> Outcome {
-    let record = std::fs::read_to_string(suites().join(".crates.toml")).unwrap_or_default();
-    if record.contains(&format!("\"{name} {version} ")) && suites().join("bin").join(name).is_file() {
-        return Ok(());
-    }
-    let root = suites();
-    cargo(["install", "--quiet", "--locked", "--force", "--root"])
-        .arg(&root)
-        .arg(format!("{name}@{version}"))
-        .env("CARGO_TARGET_DIR", root.join("build"))
-        .run()
 }

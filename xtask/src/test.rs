@@ -101,7 +101,7 @@ fn e2e(filter: Option<&str>, counted: &mut Vec<String>) -> Outcome {
         Some(chosen) => runner.env("STEAD_BIN", chosen),
         None => runner.env("STEAD_BIN", target().join("release/stead")),
     };
-    runner.env("STEAD_TOOLS", setup::suites()).run_collecting(is_count, counted)
+    runner.env("STEAD_TOOLS", setup::tools()).run_collecting(is_count, counted)
 }
 
 fn has_nextest() -> bool {

@@ -10,6 +10,8 @@ use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use wire::agent::file::Caller;
 
+use crate::log::log;
+
 /// What an agent needs to act for others.
 const NEEDED: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::SETGID)
@@ -61,7 +63,9 @@ pub(crate) struct Privilege {
 
 impl Privilege {
     pub fn of_this_process() -> Privilege {
-        let sets = rustix::thread::capabilities(None).ok();
+        let sets = rustix::thread::capabilities(None)
+            .inspect_err(|errno| log(format_args!("taken for unprivileged: {errno}")))
+            .ok();
         let sets =
             sets.filter(|sets| rustix::process::geteuid().is_root() && sets.effective.contains(NEEDED));
         Privilege { sets }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use wire::agent::file::{Entry, FileId, Kind, Place};
+use wire::agent::file::{Entry, FileId, Kind, LastLink, Place};
 use wire::agent::name::{Name, RelativePath};
 
 use crate::clock::Clock;
@@ -70,13 +70,7 @@ impl Export {
         descriptors: &Descriptors,
     ) -> Result<(Export, Entry), Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = if path.starts_with(b"/") {
-            rustix::fs::openat(CWD, path, flags, Mode::empty())?
-        } else {
-            let home = rustix::fs::openat(CWD, home, flags, Mode::empty())?;
-            let path = if path.is_empty() { b"." } else { path };
-            rustix::fs::openat(home, path, flags, Mode::empty())?
-        };
+        let root = open_from(home, path, flags)?;
         // Naming a directory takes no right to it, but nothing beneath it is reached without the right to search it.
         rustix::fs::openat(&root, c".", flags, Mode::empty())?;
         let entry = stat::entry_of_path(&root)?;
@@ -94,6 +88,22 @@ impl Export {
             no_openat2: AtomicBool::new(false),
         };
         Ok((export, entry))
+    }
+
+    /// What is at `path`, absolute or from `home`, as any program would find it, and where that is beneath the root;
+    /// `EXDEV` if it is not.
+    pub fn locate(&self, path: &[u8], home: &[u8], last: LastLink) -> Result<(RelativePath, Entry), Errno> {
+        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+        flags.set(OFlags::NOFOLLOW, last == LastLink::Kept);
+        let file = open_from(home, path, flags)?;
+        let entry = stat::entry_of_path(&file)?;
+        let found = rustix::fs::readlink(stat::proc_path(&file), Vec::new())?.into_bytes();
+        let path = beneath(&self.path, &found).ok_or(Errno::XDEV)?;
+        let path = RelativePath::new(path).map_err(|_| Errno::NAMETOOLONG)?;
+        if entry.attributes.kind == Kind::Directory {
+            lock(&self.directories).insert(entry.id, Arc::new(file));
+        }
+        Ok((path, entry))
     }
 
     /// An `O_PATH` descriptor of the directory at `place`.
@@ -236,6 +246,27 @@ impl Export {
             }
         }
         Err(Errno::AGAIN)
+    }
+}
+
+/// Opens a path, absolute or from `home`.
+fn open_from(home: &[u8], path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    if path.starts_with(b"/") {
+        return rustix::fs::openat(CWD, path, flags, Mode::empty());
+    }
+    let searched = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let home = rustix::fs::openat(CWD, home, searched, Mode::empty())?;
+    let path = if path.is_empty() { b"." } else { path };
+    rustix::fs::openat(home, path, flags, Mode::empty())
+}
+
+/// The rest of `path` behind `root`, both absolute and without symlinks; none if it is elsewhere.
+fn beneath<'a>(root: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
+    let root = root.strip_suffix(b"/").unwrap_or(root);
+    let rest = path.strip_prefix(root)?;
+    match rest.strip_prefix(b"/") {
+        None if rest.is_empty() => Some(rest),
+        rest => rest,
     }
 }
 

@@ -72,6 +72,7 @@ impl Session {
         use FileRequest as F;
         match request {
             F::Attach { path, read_only } => self.attach(&path, read_only).into(),
+            F::Locate { path, last } => self.locate(&path, last).into(),
             F::Lookup { directory, name } => self.lookup(&directory, &name).into(),
             F::Stat { target } => self
                 .find(&target)

@@ -163,6 +163,7 @@ pub(crate) fn pass_of(request: &FileRequest) -> Pass {
         F::CopyRange { from, to, .. } if from == to => [Some((*to, Access::Alone)), None],
         F::CopyRange { from, to, .. } => [Some((*from, Access::Shared)), Some((*to, Access::Alone))],
         F::Attach { .. }
+        | F::Locate { .. }
         | F::Lookup { .. }
         | F::ReadLink { .. }
         | F::Symlink { .. }

@@ -362,6 +362,7 @@ impl Leases {
     fn lose_all(&self, table: &mut Table) {
         if let Some(inotify) = &self.inotify {
             for watch in table.by_watch.keys() {
+                // The kernel has removed it itself if the directory is gone.
                 let _ = inotify::remove_watch(inotify, *watch);
             }
         }

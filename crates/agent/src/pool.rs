@@ -114,14 +114,12 @@ impl<J> Pool<J> {
         self.full.store(state.threads >= WORKERS_MAX, Ordering::Relaxed);
     }
 
-    /// Drops what is queued and sends the threads away.
-    pub fn close(&self) {
+    /// Sends the threads away. Gives what was queued, which they will not do.
+    pub fn close(&self) -> VecDeque<J> {
         let mut state = lock(&self.state);
         state.closed = true;
-        let dropped = std::mem::take(&mut state.queue);
         self.work.notify_all();
-        drop(state);
-        drop(dropped);
+        std::mem::take(&mut state.queue)
     }
 
     /// Waits until the threads are gone, but no longer than `timeout`.

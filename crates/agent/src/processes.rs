@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::termios::Winsize;
 use rustix::time::Timespec;
 use wire::agent::process::{ExitStatus, Output, ProcessId, ProcessReply, ProcessRequest, TerminalSize};
@@ -152,6 +153,18 @@ impl Running {
         }
     }
 
+    /// Ends a process whose child's handle is lost, so that no zombie stays.
+    fn kill_and_reap(&self) {
+        let mut state = lock(&self.state);
+        let Some(pid) = Pid::from_raw(self.pid.cast_signed()) else { return };
+        // Fails only when it has ended already, and then there is only the reaping left.
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        if let Err(errno) = rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
+            log(format_args!("could not wait for process {}: {errno}", self.pid));
+        }
+        state.reaped = true;
+    }
+
     fn wake(&self) {
         // The counter is far from its limit: the write cannot fail.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -204,9 +217,9 @@ impl Session {
                 let running = mover.running.clone();
                 match thread.spawn(move || mover.run(&stream, id, process, child)) {
                     Ok(_) => Outcome::Later,
-                    Err(_) => {
-                        // The child went with the closure, unwaited for; nothing can be done but to kill it.
-                        let _ = running.signal(libc::SIGKILL);
+                    Err(error) => {
+                        log(format_args!("no thread for process {}: {error}", running.pid));
+                        running.kill_and_reap();
                         self.processes.remove(process);
                         Errno::AGAIN.into()
                     }
@@ -359,6 +372,7 @@ impl Mover {
         // An interrupted wait is a short one.
         let _ = poll(&mut polled, timeout.as_ref());
         let mut counter = [0; 8];
+        // Takes a wake-up back; mostly there is none.
         let _ = rustix::io::read(&self.running.wake, &mut counter);
     }
 

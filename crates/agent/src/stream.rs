@@ -496,7 +496,12 @@ impl Stream {
         self.lead.wake();
         self.output.flush(END_TIMEOUT);
         self.output.close();
-        self.pool.close();
+        for work in self.pool.close() {
+            // A wait that nobody ends would take its lock in the name of a session that is gone.
+            if let Work::Interrupt(wait) = work {
+                wait.interrupt();
+            }
+        }
         self.pool.wait_until_gone(END_TIMEOUT);
     }
 }

@@ -158,11 +158,13 @@ impl Watch {
         // An interrupted wait is a short one.
         let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN), events], Some(&timespec(ALIVE_LOOK)));
         let mut counter = [0; 8];
+        // Takes a wake-up back; mostly there is none.
         let _ = rustix::io::read(&*self.wake, &mut counter);
     }
 
     /// Rests, unless the client says something, which is left for the next wait to see.
     fn rest(&self) {
+        // An interrupted rest is a short one.
         let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], Some(&timespec(PAGE_PAUSE)));
     }
 

@@ -2,15 +2,17 @@
 //!
 //! A [`Client`] is one connection, which any number of threads may use. Requests may be under way together:
 //! [`Client::send`] gives a [`Ticket`], and [`Client::wait`] takes it for the answer. Of the threads that wait, one
-//! reads, for all of them. It also puts prompts to the terminal; other notifications are kept in order for
-//! [`Client::take_notification`].
+//! reads, for all of them, unless a thread does nothing else ([`Client::reader`]). It also puts prompts to the
+//! terminal; other notifications are kept in order for [`Client::take_notification`].
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -45,13 +47,13 @@ pub struct Client {
     stream: UnixStream,
     prompter: Prompter,
     peer: Option<rustix::process::Pid>,
+    /// The daemon has closed its end.
+    is_gone: AtomicBool,
     /// Held while one line is written.
     writing: Mutex<()>,
     /// Held while something is read; taken before `state`.
     input: Mutex<Input>,
     state: Mutex<State>,
-    /// Something has been read, or nobody reads any more.
-    news: Condvar,
 }
 
 struct Input {
@@ -62,7 +64,8 @@ struct Input {
 #[derive(Default)]
 struct State {
     last_id: u64,
-    waiting: HashSet<u64>,
+    /// Requests without an answer, and who sleeps until there is one.
+    waiting: HashMap<u64, Option<Thread>>,
     answers: HashMap<u64, std::result::Result<Value, ErrorObject>>,
     notifications: VecDeque<ServerNotification>,
     is_read: bool,
@@ -70,11 +73,45 @@ struct State {
     ended: Option<Error>,
 }
 
+impl State {
+    /// Nothing more will arrive: whoever waits is told.
+    fn end(&mut self, error: Error) {
+        self.ended = Some(error);
+        self.waiting.drain().filter_map(|(_, sleeper)| sleeper).for_each(|sleeper| sleeper.unpark());
+    }
+
+    /// Wakes somebody who waits, to read for the others.
+    fn wake_a_reader(&self) {
+        if let Some(sleeper) = self.waiting.values().flatten().next() {
+            sleeper.unpark();
+        }
+    }
+}
+
 /// A request under way, to be waited for.
 #[derive(Debug)]
 pub struct Ticket<M> {
     id: u64,
     method: PhantomData<M>,
+}
+
+/// The duty to read for all who wait.
+#[must_use = "those who wait are answered by nobody else"]
+pub struct Reader<'a> {
+    client: &'a Client,
+}
+
+impl Reader<'_> {
+    /// Reads until the connection has ended.
+    pub fn run(self) {
+        loop {
+            if let Err(error) = self.client.receive() {
+                let mut state = lock(&self.client.state);
+                state.is_read = false;
+                return state.end(error);
+            }
+        }
+    }
 }
 
 impl Client {
@@ -112,20 +149,24 @@ impl Client {
             stream,
             prompter,
             peer: None,
+            is_gone: AtomicBool::new(false),
             writing: Mutex::new(()),
             input: Mutex::new(Input { decoder: LineDecoder::new(), buffer: vec![0; READ_BYTES] }),
             state: Mutex::default(),
-            news: Condvar::new(),
         }
     }
 
-    /// Agrees on a version. Without it the daemon may not understand what it is asked.
-    pub fn agree(self) -> Result<Client> {
+    /// Agrees on a version. Without it the daemon may not understand what it is asked. None if it has ended without a
+    /// word: it was about to when it was connected to, and has done nothing.
+    pub fn agree(self) -> Result<Option<Client>> {
         self.limit_waits(Some(HELLO_DEADLINE))?;
-        let welcome = self.call(Hello::ours())?;
+        let welcome = match self.call(Hello::ours()) {
+            Err(_) if self.is_gone.load(Ordering::Relaxed) => return Ok(None),
+            welcome => welcome?,
+        };
         welcome.check()?;
         self.limit_waits(None)?;
-        Ok(self)
+        Ok(Some(self))
     }
 
     /// The daemon's process.
@@ -151,7 +192,7 @@ impl Client {
             let mut state = lock(&self.state);
             state.last_id += 1;
             let id = state.last_id;
-            state.waiting.insert(id);
+            state.waiting.insert(id, None);
             id
         };
         let line = Request { id: RequestId::Number(id), call: params.into() }.to_line();
@@ -173,7 +214,11 @@ impl Client {
                 return Err(error.clone());
             }
             if state.is_read {
-                state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.waiting.insert(ticket.id, Some(std::thread::current()));
+                drop(state);
+                // May end early; what it waits for is looked at again.
+                std::thread::park();
+                state = lock(&self.state);
                 continue;
             }
             state.is_read = true;
@@ -182,16 +227,33 @@ impl Client {
             state = lock(&self.state);
             state.is_read = false;
             if let Err(error) = read {
-                state.ended = Some(error);
+                state.end(error);
             }
-            self.news.notify_all();
         };
+        if !state.is_read {
+            state.wake_a_reader();
+        }
         drop(state);
         let value = outcome.map_err(Error::from)?;
         serde_json::from_value(value).map_err(|error| {
             let message = format!("the daemon's answer to {} is not one: {error}", M::NAME);
             Error::new(ErrorKind::Failure, message).hint("stead daemon restart")
         })
+    }
+
+    /// Takes the reading over from those who wait, for a thread that does nothing else. Nobody may be waiting yet.
+    ///
+    /// A thread that writes does not read; and the daemon takes no more requests from a client that does not read its
+    /// answers. So where several threads write much, one has to read all the time.
+    pub fn reader(&self) -> Reader<'_> {
+        lock(&self.state).is_read = true;
+        Reader { client: self }
+    }
+
+    /// Ends the connection, and with it all that waits for an answer.
+    pub fn hang_up(&self) {
+        // One that has ended already is as good.
+        let _ended = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
     /// Says something that is not answered.
@@ -236,7 +298,7 @@ impl Client {
             }
         };
         match count {
-            Ok(0) => Err(gone("it closed the connection")),
+            Ok(0) => Err(self.gone("it closed the connection")),
             Ok(count) => {
                 input.decoder.push(&input.buffer[..count]);
                 Ok(())
@@ -245,7 +307,7 @@ impl Client {
                 Err(Error::new(ErrorKind::TimedOut, "the daemon does not answer")
                     .hint("stead daemon restart"))
             }
-            Err(error) => Err(gone(&reason(&error))),
+            Err(error) => Err(self.gone(&reason(&error))),
         }
     }
 
@@ -269,8 +331,11 @@ impl Client {
             ServerMessage::Response(Response { id, outcome }) => {
                 let mut state = lock(&self.state);
                 match id {
-                    Some(RequestId::Number(id)) if state.waiting.remove(&id) => {
+                    Some(RequestId::Number(id)) if state.waiting.contains_key(&id) => {
                         state.answers.insert(id, outcome);
+                        if let Some(sleeper) = state.waiting.remove(&id).flatten() {
+                            sleeper.unpark();
+                        }
                     }
                     // An answer to nothing: only an error says why the daemon could not even read the question.
                     _ => drop(outcome.map_err(Error::from)?),
@@ -296,7 +361,12 @@ impl Client {
 
     fn write(&self, line: &[u8]) -> Result<()> {
         let _one_line = lock(&self.writing);
-        (&self.stream).write_all(line).map_err(|error| gone(&reason(&error)))
+        (&self.stream).write_all(line).map_err(|error| self.gone(&reason(&error)))
+    }
+
+    fn gone(&self, why: &str) -> Error {
+        self.is_gone.store(true, Ordering::Relaxed);
+        Error::new(ErrorKind::Failure, format!("the daemon went away: {why}")).hint("stead daemon logs")
     }
 }
 
@@ -313,10 +383,6 @@ impl AsFd for Client {
 
 fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-}
-
-fn gone(why: &str) -> Error {
-    Error::new(ErrorKind::Failure, format!("the daemon went away: {why}")).hint("stead daemon logs")
 }
 
 fn not_understood(why: &str) -> Error {

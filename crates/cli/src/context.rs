@@ -81,7 +81,7 @@ impl Context {
         let Some(client) = Client::connect(&self.paths()?, self.prompter)? else {
             return Ok(None);
         };
-        client.agree().map(Some)
+        client.agree()
     }
 
     /// Reads `MACHINE/path` as a person writes it.

@@ -1,5 +1,6 @@
 //! Interrupts as something to wait for.
 
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
@@ -22,6 +23,14 @@ impl Interrupt {
             signal_hook::low_level::pipe::register(signal, write).map_err(could_not)?;
         }
         Ok(Interrupt(read))
+    }
+
+    /// Takes note of the interrupts so far: it is readable again after the next one.
+    pub fn clear(&self) -> Result<()> {
+        // More than anybody sends before it is looked at; the rest is another interrupt.
+        let mut interrupts = [0; 64];
+        let read = (&self.0).read(&mut interrupts);
+        read.map(drop).map_err(|error| Error::io("could not watch for interrupts", &error))
     }
 }
 

@@ -29,7 +29,7 @@ use wire::api::{ErrorKind, ErrorObject};
 use wire::worker::Dial;
 
 use crate::owner::{Event, OwnerHandle};
-use crate::prompt::Ticket;
+use crate::prompt::{Prompter, Ticket};
 
 /// How long a connection without users is kept, so that a series of commands opens it once.
 pub const IDLE_GRACE: Duration = Duration::from_secs(10);
@@ -67,10 +67,30 @@ pub trait Connector: Send + Sync + 'static {
     fn connect(&self, request: ConnectRequest) -> Later<'static, Result<Arc<dyn Link>, ErrorObject>>;
 }
 
+/// A command that waits for something of a machine.
+#[derive(Debug)]
+pub struct Attendant {
+    /// In whose environment a login for it runs.
+    pub caller: Caller,
+    /// Who can be asked for a password; none when nobody can.
+    pub prompter: Option<Prompter>,
+}
+
+impl Attendant {
+    /// A command of `caller`'s. It waits as long as this is kept.
+    pub fn new(caller: &Caller, prompter: Option<Prompter>) -> Arc<Attendant> {
+        Arc::new(Attendant { caller: caller.clone(), prompter })
+    }
+}
+
 /// An open link. The last handle to go closes it.
 pub trait Link: Send + Sync + 'static {
     /// How a worker gets a stream to the machine's agent through this link.
     fn dial(&self) -> Dial;
+
+    /// Makes known who waits for what is opened through this link. As long as `attendant` is there, a login that becomes
+    /// necessary for it may ask that client; when nobody is, it asks nobody. A link without logins has no use for it.
+    fn attend(&self, _attendant: &Arc<Attendant>) {}
 
     /// Opens a session of its own with the machine's agent.
     fn open(&self) -> Later<'_, Result<Connection, ErrorObject>>;

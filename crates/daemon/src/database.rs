@@ -9,6 +9,9 @@
 //! | `counter(noun, last)` | the last number given to a noun, so that no id is used twice |
 //! | `mount(id, record)` | one row for each mount, as JSON of [`MountRow`] |
 
+use std::fs::{OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -55,6 +58,15 @@ pub enum DatabaseError {
         /// Why.
         #[source]
         source: rusqlite::Error,
+    },
+    /// The file could not be made, or not made private.
+    #[error("could not open the database `{}`", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// It was written by a later version.
     #[error("the database `{}` has version {found}, and this stead knows {known}", path.display())]
@@ -146,6 +158,7 @@ impl Database {
 impl File {
     fn open(path: &Path) -> Result<File, DatabaseError> {
         let failed = |source| DatabaseError::Sqlite { path: path.to_owned(), source };
+        make_private(path).map_err(|source| DatabaseError::File { path: path.to_owned(), source })?;
         let mut connection = Connection::open(path).map_err(failed)?;
         // What was committed survives the death of the daemon; after a power cut there are no mounts to know about.
         let setup = || -> rusqlite::Result<()> {
@@ -207,6 +220,21 @@ impl File {
     }
 }
 
+/// Makes the file, or narrows what is there, before SQLite opens it: SQLite makes its other files with the mode of this
+/// one, and leaves those that are there as they are.
+fn make_private(path: &Path) -> io::Result<()> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::set_permissions(&name, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn migrate(path: &Path, connection: &mut Connection) -> Result<(), DatabaseError> {
     let failed = |source| DatabaseError::Sqlite { path: path.to_owned(), source };
     let known = MIGRATIONS.len() as i64;
@@ -266,6 +294,33 @@ mod tests {
         database.remove_mount(MountId::new(7)).await.unwrap();
         drop(database);
         assert_eq!(Database::open(&path).unwrap().last_mount().await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn its_files_are_private_also_those_that_were_not() {
+        let modes = |dir: &Path| {
+            let mut modes: Vec<_> = std::fs::read_dir(dir)
+                .unwrap()
+                .map(|entry| entry.unwrap())
+                .map(|entry| (entry.file_name(), entry.metadata().unwrap().permissions().mode() & 0o7777))
+                .collect();
+            modes.sort();
+            modes
+        };
+        let private = ["db", "db-shm", "db-wal"].map(|name| (name.into(), 0o600));
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("db");
+        let database = Database::open(&path).unwrap();
+        database.put_mount(row(1)).await.unwrap();
+        assert_eq!(modes(scratch.path()), private);
+        for (name, _) in &private {
+            let wide = Permissions::from_mode(0o644);
+            std::fs::set_permissions(scratch.path().join(name), wide).unwrap();
+        }
+        // A second handle, so that the files are not removed with the last one.
+        let again = Database::open(&path).unwrap();
+        assert_eq!(again.mounts().await.unwrap(), [row(1)]);
+        assert_eq!(modes(scratch.path()), private);
     }
 
     #[test]

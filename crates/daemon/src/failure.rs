@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::io;
 
+use remote::client::CallError;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::worker::WorkerError;
 
@@ -43,6 +44,21 @@ pub fn kind_of(error: &io::Error) -> ErrorKind {
 /// A failure whose kind follows from the system's error: `{what}: {error}`.
 pub fn from_io(what: &str, error: &io::Error) -> ErrorObject {
     ErrorObject::new(kind_of(error), format!("{what}: {}", plain(error)))
+}
+
+/// A failure of a request to a machine: what the machine's error number says, or why the machine did not answer.
+pub fn from_call(what: &str, error: &CallError) -> ErrorObject {
+    match error {
+        CallError::Failed(failure) => {
+            let errno = io::Error::from_raw_os_error(i32::from(failure.errno.0));
+            match failure.detail.as_str() {
+                "" => from_io(what, &errno),
+                detail => from_io(&format!("{what}: {}", detail.replace(char::is_control, " ")), &errno),
+            }
+        }
+        CallError::Lost(_) => ErrorObject::new(ErrorKind::Unreachable, format!("{what}: {}", chain(error))),
+        CallError::Unsendable(_) => ErrorObject::new(ErrorKind::Usage, format!("{what}: {}", chain(error))),
+    }
 }
 
 /// The system's own words, without Rust's `(os error N)`.

@@ -50,7 +50,7 @@ use wire::paths::Paths;
 use connection::{HostConnector, SshConnector, SshSettings};
 use database::{Database, MountRow};
 use failure::{chain, failure};
-use log::{Echo, RotatingFile};
+use log::Echo;
 use mount::worker::Launch;
 use mount::{Leftover, MountContext, clean_up};
 use owner::{Connectors, Owner, OwnerHandle, Surroundings};
@@ -167,9 +167,8 @@ impl Life {
             }
             LockError::File { .. } => failure(&error),
         })?;
-        let file = RotatingFile::open(&paths.log()).map_err(|error| failure(&error))?;
         let echo = if options.mode == Mode::Foreground { Echo::Stderr } else { Echo::None };
-        log::start(file, echo);
+        log::start(&paths.log(), echo).map_err(|error| failure(&error))?;
         Ok(Life { options, _lock: lock })
     }
 

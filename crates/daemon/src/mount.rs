@@ -23,7 +23,7 @@ use wire::bytestring::ByteString;
 use wire::paths::Paths;
 use wire::worker::{Dial, FromWorker, MountConfig, Owner, Ready, Stopping, ToWorker, WorkerError};
 
-use crate::connection::Lease;
+use crate::connection::{Attendant, Lease};
 use crate::database::{Database, MountRow};
 use crate::failure::{chain, failure, from_worker};
 use crate::owner::{Answer, Event, MountEvent, OwnerHandle, Wanted};
@@ -505,7 +505,9 @@ async fn start(
     };
     context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
     let (machine, caller) = (plan.place.machine.clone(), plan.caller.clone());
+    let attendant = Attendant::new(&caller, prompter.clone());
     let lease = owner.acquire(Wanted::new(machine, caller, prompter)).await?;
+    lease.link().attend(&attendant);
     supervisor::socket::private_directory(state_dir).map_err(|error| failure(&error))?;
     let environment = plan.caller.environment.clone().into_iter();
     let known = environment.filter(|(name, _)| wire::api::machine::CALLER_VARIABLES.contains(&name.as_str()));
@@ -594,11 +596,8 @@ pub fn clean_up(dir: &Path, made: &[PathBuf], state_dir: &Path, leftover: Leftov
     remove_made(made);
     let removed = match leftover {
         Leftover::Remove => std::fs::remove_dir_all(state_dir),
-        Leftover::KeepUnknown => {
-            // Not there is as good as removed; the directory's own removal tells the rest.
-            let _ = std::fs::remove_file(state_dir.join("worker.log"));
-            std::fs::remove_dir(state_dir)
-        }
+        Leftover::KeepUnknown => supervisor::log::remove(&state_dir.join("worker.log"))
+            .and_then(|()| std::fs::remove_dir(state_dir)),
     };
     match removed {
         Ok(()) => Cleaned::Removed,

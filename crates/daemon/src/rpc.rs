@@ -86,6 +86,8 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, node: Op
         Call::FileOpen(open) => file::open(&daemon, &context, open).await,
         Call::FileRead(read) => done::<api::file::Read>(file::read(read, node).await),
         Call::FileWrite(write) => done::<api::file::Write>(file::write(write, node).await),
+        Call::FileGet(get) => done::<api::file::Get>(file::get(&daemon, &context, get).await),
+        Call::FilePut(put) => done::<api::file::Put>(file::put(&daemon, &context, put).await),
         Call::FileSync(sync) => done::<api::file::Sync>(file::sync(sync, node).await),
         Call::FileClose(close) => done::<api::file::Close>(file::close(close, node).await),
         Call::FileSetAttributes(set) => {

@@ -35,7 +35,8 @@ use wire::api::{
 use supervisor::socket::Peer;
 
 use crate::prompt::{PROMPTS_MAX, Prompter, Question};
-use crate::rpc::file::{Directories, OpenNode};
+use crate::rpc::file::OpenNode;
+use crate::rpc::file::sessions::Sessions;
 use crate::rpc::process::{Order, RunningProcess};
 use crate::rpc::{self, Daemon};
 
@@ -100,8 +101,8 @@ pub struct ClientContext {
     /// Says things to it.
     pub client: ClientHandle,
     prompter: Prompter,
-    /// Directories it worked in just now.
-    pub directories: Arc<Directories>,
+    /// Its sessions with machines, for files.
+    pub sessions: Arc<Sessions>,
     handles: Arc<AtomicU64>,
     processes: Arc<AtomicU64>,
 }
@@ -214,7 +215,7 @@ pub async fn run(daemon: Daemon, stream: UnixStream, peer: Peer) {
         peer,
         client: ClientHandle { lines },
         prompter,
-        directories: Arc::default(),
+        sessions: Arc::default(),
         handles: Arc::default(),
         processes: Arc::clone(&daemon.processes),
     };

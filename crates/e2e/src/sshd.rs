@@ -49,7 +49,7 @@ impl Sshd {
         Sshd::start_with(FarCache::Shared, "")
     }
 
-    /// A machine with further lines for `sshd_config`.
+    /// A machine with further lines for `sshd_config`, which count for more than the fixture's own.
     pub fn start_with(cache: FarCache, config: &str) -> Sshd {
         let dir = tempfile::Builder::new().prefix("sshd").tempdir().expect("creating a scratch directory");
         for key in ["host", "other_host", "id", "other_id"] {
@@ -179,10 +179,10 @@ fn serve(dir: &Path, port: u16, cache: &Path, config: &str) -> Option<Child> {
     }
     let shown = dir.display();
     let text = format!(
-        "Port {port}\nListenAddress 127.0.0.1\nHostKey {shown}/host\nAuthorizedKeysFile {shown}/authorized_keys\n\
-         PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+        "{config}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {shown}/host\n\
+         AuthorizedKeysFile {shown}/authorized_keys\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
          PermitRootLogin yes\nSubsystem sftp internal-sftp\nMaxStartups 100\nMaxSessions 100\nUseDNS no\n\
-         PrintMotd no\nSetEnv XDG_CACHE_HOME={cache} STEAD_TEST_MACHINE={shown}/machine\n{config}\n",
+         PrintMotd no\nSetEnv XDG_CACHE_HOME={cache} STEAD_TEST_MACHINE={shown}/machine\n",
         cache = cache.display()
     );
     let path = dir.join("sshd_config");

@@ -7,7 +7,7 @@
 mod convert;
 
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use remote::client::{AgentClient, CallError, EventSink, LinkLost};
@@ -337,8 +337,10 @@ impl Source for Machine {
 ///
 /// The link exists before the file system over it does. What is told in between concerns leases that nobody has asked
 /// for yet.
+///
+/// It does not keep the file system, which keeps the link, which keeps this.
 pub struct Events {
-    vfs: OnceLock<Arc<vfs::Vfs<Machine>>>,
+    vfs: OnceLock<Weak<vfs::Vfs<Machine>>>,
     lost: tokio::sync::watch::Sender<Option<LinkLost>>,
 }
 
@@ -348,10 +350,10 @@ impl Events {
         Arc::new(Events { vfs: OnceLock::new(), lost: tokio::sync::watch::Sender::new(None) })
     }
 
-    /// From now on `vfs` is told.
-    pub fn tell(&self, vfs: Arc<vfs::Vfs<Machine>>) {
+    /// From now on `vfs` is told, as long as there is somebody who keeps it.
+    pub fn tell(&self, vfs: &Arc<vfs::Vfs<Machine>>) {
         // A second file system over one link would be a bug of the worker; the first stays.
-        let first = self.vfs.set(vfs).is_ok();
+        let first = self.vfs.set(Arc::downgrade(vfs)).is_ok();
         debug_assert!(first, "one file system over a link");
     }
 
@@ -369,12 +371,12 @@ impl Events {
 
 impl EventSink for Events {
     fn changed(&self, changed: far::Changed) {
-        let Some(vfs) = self.vfs.get() else { return };
+        let Some(vfs) = self.vfs.get().and_then(Weak::upgrade) else { return };
         vfs.changed(vfs.source().changed(changed));
     }
 
     fn leases_lost(&self) {
-        if let Some(vfs) = self.vfs.get() {
+        if let Some(vfs) = self.vfs.get().and_then(Weak::upgrade) {
             vfs.leases_lost();
         }
     }
@@ -384,3 +386,6 @@ impl EventSink for Events {
         self.leases_lost();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ mod backend;
 mod control;
 mod distance;
 mod fuse;
+mod log;
 mod mounted;
 mod nfs;
 mod options;
@@ -33,11 +34,7 @@ pub fn main() -> ExitCode {
     // SAFETY: whoever starts a worker leaves it this descriptor, and this process has opened nothing yet that could
     // have taken its number.
     let socket = unsafe { OwnedFd::from_raw_fd(CONTROL_DESCRIPTOR) };
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("STEAD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let logging =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr);
-    logging.init();
+    log::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .thread_name("worker")

@@ -45,7 +45,8 @@ pub use call::{Call, ReplyStream, TypedCall};
 pub use counters::Counters;
 pub use error::{CallError, ConnectError, LinkLost, Noise};
 pub use file::{
-    Attached, DirectoryPage, FileOutcome, Looked, Opened, PageStream, Removed, WalkPage, WatchPage, Written,
+    Attached, DirectoryPage, FileOutcome, Located, Looked, Opened, PageStream, Removed, WalkPage, WatchPage,
+    Written,
 };
 pub use process::{ProcessEvent, ProcessStream};
 

@@ -12,7 +12,7 @@ use wire::worker::{Dial, SshDial};
 use crate::client::{AgentClient, ByteStream, ConnectError, ConnectOptions, EventSink};
 use crate::place::{self, Absence, Agents, PlaceError};
 use crate::transport::host::{self, HostOptions};
-use crate::transport::ssh::{self, SshError, SshOptions};
+use crate::transport::ssh::{self, Route, SshError, SshOptions};
 use crate::transport::{Exit, Program, ProgramError};
 
 /// How long the process behind a stream that has ended may take to end too, so that its reason can be told.
@@ -131,7 +131,8 @@ pub async fn connect_host(
     introduce(program, stream, options, sink).await.map_err(|failed| failed.into_error())
 }
 
-/// Reaches the agent that a worker was told of. For `ssh`, the master has to be there, and the agent in its place.
+/// Reaches the agent that a worker was told of. For `ssh`, the master has to be there, and the agent in its place. When
+/// it is full, further masters are tried, and one is asked for: see [`ssh::Masters`].
 pub async fn connect(
     dial: &Dial,
     host: &HostOptions,
@@ -180,7 +181,13 @@ pub async fn connect_placing(
         },
     };
     tracing::info!(machine = %ssh.target, system = machine, "placing the agent");
-    agents.place(&dial, &machine).await?;
+    let mut route = Route::of(&dial);
+    while let Err(error) = agents.place(&route.dial(), &machine).await {
+        match error {
+            PlaceError::Ssh(error) => route.turn(*error).await?,
+            error => return Err(error.into()),
+        }
+    }
     attempt(&dial, &command, options, sink).await?.map_err(|failed| failed.into_far_error(&dial))
 }
 
@@ -196,8 +203,18 @@ async fn attempt(
     options: ConnectOptions,
     sink: Arc<dyn EventSink>,
 ) -> Result<Result<Connection, Failed>, OpenError> {
-    let (program, stream) = ssh::channel(dial, command)?;
-    Ok(introduce(program, stream, options, sink).await)
+    let mut route = Route::of(dial);
+    loop {
+        let (program, stream) = ssh::channel(&route.dial(), command)?;
+        let failed = match introduce(program, stream, options, sink.clone()).await {
+            Ok(connection) => return Ok(Ok(connection)),
+            Err(failed) => failed,
+        };
+        match failed.exit.as_ref().and_then(|exit| route.refusal(exit)) {
+            Some(error) => route.turn(error).await?,
+            None => return Ok(Err(failed)),
+        }
+    }
 }
 
 async fn introduce(
@@ -280,13 +297,20 @@ async fn damage(dial: &SshDial, agents: &Agents) -> Result<Option<String>, OpenE
 async fn output_of(dial: &SshDial, command: &str) -> Result<Vec<u8>, OpenError> {
     /// Far more than a command and a login's greeting print.
     const OUTPUT_BYTES_MAX: u64 = 64 << 10;
-    let (_program, stream) = ssh::channel(dial, command)?;
-    let mut output = Vec::new();
-    let reading = async { stream.take(OUTPUT_BYTES_MAX).read_to_end(&mut output).await };
-    match tokio::time::timeout(ConnectOptions::default().timeout, reading).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "the agent's place could not be looked at"),
-        Err(_) => return Err(PlaceError::TimedOut.into()),
+    let mut route = Route::of(dial);
+    loop {
+        let (program, stream) = ssh::channel(&route.dial(), command)?;
+        let mut output = Vec::new();
+        let reading = async { stream.take(OUTPUT_BYTES_MAX).read_to_end(&mut output).await };
+        match tokio::time::timeout(ConnectOptions::default().timeout, reading).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the agent's place could not be looked at"),
+            Err(_) => return Err(PlaceError::TimedOut.into()),
+        }
+        let exit = tokio::time::timeout(EXIT_TIMEOUT, program.ended()).await;
+        match exit.ok().and_then(|exit| route.refusal(&exit)) {
+            Some(error) => route.turn(error).await?,
+            None => return Ok(output),
+        }
     }
-    Ok(output)
 }

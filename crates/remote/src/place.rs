@@ -420,10 +420,11 @@ async fn upload(dial: &SshDial, program: &AgentProgram, content: &[u8]) -> Resul
     let mut limited = reader.take(OUTPUT_BYTES_MAX);
     let (sent, received) = tokio::join!(sending, limited.read_to_end(&mut output));
     let output = String::from_utf8_lossy(&output);
+    // Until it has ended it has a session, which the server may not give to the next channel.
+    let exit = process.ended().await;
     if output.lines().any(|line| line.trim() == PLACED) {
         return Ok(());
     }
-    let exit = process.ended().await;
     if let Some(error) = ssh::explain_channel(&dial.host, &exit) {
         return Err(PlaceError::Ssh(Box::new(error)));
     }

@@ -9,6 +9,7 @@
 //! | anything else | the command line |
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
@@ -58,8 +59,10 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
         panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("unnamed");
-    eprintln!("stead: thread `{name}` panicked{place}: {}", message.escape_debug());
+    let mut text = format!("stead: thread `{name}` panicked{place}: {}\n", message.escape_debug());
     if std::env::var_os("RUST_BACKTRACE").is_some() {
-        eprintln!("{}", std::backtrace::Backtrace::force_capture());
+        text += &format!("{}\n", std::backtrace::Backtrace::force_capture());
     }
+    // On a full disk a log cannot be written to, and a panic here would end the process.
+    let _untold = std::io::stderr().write_all(text.as_bytes());
 }

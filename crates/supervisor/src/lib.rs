@@ -6,6 +6,7 @@
 //! - [`stop`]: the ladder from a polite request to SIGKILL.
 //! - [`descriptor`]: descriptors over unix sockets.
 //! - [`socket`], [`lock`]: private directories and sockets, one instance only.
+//! - [`log`]: a log with a limit, and standard error with it.
 //!
 //! What this crate must not know: what the processes are for, and what they say to each other. It depends on none of
 //! the other crates.
@@ -20,6 +21,7 @@
 pub mod descriptor;
 pub mod identity;
 pub mod lock;
+pub mod log;
 pub mod process;
 pub mod socket;
 pub mod spawn;

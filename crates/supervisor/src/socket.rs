@@ -40,12 +40,12 @@ pub enum SocketError {
     },
 }
 
-/// Makes `path` a directory that only this user can look into, with its parents. One that is there must be this user's
-/// and no link; its permissions are narrowed.
+/// Makes `path` a directory that only this user can look into, with its missing parents, which are as private. One that
+/// is there must be this user's and no link; its permissions are narrowed.
 pub fn private_directory(path: &Path) -> Result<(), SocketError> {
     let failed = |source: io::Error| SocketError::Directory { path: path.to_owned(), source };
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
@@ -117,7 +117,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("a/b");
         private_directory(&path).unwrap();
-        assert_eq!(mode(&path), 0o700);
+        assert_eq!((mode(&path), mode(&scratch.path().join("a"))), (0o700, 0o700));
         std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         private_directory(&path).unwrap();
         assert_eq!(mode(&path), 0o700);

@@ -215,6 +215,10 @@ methods! {
     FileRead = "file.read": file::Read => file::Chunk;
     /// Put a chunk into an opened file.
     FileWrite = "file.write": file::Write => file::Written;
+    /// A small file at once.
+    FileGet = "file.get": file::Get => file::Got;
+    /// Make a small file at once.
+    FilePut = "file.put": file::Put => file::Entry;
     /// Put what was written to an opened file on stable storage.
     FileSync = "file.sync": file::Sync => file::Done;
     /// Give a handle back.

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use wire::agent::file::{Caller, Entry, FileId, FileReply, Kind, Place, RenameMode, Target};
+use wire::agent::file::{Caller, Entry, FileId, FileReply, Kind, LastLink, Place, RenameMode, Target};
 use wire::agent::name::Name;
 
 use crate::export::Why;
@@ -13,6 +13,11 @@ use crate::session::{Asked, Replied, Session, plain};
 use crate::stat;
 
 impl Session {
+    pub(crate) fn locate(&self, path: &[u8], last: LastLink) -> Replied {
+        let (path, entry) = self.export()?.locate(path, &self.options.home, last)?;
+        plain(FileReply::Located { path, entry })
+    }
+
     pub(crate) fn lookup(&self, place: &Place, name: &Name) -> Replied {
         let directory = self.export()?.directory(place)?;
         let lease = self.leases.lease(place, &directory, &self.told);

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use rustix::fs::{Mode, OFlags};
@@ -66,8 +66,13 @@ pub(super) fn start(command: Command, options: &Options, umask: Mode) -> Result<
     // SAFETY: between fork and exec the closure makes a few system calls and touches no memory but its own.
     unsafe { program.pre_exec(enter) };
     let mut child = program.spawn().map_err(|error| {
-        let name = command.words.first().unwrap_or(&options.shell);
-        Failure { detail: format!("{}: {error}", name.escape_ascii()), ..from_io(&error) }
+        // The system's number is the same for a program and for a directory that is not there.
+        let directory = directory_of(&command, options);
+        match std::fs::metadata(&directory) {
+            Ok(found) if found.is_dir() => from_io(&error),
+            Ok(_) => about(&directory, failure(Errno::NOTDIR)),
+            Err(error) => about(&directory, from_io(&error)),
+        }
     })?;
     let streams = match terminal {
         Some((master, _)) => Streams {
@@ -101,10 +106,19 @@ fn prepare(command: &Command, options: &Options) -> Result<std::process::Command
         }
         program.env(OsStr::from_bytes(key), OsStr::from_bytes(value));
     }
-    let home = Path::new(OsStr::from_bytes(&options.home));
-    let directory = command.directory.as_deref().unwrap_or_default();
-    program.current_dir(home.join(OsStr::from_bytes(directory)));
+    program.current_dir(directory_of(command, options));
     Ok(program)
+}
+
+/// Where the program starts.
+fn directory_of(command: &Command, options: &Options) -> PathBuf {
+    let home = Path::new(OsStr::from_bytes(&options.home));
+    home.join(OsStr::from_bytes(command.directory.as_deref().unwrap_or_default()))
+}
+
+fn about(directory: &Path, failure: Failure) -> Failure {
+    let name = directory.as_os_str().as_bytes().escape_ascii();
+    Failure { detail: format!("the directory `{name}`"), ..failure }
 }
 
 /// A shell knows that it is a login's by a dash before its name.

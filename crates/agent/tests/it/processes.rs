@@ -162,7 +162,20 @@ fn what_cannot_be_started_says_why() {
     let (last, body, _) = client.reply(program.id);
     let failure = body.unwrap_err();
     assert!(last && i32::from(failure.errno.0) == libc::ENOENT, "{failure:?}");
-    assert!(failure.detail.contains("/no/such/program"));
+    // Which program it was, the client knows; that it was not the directory, it does not.
+    assert_eq!(failure.detail, "");
+
+    let nowhere = ProcessRequest::Spawn {
+        process: ProcessId(2),
+        words: vec![b"true".to_vec().into()],
+        environment: Vec::new(),
+        directory: Some(b"/no/such/directory".to_vec().into()),
+        terminal: None,
+        window: NO_LIMIT,
+    };
+    let failure = ask(&mut client, nowhere, &[]).unwrap_err();
+    assert!(i32::from(failure.errno.0) == libc::ENOENT, "{failure:?}");
+    assert!(failure.detail.contains("/no/such/directory"), "{failure:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   connect ─ok─► agree
-//!      │nobody listens
+//!      │nobody listens, or it ended just then
 //!      ▼
 //!   start.lock ─► connect again ─ok─► agree       two commands at once start one daemon
 //!      │still nobody
@@ -30,20 +30,21 @@ use crate::error::{Error, Result, reason};
 /// a busy machine that takes a second.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How often it is tried while another daemon has the state and does not serve: each try takes some twenty
+/// milliseconds, and a daemon that was killed is gone after the first.
+const TRIES_MAX: u32 = 5;
+
 /// A connection to the daemon, started if need be, with a version agreed on.
 pub fn connect_or_start(context: &Context) -> Result<Client> {
     let paths = context.paths()?;
-    if let Some(client) = Client::connect(&paths, context.prompter)? {
-        return client.agree();
+    if let Some(client) = context.running_daemon()? {
+        return Ok(client);
     }
     start(context, &paths)?;
-    match Client::connect(&paths, context.prompter)? {
-        Some(client) => client.agree(),
-        None => {
-            let message = format!("the daemon ended right after it started; see `{}`", paths.log().display());
-            Err(Error::new(ErrorKind::Failure, message).hint("stead daemon logs"))
-        }
-    }
+    context.running_daemon()?.ok_or_else(|| {
+        let message = format!("the daemon ended right after it started; see `{}`", paths.log().display());
+        Error::new(ErrorKind::Failure, message).hint("stead daemon logs")
+    })
 }
 
 /// Starts the daemon unless it runs by now, and waits until it listens. False when it ran already.
@@ -51,7 +52,19 @@ pub fn start(context: &Context, paths: &Paths) -> Result<bool> {
     make_private_dir(paths.state_dir())?;
     make_private_dir(paths.runtime_dir())?;
     let _lock = lock(&paths.start_lock())?;
-    if Client::connect(paths, context.prompter)?.is_some() {
+    let mut tries = TRIES_MAX;
+    loop {
+        tries -= 1;
+        match start_locked(context, paths) {
+            // One that is ending has closed its socket and not yet let go of the rest.
+            Err(Error::Failed(failure)) if failure.kind == ErrorKind::Conflict && tries > 0 => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn start_locked(context: &Context, paths: &Paths) -> Result<bool> {
+    if is_there(context, paths)? {
         return Ok(false);
     }
     let mut child = spawn(&context.program, paths)?;
@@ -63,9 +76,9 @@ pub fn start(context: &Context, paths: &Paths) -> Result<bool> {
         Some(Announcement::Ready { .. }) => Ok(true),
         // Somebody started one by hand in this instant.
         Some(Announcement::Failed(error)) if error.kind() == ErrorKind::Conflict => {
-            match Client::connect(paths, context.prompter)? {
-                Some(_) => Ok(false),
-                None => Err(error.into()),
+            match is_there(context, paths)? {
+                true => Ok(false),
+                false => Err(error.into()),
             }
         }
         Some(Announcement::Failed(error)) => Err(error.into()),
@@ -73,6 +86,14 @@ pub fn start(context: &Context, paths: &Paths) -> Result<bool> {
             let message = format!("the daemon could not start; see `{}`", paths.log().display());
             Err(Error::new(ErrorKind::Failure, message).hint("stead daemon logs"))
         }
+    }
+}
+
+/// Whether a daemon answers, of whichever version.
+fn is_there(context: &Context, paths: &Paths) -> Result<bool> {
+    match Client::connect(paths, context.prompter)? {
+        Some(client) => Ok(!matches!(client.agree(), Ok(None))),
+        None => Ok(false),
     }
 }
 

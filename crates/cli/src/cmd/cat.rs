@@ -13,6 +13,9 @@ use crate::error::Result;
 /// How many reads are under way at once: two megabytes, which fills a link of 100 MB/s at 20 ms.
 const READS_IN_FLIGHT: usize = 8;
 
+/// The bytes of one read.
+const CHUNK: u32 = CHUNK_BYTES_MAX as u32;
+
 /// Print files of a machine, byte for byte.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -44,12 +47,19 @@ fn print(client: &Client, source: Source, context: &mut Context) -> Result<()> {
 /// empty, and a read that was cut short is asked for again from where it ended.
 pub struct Reader {
     handle: wire::api::id::HandleId,
-    under_way: VecDeque<(u64, Ticket<Read>)>,
+    under_way: VecDeque<UnderWay>,
     /// Up to where the content has been given out.
     given: u64,
     /// Up to where content has been asked for.
     asked: u64,
     size: u64,
+}
+
+/// A read that has been asked for.
+struct UnderWay {
+    offset: u64,
+    bytes: u32,
+    ticket: Ticket<Read>,
 }
 
 impl Reader {
@@ -62,36 +72,50 @@ impl Reader {
     pub fn next(&mut self, client: &Client) -> Result<Option<Vec<u8>>> {
         loop {
             self.ask(client)?;
-            let Some((offset, ticket)) = self.under_way.pop_front() else {
+            let Some(UnderWay { offset, bytes, ticket }) = self.under_way.pop_front() else {
                 return Ok(None);
             };
-            let chunk = client.wait(ticket)?.content.0;
+            let mut chunk = client.wait(ticket)?.content.0;
+            // More than was asked for is what the next read brings too.
+            chunk.truncate(bytes as usize);
             if offset != self.given {
                 // It was asked for before an earlier one turned out short.
                 continue;
             }
             if chunk.is_empty() {
-                self.under_way.drain(..).try_for_each(|(_, ticket)| client.wait(ticket).map(drop))?;
+                self.under_way.drain(..).try_for_each(|read| client.wait(read.ticket).map(drop))?;
                 return Ok(None);
             }
             self.given += chunk.len() as u64;
-            if chunk.len() < CHUNK_BYTES_MAX {
+            if chunk.len() < bytes as usize {
                 self.asked = self.given;
             }
             return Ok(Some(chunk));
         }
     }
 
+    /// Waits for what is under way, before the file is closed.
+    pub fn finish(self, client: &Client) {
+        // Nobody wants to know any more what comes of it.
+        self.under_way.into_iter().for_each(|read| drop(client.wait(read.ticket)));
+    }
+
     /// Keeps requests under way: up to the size the file is said to have, and one beyond it to find the end.
     fn ask(&mut self, client: &Client) -> Result<()> {
         while self.under_way.len() < READS_IN_FLIGHT {
-            let is_needed = !self.under_way.iter().any(|(offset, _)| *offset >= self.given);
+            let end = self.size.max(self.given);
+            let is_needed = !self.under_way.iter().any(|read| read.offset >= end);
             if self.asked >= self.size && !is_needed {
                 return Ok(());
             }
-            let request = Read { handle: self.handle, offset: self.asked, bytes: CHUNK_BYTES_MAX as u32 };
-            self.under_way.push_back((self.asked, client.send(request)?));
-            self.asked += CHUNK_BYTES_MAX as u64;
+            let bytes = match u32::try_from(self.size.saturating_sub(self.asked)) {
+                Ok(left @ 1..=CHUNK) => left,
+                Ok(0) | Ok(_) | Err(_) => CHUNK,
+            };
+            let request = Read { handle: self.handle, offset: self.asked, bytes };
+            let ticket = client.send(request)?;
+            self.under_way.push_back(UnderWay { offset: self.asked, bytes, ticket });
+            self.asked += u64::from(bytes);
         }
         Ok(())
     }

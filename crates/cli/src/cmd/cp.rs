@@ -1,43 +1,43 @@
 //! `stead cp`
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 use serde::Serialize;
+use signal_hook::consts::SIGINT;
 use wire::api::ErrorKind;
-use wire::api::file::{Entry, FileKind, Links};
+use wire::api::file::{FileKind, Links};
 use wire::api::machine::{Machine, Source};
 use wire::bytestring::ByteString;
 
+use crate::client::Client;
 use crate::context::Context;
 use crate::error::{Error, Failure, Result};
+use crate::interrupt::Interrupt;
 use crate::output::text::{bytes, counted, one_line};
 
 mod files;
 mod one;
 mod progress;
+mod work;
 
-use files::{Attributes, Files};
-use progress::Progress;
+use files::Files;
+use work::{Pair, Work};
 
-/// How many files are copied at once. Each takes a few round trips, however small it is; and each may be in a directory
-/// of its own, for which the daemon needs a session of the machine's connection: an ssh server allows ten.
-const WORKERS: usize = 3;
-
-/// How many files the walk may be ahead of the copies: it bounds memory, and the walk is always faster.
-const QUEUE_MAX: usize = 1024;
-
-/// After so many files that could not be copied the rest is not tried: it is not about the files any more.
-const FAILURES_MAX: usize = 100;
+/// How long the copies that are under way may take after an interrupt to end by themselves, and to take away what is
+/// half done. A machine that does not answer would take for ever.
+const INTERRUPT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Copy files between machines.
 ///
 /// Directories are copied with everything in them; permissions and times of change are kept, symbolic links stay
-/// links. A file appears under its name when it is complete. A copy that was cut short is taken up where it ended when
-/// the same command runs again.
+/// links. A file appears under its name when it is complete; until then it is beside it, as `.stead-ID.part`. A copy
+/// that was cut short is taken up when the same command runs again, and a file of more than 2 MiB where it ended. What is
+/// written through a link, into a pipe or to a device is there as it comes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -66,42 +66,6 @@ struct Copied {
     resumed_bytes: u64,
 }
 
-/// One file to copy.
-struct Job {
-    from: Source,
-    entry: Entry,
-    to: Source,
-    /// Whether something can have the name already.
-    target: Target,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
-    /// It is in a directory that this copy has made.
-    New,
-    /// It has to be looked at.
-    Unknown,
-}
-
-/// What all threads share.
-#[derive(Default)]
-struct Shared {
-    progress: Progress,
-    failures: Mutex<Vec<Failure>>,
-}
-
-impl Shared {
-    fn failed(&self, error: Error) {
-        if let Error::Failed(failure) = error {
-            self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
-        }
-    }
-
-    fn gives_up(&self) -> bool {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).len() >= FAILURES_MAX
-    }
-}
-
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let sources = args.sources.iter().map(|text| context.source(text)).collect::<Result<Vec<_>>>()?;
@@ -112,18 +76,26 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let caller = context.caller();
     let files = Files::new(&caller, client.as_ref());
     let pairs = pairs(files, sources, destination, &args.destination)?;
-    let shared = Shared::default();
-    let (copied, outcome) = copy(files, pairs, &shared, context.output.shows_progress());
-    let failures = shared.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let work = Work::new(files, pairs);
+    let outcome = copy(&work, client.as_ref(), context.output.shows_progress());
+    let progress = work.progress();
+    let copied = Copied {
+        files: progress.files_done(),
+        directories: progress.directories_done(),
+        links: progress.links_done(),
+        bytes: progress.bytes_done(),
+        resumed_bytes: progress.bytes_resumed(),
+    };
     outcome?;
-    match &failures[..] {
+    work.go_on()?;
+    match &work.into_failures()[..] {
         [] => print(&copied, context),
         [one] => Err(Error::Failed(one.clone())),
-        [first, ..] => {
-            for failure in &failures {
+        [first, rest @ ..] => {
+            for failure in [first].into_iter().chain(rest) {
                 context.output.note(format_args!("error: {}", one_line(&failure.message)));
             }
-            let message = format!("{} could not be copied", counted(failures.len() as u64, "file"));
+            let message = format!("{} could not be copied", counted(rest.len() as u64 + 1, "file"));
             Err(Error::Failed(Failure { kind: first.kind, message, hint: first.hint.clone() }))
         }
     }
@@ -147,13 +119,6 @@ fn print(copied: &Copied, context: &mut Context) -> Result<()> {
     // The result is the copy itself; what was done is for people.
     context.output.note(format_args!("copied {} ({}{resumed})", parts.join(", "), bytes(copied.bytes)));
     Ok(())
-}
-
-/// What is to be copied, and the name it gets.
-struct Pair {
-    from: Source,
-    entry: Entry,
-    to: Source,
 }
 
 /// Finds out what is there and what each copy will be called.
@@ -216,152 +181,83 @@ fn is_below(inner: &Source, outer: &Source) -> bool {
     a == b && below.is_some_and(|rest| rest.starts_with(b"/") || outer.as_bytes() == b"/")
 }
 
-/// Walks all sources here, and copies files in other threads meanwhile.
-fn copy(files: Files<'_>, pairs: Vec<Pair>, shared: &Shared, shows: bool) -> (Copied, Result<()>) {
-    let (jobs, queue) = sync_channel::<Job>(QUEUE_MAX);
-    let queue = Mutex::new(queue);
-    let mut walk = Walk { files, shared, jobs, directories: Vec::new(), copied: Copied::default() };
+/// Copies everything, and returns when nothing is under way any more. What fails is kept with the work.
+fn copy(work: &Work<'_>, client: Option<&Client>, shows: bool) -> Result<()> {
+    let interrupt = Interrupt::watch()?;
+    let could_not = |error: std::io::Error| Error::io("could not watch for interrupts", &error);
+    let (ended, end) = UnixStream::pair().map_err(could_not)?;
     std::thread::scope(|scope| {
-        let drawing = shows.then(|| progress::draw_in(scope, &shared.progress));
-        for _ in 0..WORKERS {
-            scope.spawn(|| work(files, &queue, shared));
+        // The other threads end with the workers, whatever becomes of these.
+        let _helpers = Helpers { client, _end: end };
+        if let Some(client) = client {
+            let reader = client.reader();
+            scope.spawn(|| reader.run());
         }
-        let outcome = walk.all(pairs);
-        let Walk { jobs, directories, mut copied, .. } = walk;
-        // The workers end when nobody can send any more, and the scope waits for them.
-        drop(jobs);
-        shared.progress.wait_for_copies();
-        drop(drawing);
-        finish_directories(files, directories, shared);
-        copied.files = shared.progress.files_done();
-        copied.bytes = shared.progress.bytes_done();
-        copied.resumed_bytes = shared.progress.bytes_resumed();
-        (copied, outcome)
-    })
+        scope.spawn(|| end_early(work, client, &interrupt, &ended));
+        let _drawing = shows.then(|| progress::draw_in(scope, work.progress()));
+        std::thread::scope(|scope| {
+            for _ in 0..work.workers() {
+                scope.spawn(|| work.run());
+            }
+        });
+    });
+    Ok(())
 }
 
-fn work(files: Files<'_>, queue: &Mutex<Receiver<Job>>, shared: &Shared) {
+/// What the threads beside the workers live on. Dropped, they end.
+struct Helpers<'a> {
+    client: Option<&'a Client>,
+    _end: UnixStream,
+}
+
+impl Drop for Helpers<'_> {
+    fn drop(&mut self) {
+        self.client.inspect(|client| client.hang_up());
+    }
+}
+
+/// Has everything end after an interrupt, first with patience. A second one ends the process as if nobody had watched.
+fn end_early(work: &Work<'_>, client: Option<&Client>, interrupt: &Interrupt, ended: &UnixStream) {
+    let mut patience = None;
     loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else {
-            return;
-        };
-        if !shared.gives_up()
-            && let Err(error) = one::copy(files, &job, &shared.progress)
-        {
-            shared.failed(error);
-        }
-        shared.progress.file_ended();
-    }
-}
-
-/// What a copied directory gets once it is full.
-struct Finish {
-    to: Source,
-    attributes: Attributes,
-}
-
-struct Walk<'a> {
-    files: Files<'a>,
-    shared: &'a Shared,
-    jobs: SyncSender<Job>,
-    directories: Vec<Finish>,
-    copied: Copied,
-}
-
-impl Walk<'_> {
-    fn all(&mut self, pairs: Vec<Pair>) -> Result<()> {
-        let mut waiting: VecDeque<(Pair, Target)> =
-            pairs.into_iter().map(|pair| (pair, Target::Unknown)).collect();
-        while let Some((pair, target)) = waiting.pop_front() {
-            if self.shared.gives_up() {
-                break;
+        match next_interrupt(interrupt, ended, patience) {
+            Next::Ended => return,
+            Next::Interrupt if work.is_interrupted() => {
+                if signal_hook::low_level::emulate_default_handler(SIGINT).is_err() {
+                    return;
+                }
             }
-            match self.one(pair, target) {
-                Ok(inside) => inside.into_iter().rev().for_each(|pair| waiting.push_front(pair)),
-                Err(Error::OutputClosed) => return Err(Error::OutputClosed),
-                Err(error) => self.shared.failed(error),
+            Next::Interrupt => {
+                work.interrupt();
+                patience = Some(INTERRUPT_PATIENCE);
             }
-        }
-        Ok(())
-    }
-
-    /// Deals with one entry, and returns what is inside of it.
-    fn one(&mut self, pair: Pair, target: Target) -> Result<Vec<(Pair, Target)>> {
-        let Pair { from, entry, to } = pair;
-        match entry.kind {
-            FileKind::Directory => return self.directory(from, &entry, to, target),
-            FileKind::Link => {
-                // A listing need not say where its links point.
-                let entry = match entry.target {
-                    Some(_) => Some(entry),
-                    None => self.files.stat(&from, Links::Keep)?,
-                };
-                let Some(target) = entry.and_then(|entry| entry.target) else {
-                    let message = format!("it is not known where the link `{from}` points");
-                    return Err(Error::new(ErrorKind::Failure, message));
-                };
-                self.files.make_link(&to, &target)?;
-                self.copied.links += 1;
+            Next::NoPatience => {
+                client.inspect(|client| client.hang_up());
+                patience = None;
             }
-            FileKind::File => self.send(Job { from, entry, to, target }),
-            // A pipe or a device that was named is read; one that was found is not: it may never end.
-            _ if target == Target::Unknown => self.send(Job { from, entry, to, target }),
-            _ => {
-                let message = format!("`{from}` is neither a file, a directory nor a link and was left out");
-                return Err(Error::new(ErrorKind::Failure, message));
-            }
-        }
-        Ok(Vec::new())
-    }
-
-    fn directory(
-        &mut self,
-        from: Source,
-        entry: &Entry,
-        to: Source,
-        target: Target,
-    ) -> Result<Vec<(Pair, Target)>> {
-        let there = match target {
-            Target::New => None,
-            Target::Unknown => self.files.stat(&to, Links::Follow)?,
-        };
-        let inside = match there {
-            None => {
-                self.files.make_directory(&to)?;
-                Target::New
-            }
-            Some(there) if there.kind == FileKind::Directory => Target::Unknown,
-            Some(_) => {
-                let message = format!("`{to}` is not a directory, and `{from}` is one");
-                return Err(Error::new(ErrorKind::Conflict, message));
-            }
-        };
-        self.copied.directories += 1;
-        self.directories.push(Finish { to: to.clone(), attributes: Attributes::of(entry) });
-        let mut pairs = Vec::new();
-        for entry in self.files.list(&from)? {
-            let below =
-                |source: &Source| parts(source).and_then(|(machine, path)| child(machine, path, &entry.name));
-            pairs.push((Pair { from: below(&from)?, to: below(&to)?, entry }, inside));
-        }
-        Ok(pairs)
-    }
-
-    fn send(&self, job: Job) {
-        self.shared.progress.file_found(job.entry.size);
-        if self.jobs.send(job).is_err() {
-            // All workers have ended, which they do only after this sender.
-            self.shared.progress.file_ended();
         }
     }
 }
 
-/// Deepest first: setting an inner one's times changes nothing of an outer one, but a mode may close it.
-fn finish_directories(files: Files<'_>, directories: Vec<Finish>, shared: &Shared) {
-    for Finish { to, attributes } in directories.into_iter().rev() {
-        if let Err(error) = files.set_attributes(&to, attributes) {
-            shared.failed(error);
+enum Next {
+    Interrupt,
+    NoPatience,
+    Ended,
+}
+
+fn next_interrupt(interrupt: &Interrupt, ended: &UnixStream, patience: Option<Duration>) -> Next {
+    let timeout = patience.map(|patience| Timespec {
+        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: patience.subsec_nanos().into(),
+    });
+    loop {
+        let mut watched = [PollFd::new(interrupt, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
+        match poll(&mut watched, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(0) => return Next::NoPatience,
+            Ok(_) if watched[1].revents().is_empty() && interrupt.clear().is_ok() => return Next::Interrupt,
+            // Without a watch there is nothing to do here.
+            Ok(_) | Err(_) => return Next::Ended,
         }
     }
 }

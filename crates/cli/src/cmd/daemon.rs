@@ -226,10 +226,15 @@ fn logs(context: &mut Context, lines: usize, follow: bool) -> Result<()> {
         context.output.flush()?;
         next_change(watched)?;
         copy_rest(&mut file, &mut context.output).map_err(could_not)??;
-        // A log that is full is put aside under another name, and a new one begun.
-        if identity(&file).ok() != File::open(&path).and_then(|new| identity(&new)).ok() {
+        // A log that is full is put aside under another name, and a new one begun, an instant later.
+        let next = match File::open(&path) {
+            Ok(next) => next,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(could_not(error)),
+        };
+        if identity(&file).map_err(could_not)? != identity(&next).map_err(could_not)? {
             watch = Some(self::watch(&path)?);
-            file = File::open(&path).map_err(could_not)?;
+            file = next;
             copy_rest(&mut file, &mut context.output).map_err(could_not)??;
         }
     }
@@ -270,7 +275,10 @@ fn watch(path: &Path) -> Result<std::os::fd::OwnedFd> {
         Error::io(format_args!("could not watch `{}`", path.display()), &errno.into())
     };
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC).map_err(could_not)?;
-    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVE_SELF)
+    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY).map_err(could_not)?;
+    // The directory tells when the next file is there.
+    let dir = path.parent().unwrap_or(path);
+    inotify::add_watch(&watch, dir, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)
         .map_err(could_not)?;
     Ok(watch)
 }

@@ -221,7 +221,7 @@ fn cat_prints_bytes_however_they_arrive() {
 fn cp_to_a_machine_writes_beside_and_renames() {
     let scratch = tempfile::tempdir().unwrap();
     let from = scratch.path().join("from");
-    std::fs::write(&from, "content").unwrap();
+    std::fs::write(&from, vec![b'c'; 300_000]).unwrap();
     let fake = Fake::new(|call, _| match call {
         Call::FileStat(_) => Err(ErrorObject::new(ErrorKind::NotFound, "no such file")),
         Call::FileOpen(_) => Ok(json!({"handle": "h1", "entry": entry("f", "file", 0)})),
@@ -231,7 +231,7 @@ fn cp_to_a_machine_writes_beside_and_renames() {
         other => panic!("unexpected: {other:?}"),
     });
     let ran = fake.run(&["cp", from.to_str().unwrap(), "box:to"]);
-    assert_eq!((ran.code, ran.err.as_str()), (0, "copied 1 file (7 B)\n"));
+    assert_eq!((ran.code, ran.err.as_str()), (0, "copied 1 file (293 KiB)\n"));
     let calls = fake.calls();
     let purpose = calls.iter().find_map(|call| match call {
         Call::FileOpen(open) => Some(open.purpose),

@@ -349,6 +349,13 @@ fn file_methods() -> Vec<Method> {
     let opened = || json(file::Opened { handle: HANDLE, entry: entry() });
     let done = || json(file::Done {});
     let write = Purpose::Write { create: file::Creation::Truncate, mode: 0o644 };
+    let put = file::Put {
+        source: source("/src/main.rs"),
+        mode: 0o644,
+        modified: Some(time()),
+        content: Content(b"hello".to_vec()),
+        caller: caller(),
+    };
     let set = file::SetAttributes {
         source: source("/src/main.rs"),
         links: Links::Follow,
@@ -389,6 +396,18 @@ fn file_methods() -> Vec<Method> {
             call: file::Write { handle: HANDLE, offset: 0, content: Content(b"hello".to_vec()) }.into(),
             reply: json(file::Written { bytes: 5 }),
             text: "Writes a chunk at an offset; a short write is an error.",
+        },
+        Method {
+            call: file::Get { source: source("/src/main.rs"), caller: caller() }.into(),
+            reply: json(file::Got { entry: entry(), content: Content(b"hello".to_vec()) }),
+            text: "Reads a small file at once, following a link. A conflict if it has more than a chunk, changes meanwhile or\n\
+                   is not a regular file: then it has to be opened.",
+        },
+        Method {
+            call: put.into(),
+            reply: json(entry()),
+            text: "Makes a small file of at most a chunk at once, or gives the one that is there this content, in place. What\n\
+                   it made and could not fill is not left behind. A link is refused. Without `modified` the time is the present.",
         },
         Method {
             call: file::Sync { handle: HANDLE }.into(),

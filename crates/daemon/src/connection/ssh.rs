@@ -1,28 +1,38 @@
 //! Machines behind the user's OpenSSH.
 //!
 //! A connection is a control master that has logged in, and one channel of it to the machine's agent, whose heartbeats
-//! tell whether the machine is there. Workers open channels of their own.
+//! tell whether the machine is there. Workers open channels of their own. When the machine gives out no more of them
+//! through one master, more [masters](Masters) log in.
+//!
+//! Masters may outlive the channel to the agent: a connection whose agent has died is lost, and mounts go on through its
+//! masters. The next connection to that machine takes them over.
 
+mod logins;
+mod previous;
+
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use remote::client::{ConnectOptions, Heartbeat, NoEvents};
+use remote::client::{ConnectOptions, Heartbeat, LinkLost, NoEvents};
 use remote::place::Agents;
 use remote::transport::host::HostOptions;
 use remote::transport::ssh::{
-    LoginOptions, Master, Prompts, SshOptions, UserConfig, control_path, write_config,
+    LoginOptions, MastersEnd, Prompts, SshOptions, UserConfig, control_path, write_config,
 };
 use remote::{Connection, OpenError, askpass, connect, connect_placing};
-use wire::api::machine::{CALLER_VARIABLES, Machine, SshTarget};
+use wire::api::machine::{CALLER_VARIABLES, Caller, Machine, SshTarget};
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 use wire::worker::{Dial, SshDial};
 
-use super::{ConnectRequest, Connector, Later, Link};
+use super::{Attendant, ConnectRequest, Connector, Later, Link};
 use crate::failure::{chain, failure};
+use logins::Logins;
+
+pub use previous::end_masters;
 
 /// Who answers prompts gets this long; beyond it ssh itself gives up.
 const ATTENDED_LOGIN: Duration = super::CONNECT_TIMEOUT;
@@ -48,26 +58,57 @@ pub struct SshSettings {
 #[derive(Debug, Clone)]
 pub struct SshConnector {
     settings: Arc<SshSettings>,
+    /// The logins of each machine, until they have ended.
+    known: Arc<Mutex<BTreeMap<SshTarget, Known>>>,
+}
+
+/// Logins that a link or a mount needs, or that are ending.
+#[derive(Debug, Clone)]
+struct Known {
+    logins: Weak<Logins>,
+    end: MastersEnd,
 }
 
 impl SshConnector {
     /// With these settings.
     pub fn new(settings: SshSettings) -> SshConnector {
-        SshConnector { settings: Arc::new(settings) }
+        SshConnector { settings: Arc::new(settings), known: Arc::default() }
+    }
+
+    /// The logins that the last connection to a machine has left behind and that are still good. Waits for the end of
+    /// what is not, since no two masters can have one socket.
+    async fn left_behind(&self, target: &SshTarget) -> Option<Arc<Logins>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned()?;
+        if let Some(logins) = known.logins.upgrade() {
+            if logins.masters.is_open() {
+                return Some(logins);
+            }
+            logins.masters.close().await;
+        }
+        known.end.wait().await;
+        None
+    }
+
+    fn remember(&self, target: &SshTarget, logins: &Arc<Logins>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, known| !known.end.has_come());
+        let end = logins.masters.end();
+        known.insert(target.clone(), Known { logins: Arc::downgrade(logins), end });
     }
 }
 
 impl Connector for SshConnector {
     fn connect(&self, request: ConnectRequest) -> Later<'static, Result<Arc<dyn Link>, ErrorObject>> {
-        let settings = Arc::clone(&self.settings);
-        Box::pin(async move { open(&settings, request).await })
+        let connector = self.clone();
+        Box::pin(async move { open(&connector, request).await })
     }
 }
 
-async fn open(settings: &SshSettings, request: ConnectRequest) -> Result<Arc<dyn Link>, ErrorObject> {
+async fn open(connector: &SshConnector, request: ConnectRequest) -> Result<Arc<dyn Link>, ErrorObject> {
     let Machine::Ssh(target) = &request.machine else {
         return Err(ErrorObject::internal(format!("`{}` is not reached through ssh", request.machine)));
     };
+    let settings = &connector.settings;
     let name = request.machine.to_string();
     let options = ssh_options(settings, target, &request)?;
     let login = login(settings, &request)?;
@@ -77,9 +118,15 @@ async fn open(settings: &SshSettings, request: ConnectRequest) -> Result<Arc<dyn
             .await
             .map_err(|error| failure(&error))?
             .map_err(|error| from_open(&name, &OpenError::from(error)))?;
-    let master = Master::start(options.clone(), &login)
-        .await
-        .map_err(|error| from_open(&name, &OpenError::from(error)))?;
+    let logins = match connector.left_behind(target).await {
+        Some(logins) => logins,
+        None => {
+            let started = Logins::start(settings, options.clone(), &login).await;
+            let logins = started.map_err(|error| from_open(&name, &OpenError::from(error)))?;
+            connector.remember(target, &logins);
+            logins
+        }
+    };
     let control = connect_placing(&options, &agents, ConnectOptions::default(), Arc::new(NoEvents))
         .await
         .map_err(|error| from_open(&name, &error))?;
@@ -87,9 +134,9 @@ async fn open(settings: &SshSettings, request: ConnectRequest) -> Result<Arc<dyn
         ErrorObject::new(ErrorKind::Unreachable, format!("lost `{name}`: {}", chain(&error)))
     })?;
     let dial = options.dial(ByteString::from(description.program));
-    let open = Mutex::new(Some(Open { master, control }));
+    let control = Mutex::new(Some(control));
     let (agent_version, heartbeat) = (description.release, request.heartbeat);
-    Ok(Arc::new(SshLink { machine: name, dial, agent_version, heartbeat, open }))
+    Ok(Arc::new(SshLink { machine: name, dial, agent_version, heartbeat, logins, control }))
 }
 
 fn ssh_options(
@@ -99,15 +146,20 @@ fn ssh_options(
 ) -> Result<SshOptions, ErrorObject> {
     let config = settings.runtime_dir.join("ssh_config");
     write_config(&config, &settings.config).map_err(|error| failure(&error))?;
-    let known = |name: &str| CALLER_VARIABLES.contains(&name);
-    let environment = request.caller.environment.iter().filter(|(name, _)| known(name));
     Ok(SshOptions {
         program: settings.program.clone(),
         target: target.clone(),
         config,
         control: control_path(&settings.runtime_dir, target),
-        environment: environment.map(|(name, value)| (OsString::from(name), value.clone().into())).collect(),
+        environment: environment(&request.caller),
     })
+}
+
+/// What of a caller's environment reaches ssh.
+fn environment(caller: &Caller) -> Vec<(OsString, OsString)> {
+    let known = |name: &str| CALLER_VARIABLES.contains(&name);
+    let environment = caller.environment.iter().filter(|(name, _)| known(name));
+    environment.map(|(name, value)| (OsString::from(name), value.clone().into())).collect()
 }
 
 fn login(settings: &SshSettings, request: &ConnectRequest) -> Result<LoginOptions, ErrorObject> {
@@ -140,19 +192,18 @@ struct SshLink {
     dial: SshDial,
     agent_version: String,
     heartbeat: Heartbeat,
-    /// Taken by `close`.
-    open: Mutex<Option<Open>>,
-}
-
-#[derive(Clone)]
-struct Open {
-    master: Master,
-    control: Connection,
+    logins: Arc<Logins>,
+    /// Taken when the link is closed or lost.
+    control: Mutex<Option<Connection>>,
 }
 
 impl SshLink {
-    fn get(&self) -> Option<Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn control(&self) -> Option<Connection> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn take_control(&self) -> Option<Connection> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn closed(&self) -> ErrorObject {
@@ -165,6 +216,10 @@ impl Link for SshLink {
         Dial::Ssh(self.dial.clone())
     }
 
+    fn attend(&self, attendant: &Arc<Attendant>) {
+        self.logins.attendants.add(attendant);
+    }
+
     fn open(&self) -> Later<'_, Result<Connection, ErrorObject>> {
         Box::pin(async {
             let connected =
@@ -175,7 +230,7 @@ impl Link for SshLink {
     }
 
     fn shared(&self) -> Later<'_, Result<Connection, ErrorObject>> {
-        Box::pin(async { self.get().map(|open| open.control).ok_or_else(|| self.closed()) })
+        Box::pin(async { self.control().ok_or_else(|| self.closed()) })
     }
 
     fn agent_version(&self) -> Option<String> {
@@ -183,70 +238,39 @@ impl Link for SshLink {
     }
 
     fn pids(&self) -> Vec<u32> {
-        self.get().map(|open| vec![open.master.pid(), open.control.program.pid()]).unwrap_or_default()
+        let control = self.control().map(|control| control.program.pid());
+        self.logins.masters.pids().into_iter().chain(control).collect()
     }
 
     fn lost(&self) -> Later<'_, String> {
         Box::pin(async {
-            let Some(open) = self.get() else {
+            let Some(control) = self.control() else {
                 return "it is closed".to_owned();
             };
-            tokio::select! {
-                error = open.master.ended() => chain(&error),
-                lost = open.control.client.keep_alive(self.heartbeat, |_| ()) => chain(&lost),
+            let (reason, is_unreachable) = tokio::select! {
+                error = self.logins.masters.ended() => (chain(&error), true),
+                lost = control.client.keep_alive(self.heartbeat, |_| ()) => {
+                    (chain(&lost), matches!(lost, LinkLost::Silent { .. }))
+                }
+            };
+            drop((control, self.take_control()));
+            // Otherwise only the agent of this channel is gone: mounts have agents of their own.
+            if is_unreachable {
+                self.logins.masters.close().await;
             }
+            reason
         })
     }
 
     fn close(&self) -> Later<'_, ()> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let control = self.take_control();
         Box::pin(async move {
-            let Some(Open { master, control }) = open else {
-                return;
-            };
-            control.client.close_link();
-            let channel = control.program.clone();
-            drop(control);
-            channel.ended().await;
-            drop(master);
+            if let Some(Connection { client, program }) = control {
+                client.close_link();
+                drop(client);
+                program.ended().await;
+            }
+            self.logins.masters.close().await;
         })
-    }
-}
-
-/// Ends the masters that a previous life of the daemon left behind. Their sockets are in a directory that only this
-/// user can write to, so whoever listens there is ours.
-pub fn end_masters(runtime_dir: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(runtime_dir)? {
-        let entry = entry?;
-        let is_master = entry.file_name().to_str().is_some_and(|name| {
-            name.strip_prefix('s')
-                .is_some_and(|hash| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        });
-        if !is_master || !entry.file_type()?.is_socket() {
-            continue;
-        }
-        end_master(&entry.path());
-        if let Err(error) = std::fs::remove_file(entry.path()) {
-            tracing::debug!(path = %entry.path().display(), %error, "an old control socket was not removed");
-        }
-    }
-    Ok(())
-}
-
-fn end_master(socket: &Path) {
-    // Nobody listens any more: nothing to end.
-    let Ok(stream) = std::os::unix::net::UnixStream::connect(socket) else {
-        return;
-    };
-    let pid = supervisor::socket::peer(&stream)
-        .ok()
-        .and_then(|peer| rustix::process::Pid::from_raw(i32::try_from(peer.pid).ok()?));
-    let Some(pid) = pid else {
-        return;
-    };
-    tracing::info!(pid = pid.as_raw_nonzero().get(), "ending an ssh of a previous life");
-    // It holds the other end of our socket, so the number is still its own.
-    if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM) {
-        tracing::warn!(%error, "could not end an ssh of a previous life");
     }
 }

@@ -1,55 +1,49 @@
-//! `file.*`: what a client does with files goes through sessions with the machine's agent that are attached to the
-//! directories the files are in. A client keeps a few of them for a moment ([`Directories`]), so that many files of one
-//! directory cost one session.
+//! `file.*`: what a client does with files goes through one session with the agent of each machine, see [`sessions`].
 
 use std::collections::VecDeque;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use ::remote::Connection;
-use ::remote::client::{Attached, CallError, DirectoryPage, PageStream};
+use ::remote::client::{CallError, DirectoryPage, Located, PageStream, TypedCall};
 use bytes::Bytes;
+use rustix::io::Errno;
 use wire::agent::HandleId as FarHandle;
 use wire::agent::file::{
-    AttributeChanges, Caller as FarCaller, Entry as FarEntry, Kind, Listed as FarListed, OpenFlags, Place,
-    RenameMode, SetTime, Target, Time, WriteAt,
+    AttributeChanges, Caller as FarCaller, Entry as FarEntry, Kind, LastLink, Listed as FarListed, OpenFlags,
+    Place, RenameMode, SetTime, Target, Time, WriteAt,
 };
-use wire::agent::name::{Name, RelativePath};
+use wire::agent::name::Name;
 use wire::api::file::{
     CHUNK_BYTES_MAX, Chunk, Close, Content, Creation, Done as Nothing, ENTRIES_MAX, Entry, FileKind,
-    FileTime, Links, List, Listed, MakeDirectory, MakeLink, Open, OpenDirectory, Opened, Progress, Purpose,
-    Read, Remove, Rename, SetAttributes, Stat, Sync, Write, Written,
+    FileTime, Get, Got, Links, List, Listed, MakeDirectory, MakeLink, Open, OpenDirectory, Opened, Progress,
+    Purpose, Put, Read, Remove, Rename, SetAttributes, Stat, Sync, Write, Written,
 };
 use wire::api::id::HandleId;
-use wire::api::machine::{Caller, Machine, Source, absolute};
+use wire::api::machine::{Caller, Machine, Source};
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 
 use super::Daemon;
-use crate::connection::Lease;
-use crate::failure::{chain, from_io};
+use crate::failure::{from_call, from_io};
 use crate::owner::Wanted;
 use crate::session::{ClientContext, Done, Effect, done_with, failed};
 
+pub mod sessions;
+
+use sessions::{Directory, FarSession};
+
 /// Credit for a listing: a page and the next.
 const LIST_WINDOW_BYTES: u32 = 256 << 10;
-
-/// The directories that are kept for one client. Each is a session of the machine's connection, of which an ssh server
-/// allows ten unless it says otherwise; mounts, and files that are open, need some too.
-const DIRECTORIES_MAX: usize = 2;
-
-/// How long a directory is kept: its path may soon mean another one.
-const DIRECTORY_AGE_MAX: Duration = Duration::from_secs(2);
-
-/// The links that are followed, as by Linux.
-const LINKS_MAX: usize = 40;
 
 /// The permission bits of a mode, with set-id and sticky.
 const MODE_BITS: u32 = 0o7777;
 
 /// The umask under which files are made: the mode is the client's to choose.
 const NO_UMASK: u16 = 0;
+
+/// The permission bits of a file that is not complete: nobody else's business.
+const UNFINISHED: u16 = 0o600;
 
 /// What a handle stands for.
 pub enum OpenNode {
@@ -59,11 +53,40 @@ pub enum OpenNode {
     Directory(Box<Listing>),
 }
 
-/// An open file.
+/// An open file. Dropped, it is closed.
 pub struct OpenFile {
     far: FarHandle,
     shown: String,
-    attachment: Arc<Attachment>,
+    purpose: Purpose,
+    is_closed: AtomicBool,
+    session: Arc<FarSession>,
+}
+
+impl OpenFile {
+    fn new(subject: &Subject<'_>, session: Arc<FarSession>, far: FarHandle, purpose: Purpose) -> OpenFile {
+        OpenFile { far, shown: subject.shown(), purpose, is_closed: AtomicBool::new(false), session }
+    }
+
+    /// Asks the machine to close it, unless it has been asked already.
+    fn close(&self) -> Option<TypedCall<()>> {
+        let was_closed = self.is_closed.swap(true, Ordering::Relaxed);
+        (!was_closed).then(|| self.session.client().close(self.far))
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Some(closing) = self.close() {
+            finish_later(closing);
+        }
+    }
+}
+
+/// Sees a request through of which nobody wants to know what comes of it.
+fn finish_later(call: TypedCall<()>) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move { drop(call.await) });
+    }
 }
 
 /// A directory that is being listed.
@@ -72,75 +95,22 @@ pub struct Listing {
     left: VecDeque<FarListed>,
     end: bool,
     shown: String,
-    attachment: Arc<Attachment>,
+    place: Place,
+    session: Arc<FarSession>,
 }
 
-/// A session that is attached to a directory.
-struct Attachment {
-    root: Attached,
-    connection: Connection,
-    _lease: Lease,
+/// The directory that a path is in, and the path's name there.
+struct Parent {
+    session: Arc<FarSession>,
+    directory: Directory,
+    name: Name,
+    /// Whether it is known from an earlier request: the path may lead elsewhere by now.
+    is_kept: bool,
 }
 
-/// The directories of one client's last requests.
-#[derive(Default)]
-pub struct Directories {
-    kept: Mutex<VecDeque<KeptDirectory>>,
-}
-
-struct KeptDirectory {
-    machine: Machine,
-    path: Vec<u8>,
-    since: Instant,
-    attachment: Arc<Attachment>,
-}
-
-impl Directories {
-    fn get(&self, machine: &Machine, path: &[u8]) -> Option<Arc<Attachment>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|directory| {
-            directory.since.elapsed() < DIRECTORY_AGE_MAX && !directory.attachment.connection.client.is_lost()
-        });
-        let found = kept.iter().find(|directory| directory.machine == *machine && directory.path == path);
-        found.map(|directory| Arc::clone(&directory.attachment))
-    }
-
-    fn keep(&self, machine: &Machine, path: &[u8], attachment: Arc<Attachment>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= DIRECTORIES_MAX {
-            kept.pop_front();
-        }
-        let (machine, path) = (machine.clone(), path.to_vec());
-        kept.push_back(KeptDirectory { machine, path, since: Instant::now(), attachment });
-    }
-}
-
-impl std::fmt::Debug for Directories {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Directories")
-    }
-}
-
-impl Attachment {
+impl Parent {
     fn place(&self) -> Place {
-        Place { id: self.root.root.id, path: RelativePath::default() }
-    }
-}
-
-/// A file that was found, and the session it was found by.
-struct Found {
-    attachment: Arc<Attachment>,
-    /// None for the directory that the session is attached to.
-    name: Option<Name>,
-    entry: FarEntry,
-}
-
-impl Found {
-    fn place(&self) -> Place {
-        match &self.name {
-            None => self.attachment.place(),
-            Some(name) => child(&self.entry, name),
-        }
+        self.directory.place.clone()
     }
 }
 
@@ -177,77 +147,71 @@ impl<'a> Subject<'a> {
         refused(self.what, &self.shown(), error)
     }
 
-    fn failed(&self, errno: rustix::io::Errno) -> ErrorObject {
+    fn failed(&self, errno: Errno) -> ErrorObject {
         from_io(&format!("could not {} `{}`", self.what, self.source), &errno.into())
     }
 
-    /// A session that is attached to the directory at `path`, following links on the way.
-    async fn directory(&self, path: &[u8]) -> Result<Arc<Attachment>, ErrorObject> {
-        if let Some(kept) = self.context.directories.get(self.machine, path) {
-            return Ok(kept);
-        }
+    /// The session with the machine.
+    async fn session(&self) -> Result<Arc<FarSession>, ErrorObject> {
         let prompter = self.context.prompter(self.caller);
         let wanted = Wanted::new(self.machine.clone(), self.caller.clone(), prompter);
-        let lease = self.daemon.owner.acquire(wanted).await?;
-        let connection = lease.link().open().await?;
-        let root =
-            connection.client.attach(path.to_vec(), false).await.map_err(|error| self.refused(&error))?;
-        let attachment = Arc::new(Attachment { root, connection, _lease: lease });
-        self.context.directories.keep(self.machine, path, Arc::clone(&attachment));
-        Ok(attachment)
-    }
-
-    /// The directory a path is in, and its name there.
-    async fn parent(&self) -> Result<(Arc<Attachment>, Name), ErrorObject> {
-        let Some((parent, name)) = split(self.path) else {
-            return Err(usage(format!("could not {} `{}`: it has no name", self.what, self.source)));
-        };
-        let name = self.name(name)?;
-        Ok((self.directory(parent).await?, name))
-    }
-
-    fn name(&self, name: &[u8]) -> Result<Name, ErrorObject> {
-        Name::new(name).map_err(|error| usage(format!("could not {} `{}`: {error}", self.what, self.source)))
-    }
-
-    async fn lookup(&self, attachment: &Attachment, name: &Name) -> Result<Option<FarEntry>, ErrorObject> {
-        let looked = attachment.connection.client.lookup(attachment.place(), name.clone()).await;
-        Ok(looked.map_err(|error| self.refused(&error))?.entry)
+        self.context.sessions.get(&self.daemon.owner, wanted).await
     }
 
     /// The file at the path, or with [`Links::Follow`] what it points to.
-    async fn find(&self, links: Links) -> Result<Found, ErrorObject> {
-        let mut path = self.path.to_vec();
-        for _ in 0..LINKS_MAX {
-            let Some((parent, name)) = split(&path) else {
-                let attachment = self.directory(&path).await?;
-                let entry = attachment.root.root;
-                return Ok(Found { attachment, name: None, entry });
-            };
-            let name = self.name(name)?;
-            let attachment = self.directory(parent).await?;
-            let entry = self.lookup(&attachment, &name).await?;
-            let entry = entry.ok_or_else(|| self.failed(rustix::io::Errno::NOENT))?;
-            if links == Links::Keep || entry.attributes.kind != Kind::Symlink {
-                return Ok(Found { attachment, name: Some(name), entry });
-            }
-            let target = attachment.connection.client.read_link(child(&entry, &name)).await;
-            let target = target.map_err(|error| self.refused(&error))?;
-            path = absolute(&target, &attachment.root.path);
+    async fn find(&self, links: Links) -> Result<(Arc<FarSession>, Located), ErrorObject> {
+        let session = self.session().await?;
+        let last = match links {
+            Links::Follow => LastLink::Followed,
+            Links::Keep => LastLink::Kept,
+        };
+        let located = session.client().locate(self.path.to_vec(), last).await;
+        let located = located.map_err(|error| self.refused(&error))?;
+        Ok((session, located))
+    }
+
+    /// The directory the path is in, and its name there.
+    async fn parent(&self) -> Result<Parent, ErrorObject> {
+        let Some((parent, name)) = split(self.path) else {
+            return Err(usage(format!("could not {} `{}`: it has no name", self.what, self.source)));
+        };
+        let name = Name::new(name)
+            .map_err(|error| usage(format!("could not {} `{}`: {error}", self.what, self.source)))?;
+        let session = self.session().await?;
+        if let Some(directory) = session.known(parent) {
+            return Ok(Parent { session, directory, name, is_kept: true });
         }
-        Err(self.failed(rustix::io::Errno::LOOP))
+        let since = Instant::now();
+        let located = session.client().locate(parent.to_vec(), LastLink::Followed).await;
+        let located = located.map_err(|error| self.refused(&error))?;
+        if located.entry.attributes.kind != Kind::Directory {
+            return Err(self.failed(Errno::NOTDIR));
+        }
+        let directory = Directory { place: located.place, since };
+        session.keep(parent, directory.clone());
+        Ok(Parent { session, directory, name, is_kept: false })
+    }
+
+    /// After a failure: the directory the path is in now, if it may be another one than was thought.
+    async fn parent_again(&self, parent: Parent, error: &CallError) -> Result<Parent, ErrorObject> {
+        let is_gone = [Errno::STALE, Errno::NOENT, Errno::NOTDIR].iter().any(|&gone| is(error, gone));
+        if !parent.is_kept || !is_gone {
+            return Err(self.refused(error));
+        }
+        if let Some((directory, _)) = split(self.path) {
+            parent.session.forget(directory);
+        }
+        self.parent().await
     }
 }
 
+/// Whether the machine has refused with this error number.
+fn is(error: &CallError, errno: Errno) -> bool {
+    error.errno().is_some_and(|told| i32::from(told.0) == errno.raw_os_error())
+}
+
 fn refused(what: &str, shown: &str, error: &CallError) -> ErrorObject {
-    let what = format!("could not {what} `{shown}`");
-    match error {
-        CallError::Failed(failure) => {
-            from_io(&what, &io::Error::from_raw_os_error(i32::from(failure.errno.0)))
-        }
-        CallError::Lost(_) => ErrorObject::new(ErrorKind::Unreachable, format!("{what}: {}", chain(error))),
-        CallError::Unsendable(_) => ErrorObject::new(ErrorKind::Usage, format!("{what}: {}", chain(error))),
-    }
+    from_call(&format!("could not {what} `{shown}`"), error)
 }
 
 fn usage(message: impl Into<String>) -> ErrorObject {
@@ -270,10 +234,6 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
         None => (&b""[..], path),
     };
     (!name.is_empty() && name != b"..").then_some((parent, name))
-}
-
-fn child(entry: &FarEntry, name: &Name) -> Place {
-    Place { id: entry.id, path: RelativePath::default().join(name) }
 }
 
 fn time(time: Time) -> FileTime {
@@ -318,10 +278,10 @@ fn far_caller(caller: &Caller) -> FarCaller {
 /// `file.stat`
 pub async fn stat(daemon: &Daemon, context: &ClientContext, stat: Stat) -> Result<Entry, ErrorObject> {
     let subject = Subject::new(daemon, context, "look at", &stat.source, &stat.caller)?;
-    let found = subject.find(stat.links).await?;
+    let (session, found) = subject.find(stat.links).await?;
     let target = match found.entry.attributes.kind {
         Kind::Symlink => {
-            let target = found.attachment.connection.client.read_link(found.place()).await;
+            let target = session.client().read_link(found.place).await;
             Some(ByteString::from(&target.map_err(|error| subject.refused(&error))?[..]))
         }
         _ => None,
@@ -346,11 +306,18 @@ async fn start_listing(
     open: &OpenDirectory,
 ) -> Result<(Opened, Listing), ErrorObject> {
     let subject = Subject::new(daemon, context, "list", &open.source, &open.caller)?;
-    let attachment = subject.directory(subject.path).await?;
-    let pages = attachment.connection.client.list(attachment.place(), 0, LIST_WINDOW_BYTES);
-    let shown = entry(open.source.base_name(), &attachment.root.root, None);
-    let listing = Listing { pages, left: VecDeque::new(), end: false, shown: subject.shown(), attachment };
-    Ok((Opened { handle: context.new_handle(), entry: shown }, listing))
+    let since = Instant::now();
+    let (session, found) = subject.find(Links::Follow).await?;
+    if found.entry.attributes.kind != Kind::Directory {
+        return Err(subject.failed(Errno::NOTDIR));
+    }
+    let place = found.place;
+    session.keep(subject.path, Directory { place: place.clone(), since });
+    let pages = session.client().list(place.clone(), 0, LIST_WINDOW_BYTES);
+    let directory = entry(open.source.base_name(), &found.entry, None);
+    let (left, shown) = (VecDeque::new(), subject.shown());
+    let listing = Listing { pages, left, end: false, shown, place, session };
+    Ok((Opened { handle: context.new_handle(), entry: directory }, listing))
 }
 
 /// `file.list`
@@ -382,9 +349,8 @@ async fn next_entries(listing: &mut Listing) -> Result<Listed, ErrorObject> {
         let found = match listed.entry {
             Some(found) => Some(found),
             None => {
-                let attachment = &listing.attachment;
-                let looked =
-                    attachment.connection.client.lookup(attachment.place(), listed.name.clone()).await;
+                let client = listing.session.client();
+                let looked = client.lookup(listing.place.clone(), listed.name.clone()).await;
                 looked.map_err(|error| refused("list", &listing.shown, &error))?.entry
             }
         };
@@ -416,8 +382,7 @@ async fn open_to_read(
     open: &Open,
 ) -> Result<(Opened, OpenFile), ErrorObject> {
     let subject = Subject::new(daemon, context, "read", &open.source, &open.caller)?;
-    let found = subject.find(Links::Follow).await?;
-    open_found(subject, found, OpenFlags { read: true, ..OpenFlags::default() }).await
+    open_existing(subject, open.purpose, OpenFlags { read: true, ..OpenFlags::default() }).await
 }
 
 async fn open_to_write(
@@ -435,41 +400,41 @@ async fn open_to_write(
     };
     let subject = Subject::new(daemon, context, "write", &open.source, &open.caller)?;
     if create == Creation::Existing {
-        let found = subject.find(Links::Follow).await?;
-        return open_found(subject, found, flags).await;
+        return open_existing(subject, open.purpose, flags).await;
     }
-    let (attachment, name) = subject.parent().await?;
-    let there = subject.lookup(&attachment, &name).await?;
-    let is_link = there.is_some_and(|there| there.attributes.kind == Kind::Symlink);
-    if is_link && create != Creation::New {
-        // What the link points to is written, as by any program.
-        let found = subject.find(Links::Follow).await?;
-        return open_found(subject, found, flags).await;
-    }
-    let client = &attachment.connection.client;
-    let far = client.new_handle();
-    let (place, caller) = (attachment.place(), far_caller(&open.caller));
-    let opened = client.create(place, name.clone(), mode_bits(mode), flags, far, caller).await;
-    let opened = opened.map_err(|error| subject.refused(&error))?;
-    let shown = entry(name.as_bytes(), &opened.entry, None);
-    let file = OpenFile { far, shown: subject.shown(), attachment };
+    let (mode, caller) = (mode_bits(mode), far_caller(&open.caller));
+    let mut parent = subject.parent().await?;
+    let (far, opened) = loop {
+        let client = parent.session.client();
+        let far = client.new_handle();
+        match client.create(parent.place(), parent.name.clone(), mode, flags, far, caller).await {
+            Ok(opened) => break (far, opened),
+            // It is a link: what it points to is written, as by any program.
+            Err(error) if is(&error, Errno::LOOP) => {
+                return open_existing(subject, open.purpose, flags).await;
+            }
+            Err(error) => parent = subject.parent_again(parent, &error).await?,
+        }
+    };
+    let shown = entry(parent.name.as_bytes(), &opened.entry, None);
+    let file = OpenFile::new(&subject, parent.session, far, open.purpose);
     Ok((Opened { handle: context.new_handle(), entry: shown }, file))
 }
 
-async fn open_found(
+async fn open_existing(
     subject: Subject<'_>,
-    found: Found,
+    purpose: Purpose,
     flags: OpenFlags,
 ) -> Result<(Opened, OpenFile), ErrorObject> {
+    let (session, found) = subject.find(Links::Follow).await?;
     if found.entry.attributes.kind == Kind::Directory {
-        return Err(subject.failed(rustix::io::Errno::ISDIR));
+        return Err(subject.failed(Errno::ISDIR));
     }
-    let place = found.place();
-    let client = &found.attachment.connection.client;
-    let far = client.new_handle();
-    let opened = client.open(place, flags, far, 0).await.map_err(|error| subject.refused(&error))?;
+    let far = session.client().new_handle();
+    let opened = session.client().open(found.place, flags, far, 0).await;
+    let opened = opened.map_err(|error| subject.refused(&error))?;
     let shown = entry(subject.source.base_name(), &opened.entry, None);
-    let file = OpenFile { far, shown: subject.shown(), attachment: found.attachment };
+    let file = OpenFile::new(&subject, session, far, purpose);
     Ok((Opened { handle: subject.context.new_handle(), entry: shown }, file))
 }
 
@@ -490,7 +455,7 @@ fn file(handle: HandleId, node: Option<OpenNode>) -> Result<Arc<OpenFile>, Error
 pub async fn read(read: Read, node: Option<OpenNode>) -> Result<Chunk, ErrorObject> {
     let file = file(read.handle, node)?;
     let length = read.bytes.min(CHUNK_BYTES_MAX as u32);
-    let content = file.attachment.connection.client.read(file.far, read.offset, length).await;
+    let content = file.session.client().read(file.far, read.offset, length).await;
     let content = content.map_err(|error| refused("read", &file.shown, &error))?;
     Ok(Chunk { content: Content(content.into()) })
 }
@@ -503,12 +468,7 @@ pub async fn write(write: Write, node: Option<OpenNode>) -> Result<Written, Erro
         return Err(usage(format!("a chunk has at most {CHUNK_BYTES_MAX} bytes")));
     }
     let content = Bytes::from(write.content.0);
-    let written = file
-        .attachment
-        .connection
-        .client
-        .write(file.far, WriteAt::Offset(write.offset), false, content)
-        .await;
+    let written = file.session.client().write(file.far, WriteAt::Offset(write.offset), false, content).await;
     let written = written.map_err(|error| refused("write", &file.shown, &error))?;
     if written.bytes != wanted as u64 {
         let message = format!("could not write `{}`: only {} of {wanted} bytes", file.shown, written.bytes);
@@ -517,10 +477,59 @@ pub async fn write(write: Write, node: Option<OpenNode>) -> Result<Written, Erro
     Ok(Written { bytes: wanted as u32 })
 }
 
+/// `file.get`
+pub async fn get(daemon: &Daemon, context: &ClientContext, get: Get) -> Result<Got, ErrorObject> {
+    let subject = Subject::new(daemon, context, "read", &get.source, &get.caller)?;
+    let conflict = |why: &str| {
+        ErrorObject::new(ErrorKind::Conflict, format!("could not read `{}` at once: {why}", get.source))
+    };
+    let (session, found) = subject.find(Links::Follow).await?;
+    let attributes = &found.entry.attributes;
+    if attributes.kind != Kind::File {
+        return Err(conflict("it is not a regular file"));
+    }
+    if attributes.size > CHUNK_BYTES_MAX as u64 {
+        return Err(conflict(&format!("it has more than {CHUNK_BYTES_MAX} bytes")));
+    }
+    let flags = OpenFlags { read: true, ..OpenFlags::default() };
+    let far = session.client().new_handle();
+    let opened = session.client().open(found.place, flags, far, CHUNK_BYTES_MAX as u32).await;
+    let opened = opened.map_err(|error| subject.refused(&error))?;
+    drop(OpenFile::new(&subject, session, far, Purpose::Read));
+    if !opened.whole {
+        return Err(conflict("it changes"));
+    }
+    let shown = entry(get.source.base_name(), &opened.entry, None);
+    Ok(Got { entry: shown, content: Content(opened.content.into()) })
+}
+
+/// `file.put`
+pub async fn put(daemon: &Daemon, context: &ClientContext, put: Put) -> Result<Entry, ErrorObject> {
+    if put.content.0.len() > CHUNK_BYTES_MAX {
+        return Err(usage(format!("a chunk has at most {CHUNK_BYTES_MAX} bytes")));
+    }
+    let modified = set_time(put.modified)?;
+    let changes =
+        AttributeChanges { mode: Some(mode_bits(put.mode)), modified, ..AttributeChanges::default() };
+    let subject = Subject::new(daemon, context, "write", &put.source, &put.caller)?;
+    let (content, caller) = (Bytes::from(put.content.0), far_caller(&put.caller));
+    let mut parent = subject.parent().await?;
+    let made = loop {
+        let (client, name) = (parent.session.client(), parent.name.clone());
+        let putting =
+            client.put(parent.place(), name, UNFINISHED, changes, false, false, caller, content.clone());
+        match putting.await {
+            Ok(made) => break made,
+            Err(error) => parent = subject.parent_again(parent, &error).await?,
+        }
+    };
+    Ok(entry(parent.name.as_bytes(), &made, None))
+}
+
 /// `file.sync`
 pub async fn sync(sync: Sync, node: Option<OpenNode>) -> Result<Nothing, ErrorObject> {
     let file = file(sync.handle, node)?;
-    let synced = file.attachment.connection.client.sync(Target::Handle(file.far), false).await;
+    let synced = file.session.client().sync(Target::Handle(file.far), false).await;
     synced.map(|()| Nothing {}).map_err(|error| refused("sync", &file.shown, &error))
 }
 
@@ -529,10 +538,29 @@ pub async fn close(close: Close, node: Option<OpenNode>) -> Result<Nothing, Erro
     match node {
         None => Err(no_handle(close.handle)),
         Some(OpenNode::Directory(_)) => Ok(Nothing {}),
-        Some(OpenNode::File(file)) => {
-            let closed = file.attachment.connection.client.close(file.far).await;
-            closed.map(|()| Nothing {}).map_err(|error| refused("close", &file.shown, &error))
+        Some(OpenNode::File(file)) => close_file(&file).await,
+    }
+}
+
+async fn close_file(file: &OpenFile) -> Result<Nothing, ErrorObject> {
+    let Some(closing) = file.close() else {
+        return Ok(Nothing {});
+    };
+    if file.purpose == Purpose::Read {
+        // No content depends on it.
+        finish_later(closing);
+        return Ok(Nothing {});
+    }
+    closing.await.map(|()| Nothing {}).map_err(|error| refused("close", &file.shown, &error))
+}
+
+fn set_time(time: Option<FileTime>) -> Result<SetTime, ErrorObject> {
+    match time {
+        None => Ok(SetTime::Keep),
+        Some(FileTime { nanoseconds: 1_000_000_000.., .. }) => {
+            Err(usage("a second has 1,000,000,000 nanoseconds"))
         }
+        Some(FileTime { seconds, nanoseconds }) => Ok(SetTime::To(Time { seconds, nanoseconds })),
     }
 }
 
@@ -542,25 +570,29 @@ pub async fn set_attributes(
     context: &ClientContext,
     set: SetAttributes,
 ) -> Result<Entry, ErrorObject> {
-    let set_time = |time: Option<FileTime>| match time {
-        None => SetTime::Keep,
-        Some(time) => SetTime::To(Time { seconds: time.seconds, nanoseconds: time.nanoseconds }),
-    };
-    if [set.modified, set.accessed].iter().flatten().any(|time| time.nanoseconds > 999_999_999) {
-        return Err(usage("a second has 1,000,000,000 nanoseconds"));
-    }
     let changes = AttributeChanges {
         size: set.size,
         mode: set.mode.map(mode_bits),
-        modified: set_time(set.modified),
-        accessed: set_time(set.accessed),
+        modified: set_time(set.modified)?,
+        accessed: set_time(set.accessed)?,
         ..AttributeChanges::default()
     };
     let subject = Subject::new(daemon, context, "change", &set.source, &set.caller)?;
-    let found = subject.find(set.links).await?;
-    let changed =
-        found.attachment.connection.client.set_attributes(Target::Place(found.place()), changes).await;
-    let changed = changed.map_err(|error| subject.refused(&error))?;
+    let session = subject.session().await?;
+    let kept = session.known(subject.path).filter(|_| set.links == Links::Follow);
+    let changed = match kept {
+        Some(kept) => session.client().set_attributes(Target::Place(kept.place), changes).await.ok(),
+        None => None,
+    };
+    let changed = match changed {
+        Some(changed) => changed,
+        // The path may lead elsewhere by now.
+        None => {
+            let (session, found) = subject.find(set.links).await?;
+            let changed = session.client().set_attributes(Target::Place(found.place), changes).await;
+            changed.map_err(|error| subject.refused(&error))?
+        }
+    };
     Ok(entry(set.source.base_name(), &changed, None))
 }
 
@@ -571,12 +603,19 @@ pub async fn make_directory(
     make: MakeDirectory,
 ) -> Result<Entry, ErrorObject> {
     let subject = Subject::new(daemon, context, "make the directory", &make.source, &make.caller)?;
-    let (attachment, name) = subject.parent().await?;
     let (mode, caller) = (mode_bits(make.mode), far_caller(&make.caller));
-    let made =
-        attachment.connection.client.make_directory(attachment.place(), name.clone(), mode, caller).await;
-    let made = made.map_err(|error| subject.refused(&error))?;
-    Ok(entry(name.as_bytes(), &made, None))
+    let mut parent = subject.parent().await?;
+    let made = loop {
+        let client = parent.session.client();
+        match client.make_directory(parent.place(), parent.name.clone(), mode, caller).await {
+            Ok(made) => break made,
+            Err(error) => parent = subject.parent_again(parent, &error).await?,
+        }
+    };
+    let path = parent.directory.place.path.join(&parent.name);
+    let place = Place { id: made.id, path };
+    parent.session.keep(subject.path, Directory { place, since: parent.directory.since });
+    Ok(entry(parent.name.as_bytes(), &made, None))
 }
 
 /// `file.make_link`
@@ -586,11 +625,16 @@ pub async fn make_link(
     make: MakeLink,
 ) -> Result<Entry, ErrorObject> {
     let subject = Subject::new(daemon, context, "make the link", &make.source, &make.caller)?;
-    let (attachment, name) = subject.parent().await?;
     let (target, caller) = (Bytes::copy_from_slice(make.target.as_bytes()), far_caller(&make.caller));
-    let made = attachment.connection.client.symlink(attachment.place(), name.clone(), target, caller).await;
-    let made = made.map_err(|error| subject.refused(&error))?;
-    Ok(entry(name.as_bytes(), &made, Some(make.target)))
+    let mut parent = subject.parent().await?;
+    let made = loop {
+        let client = parent.session.client();
+        match client.symlink(parent.place(), parent.name.clone(), target.clone(), caller).await {
+            Ok(made) => break made,
+            Err(error) => parent = subject.parent_again(parent, &error).await?,
+        }
+    };
+    Ok(entry(parent.name.as_bytes(), &made, Some(make.target)))
 }
 
 /// `file.remove`
@@ -600,15 +644,22 @@ pub async fn remove(
     remove: Remove,
 ) -> Result<Nothing, ErrorObject> {
     let subject = Subject::new(daemon, context, "remove", &remove.source, &remove.caller)?;
-    let (attachment, name) = subject.parent().await?;
-    let found = subject.lookup(&attachment, &name).await?;
-    let found = found.ok_or_else(|| subject.failed(rustix::io::Errno::NOENT))?;
-    let client = &attachment.connection.client;
-    let removed = match found.attributes.kind {
-        Kind::Directory => client.remove_directory(attachment.place(), name).await,
-        _ => client.unlink(attachment.place(), name).await,
-    };
-    removed.map(|_| Nothing {}).map_err(|error| subject.refused(&error))
+    let mut parent = subject.parent().await?;
+    loop {
+        let (client, name) = (parent.session.client(), &parent.name);
+        let removed = match client.unlink(parent.place(), name.clone()).await {
+            Err(error) if is(&error, Errno::ISDIR) => {
+                client.remove_directory(parent.place(), name.clone()).await
+            }
+            removed => removed,
+        };
+        match removed {
+            Ok(_) => break,
+            Err(error) => parent = subject.parent_again(parent, &error).await?,
+        }
+    }
+    parent.session.forget(subject.path);
+    Ok(Nothing {})
 }
 
 /// `file.rename`
@@ -619,19 +670,25 @@ pub async fn rename(
 ) -> Result<Nothing, ErrorObject> {
     let from = Subject::new(daemon, context, "rename", &rename.source, &rename.caller)?;
     let to = Subject::new(daemon, context, "rename to", &rename.to, &rename.caller)?;
-    let same_directory = match (split(from.path), split(to.path)) {
-        (Some((from_parent, _)), Some((to_parent, _))) => from_parent == to_parent,
-        _ => false,
-    };
-    if from.machine != to.machine || !same_directory {
-        return Err(usage("a file can be renamed within its directory only"));
+    if from.machine != to.machine {
+        return Err(usage("a file can be renamed within its machine only"));
     }
-    let (attachment, from_name) = from.parent().await?;
-    let (_, to_name) = to.parent().await?;
-    let place = attachment.place();
-    let client = &attachment.connection.client;
-    let renamed = client.rename(place.clone(), from_name, place, to_name, RenameMode::Replace).await;
-    renamed.map_err(|error| from.refused(&error))?;
+    let (mut old, mut new) = (from.parent().await?, to.parent().await?);
+    loop {
+        let (old_name, new_name) = (old.name.clone(), new.name.clone());
+        let client = old.session.client();
+        match client.rename(old.place(), old_name, new.place(), new_name, RenameMode::Replace).await {
+            Ok(()) => break,
+            Err(error) if old.is_kept => {
+                old = from.parent_again(old, &error).await?;
+                new = to.parent().await?;
+            }
+            Err(error) if new.is_kept => new = to.parent_again(new, &error).await?,
+            Err(error) => return Err(from.refused(&error)),
+        }
+    }
+    old.session.forget(from.path);
+    old.session.forget(to.path);
     Ok(Nothing {})
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ::remote::Connection;
-use ::remote::client::{CallError, ProcessEvent, ProcessStream};
+use ::remote::client::{ProcessEvent, ProcessStream};
 use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 use wire::agent::process::{ExitStatus, Output, ProcessId as FarId, ProcessRequest, TerminalSize};
@@ -18,7 +18,7 @@ use wire::bytestring::ByteString;
 
 use super::Daemon;
 use crate::connection::Lease;
-use crate::failure::{chain, kind_of};
+use crate::failure::{chain, from_call};
 use crate::owner::Wanted;
 use crate::session::{ClientContext, ClientGone, ClientHandle, Done, Effect, done_with, failed};
 
@@ -78,9 +78,8 @@ async fn start(daemon: &Daemon, context: &ClientContext, run: Run) -> Result<Run
         ));
     }
     let name = run.command.first().map_or_else(|| "the login shell".to_owned(), |name| format!("`{name}`"));
-    let machine = run.machine.clone();
-    let could_not =
-        |kind, why: String| ErrorObject::new(kind, format!("could not run {name} on `{machine}`: {why}"));
+    let what = format!("could not run {name} on `{}`", run.machine);
+    let could_not = |why: &str| ErrorObject::new(ErrorKind::Failure, format!("{what}: {why}"));
     let prompter = context.prompter(&run.caller);
     let wanted = Wanted::new(run.machine.clone(), run.caller.clone(), prompter);
     let lease = daemon.owner.acquire(wanted).await?;
@@ -89,9 +88,9 @@ async fn start(daemon: &Daemon, context: &ClientContext, run: Run) -> Result<Run
     let mut stream = connection.client.spawn(spawn_request(run, far));
     match stream.next().await {
         Some(Ok(ProcessEvent::Started(_))) => {}
-        Some(Ok(_)) => return Err(could_not(ErrorKind::Failure, "the agent broke the protocol".to_owned())),
-        Some(Err(error)) => return Err(could_not(kind(&error), chain(&error))),
-        None => return Err(could_not(ErrorKind::Failure, "the agent said nothing".to_owned())),
+        Some(Ok(_)) => return Err(could_not("the agent broke the protocol")),
+        Some(Err(error)) => return Err(from_call(&what, &error)),
+        None => return Err(could_not("the agent said nothing")),
     }
     let (input, waiting_inputs) = mpsc::channel(INPUTS_MAX);
     let (orders, waiting_orders) = mpsc::channel(ORDERS_MAX);
@@ -129,14 +128,6 @@ fn spawn_request(run: Run, process: FarId) -> ProcessRequest {
 
 fn far_size(size: Size) -> TerminalSize {
     TerminalSize { rows: size.rows, columns: size.columns }
-}
-
-fn kind(error: &CallError) -> ErrorKind {
-    match error {
-        CallError::Failed(failure) => kind_of(&std::io::Error::from_raw_os_error(i32::from(failure.errno.0))),
-        CallError::Lost(_) => ErrorKind::Unreachable,
-        CallError::Unsendable(_) => ErrorKind::Usage,
-    }
 }
 
 impl RunningProcess {

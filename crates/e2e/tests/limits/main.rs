@@ -1,6 +1,5 @@
 //! Times and memory that are promised. These measure, so they run alone, one after another.
 
-#![allow(missing_docs, reason = "tests are named for what they show")]
 #![allow(clippy::unwrap_used, reason = "in a test every unexpected error is a failure")]
 
 use std::path::Path;

@@ -1,6 +1,5 @@
 //! Mounts as things with a life: made, seen, refused, taken away; and the commands around them.
 
-#![allow(missing_docs, reason = "tests are named for what they show")]
 #![allow(clippy::unwrap_used, reason = "in a test every unexpected error is a failure")]
 
 mod bad_input;
@@ -8,4 +7,6 @@ mod commands;
 mod lifecycle;
 mod machines;
 mod options;
+mod sessions;
+mod state;
 mod users;

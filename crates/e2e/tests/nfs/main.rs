@@ -1,7 +1,6 @@
 //! The NFS backend through a client that is not ours: libnfs, its tools and its library. The kernel need not have an
 //! NFS client: `-o no-kernel-mount` serves without mounting.
 
-#![allow(missing_docs, reason = "tests are named for what they show")]
 #![allow(clippy::unwrap_used, reason = "in a test every unexpected error is a failure")]
 
 mod client;

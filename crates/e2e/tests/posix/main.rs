@@ -1,7 +1,6 @@
 //! Small probes of what a local disk does, one behaviour each. Every probe runs on the local disk, on a mount of this
 //! host and on a mount over SSH; what fails on the disk is not asked of a mount.
 
-#![allow(missing_docs, reason = "tests are named for what they show")]
 #![allow(clippy::unwrap_used, reason = "in a probe every unexpected error is a failure")]
 
 mod attributes;

@@ -1,7 +1,6 @@
 //! Suites that no one here wrote, and the programs that people run, on the local disk, on a mount of this host and on a
 //! mount over SSH. What fails on the disk is not asked of a mount.
 
-#![allow(missing_docs, reason = "tests are named for what they show")]
 #![allow(clippy::unwrap_used, reason = "in a test every unexpected error is a failure")]
 
 mod appenders;

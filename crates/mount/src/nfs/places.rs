@@ -84,7 +84,6 @@ pub enum PlacesError {
 
 /// The directory of a file, and its name there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "said above")]
 pub struct Whereabouts {
     pub directory: FileId,
     pub name: Box<[u8]>,

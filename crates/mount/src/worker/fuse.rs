@@ -201,9 +201,13 @@ fn take_away(path: &Path, how: How) -> Result<(), UnmountError> {
 /// may say so.
 async fn read_ahead(path: PathBuf) -> Option<u64> {
     let found = tokio::task::spawn_blocking(move || {
-        let mounts = Mounts::read().ok()?;
+        let mounts = Mounts::read()
+            .inspect_err(|error| tracing::warn!(error = in_full(error), "the mount was not looked up"))
+            .ok()?;
         let number = u64::from(mounts.at(&path)?.connection()?.0);
-        let device = std::fs::metadata(&path).ok()?.dev();
+        let metadata = std::fs::metadata(&path)
+            .inspect_err(|error| tracing::debug!(%error, "the kernel's own read-ahead stays as it is"));
+        let Ok(device) = metadata.map(|metadata| metadata.dev()) else { return Some(number) };
         let (major, minor) = (libc::major(device), libc::minor(device));
         let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
         if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
@@ -211,5 +215,8 @@ async fn read_ahead(path: PathBuf) -> Option<u64> {
         }
         Some(number)
     });
-    found.await.ok().flatten()
+    found.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "looking the mount up did not end");
+        None
+    })
 }

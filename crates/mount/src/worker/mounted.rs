@@ -121,7 +121,7 @@ impl Mounted {
             Kind::Nfs => Arc::new(NoNotices),
         };
         let vfs = Vfs::new(Arc::new(machine), root, options, kernel);
-        events.tell(vfs.clone());
+        events.tell(&vfs);
         distance::watch(connection.client.clone(), &vfs);
         let backend = match kind {
             Kind::Fuse => {

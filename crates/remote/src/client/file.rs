@@ -4,8 +4,9 @@
 
 use bytes::Bytes;
 use wire::agent::file::{
-    Allocation, AttributeChanges, Attributes, Caller, Entry, FileReply, FileRequest, Kind, Lease, Listed,
-    Lock, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget, WatchEvent, WriteAt, XattrMode,
+    Allocation, AttributeChanges, Attributes, Caller, Entry, FileReply, FileRequest, Kind, LastLink, Lease,
+    Listed, Lock, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget, WatchEvent, WriteAt,
+    XattrMode,
 };
 use wire::agent::name::{Name, RelativePath};
 use wire::agent::{HandleId, Reply, Request, StreamWindow};
@@ -27,6 +28,15 @@ pub struct Attached {
     pub privileged: bool,
     /// The root's path with symlinks resolved, absolute.
     pub path: Vec<u8>,
+}
+
+/// A file that was found by its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Where it is beneath the root.
+    pub place: Place,
+    /// The file.
+    pub entry: Entry,
 }
 
 /// A name, found or not.
@@ -133,6 +143,9 @@ outcome!(Bytes, payload => FileReply::Data => payload);
 outcome!(u64, _ => FileReply::Position(offset) => offset);
 outcome!(Space, _ => FileReply::Space(space) => space);
 outcome!(Option<(Lock, u32)>, _ => FileReply::Lock(lock) => lock);
+outcome!(Located, _ => FileReply::Located { path, entry } => {
+    Located { place: Place { id: entry.id, path }, entry }
+});
 outcome!(Looked, _ => FileReply::Looked { entry, lease } => Looked { entry, lease });
 outcome!(Removed, _ => FileReply::Removed { entry, directory } => Removed { entry, directory });
 outcome!(Written, _ => FileReply::Written { bytes, attributes } => Written { bytes, attributes });
@@ -215,10 +228,15 @@ impl AgentClient {
         PageStream { replies, client: self.clone(), page: std::marker::PhantomData }
     }
 
-    /// Exports the directory (or the single file) at `path`, absolute or from the agent user's home. Once per link,
-    /// before any other file request.
+    /// Exports the directory at `path`, absolute or from the agent user's home. Once per link, before any other file
+    /// request.
     pub fn attach(&self, path: Vec<u8>, read_only: bool) -> TypedCall<Attached> {
         self.file(FileRequest::Attach { path, read_only }, Bytes::new())
+    }
+
+    /// Finds what is at a path of the machine, absolute or from the agent user's home, if it is beneath the root.
+    pub fn locate(&self, path: Vec<u8>, last: LastLink) -> TypedCall<Located> {
+        self.file(FileRequest::Locate { path, last }, Bytes::new())
     }
 
     /// Looks a name up.

@@ -31,6 +31,7 @@ pub(super) fn is_mutation(request: &Request) -> bool {
         | FileRequest::RemoveXattr { .. } => true,
         FileRequest::Open { flags, .. } => flags.truncate,
         FileRequest::Attach { .. }
+        | FileRequest::Locate { .. }
         | FileRequest::Lookup { .. }
         | FileRequest::Stat { .. }
         | FileRequest::ReadLink { .. }
@@ -70,6 +71,7 @@ pub(super) fn reply_name(reply: &Reply) -> &'static str {
         Reply::File(reply) => match reply {
             FileReply::Done => "Done",
             FileReply::Attached { .. } => "Attached",
+            FileReply::Located { .. } => "Located",
             FileReply::Looked { .. } => "Looked",
             FileReply::Entry(_) => "Entry",
             FileReply::Removed { .. } => "Removed",

@@ -5,6 +5,7 @@
 //! daemon ─┐
 //! worker ─┼─ ssh -S path ──► master         channels: a command each, and never a login of their own
 //! worker ─┘
+//! worker ── full ──► daemon ── ssh -M -N ──► machine        one more master, when those that are there are full
 //! ```
 //!
 //! The master reads the user's configuration; a channel reads none, since all that it decides has been decided. A
@@ -12,7 +13,10 @@
 
 mod config;
 mod error;
+mod further;
 mod master;
+mod masters;
+mod route;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -29,7 +33,10 @@ use super::program::{Program, ProgramError};
 pub use config::{ConfigError, UserConfig, write_config};
 pub(crate) use error::explain_channel;
 pub use error::{SshError, explain};
+pub use further::{ControlSocket, MASTERS_MAX};
 pub use master::{LoginOptions, Master, Prompts};
+pub use masters::{Masters, MastersEnd, OpenMaster, OpeningMaster, Unattended};
+pub(crate) use route::Route;
 
 /// The longest path of a control socket: that of any unix socket, less what ssh appends while it makes one.
 pub const CONTROL_PATH_BYTES_MAX: usize = 107 - 18;

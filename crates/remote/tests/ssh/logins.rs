@@ -48,7 +48,7 @@ async fn a_master_carries_channels_until_it_is_dropped() {
     until(|| !control.exists() && !is_running(pid)).await;
 }
 
-async fn until(condition: impl Fn() -> bool) {
+pub async fn until(condition: impl Fn() -> bool) {
     let waiting = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -57,7 +57,7 @@ async fn until(condition: impl Fn() -> bool) {
     tokio::time::timeout(DEADLINE, waiting).await.unwrap();
 }
 
-fn is_running(pid: u32) -> bool {
+pub fn is_running(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 

@@ -5,3 +5,4 @@
 mod logins;
 mod machine;
 mod placing;
+mod sessions;

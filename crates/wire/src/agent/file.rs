@@ -221,6 +221,15 @@ pub struct OpenFlags {
     pub exclusive: bool,
 }
 
+/// What a symlink at the end of a path stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LastLink {
+    /// What it points to.
+    Followed,
+    /// Itself.
+    Kept,
+}
+
 /// What `rename` does when the new name exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RenameMode {
@@ -360,13 +369,22 @@ pub struct WalkBudget {
 /// What can be asked of files. Before [`FileRequest::Attach`] only that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileRequest {
-    /// Exports the directory (or the single file) at `path`, absolute or from the agent user's home. Everything later is
-    /// beneath it. Once per stream. → [`FileReply::Attached`]
+    /// Exports the directory at `path`, absolute or from the agent user's home. Everything later is beneath it. Once per
+    /// stream. `ENOTDIR` for anything but a directory: a single file is reached beneath one. → [`FileReply::Attached`]
     Attach {
         /// Where; bytes as the machine takes them. Symlinks in it are followed.
         path: Vec<u8>,
         /// Refuse every change with `EROFS`.
         read_only: bool,
+    },
+    /// Finds the file at `path`, absolute or from the agent user's home, as any program of the machine would: symlinks on
+    /// the way are followed. `EXDEV` if what is there is not beneath the exported root. Gives no lease.
+    /// → [`FileReply::Located`]
+    Locate {
+        /// Where; bytes as the machine takes them.
+        path: Vec<u8>,
+        /// What a symlink at the end of the path stands for.
+        last: LastLink,
     },
     /// Looks a name up. → [`FileReply::Looked`]
     Lookup {
@@ -691,6 +709,13 @@ pub enum FileReply {
         privileged: bool,
         /// The root's path with symlinks resolved, absolute, as the machine takes it.
         path: Vec<u8>,
+    },
+    /// A file that was found by its path.
+    Located {
+        /// Its path beneath the root, with symlinks resolved.
+        path: RelativePath,
+        /// The file.
+        entry: Entry,
     },
     /// A name, found or not.
     Looked {

@@ -260,6 +260,44 @@ pub struct Written {
     pub bytes: u32,
 }
 
+/// Reads a small file at once. One of more than [`CHUNK_BYTES_MAX`], one that changes meanwhile and one that is not a
+/// regular file are a conflict: they have to be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Get {
+    /// Which; a link is followed.
+    pub source: Source,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// A whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Got {
+    /// The file.
+    pub entry: Entry,
+    /// All of it.
+    pub content: Content,
+}
+
+/// Makes a small file at once, or gives the one that is there this content, in place. When it fails, a file that it made
+/// is not left behind. A link is not followed, but refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Put {
+    /// Which.
+    pub source: Source,
+    /// Permission bits, whatever the login's umask.
+    pub mode: u32,
+    /// Last change of content; the present if it is absent.
+    #[serde(default)]
+    pub modified: Option<FileTime>,
+    /// All of it: at most [`CHUNK_BYTES_MAX`].
+    pub content: Content,
+    /// Who asks.
+    pub caller: Caller,
+}
+
 /// Waits until what was written is on stable storage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

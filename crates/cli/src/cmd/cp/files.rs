@@ -13,6 +13,7 @@ use wire::api::id::HandleId;
 use wire::api::machine::{Caller, Machine, Source};
 use wire::bytestring::ByteString;
 
+use super::work::Target;
 use crate::client::{Client, Ticket};
 use crate::cmd::cat;
 use crate::cmd::ls::read_directory;
@@ -50,10 +51,20 @@ impl Attributes {
     }
 }
 
+/// Whether a file can be had by [`Files::get`].
+pub fn is_small(entry: &Entry) -> bool {
+    entry.kind == FileKind::File && entry.size <= CHUNK_BYTES_MAX as u64
+}
+
 impl<'a> Files<'a> {
     /// Without a client, all files have to be of this computer.
     pub fn new(caller: &'a Caller, client: Option<&'a Client>) -> Files<'a> {
         Files { caller, client }
+    }
+
+    /// Whether all of them are of this computer.
+    pub fn are_local(&self) -> bool {
+        self.client.is_none()
     }
 
     fn client(&self) -> Result<&'a Client> {
@@ -103,17 +114,17 @@ impl<'a> Files<'a> {
     }
 
     /// Makes a symbolic link; one that is there is replaced.
-    pub fn make_link(&self, at: &Source, target: &ByteString) -> Result<()> {
-        if self.stat(at, Links::Keep)?.is_some_and(|there| there.kind == FileKind::Link) {
+    pub fn make_link(&self, at: &Source, points_to: &ByteString, target: Target) -> Result<()> {
+        let is_link = |there: Entry| there.kind == FileKind::Link;
+        if target == Target::Unknown && self.stat(at, Links::Keep)?.is_some_and(is_link) {
             self.remove(at)?;
         }
         if let Some(path) = self.local(at)? {
-            let made = std::os::unix::fs::symlink(target.as_path(), &path);
+            let made = std::os::unix::fs::symlink(points_to.as_path(), &path);
             return made.map_err(|error| local_error("make the link", &path, &error));
         }
-        let request =
-            file::MakeLink { source: at.clone(), target: target.clone(), caller: self.caller.clone() };
-        self.client()?.call(request).map(drop)
+        let (source, target, caller) = (at.clone(), points_to.clone(), self.caller.clone());
+        self.client()?.call(file::MakeLink { source, target, caller }).map(drop)
     }
 
     /// Removes a file or a link.
@@ -137,7 +148,7 @@ impl<'a> Files<'a> {
     /// Sets what a copy keeps.
     pub fn set_attributes(&self, at: &Source, attributes: Attributes) -> Result<()> {
         if let Some(path) = self.local(at)? {
-            let set = set_local_attributes(&path, attributes);
+            let set = File::open(&path).and_then(|file| set_local_attributes(&file, attributes));
             return set.map_err(|error| local_error("set the attributes of", &path, &error));
         }
         let request = file::SetAttributes {
@@ -147,6 +158,44 @@ impl<'a> Files<'a> {
             size: None,
             modified: Some(attributes.modified),
             accessed: None,
+            caller: self.caller.clone(),
+        };
+        self.client()?.call(request).map(drop)
+    }
+
+    /// A small file's content; none when it turns out not to be one.
+    pub fn get(&self, at: &Source) -> Result<Option<Vec<u8>>> {
+        if let Some(path) = self.local(at)? {
+            let mut content = Vec::new();
+            let opened = File::open(&path).map_err(|error| local_error("open", &path, &error))?;
+            let read = opened.take(CHUNK_BYTES_MAX as u64 + 1).read_to_end(&mut content);
+            read.map_err(|error| local_error("read", &path, &error))?;
+            return Ok((content.len() <= CHUNK_BYTES_MAX).then_some(content));
+        }
+        let request = file::Get { source: at.clone(), caller: self.caller.clone() };
+        match self.client()?.call(request) {
+            Ok(got) => Ok(Some(got.content.0)),
+            Err(Error::Failed(failure)) if failure.kind == ErrorKind::Conflict => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a small file, or gives the one that is there this content.
+    pub fn put(&self, at: &Source, content: Vec<u8>, attributes: Attributes) -> Result<()> {
+        if let Some(path) = self.local(at)? {
+            let mut options = File::options();
+            options.write(true).create(true).truncate(true).mode(UNFINISHED_FILE);
+            let put = options
+                .open(&path)
+                .and_then(|mut file| io::Write::write_all(&mut file, &content).map(|()| file))
+                .and_then(|file| set_local_attributes(&file, attributes));
+            return put.map_err(|error| local_error("write", &path, &error));
+        }
+        let request = file::Put {
+            source: at.clone(),
+            mode: attributes.mode,
+            modified: Some(attributes.modified),
+            content: Content(content),
             caller: self.caller.clone(),
         };
         self.client()?.call(request).map(drop)
@@ -170,7 +219,7 @@ impl<'a> Files<'a> {
         Ok(Incoming::There { handle: opened.handle, reader })
     }
 
-    /// The next chunk; none at the end, which also closes it.
+    /// The next chunk; none at the end.
     pub fn next_chunk(&self, content: &mut Incoming) -> Result<Option<Vec<u8>>> {
         match content {
             Incoming::Here { file, path } => {
@@ -179,13 +228,18 @@ impl<'a> Files<'a> {
                 read.map_err(|error| local_error("read", path, &error))?;
                 Ok((!chunk.is_empty()).then_some(chunk))
             }
+            Incoming::There { reader, .. } => reader.next(self.client()?),
+        }
+    }
+
+    /// Closes a file that was read, to its end or not.
+    pub fn close(&self, content: Incoming) -> Result<()> {
+        match content {
+            Incoming::Here { .. } => Ok(()),
             Incoming::There { handle, reader } => {
                 let client = self.client()?;
-                let chunk = reader.next(client)?;
-                if chunk.is_none() {
-                    client.call(file::Close { handle: *handle })?;
-                }
-                Ok(chunk)
+                reader.finish(client);
+                client.call(file::Close { handle }).map(drop)
             }
         }
     }
@@ -235,18 +289,19 @@ impl<'a> Files<'a> {
     }
 
     /// Waits for all that is under way, gives the file its length, and closes it.
-    pub fn finish(&self, sink: Sink, length: Option<u64>) -> Result<()> {
+    pub fn finish(&self, mut sink: Sink, length: Option<u64>) -> Result<()> {
+        if let Err(error) = self.settle(&mut sink) {
+            self.abandon(sink);
+            return Err(error);
+        }
         match sink {
             Sink::Here { file, path } => match length {
                 Some(length) => file.set_len(length).map_err(|error| local_error("write", &path, &error)),
                 None => Ok(()),
             },
-            Sink::There { source, handle, mut under_way } => {
+            Sink::There { source, handle, .. } => {
                 let caller = self.caller.clone();
                 let client = self.client()?;
-                while !under_way.is_empty() {
-                    wait_for_oldest(client, &mut under_way)?;
-                }
                 client.call(file::Close { handle })?;
                 if length.is_none() {
                     return Ok(());
@@ -263,6 +318,30 @@ impl<'a> Files<'a> {
                 client.call(request).map(drop)
             }
         }
+    }
+
+    /// Waits for all that is under way to a file.
+    fn settle(&self, sink: &mut Sink) -> Result<()> {
+        let Sink::There { under_way, .. } = sink else {
+            return Ok(());
+        };
+        let client = self.client()?;
+        while !under_way.is_empty() {
+            wait_for_oldest(client, under_way)?;
+        }
+        Ok(())
+    }
+
+    /// Closes a file whose content could not be written. What is there stays.
+    pub fn abandon(&self, sink: Sink) {
+        let Sink::There { handle, under_way, .. } = sink else {
+            return;
+        };
+        // What went wrong has been told before.
+        let _told = self.client().and_then(|client| {
+            under_way.into_iter().for_each(|ticket| drop(client.wait(ticket)));
+            client.call(file::Close { handle })
+        });
     }
 
     /// The path of a file of this computer; none for one elsewhere.
@@ -372,7 +451,7 @@ fn local_entry(path: &Path, links: Links) -> Result<Entry> {
     })
 }
 
-fn set_local_attributes(path: &Path, attributes: Attributes) -> io::Result<()> {
+fn set_local_attributes(file: &File, attributes: Attributes) -> io::Result<()> {
     let FileTime { seconds, nanoseconds } = attributes.modified;
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let modified = match seconds < 0 {
@@ -382,7 +461,6 @@ fn set_local_attributes(path: &Path, attributes: Attributes) -> io::Result<()> {
     let modified: SystemTime = modified
         .and_then(|time| time.checked_add(Duration::from_nanos(nanoseconds.into())))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its time cannot be kept here"))?;
-    let file = File::open(path)?;
     file.set_times(FileTimes::new().set_modified(modified))?;
     file.set_permissions(Permissions::from_mode(attributes.mode))
 }

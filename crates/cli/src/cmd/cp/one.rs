@@ -6,54 +6,87 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use wire::api::ErrorKind;
 use wire::api::file::{CHUNK_BYTES_MAX, Creation, Entry, FileKind, Links};
 use wire::api::machine::Source;
 
-use super::files::{Attributes, Files, WINDOW_BYTES};
-use super::progress::Progress;
-use super::{Job, Target};
-use crate::error::{Error, Result};
+use super::files::{Attributes, Incoming, Sink, WINDOW_BYTES, is_small};
+use super::work::{Pair, Target, Work};
+use crate::error::{Error, Failure, Result};
 
 /// Copies one file.
-pub fn copy(files: Files<'_>, job: &Job, progress: &Progress) -> Result<()> {
-    let there = match job.target {
+pub fn copy(work: &Work<'_>, pair: &Pair, target: Target) -> Result<()> {
+    let _room = work.wait_for_room(pair.entry.size);
+    let there = match target {
         Target::New => None,
-        Target::Unknown => files.stat(&job.to, Links::Keep)?,
+        Target::Unknown => work.files().stat(&pair.to, Links::Keep)?,
     };
     match there.map(|there| there.kind) {
-        None | Some(FileKind::File) => copy_beside(files, job, progress)?,
+        None | Some(FileKind::File) => copy_beside(work, pair)?,
         Some(FileKind::Directory) => {
-            let message = format!("`{}` is a directory, and `{}` is not", job.to, job.from);
-            return Err(Error::new(wire::api::ErrorKind::Conflict, message));
+            let message = format!("`{}` is a directory, and `{}` is not", pair.to, pair.from);
+            return Err(Error::new(ErrorKind::Conflict, message));
         }
         // Through a link, into a pipe or a device: what is there is to stay.
-        Some(_) => transfer(files, job, &job.to, Start::Over(Creation::Truncate), progress)?,
+        Some(_) => transfer(work, pair, &pair.to, Start::Over(Creation::Truncate))?,
     }
-    progress.file_done();
+    work.progress().file_done();
     Ok(())
 }
 
-fn copy_beside(files: Files<'_>, job: &Job, progress: &Progress) -> Result<()> {
-    let beside = beside(job)?;
+fn copy_beside(work: &Work<'_>, pair: &Pair) -> Result<()> {
+    let files = work.files();
+    let beside = beside(pair)?;
+    if is_small(&pair.entry)
+        && let Some(content) = files.get(&pair.from)?
+    {
+        return put_beside(work, pair, &beside, content);
+    }
     // A small file is as quickly written as looked for.
-    let found = match job.entry.size > WINDOW_BYTES {
+    let found = match pair.entry.size > WINDOW_BYTES {
         true => files.stat(&beside, Links::Keep)?,
         false => None,
     };
     let start = match found {
-        Some(Entry { kind: FileKind::File, size, .. }) if size <= job.entry.size => {
+        Some(Entry { kind: FileKind::File, size, .. }) if size <= pair.entry.size => {
             Start::At(size.saturating_sub(WINDOW_BYTES))
         }
         _ => Start::Over(Creation::Truncate),
     };
-    let outcome = transfer(files, job, &beside, start, progress)
-        .and_then(|()| files.set_attributes(&beside, Attributes::of(&job.entry)))
-        .and_then(|()| files.rename(&beside, &job.to));
-    if outcome.is_err() && job.entry.size <= WINDOW_BYTES {
-        // It would not be taken up again. What keeps it from being removed is told by the error before.
-        let _told = files.remove(&beside);
+    let outcome = transfer(work, pair, &beside, start)
+        .and_then(|()| files.set_attributes(&beside, Attributes::of(&pair.entry)))
+        .and_then(|()| files.rename(&beside, &pair.to));
+    clear_up(work, pair, &beside, outcome)
+}
+
+fn put_beside(work: &Work<'_>, pair: &Pair, beside: &Source, content: Vec<u8>) -> Result<()> {
+    let (files, length) = (work.files(), content.len() as u64);
+    let outcome = work
+        .go_on()
+        .and_then(|()| files.put(beside, content, Attributes::of(&pair.entry)))
+        .inspect(|()| work.progress().bytes_copied(length))
+        .and_then(|()| files.rename(beside, &pair.to));
+    clear_up(work, pair, beside, outcome)
+}
+
+/// Takes away what is half done and would not be taken up again.
+fn clear_up(work: &Work<'_>, pair: &Pair, beside: &Source, outcome: Result<()>) -> Result<()> {
+    if outcome.is_err() && pair.entry.size <= WINDOW_BYTES {
+        // What keeps it from being removed is told by the error before.
+        let _told = work.files().remove(beside);
     }
-    outcome
+    outcome.map_err(|error| about(error, beside, &pair.to))
+}
+
+/// The error as one about the file itself: nobody but this program knows the name beside it.
+fn about(error: Error, beside: &Source, to: &Source) -> Error {
+    match error {
+        Error::Failed(failure) => {
+            let (name, known) = (beside.base_name().to_string(), to.base_name().to_string());
+            Error::Failed(Failure { message: failure.message.replace(&name, &known), ..failure })
+        }
+        Error::OutputClosed => Error::OutputClosed,
+    }
 }
 
 /// Where a copy begins.
@@ -65,26 +98,58 @@ enum Start {
     At(u64),
 }
 
-fn transfer(files: Files<'_>, job: &Job, to: &Source, start: Start, progress: &Progress) -> Result<()> {
-    let (mut offset, creation) = match start {
+fn transfer(work: &Work<'_>, pair: &Pair, to: &Source, start: Start) -> Result<()> {
+    let (offset, creation) = match start {
         Start::Over(creation) => (0, creation),
         Start::At(offset) => (offset, Creation::Existing),
     };
-    progress.bytes_kept(offset);
-    let mut content = files.read(&job.from, offset)?;
-    let mut sink = files.write(to, creation)?;
+    let files = work.files();
+    let mut content = files.read(&pair.from, offset)?;
+    let mut sink = match files.write(to, creation) {
+        Ok(sink) => sink,
+        Err(error) => {
+            // The error that is told is the one about the copy.
+            let _told = files.close(content);
+            return Err(error);
+        }
+    };
+    work.progress().bytes_kept(offset);
+    let moved = move_content(work, pair, start, &mut content, &mut sink);
+    let closed = files.close(content);
+    match moved.and_then(|length| closed.map(|()| length)) {
+        Ok(length) => files.finish(sink, length),
+        Err(error) => {
+            files.abandon(sink);
+            Err(error)
+        }
+    }
+}
+
+/// Reads to the end and writes it all. The length that the copy still has to be given, if any.
+fn move_content(
+    work: &Work<'_>,
+    pair: &Pair,
+    start: Start,
+    content: &mut Incoming,
+    sink: &mut Sink,
+) -> Result<Option<u64>> {
+    let (mut offset, may_have_holes) = match start {
+        Start::Over(_) => (0, pair.entry.kind == FileKind::File),
+        Start::At(offset) => (offset, false),
+    };
     // A hole at the end is not written, so the length has to be set.
     let mut ends_in_hole = false;
-    while let Some(chunk) = files.next_chunk(&mut content)? {
+    while let Some(chunk) = work.files().next_chunk(content)? {
+        work.go_on()?;
         let length = chunk.len() as u64;
-        ends_in_hole = matches!(start, Start::Over(_)) && job.entry.kind == FileKind::File && is_hole(&chunk);
+        ends_in_hole = may_have_holes && is_hole(&chunk);
         if !ends_in_hole {
-            files.write_chunk(&mut sink, offset, chunk)?;
+            work.files().write_chunk(sink, offset, chunk)?;
         }
         offset += length;
-        progress.bytes_copied(length);
+        work.progress().bytes_copied(length);
     }
-    files.finish(sink, ends_in_hole.then_some(offset))
+    Ok(ends_in_hole.then_some(offset))
 }
 
 /// A whole chunk of zeros takes no space in a file that is new.
@@ -94,14 +159,15 @@ fn is_hole(chunk: &[u8]) -> bool {
 
 /// The name beside the final one. It is short, whatever the final name is, and another one for every original, size
 /// and time of change.
-pub(super) fn beside(job: &Job) -> Result<Source> {
-    let Source::Files { machine, path } = &job.to else {
-        return Err(Error::usage(format_args!("`{}` cannot be copied to", job.to)));
+pub(super) fn beside(pair: &Pair) -> Result<Source> {
+    let Pair { from, entry, to } = pair;
+    let Source::Files { machine, path } = to else {
+        return Err(Error::usage(format_args!("`{to}` cannot be copied to")));
     };
     // Another build may compute another hash; then a copy begins anew.
     let mut hasher = DefaultHasher::new();
-    (job.from.to_bytes(), job.to.to_bytes(), job.entry.size, job.entry.modified.seconds).hash(&mut hasher);
-    (job.entry.modified.nanoseconds, job.entry.inode).hash(&mut hasher);
+    (from.to_bytes(), to.to_bytes(), entry.size, entry.modified.seconds).hash(&mut hasher);
+    (entry.modified.nanoseconds, entry.inode).hash(&mut hasher);
     let name = format!(".stead-{:016x}.part", hasher.finish());
     let directory = path.as_bytes().iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
     let beside = [&path.as_bytes()[..directory], name.as_bytes()].concat();

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -22,31 +21,32 @@ const CLEAR_LINE: &str = "\r\u{1b}[K";
 #[derive(Debug, Default)]
 pub struct Progress {
     files_done: AtomicU64,
+    directories_done: AtomicU64,
+    links_done: AtomicU64,
     bytes_found: AtomicU64,
     bytes_done: AtomicU64,
     bytes_resumed: AtomicU64,
-    /// Files that were found and have not ended.
-    open: Mutex<u64>,
-    ended: Condvar,
 }
 
 impl Progress {
     /// A file of this size will be copied.
     pub fn file_found(&self, size: u64) {
         self.bytes_found.fetch_add(size, Ordering::Relaxed);
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-    }
-
-    /// A file that was found is copied or given up.
-    pub fn file_ended(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        *open = open.saturating_sub(1);
-        self.ended.notify_all();
     }
 
     /// A file is complete.
     pub fn file_done(&self) {
         self.files_done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A directory is there.
+    pub fn directory_done(&self) {
+        self.directories_done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A link is there.
+    pub fn link_done(&self) {
+        self.links_done.fetch_add(1, Ordering::Relaxed);
     }
 
     /// So much more content is there.
@@ -65,6 +65,16 @@ impl Progress {
         self.files_done.load(Ordering::Relaxed)
     }
 
+    /// How many directories are there.
+    pub fn directories_done(&self) -> u64 {
+        self.directories_done.load(Ordering::Relaxed)
+    }
+
+    /// How many links are there.
+    pub fn links_done(&self) -> u64 {
+        self.links_done.load(Ordering::Relaxed)
+    }
+
     /// How much content is there.
     pub fn bytes_done(&self) -> u64 {
         self.bytes_done.load(Ordering::Relaxed)
@@ -73,13 +83,6 @@ impl Progress {
     /// How much of it was there before.
     pub fn bytes_resumed(&self) -> u64 {
         self.bytes_resumed.load(Ordering::Relaxed)
-    }
-
-    /// Waits until every file that was found has ended. Each ends: by success, or by an error of its connection.
-    pub fn wait_for_copies(&self) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = self.ended.wait_while(open, |open| *open > 0);
-        drop(done.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn line(&self, elapsed: Duration) -> String {

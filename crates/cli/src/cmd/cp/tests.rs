@@ -7,7 +7,8 @@ use wire::api::file::Links;
 use wire::api::machine::{Caller, Machine, Source};
 
 use super::files::Files;
-use super::{Job, Target, one};
+use super::one;
+use super::work::Pair;
 use crate::fake::{Fake, Ran};
 
 fn cp(arguments: &[&Path]) -> Ran {
@@ -62,8 +63,8 @@ fn a_copy_that_was_cut_short_goes_on_where_it_ended() {
     let source = |path: &Path| Source::files(Machine::Host, path.to_owned()).unwrap();
     let caller = Caller::default();
     let entry = Files::new(&caller, None).stat(&source(&from), Links::Follow).unwrap().unwrap();
-    let job = Job { from: source(&from), entry, to: source(&to), target: Target::Unknown };
-    let Source::Files { path: part, .. } = one::beside(&job).unwrap() else {
+    let pair = Pair { from: source(&from), entry, to: source(&to) };
+    let Source::Files { path: part, .. } = one::beside(&pair).unwrap() else {
         unreachable!("a file has a path");
     };
     // The first byte differs, so that it can be told whether it was copied again.
@@ -104,7 +105,7 @@ fn what_makes_no_sense_is_refused() {
         (&[&path("dir"), &path("file")], 5, "is not a directory"),
         (&[&path("file"), &path("dir"), &path("x")], 3, "a directory is wanted"),
         (&[&path("file"), &path("absent/")], 3, "a directory is wanted"),
-        (&[&path("file"), &path("absent/x")], 3, "No such file or directory"),
+        (&[&path("file"), &path("absent/x")], 3, "absent/x`: No such file or directory"),
     ];
     for (arguments, code, err) in cases {
         let ran = cp(arguments);

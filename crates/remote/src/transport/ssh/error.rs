@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wire::api::error::ErrorKind;
+use wire::api::error::{ErrorKind, ErrorObject};
 use wire::api::machine::SshTarget;
 
 use crate::transport::program::{Exit, ProgramError};
@@ -83,6 +83,26 @@ pub enum SshError {
         /// What ssh said.
         said: String,
     },
+    /// It allows no more through any of the connections to it, and there can be no other.
+    #[error(
+        "`{target}` allows no more sessions through one connection (MaxSessions), and no other was opened"
+    )]
+    NoFurtherMaster {
+        /// Whom.
+        target: String,
+        /// Why there is no other.
+        #[source]
+        source: ErrorObject,
+    },
+    /// Whoever needs another connection could not ask for it.
+    #[error("could not listen on `{}` for requests for another connection", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The control socket cannot have such a path.
     #[error("`{}` cannot be the path of a control socket: too long, not absolute, or with a `$`", path.display())]
     ControlPath {
@@ -127,10 +147,12 @@ impl SshError {
             | SshError::HostKeyUnknown { .. }
             | SshError::Authentication { .. } => ErrorKind::Refused,
             SshError::Other { .. } => ErrorKind::Unreachable,
+            SshError::NoFurtherMaster { source, .. } => source.kind(),
             SshError::Config { .. }
             | SshError::TooManySessions { .. }
             | SshError::ControlPath { .. }
             | SshError::Watch { .. }
+            | SshError::Listen { .. }
             | SshError::Program(_) => ErrorKind::Failure,
         }
     }
@@ -140,6 +162,12 @@ impl SshError {
         match self {
             SshError::HostKeyChanged { mend, .. } => Some(format!("if the machine was set up anew: {mend}")),
             SshError::HostKeyUnknown { mend, .. } => Some(mend.clone()),
+            SshError::NoFurtherMaster { source, .. } if source.hint().is_some() => {
+                source.hint().map(str::to_owned)
+            }
+            SshError::NoFurtherMaster { .. } | SshError::TooManySessions { .. } => {
+                Some("raise MaxSessions in the sshd_config of the machine".to_owned())
+            }
             SshError::Program(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
                 Some("install the OpenSSH client".to_owned())
             }

@@ -11,11 +11,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::process::{Pid, Signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::Command;
 
 use super::error::{SshError, explain};
+use super::masters::remove_socket;
 use super::{SshOptions, check_control_path, escape_percent};
 use crate::askpass::Environment;
 use crate::transport::program::{Dismissal, Exit, Program};
@@ -25,6 +27,10 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How long a login may take that a person has a part in. A server gives up after two minutes of its own accord.
 const PROMPTED_LOGIN_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a master that is told to end may take before it is killed. One whose connection hangs takes no longer than
+/// another: it does not wait for the machine.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a master may take to say that it is there.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,10 +81,7 @@ impl Master {
         check_control_path(&options.control)?;
         let directory = options.control.parent().unwrap_or(Path::new("/"));
         let watch_failed = |source: io::Error| SshError::Watch { directory: directory.to_owned(), source };
-        match std::fs::remove_file(&options.control) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(watch_failed(error)),
-            Ok(()) | Err(_) => {}
-        }
+        remove_socket(&options.control).map_err(watch_failed)?;
         let appearance = Appearance::watch(directory).map_err(watch_failed)?;
         let program = Program::attend_to(command(&options, login), "ssh", Dismissal::BySignal)?;
         tokio::select! {
@@ -110,6 +113,28 @@ impl Master {
     pub async fn ended(&self) -> SshError {
         let exit = self.program.ended().await;
         explain(&self.options.target, exit)
+    }
+
+    /// Ends it, whoever else has a handle, and waits until it has ended. Unless it had to be killed, its socket is gone
+    /// then: it takes away whatever is at its control path, so that nobody else may be there before.
+    pub async fn end(&self) {
+        self.signal(Signal::TERM);
+        if tokio::time::timeout(END_TIMEOUT, self.program.ended()).await.is_err() {
+            self.signal(Signal::KILL);
+            self.program.ended().await;
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if self.has_ended() {
+            return;
+        }
+        let Some(pid) = Pid::from_raw(self.pid().cast_signed()) else {
+            return;
+        };
+        if let Err(error) = rustix::process::kill_process(pid, signal) {
+            tracing::debug!(%error, "a master that was to be ended has ended");
+        }
     }
 
     /// Asks the master whether it is there (`ssh -O check`).

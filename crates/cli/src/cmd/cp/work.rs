@@ -1,0 +1,342 @@
+//! A copy under way: who does what, and when it ends.
+//!
+//! ```text
+//!   waiting ──► a worker takes one entry ──► file, link: copied ─────────────► ended
+//!      ▲                                └──► directory: made, listed ─┐          │ the last one in a directory
+//!      └────────────────── what is in it, to be taken next ───────────┘          ▼
+//!                                                    the directory gets its attributes, and has ended itself
+//! ```
+//!
+//! What was found last is taken first, so what waits is little more than the rest of the directories on the way down.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use wire::api::ErrorKind;
+use wire::api::file::{CHUNK_BYTES_MAX, Entry, FileKind, HANDLES_MAX, Links};
+use wire::api::machine::Source;
+
+use super::files::{Attributes, Files};
+use super::progress::Progress;
+use super::{child, one, parts};
+use crate::error::{Error, Failure, Result};
+
+/// How many files and directories are copied at once. Each takes a few round trips, however small it is, so that only
+/// many together fill a long link. Each needs two handles at most, of which the daemon gives a client so many.
+const WORKERS: usize = HANDLES_MAX / 2;
+
+/// The same where all is of this computer: more would wait for the same disk.
+const LOCAL_WORKERS: usize = 4;
+
+/// How many files of more than one chunk are copied at once. Each has [`WINDOW_BYTES`](super::files::WINDOW_BYTES) under
+/// way, which is in memory here and in the daemon; and a few of them fill any link.
+const LARGE_FILES_MAX: usize = 4;
+
+/// After so many files that could not be copied the rest is not tried: it is not about the files any more.
+const FAILURES_MAX: usize = 100;
+
+/// What is to be copied, and the name it gets.
+pub struct Pair {
+    /// The original.
+    pub from: Source,
+    /// What it is.
+    pub entry: Entry,
+    /// The copy's name.
+    pub to: Source,
+}
+
+/// Whether something can have the copy's name already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// It is in a directory that this copy has made.
+    New,
+    /// It has to be looked at.
+    Unknown,
+}
+
+/// Something to copy.
+pub struct Item {
+    /// What and where to.
+    pub pair: Pair,
+    /// What may be there.
+    pub target: Target,
+    outer: Option<Arc<Directory>>,
+}
+
+impl Item {
+    /// One that the user has named.
+    pub fn named(pair: Pair) -> Item {
+        Item { pair, target: Target::Unknown, outer: None }
+    }
+}
+
+/// A directory that was made and has not been finished.
+struct Directory {
+    to: Source,
+    attributes: Attributes,
+    /// What in it has not ended, and one more until all in it is known.
+    left: AtomicUsize,
+    outer: Option<Arc<Directory>>,
+}
+
+/// A copy under way, as all its threads see it.
+pub struct Work<'a> {
+    files: Files<'a>,
+    progress: Progress,
+    failures: Mutex<Vec<Failure>>,
+    interrupted: AtomicBool,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    large: Mutex<usize>,
+    less: Condvar,
+}
+
+struct Queue {
+    waiting: Vec<Item>,
+    under_way: usize,
+}
+
+/// Something that was taken, until it is dropped.
+struct UnderWay<'a>(&'a Work<'a>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut queue = lock(&self.0.queue);
+        queue.under_way -= 1;
+        if queue.under_way == 0 {
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+/// The right to copy a large file, until it is dropped.
+pub struct Large<'a>(&'a Work<'a>);
+
+impl Drop for Large<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.large) -= 1;
+        self.0.less.notify_one();
+    }
+}
+
+impl<'a> Work<'a> {
+    /// What is to be done.
+    pub fn new(files: Files<'a>, pairs: Vec<Pair>) -> Work<'a> {
+        let work = Work {
+            files,
+            progress: Progress::default(),
+            failures: Mutex::default(),
+            interrupted: AtomicBool::new(false),
+            queue: Mutex::new(Queue { waiting: Vec::new(), under_way: 0 }),
+            changed: Condvar::new(),
+            large: Mutex::default(),
+            less: Condvar::new(),
+        };
+        work.put(pairs.into_iter().map(Item::named).collect());
+        work
+    }
+
+    /// How many threads it is for.
+    pub fn workers(&self) -> usize {
+        match &lock(&self.queue).waiting[..] {
+            [one] if one.pair.entry.kind != FileKind::Directory => 1,
+            _ if self.files.are_local() => LOCAL_WORKERS,
+            _ => WORKERS,
+        }
+    }
+
+    /// Where files are.
+    pub fn files(&self) -> Files<'a> {
+        self.files
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// What could not be copied.
+    pub fn into_failures(self) -> Vec<Failure> {
+        self.failures.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has everything end as soon as it can.
+    pub fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Relaxed);
+        // Whoever sleeps has looked before, or looks again.
+        drop(lock(&self.queue));
+        self.changed.notify_all();
+    }
+
+    /// Whether it was interrupted.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Fails once it was interrupted.
+    pub fn go_on(&self) -> Result<()> {
+        match self.is_interrupted() {
+            true => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits until a file of this size may be copied.
+    pub fn wait_for_room(&self, size: u64) -> Option<Large<'_>> {
+        if size <= CHUNK_BYTES_MAX as u64 {
+            return None;
+        }
+        let large = lock(&self.large);
+        let full = |large: &mut usize| *large >= LARGE_FILES_MAX;
+        *self.less.wait_while(large, full).unwrap_or_else(PoisonError::into_inner) += 1;
+        Some(Large(self))
+    }
+
+    /// Takes part until nothing is left to do.
+    pub fn run(&self) {
+        while let Some((item, _under_way)) = self.take() {
+            self.carry_out(item);
+        }
+    }
+
+    fn put(&self, items: Vec<Item>) {
+        let files = items.iter().filter(|item| item.pair.entry.kind != FileKind::Directory);
+        files.for_each(|item| self.progress.file_found(item.pair.entry.size));
+        lock(&self.queue).waiting.extend(items.into_iter().rev());
+        self.changed.notify_all();
+    }
+
+    /// The next thing to do; none when there is nothing any more.
+    fn take(&self) -> Option<(Item, UnderWay<'_>)> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if self.is_interrupted() {
+                return None;
+            }
+            if let Some(item) = queue.waiting.pop() {
+                queue.under_way += 1;
+                return Some((item, UnderWay(self)));
+            }
+            if queue.under_way == 0 {
+                return None;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn carry_out(&self, item: Item) {
+        let Item { pair, target, outer } = item;
+        if self.gives_up() {
+            return self.ended(outer);
+        }
+        let outcome = match pair.entry.kind {
+            FileKind::Directory => match self.directory(pair, target, outer.clone()) {
+                Ok(directory) => return self.ended(Some(directory)),
+                Err(error) => Err(error),
+            },
+            FileKind::Link => self.link(&pair, target),
+            FileKind::File => one::copy(self, &pair, target),
+            // A pipe or a device that was named is read; one that was found is not: it may never end.
+            _ if outer.is_none() => one::copy(self, &pair, target),
+            _ => {
+                let why = "is neither a file, a directory nor a link and was left out";
+                Err(Error::new(ErrorKind::Failure, format!("`{}` {why}", pair.from)))
+            }
+        };
+        if let Err(error) = outcome {
+            self.failed(error);
+        }
+        self.ended(outer);
+    }
+
+    fn link(&self, pair: &Pair, target: Target) -> Result<()> {
+        // A listing need not say where its links point.
+        let points_to = match &pair.entry.target {
+            Some(points_to) => Some(points_to.clone()),
+            None => self.files.stat(&pair.from, Links::Keep)?.and_then(|entry| entry.target),
+        };
+        let Some(points_to) = points_to else {
+            let message = format!("it is not known where the link `{}` points", pair.from);
+            return Err(Error::new(ErrorKind::Failure, message));
+        };
+        self.files.make_link(&pair.to, &points_to, target)?;
+        self.progress.link_done();
+        Ok(())
+    }
+
+    /// Makes a directory and puts what is in it to what waits.
+    fn directory(&self, pair: Pair, target: Target, outer: Option<Arc<Directory>>) -> Result<Arc<Directory>> {
+        let Pair { from, entry, to } = pair;
+        let there = match target {
+            Target::New => None,
+            Target::Unknown => self.files.stat(&to, Links::Follow)?,
+        };
+        let target = match there {
+            None => {
+                self.files.make_directory(&to)?;
+                Target::New
+            }
+            Some(there) if there.kind == FileKind::Directory => Target::Unknown,
+            Some(_) => {
+                let message = format!("`{to}` is not a directory, and `{from}` is one");
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+        };
+        self.progress.directory_done();
+        let directory =
+            Arc::new(Directory { to, attributes: Attributes::of(&entry), left: AtomicUsize::new(1), outer });
+        match self.inside(&from, &directory, target) {
+            Ok(items) => {
+                directory.left.fetch_add(items.len(), Ordering::Relaxed);
+                self.put(items);
+            }
+            Err(error) => self.failed(error),
+        }
+        Ok(directory)
+    }
+
+    fn inside(&self, from: &Source, directory: &Arc<Directory>, target: Target) -> Result<Vec<Item>> {
+        let below = |source: &Source, entry: &Entry| {
+            parts(source).and_then(|(machine, path)| child(machine, path, &entry.name))
+        };
+        let item = |entry: Entry| {
+            let (from, to) = (below(from, &entry)?, below(&directory.to, &entry)?);
+            Ok(Item { pair: Pair { from, entry, to }, target, outer: Some(Arc::clone(directory)) })
+        };
+        self.files.list(from)?.into_iter().map(item).collect()
+    }
+
+    /// Something in this directory has ended. With the last, the directory gets its attributes: a time would not stay while
+    /// there are changes in it, and a mode may close it.
+    fn ended(&self, directory: Option<Arc<Directory>>) {
+        let mut innermost = directory;
+        while let Some(directory) = innermost {
+            let was_last = directory.left.fetch_sub(1, Ordering::AcqRel) == 1;
+            if !was_last || self.is_interrupted() {
+                return;
+            }
+            if let Err(error) = self.files.set_attributes(&directory.to, directory.attributes) {
+                self.failed(error);
+            }
+            innermost = directory.outer.clone();
+        }
+    }
+
+    fn failed(&self, error: Error) {
+        if let Error::Failed(failure) = error {
+            lock(&self.failures).push(failure);
+        }
+    }
+
+    /// Whether the rest is not tried any more: there are too many failures, or a machine is gone.
+    fn gives_up(&self) -> bool {
+        let failures = lock(&self.failures);
+        failures.len() >= FAILURES_MAX
+            || failures.iter().any(|failure| failure.kind == ErrorKind::Unreachable)
+    }
+}
+
+/// A panic of another thread has left nothing half done: what is guarded is changed in single steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
