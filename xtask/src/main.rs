@@ -9,6 +9,7 @@ mod dist;
 mod fuzz;
 mod run;
 mod setup;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -25,6 +26,10 @@ cargo xtask TASK
   demo                  builds Stead and gives the tour
   bench mount           this mount, the local disk and sshfs side by side
         --quick  --rtt MS[,MS]  --rows NAME[,NAME]
+  bench recovery        how long a mount waits when its worker is killed
+        --quick  --kills N  --files N  --on host|ssh
+  soak                  a workload while processes are killed and stopped and the line is cut; stops at the first harm
+        --seed N  --seconds N  --faults N  --on host|ssh  --only FAULT[,FAULT]  --outage MS
   fuzz [TARGET]         feeds nonsense to everything that decodes bytes from outside; stops at the first crash of each
         --seconds N     for how long, each; 60 by default
   deny                  licences, sources and duplicates of what Stead is made of
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         ["test", filter] => test::all(Some(filter)),
         ["demo", rest @ ..] => demo(rest),
         ["bench", rest @ ..] => bench(rest),
+        ["soak", rest @ ..] => soak::soak(rest),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["deny"] => deny::deny(),
         ["dist"] => dist::dist(),

@@ -68,7 +68,7 @@ impl Export {
         home: &[u8],
         read_only: bool,
         descriptors: &Descriptors,
-    ) -> Result<(Export, Entry), Errno> {
+    ) -> Result<Export, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open_from(home, path, flags)?;
         // Naming a directory takes no right to it, but nothing beneath it is reached without the right to search it.
@@ -87,7 +87,12 @@ impl Export {
             }),
             no_openat2: AtomicBool::new(false),
         };
-        Ok((export, entry))
+        Ok(export)
+    }
+
+    /// The root as it is now.
+    pub fn root(&self) -> Result<Entry, Errno> {
+        stat::entry_of_path(&self.root)
     }
 
     /// What is at `path`, absolute or from `home`, as any program would find it, and where that is beneath the root;

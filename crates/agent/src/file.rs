@@ -71,7 +71,7 @@ impl Session {
     pub(crate) fn file(&self, asked: &Asked<'_>, request: FileRequest, payload: Vec<u8>) -> Outcome {
         use FileRequest as F;
         match request {
-            F::Attach { path, read_only } => self.attach(&path, read_only).into(),
+            F::Attach { path, read_only } => self.attach(asked, &path, read_only).into(),
             F::Locate { path, last } => self.locate(&path, last).into(),
             F::Lookup { directory, name } => self.lookup(&directory, &name).into(),
             F::Stat { target } => self

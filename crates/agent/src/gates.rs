@@ -40,6 +40,7 @@ struct Gate {
 
 struct Waiting<J> {
     job: J,
+    pass: Pass,
     /// How many gates have not let it in yet.
     closed_gates: usize,
 }
@@ -92,7 +93,7 @@ impl<J> Gates<J> {
             return Some(job);
         }
         state.next_ticket += 1;
-        state.waiting.insert(ticket, Waiting { job, closed_gates });
+        state.waiting.insert(ticket, Waiting { job, pass: *pass, closed_gates });
         None
     }
 
@@ -104,22 +105,55 @@ impl<J> Gates<J> {
         }
         let state = &mut *lock(&self.state);
         for (handle, access) in pass.iter().flatten() {
-            let Some(gate) = state.gates.get_mut(handle) else {
-                continue;
-            };
-            gate.release(*access);
-            while let Some((ticket, access)) = gate.queue.front().copied() {
-                if !gate.admit(access) {
-                    break;
-                }
-                gate.queue.pop_front();
-                ready.extend(admitted(&mut state.waiting, ticket));
+            if let Some(gate) = state.gates.get_mut(handle) {
+                gate.release(*access);
             }
-            if gate.is_idle() {
-                state.gates.remove(handle);
-            }
+            state.advance(handle, &mut ready);
         }
         ready
+    }
+
+    /// Takes out the waiting jobs that are not wanted any more. Gives them back, and those that may run now.
+    pub fn withdraw(&self, unwanted: impl Fn(&J) -> bool) -> (Vec<J>, Vec<J>) {
+        let (mut withdrawn, mut ready) = (Vec::new(), Vec::new());
+        let state = &mut *lock(&self.state);
+        let waiting = &mut state.waiting;
+        let tickets: Vec<u64> = waiting.iter().filter(|(_, w)| unwanted(&w.job)).map(|(t, _)| *t).collect();
+        let mut passes = Vec::new();
+        for ticket in tickets {
+            let Some(entry) = state.waiting.remove(&ticket) else { continue };
+            withdrawn.push(entry.job);
+            passes.push(entry.pass);
+            for (handle, access) in entry.pass.iter().flatten() {
+                let Some(gate) = state.gates.get_mut(handle) else { continue };
+                match gate.queue.iter().position(|(queued, _)| *queued == ticket) {
+                    Some(at) => drop(gate.queue.remove(at)),
+                    // This gate had let it in already.
+                    None => gate.release(*access),
+                }
+            }
+        }
+        passes.iter().flatten().flatten().for_each(|(handle, _)| state.advance(handle, &mut ready));
+        (withdrawn, ready)
+    }
+}
+
+impl<J> State<J> {
+    /// Lets in who may go through a gate now.
+    fn advance(&mut self, handle: &HandleId, ready: &mut Vec<J>) {
+        let Some(gate) = self.gates.get_mut(handle) else {
+            return;
+        };
+        while let Some((ticket, access)) = gate.queue.front().copied() {
+            if !gate.admit(access) {
+                break;
+            }
+            gate.queue.pop_front();
+            ready.extend(admitted(&mut self.waiting, ticket));
+        }
+        if gate.is_idle() {
+            self.gates.remove(handle);
+        }
     }
 }
 
@@ -222,6 +256,22 @@ mod tests {
         assert!(gates.leave(&WRITE_B).is_empty());
         assert_eq!(gates.leave(&WRITE_A), vec![3]);
         assert_eq!(gates.leave(&COPY_A_TO_B), vec![4]);
+    }
+
+    #[test]
+    fn who_waits_behind_a_withdrawn_job_goes_on() {
+        let gates = Gates::new();
+        assert_eq!(gates.enter(&READ_A, 1), Some(1));
+        assert_eq!(gates.enter(&WRITE_B, 2), Some(2));
+        assert_eq!(gates.enter(&WRITE_A, 3), None);
+        assert_eq!(gates.enter(&COPY_A_TO_B, 4), None);
+        assert_eq!(gates.enter(&READ_A, 5), None);
+        assert_eq!(gates.withdraw(|job| *job == 3), (vec![3], vec![5]));
+        assert_eq!(gates.withdraw(|job| *job == 4), (vec![4], vec![]));
+        gates.leave(&READ_A);
+        gates.leave(&READ_A);
+        gates.leave(&WRITE_B);
+        assert!(lock(&gates.state).gates.is_empty() && lock(&gates.state).waiting.is_empty());
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Frames from a stream.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use wire::frame::{FrameError, PREFACE, PREFIX_BYTES, Prefix, decode_head};
+
+use crate::ends::Ends;
 
 /// How much is read at once. Heads of many small requests fit, and a large payload is read straight into its own
 /// buffer.
@@ -27,14 +27,14 @@ pub(crate) enum InputError {
 
 /// The reading end of a stream.
 pub(crate) struct Input {
-    stream: OwnedFd,
+    stream: Arc<Ends>,
     buffer: Vec<u8>,
     /// Where in the buffer the next frame starts.
     start: usize,
 }
 
 impl Input {
-    pub fn new(stream: OwnedFd) -> Input {
+    pub fn new(stream: Arc<Ends>) -> Input {
         Input { stream, buffer: Vec::with_capacity(READ_BYTES), start: 0 }
     }
 
@@ -95,7 +95,7 @@ impl Input {
                 break;
             }
             // The capacity may be more than was asked for; what is read too much belongs to the next frame.
-            if read_some(&self.stream, &mut payload)? == 0 {
+            if self.stream.read(&mut payload)? == 0 {
                 return Err(InputError::Cut);
             }
         }
@@ -117,33 +117,12 @@ impl Input {
         self.start = 0;
         self.buffer.reserve(bytes.max(READ_BYTES) - self.buffer.len());
         while self.buffer.len() < bytes {
-            if read_some(&self.stream, &mut self.buffer)? > 0 {
+            if self.stream.read(&mut self.buffer)? > 0 {
                 continue;
             }
             return if self.buffer.is_empty() { Ok(false) } else { Err(InputError::Cut) };
         }
         Ok(true)
-    }
-}
-
-/// Appends what one read gives to the spare capacity; 0 is the stream's end.
-fn read_some(stream: &OwnedFd, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
-    loop {
-        match rustix::io::read(stream, spare_capacity(buffer)) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait_for(stream, PollFlags::IN)?,
-            // The peer is gone without a word; for a reader that is an end like another.
-            Err(Errno::CONNRESET) => return Ok(0),
-            result => return result,
-        }
-    }
-}
-
-/// Waits until a non-blocking stream can go on.
-pub(crate) fn wait_for(stream: impl AsFd, what: PollFlags) -> Result<(), Errno> {
-    match poll(&mut [PollFd::new(&stream, what)], None) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Leases on directories: what is watched, and what the client is told of it.
 //!
-//! One inotify instance and one thread per stream. The thread reads events in batches, looks at each name once per
+//! One inotify instance and one thread per session; leases end with the stream that they were given on. The thread reads events in batches, looks at each name once per
 //! batch, and tells what is there now; so what it tells is never older than the events, and a flood of events about one
 //! file becomes a few tellings.
 
@@ -65,7 +65,6 @@ pub(crate) struct Leases {
     wake: OwnedFd,
     closing: AtomicBool,
     table: Mutex<Table>,
-    output: Arc<Output>,
 }
 
 struct Table {
@@ -75,6 +74,8 @@ struct Table {
     /// above its old epochs.
     epoch: u64,
     devices: HashMap<u64, Watching>,
+    /// Where changes are told; absent while the session is detached.
+    output: Option<Arc<Output>>,
 }
 
 struct Held {
@@ -104,7 +105,7 @@ struct Seen {
 type Batches = HashMap<i32, Batch>;
 
 impl Leases {
-    pub fn new(output: Arc<Output>) -> Result<Leases, Errno> {
+    pub fn new() -> Result<Leases, Errno> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
             .inspect_err(|errno| log(format_args!("no directory can be watched: {errno}")))
             .ok();
@@ -113,14 +114,32 @@ impl Leases {
             by_watch: HashMap::new(),
             epoch: 1,
             devices: HashMap::new(),
+            output: None,
         };
         Ok(Leases {
             inotify,
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             closing: AtomicBool::new(false),
             table: Mutex::new(table),
-            output,
         })
+    }
+
+    /// From now on changes are told on a new stream. It starts without any lease; what is given on an earlier one while
+    /// this runs is covered all the same.
+    pub fn attach(&self, output: Arc<Output>) {
+        let table = &mut *lock(&self.table);
+        self.end_all(table);
+        table.output = Some(output);
+    }
+
+    /// Ends every lease of a stream that has ended; changes are told there no more.
+    pub fn detach(&self, output: &Arc<Output>) {
+        let table = &mut *lock(&self.table);
+        if !table.output.as_ref().is_some_and(|current| Arc::ptr_eq(current, output)) {
+            return;
+        }
+        self.end_all(table);
+        table.output = None;
     }
 
     /// A lease on a directory, given before it is read. A watch that cannot be had is a lease for a time.
@@ -331,7 +350,7 @@ impl Leases {
         table.epoch += 1;
         held.epoch = table.epoch;
         let epoch = table.epoch;
-        if !self.output.try_event(&AgentFrame::Changed(Changed { directory, epoch, what, attributes })) {
+        if !table.try_event(&AgentFrame::Changed(Changed { directory, epoch, what, attributes })) {
             self.lose_all(table);
         }
     }
@@ -353,13 +372,20 @@ impl Leases {
     fn tell_lost(&self, table: &mut Table, directory: FileId) {
         table.epoch += 1;
         let changed = Changed { directory, epoch: table.epoch, what: Change::LeaseLost, attributes: None };
-        if !self.output.try_event(&AgentFrame::Changed(changed)) {
+        if !table.try_event(&AgentFrame::Changed(changed)) {
             self.lose_all(table);
         }
     }
 
     /// Gives every lease up: changes were missed, or cannot be told as fast as they come.
     fn lose_all(&self, table: &mut Table) {
+        self.end_all(table);
+        if let Some(output) = &table.output {
+            output.send_later(&AgentFrame::LeasesLost);
+        }
+    }
+
+    fn end_all(&self, table: &mut Table) {
         if let Some(inotify) = &self.inotify {
             for watch in table.by_watch.keys() {
                 // The kernel has removed it itself if the directory is gone.
@@ -369,7 +395,13 @@ impl Leases {
         table.by_watch.clear();
         table.held.retain(|_, _| false);
         table.epoch += 1;
-        self.output.send_later(&AgentFrame::LeasesLost);
+    }
+}
+
+impl Table {
+    /// `false` when the change cannot be told.
+    fn try_event(&self, change: &AgentFrame) -> bool {
+        self.output.as_ref().is_some_and(|output| output.try_event(change))
     }
 }
 

@@ -172,8 +172,12 @@ impl Session {
             let _counted = counted;
             wait.begin();
             let result = loop {
+                // One that was cancelled before its thread was there may have nobody to interrupt it.
+                if ticket.is_cancelled() {
+                    break Err(Errno::INTR);
+                }
                 match attempt.take(true) {
-                    Err(Errno::INTR) if !ticket.is_cancelled() => {}
+                    Err(Errno::INTR) => {}
                     result => break result,
                 }
             };

@@ -6,8 +6,8 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::os::fd::OwnedFd;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -16,8 +16,8 @@ use serde::Serialize;
 use wire::agent::{AgentFrame, Failure};
 use wire::frame::encode_head;
 
+use crate::ends::Ends;
 use crate::failure::failure;
-use crate::input::wait_for;
 use crate::log::log;
 use crate::sync::{lock, wait, wait_timeout};
 
@@ -53,7 +53,7 @@ impl Frame {
 
 /// The writing end of a stream.
 pub(crate) struct Output {
-    stream: OwnedFd,
+    stream: Arc<Ends>,
     queue: Mutex<Queue>,
     /// The writer thread waits here for work.
     work: Condvar,
@@ -75,7 +75,7 @@ struct Queue {
 }
 
 impl Output {
-    pub fn new(stream: OwnedFd) -> Output {
+    pub fn new(stream: Arc<Ends>) -> Output {
         Output { stream, queue: Mutex::default(), work: Condvar::new(), room: Condvar::new() }
     }
 
@@ -221,11 +221,11 @@ impl Output {
             parts.filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
         let mut slices = slices.as_mut_slice();
         while !slices.is_empty() {
-            match rustix::io::writev(&self.stream, slices) {
+            match rustix::io::writev(&self.stream.output, slices) {
                 Ok(0) => return Err(Errno::PIPE),
                 Ok(bytes) => IoSlice::advance_slices(&mut slices, bytes),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => wait_for(&self.stream, PollFlags::OUT)?,
+                Err(Errno::AGAIN) => self.stream.wait_for(self.stream.output.as_fd(), PollFlags::OUT)?,
                 Err(errno) => return Err(errno),
             }
         }

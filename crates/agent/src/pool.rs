@@ -109,12 +109,21 @@ impl<J> Pool<J> {
         lock(&self.state).queue.pop_front()
     }
 
+    /// Takes out the queued jobs that `wanted` does not name.
+    pub fn withdraw(&self, wanted: impl Fn(&J) -> bool) -> Vec<J> {
+        let mut state = lock(&self.state);
+        let (keep, withdrawn) = std::mem::take(&mut state.queue).into_iter().partition(wanted);
+        state.queue = keep;
+        withdrawn.into()
+    }
+
     fn count(&self, state: &mut State<J>, change: isize) {
         state.threads = state.threads.saturating_add_signed(change);
         self.full.store(state.threads >= WORKERS_MAX, Ordering::Relaxed);
     }
 
     /// Sends the threads away. Gives what was queued, which they will not do.
+    #[must_use]
     pub fn close(&self) -> VecDeque<J> {
         let mut state = lock(&self.state);
         state.closed = true;

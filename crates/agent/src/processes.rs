@@ -7,8 +7,12 @@
 //!
 //! Each process has a thread, which moves bytes between its pipes or terminal and the stream: output only while the
 //! client has allowed some, so that a process which writes more than its reader takes is stopped by its full pipe.
+//!
+//! In a session that is kept, a process goes on when the stream breaks. What has been read from it and may not have arrived
+//! is in its [`Tail`], and nothing more is read until a later stream follows it. An ended one is kept with its tail.
 
 mod spawn;
+mod tail;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,16 +27,19 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::termios::Winsize;
 use rustix::time::Timespec;
-use wire::agent::process::{ExitStatus, Output, ProcessId, ProcessReply, ProcessRequest, TerminalSize};
+use wire::agent::process::{
+    ENDED_KEPT_MAX, ExitStatus, Output, ProcessId, ProcessReply, ProcessRequest, TerminalSize,
+};
 use wire::agent::{Reply, RequestId, Sequence};
 
 use crate::failure::failure;
 use crate::log::log;
-use crate::replies::Answer;
+use crate::replies::{Answer, StreamNumber};
 use crate::session::{Asked, Outcome, Session};
 use crate::stream::Stream;
 use crate::sync::{lock, wait_timeout};
 use crate::ticket::Ticket;
+use tail::Tail;
 
 /// The most processes at once; each has a thread and up to five descriptors.
 const PROCESSES_MAX: usize = 256;
@@ -64,13 +71,47 @@ pub(crate) struct Processes {
 #[derive(Default)]
 struct Table {
     running: HashMap<ProcessId, Arc<Running>>,
+    /// Those whose end may not have been heard of, the latest last.
+    ended: VecDeque<Ended>,
     /// The session ends: nothing is started any more.
     closed: bool,
+}
+
+/// A process that is gone.
+struct Ended {
+    process: ProcessId,
+    pid: u32,
+    started_on: StreamNumber,
+    tail: Tail,
+    status: ExitStatus,
+}
+
+/// Whoever gets a process's output.
+struct Follower {
+    stream: Arc<Stream>,
+    ticket: Arc<Ticket>,
+    /// How many bytes of output it has.
+    from: u64,
+}
+
+impl Follower {
+    fn has_credit(&self) -> bool {
+        !self.stream.is_over() && self.ticket.has_credit()
+    }
+
+    fn say_started(&self, pid: u32) -> usize {
+        self.stream.send(self.ticket.id, reply(ProcessReply::Started { pid }), Vec::new())
+    }
+
+    fn finish(&self, answer: Answer) {
+        Stream::finish(&self.stream, self.ticket.id, self.ticket.sequence, answer);
+    }
 }
 
 /// A process as requests see it.
 struct Running {
     pid: u32,
+    started_on: StreamNumber,
     terminal: Option<OwnedFd>,
     wake: OwnedFd,
     state: Mutex<State>,
@@ -80,6 +121,14 @@ struct Running {
 struct State {
     input: VecDeque<Input>,
     input_bytes: usize,
+    /// How many bytes of input have been accepted since the start.
+    input_end: u64,
+    /// Input failed, and none is taken any more.
+    input_broke: bool,
+    /// Who is to get the output from now on.
+    next_follower: Option<Follower>,
+    /// Nobody wants it any more: it is to end.
+    unwanted: bool,
     /// The process has been waited for: its number may be another's by now.
     reaped: bool,
     /// Nobody takes input any more.
@@ -88,6 +137,7 @@ struct State {
 
 /// Bytes for a process, and the request that brought them.
 struct Input {
+    stream: Arc<Stream>,
     id: RequestId,
     sequence: Sequence,
     bytes: Vec<u8>,
@@ -100,14 +150,30 @@ impl Processes {
         lock(&self.table).running.get(&process).cloned().ok_or(Errno::SRCH)
     }
 
+    /// Whether there is none, nor one whose end may not have been heard of.
+    pub fn are_none(&self) -> bool {
+        let table = lock(&self.table);
+        table.running.is_empty() && table.ended.is_empty()
+    }
+
     fn check(&self, process: ProcessId) -> Result<(), Errno> {
         let table = lock(&self.table);
+        let is_known =
+            table.running.contains_key(&process) || table.ended.iter().any(|ended| ended.process == process);
         match () {
             () if table.closed => Err(Errno::CANCELED),
-            () if table.running.contains_key(&process) => Err(Errno::INVAL),
+            () if is_known => Err(Errno::INVAL),
             () if table.running.len() >= PROCESSES_MAX => Err(Errno::AGAIN),
             () => Ok(()),
         }
+    }
+
+    /// The stream that started the process, if it is known.
+    fn started_on(&self, process: ProcessId) -> Option<StreamNumber> {
+        let table = lock(&self.table);
+        let ended = || table.ended.iter().find(|ended| ended.process == process);
+        let running = table.running.get(&process).map(|running| running.started_on);
+        running.or_else(|| ended().map(|ended| ended.started_on))
     }
 
     fn remove(&self, process: ProcessId) {
@@ -115,14 +181,33 @@ impl Processes {
         self.fewer.notify_all();
     }
 
+    /// Moves a process from those that run to those that ended, and keeps no more of these than there may be.
+    fn keep_ended(&self, ended: Ended) {
+        let mut table = lock(&self.table);
+        table.running.remove(&ended.process);
+        let forgotten = (table.ended.len() >= ENDED_KEPT_MAX).then(|| table.ended.pop_front());
+        table.ended.push_back(ended);
+        drop(table);
+        drop(forgotten);
+        self.fewer.notify_all();
+    }
+
+    /// Has every process look again who follows it.
+    pub fn stream_has_ended(&self) {
+        let running: Vec<_> = lock(&self.table).running.values().cloned().collect();
+        running.iter().for_each(|process| process.wake());
+    }
+
     /// Ends every process, and waits for that within limits.
     pub fn end_all(&self) {
         lock(&self.table).closed = true;
         for (signal, grace) in [(libc::SIGHUP, HANG_UP_GRACE), (libc::SIGKILL, KILL_GRACE)] {
             let running: Vec<_> = lock(&self.table).running.values().cloned().collect();
-            // One that has just ended needs no signal.
             running.iter().for_each(|process| {
+                lock(&process.state).unwanted = true;
+                // One that has just ended needs no signal.
                 let _ = process.signal(signal);
+                process.wake();
             });
             let deadline = Instant::now() + grace;
             let mut table = lock(&self.table);
@@ -151,6 +236,12 @@ impl Running {
             0 => Ok(()),
             _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
         }
+    }
+
+    /// Wakes the process's thread whenever the client says something of a request.
+    fn wake_with(self: &Arc<Running>, ticket: &Ticket) {
+        let waking = self.clone();
+        ticket.wake_with(Arc::new(move || waking.wake()));
     }
 
     /// Ends a process whose child's handle is lost, so that no zombie stays.
@@ -188,9 +279,16 @@ impl Session {
                     environment.into_iter().map(|(k, v)| (k.into_vec(), v.into_vec())).collect();
                 let directory = directory.map(|directory| directory.into_vec());
                 let command = spawn::Command { words, environment, directory, terminal };
-                return self.spawn(asked, process, command);
+                let before = self.processes.started_on(process);
+                return match before.is_some_and(|stream| stream < asked.stream.number()) {
+                    true => self.follow(asked, process, 0),
+                    false => self.spawn(asked, process, command),
+                };
             }
-            ProcessRequest::Input { process, end } => return self.input(asked, process, payload, end),
+            ProcessRequest::Follow { process, from, window: _ } => return self.follow(asked, process, from),
+            ProcessRequest::Input { process, from, end } => {
+                return self.input(asked, process, from, payload, end);
+            }
             ProcessRequest::Signal { process, signal } => {
                 self.processes.get(process).and_then(|running| running.signal(signal.into()))
             }
@@ -212,10 +310,10 @@ impl Session {
         };
         match self.adopt(asked, process, ticket, &child, streams) {
             Ok(mover) => {
-                let (stream, id) = (asked.stream.clone(), asked.id);
                 let thread = std::thread::Builder::new().name("process".to_owned());
                 let running = mover.running.clone();
-                match thread.spawn(move || mover.run(&stream, id, process, child)) {
+                let session = asked.stream.session().clone();
+                match thread.spawn(move || mover.run(&session, process, child)) {
                     Ok(_) => Outcome::Later,
                     Err(error) => {
                         log(format_args!("no thread for process {}: {error}", running.pid));
@@ -252,7 +350,8 @@ impl Session {
         for end in [&streams.input, &streams.output, &streams.errors].into_iter().flatten() {
             rustix::fs::fcntl_setfl(end, rustix::fs::fcntl_getfl(end)? | OFlags::NONBLOCK)?;
         }
-        let running = Arc::new(Running { pid, terminal, wake, state: Mutex::default() });
+        let started_on = asked.stream.number();
+        let running = Arc::new(Running { pid, started_on, terminal, wake, state: Mutex::default() });
         let exit = rustix::process::Pid::from_raw(pid.cast_signed())
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
         let mut table = lock(&self.processes.table);
@@ -261,26 +360,73 @@ impl Session {
         }
         table.running.insert(process, running.clone());
         drop(table);
-        asked.stream.send(asked.id, reply(ProcessReply::Started { pid }), Vec::new());
-        let waking = running.clone();
-        ticket.wake_with(Arc::new(move || waking.wake()));
-        Ok(Mover { running, ticket, streams, exit, status: None, hung_up: None })
+        running.wake_with(&ticket);
+        let follower = Some(Follower { stream: asked.stream.clone(), ticket, from: 0 });
+        let mut mover =
+            Mover { running, follower, streams, exit, tail: Tail::default(), status: None, hung_up: None };
+        mover.say_started();
+        Ok(mover)
     }
 
-    fn input(&self, asked: &Asked<'_>, process: ProcessId, bytes: Vec<u8>, end: bool) -> Outcome {
+    /// Sends the output of a process that an earlier stream has started.
+    fn follow(&self, asked: &Asked<'_>, process: ProcessId, from: u64) -> Outcome {
+        let Some(ticket) = asked.ticket.cloned() else {
+            return Errno::INVAL.into();
+        };
+        let follower = Follower { stream: asked.stream.clone(), ticket, from };
+        let table = lock(&self.processes.table);
+        let Some(running) = table.running.get(&process).cloned() else {
+            drop(table);
+            self.tell_ended(process, &follower);
+            return Outcome::Later;
+        };
+        running.wake_with(&follower.ticket);
+        // With the table locked: a process that has just ended looks for a follower after it has left the table.
+        let before = lock(&running.state).next_follower.replace(follower);
+        drop(table);
+        running.wake();
+        if let Some(before) = before {
+            before.finish(Err(failure(Errno::INTR)));
+        }
+        Outcome::Later
+    }
+
+    /// Tells how a process ended, to whoever may not have heard of it.
+    fn tell_ended(&self, process: ProcessId, follower: &Follower) {
+        let mut table = lock(&self.processes.table);
+        let at = table.ended.iter().position(|ended| ended.process == process);
+        let Some(mut ended) = at.and_then(|at| table.ended.remove(at)) else {
+            drop(table);
+            return follower.finish(Err(failure(Errno::SRCH)));
+        };
+        // It is out of the table while it is told, which may have to wait for the stream.
+        drop(table);
+        let answer = ended.tell(follower);
+        self.processes.keep_ended(ended);
+        follower.finish(answer);
+    }
+
+    fn input(&self, asked: &Asked<'_>, process: ProcessId, from: u64, bytes: Vec<u8>, end: bool) -> Outcome {
         let running = match self.processes.get(process) {
             Ok(running) => running,
             Err(errno) => return errno.into(),
         };
         let mut state = lock(&running.state);
-        if state.deaf {
+        if state.deaf || state.input_broke {
             return Errno::PIPE.into();
         }
+        let Some(known) = state.input_end.checked_sub(from) else {
+            return Errno::INVAL.into();
+        };
+        let known = usize::try_from(known).unwrap_or(usize::MAX).min(bytes.len());
+        let bytes = if known == 0 { bytes } else { bytes[known..].to_vec() };
         if state.input_bytes + bytes.len() > INPUT_QUEUED_BYTES_MAX {
             return Errno::NOBUFS.into();
         }
         state.input_bytes += bytes.len();
-        state.input.push_back(Input { id: asked.id, sequence: asked.sequence, bytes, written: 0, end });
+        state.input_end += bytes.len() as u64;
+        let (stream, id, sequence) = (asked.stream.clone(), asked.id, asked.sequence);
+        state.input.push_back(Input { stream, id, sequence, bytes, written: 0, end });
         drop(state);
         running.wake();
         Outcome::Later
@@ -297,10 +443,27 @@ fn winsize(size: TerminalSize) -> Winsize {
     Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
+impl Ended {
+    /// Sends what the follower does not have. All of it is less than a frame or two: credit is not waited for.
+    fn tell(&mut self, follower: &Follower) -> Answer {
+        if !self.tail.begin_from(follower.from) {
+            return Err(failure(Errno::NODATA));
+        }
+        follower.say_started(self.pid);
+        while let Some((which, bytes)) = self.tail.unsent(true) {
+            let sent = follower.stream.send(follower.ticket.id, reply(ProcessReply::Output(which)), bytes);
+            self.tail.note_sent(sent);
+        }
+        Ok((reply(ProcessReply::Ended(self.status)), Vec::new()))
+    }
+}
+
 /// What a process's thread works with.
 struct Mover {
     running: Arc<Running>,
-    ticket: Arc<Ticket>,
+    /// Absent while the session is detached.
+    follower: Option<Follower>,
+    tail: Tail,
     streams: spawn::Streams,
     /// Readable when the process has exited; absent on kernels without.
     exit: Option<OwnedFd>,
@@ -320,33 +483,45 @@ enum Moved {
 }
 
 impl Mover {
-    fn run(mut self, stream: &Arc<Stream>, id: RequestId, process: ProcessId, mut child: Child) {
+    fn run(mut self, session: &Session, process: ProcessId, mut child: Child) {
         let mut buffer = vec![0; OUTPUT_BYTES];
         loop {
             self.wait();
+            self.change_follower();
             self.end_if_unwanted();
-            self.write_input(stream);
-            let idle = self.read_outputs(stream, id, &mut buffer);
+            self.write_input();
+            self.send_tail();
+            let idle = self.read_outputs(&mut buffer);
             if self.status.is_none() {
                 self.look_for_exit(&mut child);
             } else if idle {
                 break;
             }
         }
-        self.refuse_input(stream);
-        stream.session().processes.remove(process);
+        self.refuse_input();
         let status = self.status.unwrap_or(ExitStatus::Signalled(0));
-        Stream::finish(
-            stream,
-            id,
-            self.ticket.sequence,
-            Ok((reply(ProcessReply::Ended(status)), Vec::new())),
-        );
+        let is_kept = self.follower.as_ref().is_none_or(|follower| follower.stream.is_kept());
+        if !is_kept {
+            session.processes.remove(process);
+        } else {
+            let (pid, started_on) = (self.running.pid, self.running.started_on);
+            let tail = std::mem::take(&mut self.tail);
+            session.processes.keep_ended(Ended { process, pid, started_on, tail, status });
+        }
+        let answer = Ok((reply(ProcessReply::Ended(status)), Vec::new()));
+        // One that came just now is answered from what is kept.
+        let late = lock(&self.running.state).next_follower.take();
+        if let Some(follower) = self.follower {
+            follower.finish(answer);
+        }
+        if let Some(follower) = late {
+            session.tell_ended(process, &follower);
+        }
     }
 
     /// Waits until there is something to do.
     fn wait(&self) {
-        let wanted = self.ticket.is_cancelled() || self.ticket.has_credit();
+        let wanted = self.takes_output();
         let outputs = [&self.streams.output, &self.streams.errors];
         let mut polled = vec![PollFd::new(&self.running.wake, PollFlags::IN)];
         // Without credit an output is not even looked at: its end would be seen again and again.
@@ -361,7 +536,7 @@ impl Mover {
             polled.push(PollFd::new(input, PollFlags::OUT));
         }
         // After the exit, what is left in the pipes is read without waiting, but for credit.
-        let nothing_to_read = outputs.iter().all(|output| output.is_none());
+        let nothing_to_read = outputs.iter().all(|output| output.is_none()) && self.tail.is_sent();
         let timeout = match (self.status, &self.exit, self.hung_up) {
             (Some(_), _, _) if wanted || nothing_to_read => Some(Duration::ZERO),
             (Some(_), _, _) => None,
@@ -376,9 +551,47 @@ impl Mover {
         let _ = rustix::io::read(&self.running.wake, &mut counter);
     }
 
+    /// Whether output is to be read: for a follower who has allowed some, or to be thrown away.
+    fn takes_output(&self) -> bool {
+        self.is_unwanted() || self.follower.as_ref().is_some_and(Follower::has_credit)
+    }
+
+    fn is_unwanted(&self) -> bool {
+        lock(&self.running.state).unwanted
+    }
+
+    /// Lets go of a follower whose stream is over, and takes a new one in.
+    fn change_follower(&mut self) {
+        let mut state = lock(&self.running.state);
+        if let Some(follower) = &self.follower {
+            state.unwanted |= follower.ticket.is_cancelled();
+            // In a session that ends with its stream, there is no other follower.
+            if follower.stream.is_over() && follower.stream.is_kept() {
+                follower.stream.close_ticket(follower.ticket.id);
+                self.follower = None;
+            }
+        }
+        let Some(next) = state.next_follower.take() else { return };
+        drop(state);
+        if !self.tail.begin_from(next.from) {
+            return next.finish(Err(failure(Errno::NODATA)));
+        }
+        if let Some(before) = self.follower.replace(next) {
+            before.finish(Err(failure(Errno::INTR)));
+        }
+        self.say_started();
+    }
+
+    fn say_started(&mut self) {
+        if let Some(follower) = &self.follower {
+            let sent = follower.say_started(self.running.pid);
+            self.tail.note_other(sent);
+        }
+    }
+
     /// Tells a process that the client does not want any more to end, and kills it if it does not.
     fn end_if_unwanted(&mut self) {
-        if !self.ticket.is_cancelled() || self.status.is_some() {
+        if !self.is_unwanted() || self.status.is_some() {
             return;
         }
         let signal = match self.hung_up {
@@ -391,36 +604,51 @@ impl Mover {
         let _ = self.running.signal(signal);
     }
 
-    /// Reads each output once. `true` when there was nothing more to read.
-    fn read_outputs(&mut self, stream: &Stream, id: RequestId, buffer: &mut [u8]) -> bool {
+    /// Sends what has been read, while there is credit, and forgets what has been taken.
+    fn send_tail(&mut self) {
+        let Some(follower) = &self.follower else { return };
+        self.tail.forget_taken(follower.ticket.allowed());
+        while follower.has_credit()
+            && let Some((which, bytes)) = self.tail.unsent(follower.stream.is_kept())
+        {
+            let sent = follower.stream.send(follower.ticket.id, reply(ProcessReply::Output(which)), bytes);
+            follower.ticket.spend(sent);
+            self.tail.note_sent(sent);
+        }
+    }
+
+    /// Reads each output once. `true` when there was nothing more to read and nothing to send.
+    fn read_outputs(&mut self, buffer: &mut [u8]) -> bool {
         let mut idle = true;
         for which in [Output::Stdout, Output::Stderr] {
             let end = match which {
-                Output::Stdout => &mut self.streams.output,
-                Output::Stderr => &mut self.streams.errors,
+                Output::Stdout => &self.streams.output,
+                Output::Stderr => &self.streams.errors,
             };
             let Some(file) = end else {
                 continue;
             };
-            let cancelled = self.ticket.is_cancelled();
-            if !cancelled && !self.ticket.has_credit() {
+            if !self.takes_output() {
                 idle = false;
                 continue;
             }
             let (moved, bytes) = read_once(file, buffer);
             if moved == Moved::Ended {
-                *end = None;
+                match which {
+                    Output::Stdout => self.streams.output = None,
+                    Output::Stderr => self.streams.errors = None,
+                }
             }
             idle &= moved != Moved::Some;
-            if bytes > 0 && !cancelled {
-                let sent = stream.send(id, reply(ProcessReply::Output(which)), buffer[..bytes].to_vec());
-                self.ticket.spend(sent);
+            if bytes > 0 && !self.is_unwanted() {
+                self.tail.push(which, buffer[..bytes].to_vec());
+                self.send_tail();
             }
         }
-        idle
+        idle && (self.tail.is_sent() || self.is_unwanted())
     }
 
-    fn write_input(&mut self, stream: &Arc<Stream>) {
+    fn write_input(&mut self) {
         loop {
             let mut state = lock(&self.running.state);
             let Some(next) = state.input.front_mut() else {
@@ -450,8 +678,11 @@ impl Mover {
             if taken.end || result.is_err() {
                 self.end_input();
             }
+            if result.is_err() {
+                lock(&self.running.state).input_broke = self.streams.input.is_none();
+            }
             let answer = result.map_err(failure).and_then(|_| done());
-            Stream::finish(stream, taken.id, taken.sequence, answer);
+            Stream::finish(&taken.stream, taken.id, taken.sequence, answer);
         }
     }
 
@@ -482,13 +713,13 @@ impl Mover {
         state.reaped = true;
     }
 
-    fn refuse_input(&self, stream: &Arc<Stream>) {
+    fn refuse_input(&self) {
         let mut state = lock(&self.running.state);
         state.deaf = true;
         let refused = std::mem::take(&mut state.input);
         drop(state);
         for input in refused {
-            Stream::finish(stream, input.id, input.sequence, Err(failure(Errno::PIPE)));
+            Stream::finish(&input.stream, input.id, input.sequence, Err(failure(Errno::PIPE)));
         }
     }
 }

@@ -1,46 +1,65 @@
-//! What a client has on this machine: an export, open files, locks, leases, processes, replies to mutations.
+//! What a client has on this machine: an export, open files, locks, leases, processes, replies to mutations; and who
+//! carries its requests out.
 //!
-//! A session knows no stream but through the [`Asked`] of each request and the output that leases and processes tell
-//! through.
+//! A session outlives its streams. It knows one only through the [`Asked`] of each request, through the jobs that came on
+//! it, and through what follows the output of a process or the leases.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use wire::agent::file::FileReply;
 use wire::agent::{Description, Failure, Reply, Request, RequestId, Sequence};
+use wire::hello::SessionId;
 
 use crate::Options;
 use crate::credentials::Privilege;
 use crate::descriptors::Descriptors;
 use crate::export::Export;
 use crate::failure::failure;
+use crate::gates::Gates;
 use crate::handles::Handles;
 use crate::leases::Leases;
 use crate::locks::Locks;
-use crate::output::Output;
+use crate::pool::Pool;
 use crate::processes::Processes;
-use crate::replies::{Answer, Replies};
+use crate::replies::{Answer, Replies, StreamNumber};
 use crate::stream::Stream;
 use crate::streamed::Task;
 use crate::ticket::Ticket;
 use crate::told::{Changing, Told};
+use crate::work::{Job, Waiter, Work};
+
+/// How long the end of a session, or of a stream, waits for what is being written or carried out.
+pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Session {
+    pub id: SessionId,
     pub options: Options,
     pub privilege: Privilege,
     pub handles: Handles,
     pub locks: Locks,
     pub leases: Leases,
     pub told: Arc<Told>,
-    pub replies: Replies,
+    pub replies: Replies<Waiter>,
     pub processes: Processes,
+    /// The order of requests, whichever stream they came on.
+    pub gates: Gates<Job>,
+    pub pool: Pool<Work>,
     /// The process's own, before any thread took one of its own: programs are started with it.
     pub umask: Mode,
     descriptors: Descriptors,
-    export: OnceLock<Arc<Export>>,
+    export: OnceLock<Attached>,
+}
+
+/// The export, and what was asked for it.
+struct Attached {
+    export: Arc<Export>,
+    path: Vec<u8>,
+    stream: StreamNumber,
 }
 
 /// Which request is being answered, and on what stream.
@@ -94,21 +113,35 @@ impl From<Errno> for Outcome {
 }
 
 impl Session {
-    pub fn new(options: Options, output: Arc<Output>) -> Result<Session, Errno> {
+    fn new(id: SessionId, options: Options) -> Result<Session, Errno> {
         let descriptors = Descriptors::raise();
         Ok(Session {
+            id,
             options,
             privilege: Privilege::of_this_process(),
             handles: Handles::new(descriptors.handles_max),
             locks: Locks::new(descriptors.locks_max),
-            leases: Leases::new(output)?,
+            leases: Leases::new()?,
             told: Arc::default(),
             replies: Replies::default(),
             processes: Processes::default(),
+            gates: Gates::new(),
+            pool: Pool::new(),
             umask: process_umask(),
             descriptors,
             export: OnceLock::new(),
         })
+    }
+
+    /// Makes a session, with the thread that watches its leased directories.
+    pub fn start(id: SessionId, options: Options) -> Result<Arc<Session>, String> {
+        let session =
+            Session::new(id, options).map_err(|errno| format!("could not make a session: {errno}"))?;
+        let session = Arc::new(session);
+        let of_leases = session.clone();
+        let thread = std::thread::Builder::new().name("leases".to_owned());
+        let started = thread.spawn(move || of_leases.leases.run(|| of_leases.attached(), &of_leases.told));
+        started.map(|_| session).map_err(|error| format!("could not start a thread: {error}"))
     }
 
     /// Carries a request out. Runs on any thread that has [entered](crate::credentials::enter_thread).
@@ -124,7 +157,7 @@ impl Session {
     }
 
     pub fn export(&self) -> Result<&Arc<Export>, Errno> {
-        self.export.get().ok_or(Errno::NOTCONN)
+        self.export.get().map(|attached| &attached.export).ok_or(Errno::NOTCONN)
     }
 
     /// The export, if it may be changed.
@@ -135,26 +168,51 @@ impl Session {
         }
     }
 
-    pub fn attached(&self) -> Option<Arc<Export>> {
-        self.export.get().cloned()
+    /// Whether its client has nothing here yet, so that nothing is lost with it.
+    pub fn holds_nothing(&self) -> bool {
+        self.export.get().is_none() && self.processes.are_none()
     }
 
-    pub(crate) fn attach(&self, path: &[u8], read_only: bool) -> Replied {
-        if self.export.get().is_some() {
-            return Err(Errno::ALREADY);
+    pub fn attached(&self) -> Option<Arc<Export>> {
+        self.export.get().map(|attached| attached.export.clone())
+    }
+
+    pub(crate) fn attach(&self, asked: &Asked<'_>, path: &[u8], read_only: bool) -> Replied {
+        let stream = asked.stream.number();
+        if let Some(before) = self.export.get() {
+            let is_repeat =
+                before.stream < stream && before.path == path && before.export.read_only == read_only;
+            return if is_repeat { self.attached_to(&before.export) } else { Err(Errno::ALREADY) };
         }
-        let (export, root) = Export::attach(path, &self.options.home, read_only, &self.descriptors)?;
-        let reply = FileReply::Attached {
-            root,
+        let export = Export::attach(path, &self.options.home, read_only, &self.descriptors)?;
+        let export = Arc::new(export);
+        match self.export.set(Attached { export: export.clone(), path: path.to_vec(), stream }) {
+            Ok(()) => self.attached_to(&export),
+            Err(_) => Err(Errno::ALREADY),
+        }
+    }
+
+    fn attached_to(&self, export: &Export) -> Replied {
+        plain(FileReply::Attached {
+            root: export.root()?,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             privileged: self.privilege.is_privileged(),
             path: export.path.clone(),
-        };
-        match self.export.set(Arc::new(export)) {
-            Ok(()) => plain(reply),
-            Err(_) => Err(Errno::ALREADY),
+        })
+    }
+
+    /// Ends what the client has, and waits for that within limits.
+    pub fn end(&self) {
+        self.processes.end_all();
+        self.leases.close();
+        for work in self.pool.close() {
+            // A wait that nobody ends would take its lock in the name of a session that is gone.
+            if let Work::Interrupt(wait) = work {
+                wait.interrupt();
+            }
         }
+        self.pool.wait_until_gone(END_TIMEOUT);
     }
 
     fn describe(&self) -> Description {

@@ -1,4 +1,4 @@
-//! A stream of requests: who reads them, who carries them out, who answers.
+//! A stream of requests: who reads them, hands them to the session, and answers.
 //!
 //! ```text
 //!            ┌───────────── leader ──────────────┐
@@ -13,34 +13,30 @@
 //! at the leader: when one operation has held it up too long, another thread leads from then on, and the first becomes
 //! a worker.
 
-use std::cell::RefCell;
+//!
+//! A stream is one of several that its session may have, one after the other. Whatever ends with it is kept here.
+
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use wire::agent::file::{FileRequest, LockKind};
 use wire::agent::process::ProcessRequest;
 use wire::agent::{AgentFrame, ClientFrame, REQUESTS_IN_FLIGHT_MAX, Reply, Request, RequestId, Sequence};
-use wire::hello::{Hello, SessionId, capability};
 
 use crate::credentials::enter_thread;
-use crate::failure::failure;
-use crate::gates::{Gates, Pass, pass_of};
+use crate::ends::Ends;
+use crate::gates::pass_of;
+use crate::greeting::Greeted;
 use crate::input::{Input, InputError};
 use crate::locks::Wait;
-use crate::log::log;
 use crate::output::Output;
-use crate::pool::{Pool, Pushed};
-use crate::replies::{Admission, Answer};
-use crate::session::{Asked, Outcome, Session, broken};
-use crate::streamed::Task;
+use crate::replies::{Admission, Answer, StreamNumber};
+use crate::session::{END_TIMEOUT, Session};
 use crate::sync::{lock, wait, wait_timeout};
 use crate::ticket::{Ticket, ticket_for};
-use crate::{Ended, Options};
+use crate::work::{Job, Waiter, Work};
 
 /// Payloads of requests that have been read and not been carried out. The leader reads no more until there are fewer:
 /// room for many of the largest writes.
@@ -58,42 +54,43 @@ const GIVEN_AWAY_AFTER_SLOW: u32 = 32;
 /// A read or write up to this length takes about as long as a change of threads.
 const CHEAP_BYTES: usize = 64 << 10;
 
-/// How long the end of a stream waits for what is being written or carried out.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
-
-pub(crate) struct Stream {
-    session: Session,
-    output: Arc<Output>,
-    input: Mutex<Input>,
-    gates: Gates<Job>,
-    pool: Pool<Work>,
-    tickets: Mutex<HashMap<RequestId, Arc<Ticket>>>,
-    load: Load,
-    lead: Lead,
-    end: (Mutex<Option<Ended>>, Condvar),
-    ending: AtomicBool,
+/// How a stream ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Parting {
+    /// The client closed it.
+    Closed,
+    /// The client has no more use for the session.
+    Goodbye,
+    /// A newer stream serves the session.
+    Replaced,
+    /// It broke, or the client broke the protocol.
+    Failed(String),
 }
 
-/// A request that is to be carried out.
-struct Job {
-    id: RequestId,
-    sequence: Sequence,
-    request: Request,
-    payload: Vec<u8>,
-    pass: Pass,
-    ticket: Option<Arc<Ticket>>,
+pub(crate) struct Stream {
+    session: Arc<Session>,
+    number: StreamNumber,
+    is_kept: bool,
+    ends: Arc<Ends>,
+    output: Arc<Output>,
+    input: Mutex<Input>,
+    tickets: Tickets,
+    load: Load,
+    lead: Lead,
+    end: (Mutex<Option<Parting>>, Condvar),
+    /// Nothing is begun for it any more.
+    over: AtomicBool,
+}
+
+/// The requests that may take long.
+#[derive(Default)]
+struct Tickets {
+    open: Mutex<HashMap<RequestId, Arc<Ticket>>>,
+    fewer: Condvar,
 }
 
 /// What a thread besides the pool's does.
 type Helper = fn(&Arc<Stream>);
-
-/// What the pool's threads do.
-#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
-enum Work {
-    Request(Job),
-    Page(Arc<Ticket>, Box<dyn Task>),
-    Interrupt(Arc<Wait>),
-}
 
 /// Who leads, and whether an operation holds the leader up.
 #[derive(Default)]
@@ -104,95 +101,77 @@ struct Lead {
     watchdog: (Mutex<()>, Condvar),
 }
 
-/// Serves one stream, from its preface to its end.
-pub(crate) fn serve(input: OwnedFd, output: OwnedFd, options: Options) -> Ended {
-    let output = Arc::new(Output::new(output));
-    let mut input = Input::new(input);
-    if let Err(ended) = greet(&mut input, &output) {
-        return ended;
-    }
-    let session = match Session::new(options, output.clone()) {
-        Ok(session) => session,
-        Err(errno) => return close_with(&output, format!("could not make a session: {errno}")),
-    };
-    let stream = Arc::new(Stream {
-        session,
-        output,
-        input: Mutex::new(input),
-        gates: Gates::new(),
-        pool: Pool::new(),
-        tickets: Mutex::default(),
-        load: Load::default(),
-        lead: Lead::default(),
-        end: Default::default(),
-        ending: AtomicBool::new(false),
-    });
-    let helpers: [(&str, Helper); 3] = [
-        ("writer", |s| s.output.write_queued()),
-        ("watchdog", Stream::watch_leader),
-        ("leases", |s| s.session.leases.run(|| s.session.attached(), &s.session.told)),
-    ];
-    for (name, run) in helpers {
-        if let Err(error) = start(&stream, name, run) {
-            stream.end_with(Ended::Failed(format!("could not start a thread: {error}")));
-        }
-    }
-    stream.start_leader();
-    let ended = stream.wait_for_end();
-    stream.wind_up();
-    ended
-}
-
-/// Exchanges prefaces and hellos.
-fn greet(input: &mut Input, output: &Output) -> Result<(), Ended> {
-    let hello = Hello::new(capability::LEASES | capability::PROCESSES | capability::LOCKS, new_session_id());
-    let sent = output.send_raw(wire::frame::PREFACE).and_then(|()| output.send_first(&hello));
-    sent.map_err(|errno| Ended::Failed(format!("could not write to the stream: {errno}")))?;
-    let theirs = input.preface().and_then(|()| input.frame::<Hello>());
-    let reason = match theirs {
-        Ok(Some((theirs, _))) => match hello.agree(&theirs) {
-            Ok(_) => return Ok(()),
-            Err(mismatch) => mismatch.to_string(),
-        },
-        Ok(None) => "the stream ended before the client said hello".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    Err(close_with(output, reason))
-}
-
-fn close_with(output: &Output, reason: String) -> Ended {
-    // The client may be gone; then there is nobody to tell.
-    let _ = output.send_first(&AgentFrame::Closing { reason: reason.clone() });
-    Ended::Failed(reason)
-}
-
-fn new_session_id() -> SessionId {
-    use std::hash::{BuildHasher, RandomState};
-    // Each state is keyed at random by the standard library, from the system's generator.
-    let [a, b] = [RandomState::new().hash_one(0), RandomState::new().hash_one(1)];
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&a.to_le_bytes());
-    id[8..].copy_from_slice(&b.to_le_bytes());
-    SessionId(id)
-}
-
 fn start(stream: &Arc<Stream>, name: &str, run: Helper) -> std::io::Result<()> {
     let stream = stream.clone();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&stream)).map(drop)
 }
 
 impl Stream {
+    /// A stream on which both sides have said hello, the first of its session or a later one.
+    pub fn new(session: &Arc<Session>, number: StreamNumber, is_kept: bool, greeted: Greeted) -> Arc<Stream> {
+        Arc::new(Stream {
+            session: session.clone(),
+            number,
+            is_kept,
+            ends: greeted.ends,
+            output: greeted.output,
+            input: Mutex::new(greeted.input),
+            tickets: Tickets::default(),
+            load: Load::default(),
+            lead: Lead::default(),
+            end: Default::default(),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    /// Serves the session on this stream until it ends, by itself or by [`Stream::end_with`]. When this returns, no
+    /// request of the stream waits for anything, and none is begun any more.
+    pub fn serve(self: &Arc<Stream>) -> Parting {
+        self.session.leases.attach(self.output.clone());
+        let helpers: [(&str, Helper); 2] =
+            [("writer", |s| s.output.write_queued()), ("watchdog", Stream::watch_leader)];
+        for (name, run) in helpers {
+            if let Err(error) = start(self, name, run) {
+                self.end_with(Parting::Failed(format!("could not start a thread: {error}")));
+            }
+        }
+        self.start_leader();
+        let parting = self.wait_for_end();
+        self.part(&parting);
+        parting
+    }
+
+    /// Which of its session's streams it is.
+    pub fn number(&self) -> StreamNumber {
+        self.number
+    }
+
+    /// Whether the session goes on when this stream breaks.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Whether it has ended. Nothing that is sent to it arrives.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Whether replies to it go nowhere.
+    pub fn is_deaf(&self) -> bool {
+        self.is_over() || self.output.is_closed()
+    }
+
     /// Leads until another thread has taken over or the stream has ended.
     fn lead(self: &Arc<Stream>) {
         let mut given_away = 0u32;
-        while !self.ending.load(Ordering::Acquire) {
+        while !self.is_over() {
             let mut input = lock(&self.input);
             let frame = input.frame::<ClientFrame>();
             let more_waits = input.has_more();
             drop(input);
             let (frame, payload) = match frame {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return self.end_with(Ended::ByClient),
+                Ok(None) => return self.end_with(Parting::Closed),
                 Err(error) => return self.broken_input(&error),
             };
             let Some(job) = self.accept(frame, payload) else {
@@ -200,19 +179,19 @@ impl Stream {
             };
             match cost(&job) {
                 Cost::Nothing => {
-                    self.run(job);
+                    self.session.run(job);
                     continue;
                 }
-                Cost::Little if (given_away == 0 || !more_waits) && !self.pool.is_full() => {}
+                Cost::Little if (given_away == 0 || !more_waits) && !self.session.pool.is_full() => {}
                 Cost::Little | Cost::Much => {
                     given_away = given_away.saturating_sub(1);
-                    self.push(Work::Request(job));
+                    self.session.push(Work::Request(job));
                     continue;
                 }
             }
             let turn = self.lead.begin();
             let started = Instant::now();
-            self.run(job);
+            self.session.run(job);
             if started.elapsed() > SLOW {
                 given_away = GIVEN_AWAY_AFTER_SLOW;
             }
@@ -223,7 +202,7 @@ impl Stream {
     }
 
     fn broken_input(&self, error: &InputError) {
-        self.end_with(Ended::Failed(error.to_string()));
+        self.end_with(Parting::Failed(error.to_string()));
     }
 
     /// Does what a frame says. Gives a request back that may be carried out now.
@@ -233,17 +212,21 @@ impl Stream {
             ClientFrame::Credit { id, bytes } => {
                 let ticket = self.ticket(id)?;
                 let task = ticket.allow(bytes)?;
-                self.push(Work::Page(ticket, task));
+                self.session.push(Work::Page(self.clone(), ticket, task));
                 None
             }
             ClientFrame::Cancel { id } => {
                 let ticket = self.ticket(id)?;
                 let task = ticket.cancel()?;
-                self.push(Work::Page(ticket, task));
+                self.session.push(Work::Page(self.clone(), ticket, task));
                 None
             }
             ClientFrame::Acknowledge { sequence } => {
                 self.session.replies.acknowledge(sequence);
+                None
+            }
+            ClientFrame::Goodbye => {
+                self.end_with(Parting::Goodbye);
                 None
             }
             ClientFrame::Ping { nonce } => {
@@ -260,12 +243,13 @@ impl Stream {
         request: Request,
         payload: Vec<u8>,
     ) -> Option<Job> {
-        if !self.load.add(payload.len(), &self.ending) {
-            self.end_with(Ended::Failed("the client has too many requests in flight".to_owned()));
+        if !self.load.add(payload.len(), &self.over) {
+            self.end_with(Parting::Failed("the client has too many requests in flight".to_owned()));
             return None;
         }
         let payload_bytes = payload.len();
-        match self.session.replies.admit(sequence, id) {
+        let waiter = Waiter { stream: self.clone(), id };
+        match self.session.replies.admit(sequence, self.number, waiter) {
             Admission::Fresh => {}
             Admission::Joined => {
                 self.load.remove_payload(payload_bytes);
@@ -277,92 +261,53 @@ impl Stream {
                 return None;
             }
             Admission::Refused(why) => {
-                self.end_with(Ended::Failed(why.to_owned()));
+                self.end_with(Parting::Failed(why.to_owned()));
                 return None;
             }
         }
-        let ticket = ticket_for(id, sequence, &request);
+        let ticket = ticket_for(id, sequence, &request, self.is_kept);
         if let Some(ticket) = &ticket
-            && lock(&self.tickets).insert(id, ticket.clone()).is_some()
+            && lock(&self.tickets.open).insert(id, ticket.clone()).is_some()
         {
-            self.end_with(Ended::Failed(format!("the client has used {id:?} twice")));
+            self.end_with(Parting::Failed(format!("the client has used {id:?} twice")));
             return None;
         }
         let pass = match &request {
             Request::File(request) => pass_of(request),
             Request::Process(_) | Request::Describe => [None, None],
         };
-        self.gates.enter(&pass.clone(), Job { id, sequence, request, payload, pass, ticket })
+        let job = Job { stream: self.clone(), id, sequence, request, payload, pass, ticket };
+        self.session.gates.enter(&pass, job)
     }
 
-    /// Carries a request out and answers it.
-    fn run(self: &Arc<Stream>, job: Job) {
-        let Job { id, sequence, request, payload, pass, ticket } = job;
-        let asked =
-            Asked { stream: self, id, sequence, ticket: ticket.as_ref(), changing: RefCell::default() };
-        let payload_bytes = payload.len();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.session.answer(&asked, request, payload)));
-        self.load.remove_payload(payload_bytes);
-        for ready in self.gates.leave(&pass) {
-            self.push(Work::Request(ready));
-        }
-        match outcome {
-            Ok(Outcome::Answered(answer)) => {
-                let changing = asked.changing.into_inner();
-                Stream::finish(self, id, sequence, answer);
-                drop(changing);
-            }
-            Ok(Outcome::Later) => {}
-            Ok(Outcome::Streamed(task)) => match ticket {
-                Some(ticket) => self.start_pages(ticket, task),
-                None => Stream::finish(self, id, sequence, Err(failure(Errno::INVAL))),
-            },
-            // The panic's message has gone to the log.
-            Err(_) => Stream::finish(self, id, sequence, Err(broken())),
-        }
+    /// A request is dropped because the stream is over.
+    pub fn not_begun(&self, job: &Job) {
+        self.load.remove_payload(job.payload.len());
+        self.close_ticket(job.id);
     }
 
-    fn start_pages(self: &Arc<Stream>, ticket: Arc<Ticket>, task: Box<dyn Task>) {
-        if let Some(task) = ticket.spend_or_park(0, task) {
-            self.send_pages(ticket, task);
-        }
-    }
-
-    /// Sends pages while the client has allowed them.
-    fn send_pages(self: &Arc<Stream>, ticket: Arc<Ticket>, mut task: Box<dyn Task>) {
-        let (id, sequence) = (ticket.id, ticket.sequence);
-        loop {
-            if ticket.is_cancelled() || self.output.is_closed() {
-                return Stream::finish(self, id, sequence, Err(failure(Errno::INTR)));
-            }
-            let page = match catch_unwind(AssertUnwindSafe(|| task.next(&self.session))) {
-                Ok(Ok(page)) => page,
-                Ok(Err(errno)) => return Stream::finish(self, id, sequence, Err(failure(errno))),
-                Err(_) => return Stream::finish(self, id, sequence, Err(broken())),
-            };
-            if page.last {
-                return Stream::finish(self, id, sequence, Ok((page.reply, page.payload)));
-            }
-            let sent = self.send(id, page.reply, page.payload);
-            match ticket.spend_or_park(sent, task) {
-                Some(again) => task = again,
-                None => return,
-            }
-        }
+    pub fn payload_is_used(&self, bytes: usize) {
+        self.load.remove_payload(bytes);
     }
 
     /// Sends a request's last reply, and that of every repeat of it.
     pub fn finish(self: &Arc<Stream>, id: RequestId, sequence: Sequence, answer: Answer) {
-        let closed = lock(&self.tickets).remove(&id);
         // The last of several replies must not overtake the others.
-        let ordered = closed.is_some();
-        if let Some(ticket) = closed {
-            ticket.close();
-        }
+        let ordered = self.close_ticket(id);
         for repeat in self.session.replies.keep(sequence, &answer) {
-            self.reply(repeat, answer.clone(), false);
+            repeat.stream.reply(repeat.id, answer.clone(), false);
         }
         self.reply(id, answer, ordered);
+    }
+
+    /// Says no more of a request that may have taken long. Says whether it was one.
+    pub fn close_ticket(&self, id: RequestId) -> bool {
+        let closed = lock(&self.tickets.open).remove(&id);
+        if let Some(ticket) = &closed {
+            ticket.close();
+            self.tickets.fewer.notify_all();
+        }
+        closed.is_some()
     }
 
     /// Sends a reply that is not the last. Says what it takes of the client's credit.
@@ -373,10 +318,10 @@ impl Stream {
     /// Ends a wait that has been cancelled. Does not block.
     pub fn interrupt(self: &Arc<Stream>, wait: Arc<Wait>) {
         wait.signal();
-        self.push(Work::Interrupt(wait));
+        self.session.push(Work::Interrupt(wait));
     }
 
-    pub fn session(&self) -> &Session {
+    pub fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
@@ -395,68 +340,36 @@ impl Stream {
     }
 
     fn ticket(&self, id: RequestId) -> Option<Arc<Ticket>> {
-        lock(&self.tickets).get(&id).cloned()
-    }
-
-    fn push(self: &Arc<Stream>, work: Work) {
-        if self.pool.push(work) == Pushed::Taken {
-            return;
-        }
-        let stream = self.clone();
-        let started = std::thread::Builder::new().name("worker".to_owned()).spawn(move || {
-            enter_thread();
-            stream.work();
-        });
-        if let Err(error) = started {
-            log(format_args!("could not start a worker: {error}"));
-            self.pool.leave();
-            // Others will come to it; when there are none, this thread must.
-            if let Some(work) = self.pool.take() {
-                self.perform(work);
-            }
-        }
+        lock(&self.tickets.open).get(&id).cloned()
     }
 
     /// Starts a thread that leads, whatever the others do, and is a worker when another has taken over.
     fn start_leader(self: &Arc<Stream>) {
-        self.pool.join();
+        self.session.pool.join();
         let stream = self.clone();
         let started = std::thread::Builder::new().name("leader".to_owned()).spawn(move || {
             enter_thread();
             stream.lead();
-            stream.work();
+            let session = stream.session.clone();
+            drop(stream);
+            session.work();
         });
         if let Err(error) = started {
-            self.pool.leave();
-            self.end_with(Ended::Failed(format!("could not start a thread: {error}")));
-        }
-    }
-
-    fn work(self: &Arc<Stream>) {
-        while let Some(work) = self.pool.next() {
-            self.perform(work);
-        }
-        self.pool.leave();
-    }
-
-    fn perform(self: &Arc<Stream>, work: Work) {
-        match work {
-            Work::Request(job) => self.run(job),
-            Work::Page(ticket, task) => self.send_pages(ticket, task),
-            Work::Interrupt(wait) => wait.interrupt(),
+            self.session.pool.leave();
+            self.end_with(Parting::Failed(format!("could not start a thread: {error}")));
         }
     }
 
     /// The watchdog's work, see the module's documentation.
     fn watch_leader(self: &Arc<Stream>) {
         let mut last_seen = 0;
-        while !self.ending.load(Ordering::Acquire) {
+        while !self.is_over() {
             let turn = self.lead.turn.load(Ordering::Acquire);
             if turn == last_seen && turn % 2 == 1 && self.lead.take_over(turn) {
                 self.start_leader();
             }
             if turn == last_seen {
-                self.lead.sleep(turn, &self.ending);
+                self.lead.sleep(turn, &self.over);
             } else {
                 self.lead.doze();
             }
@@ -464,45 +377,65 @@ impl Stream {
         }
     }
 
-    fn end_with(&self, ended: Ended) {
+    /// Ends the stream. The first reason stays.
+    pub fn end_with(&self, parting: Parting) {
         let mut end = lock(&self.end.0);
-        end.get_or_insert(ended);
-        self.ending.store(true, Ordering::Release);
+        end.get_or_insert(parting);
+        self.over.store(true, Ordering::Release);
         self.end.1.notify_all();
     }
 
-    fn wait_for_end(&self) -> Ended {
+    fn wait_for_end(&self) -> Parting {
         let mut end = lock(&self.end.0);
         loop {
-            if let Some(ended) = &*end {
-                return ended.clone();
+            if let Some(parting) = &*end {
+                return parting.clone();
             }
             end = wait(&self.end.1, end);
         }
     }
 
-    /// Tells the client why, ends what runs for it and waits for that, within limits.
-    fn wind_up(self: &Arc<Stream>) {
-        if let Some(Ended::Failed(reason)) = &*lock(&self.end.0) {
+    /// Tells the client why, ends what does not outlive the stream and waits for that, within limits.
+    fn part(self: &Arc<Stream>, parting: &Parting) {
+        let session_ends = !self.is_kept || *parting == Parting::Goodbye;
+        let is_listening = session_ends || matches!(parting, Parting::Failed(_));
+        if let Parting::Failed(reason) = parting {
             self.output.send_later(&AgentFrame::Closing { reason: reason.clone() });
         }
-        let tickets: Vec<_> = lock(&self.tickets).values().cloned().collect();
-        for ticket in tickets {
-            drop(ticket.cancel());
-        }
-        self.session.processes.end_all();
-        self.session.leases.close();
+        self.cancel_tickets(|ticket| session_ends || !ticket.outlives_stream);
+        self.session.leases.detach(&self.output);
         self.load.let_go();
         self.lead.wake();
-        self.output.flush(END_TIMEOUT);
+        if is_listening {
+            self.output.flush(END_TIMEOUT);
+        }
         self.output.close();
-        for work in self.pool.close() {
-            // A wait that nobody ends would take its lock in the name of a session that is gone.
-            if let Work::Interrupt(wait) = work {
-                wait.interrupt();
+        self.ends.cut();
+        self.session.withdraw(self);
+        self.session.processes.stream_has_ended();
+        self.wait_for_tickets(|ticket| ticket.is_cancelled());
+    }
+
+    fn cancel_tickets(&self, which: impl Fn(&Ticket) -> bool) {
+        let tickets: Vec<_> = lock(&self.tickets.open).values().filter(|t| which(t)).cloned().collect();
+        for ticket in tickets {
+            if ticket.cancel().is_some() {
+                // Nobody was at work on it.
+                self.close_ticket(ticket.id);
             }
         }
-        self.pool.wait_until_gone(END_TIMEOUT);
+    }
+
+    fn wait_for_tickets(&self, which: impl Fn(&Ticket) -> bool) {
+        let deadline = Instant::now() + END_TIMEOUT;
+        let mut open = lock(&self.tickets.open);
+        while open.values().any(|ticket| which(ticket)) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            (open, _) = wait_timeout(&self.tickets.fewer, open, left);
+        }
     }
 }
 
@@ -537,10 +470,10 @@ impl Lead {
     }
 
     /// Sleeps until the leader carries out a request again.
-    fn sleep(&self, seen: u64, ending: &AtomicBool) {
+    fn sleep(&self, seen: u64, over: &AtomicBool) {
         let mut watchdog = lock(&self.watchdog.0);
         self.watchdog_sleeps.store(true, Ordering::SeqCst);
-        while self.watchdog_sleeps.load(Ordering::SeqCst) && !ending.load(Ordering::Acquire) {
+        while self.watchdog_sleeps.load(Ordering::SeqCst) && !over.load(Ordering::Acquire) {
             // What began before the flag was seen is seen here.
             if self.turn.load(Ordering::SeqCst) != seen {
                 self.watchdog_sleeps.store(false, Ordering::SeqCst);
@@ -567,14 +500,14 @@ struct LoadState {
 
 impl Load {
     /// Counts a request in; waits while there are too many payloads. `false` when there are too many requests.
-    fn add(&self, payload_bytes: usize, ending: &AtomicBool) -> bool {
+    fn add(&self, payload_bytes: usize, over: &AtomicBool) -> bool {
         let mut state = lock(&self.state);
         if state.requests >= REQUESTS_IN_FLIGHT_MAX {
             return false;
         }
         while state.payload_bytes > PAYLOADS_QUEUED_BYTES_MAX
             && !state.let_go
-            && !ending.load(Ordering::Acquire)
+            && !over.load(Ordering::Acquire)
         {
             state = wait(&self.less, state);
         }
@@ -619,9 +552,8 @@ fn cost(job: &Job) -> Cost {
     use ProcessRequest as P;
     let cheap = match &job.request {
         Request::Process(P::Spawn { .. }) => false,
-        Request::Process(P::Input { .. } | P::Signal { .. } | P::Resize { .. }) | Request::Describe => {
-            return Cost::Nothing;
-        }
+        Request::Process(P::Follow { .. } | P::Input { .. } | P::Signal { .. } | P::Resize { .. })
+        | Request::Describe => return Cost::Nothing,
         Request::File(request) => match request {
             F::Sync { .. }
             | F::Allocate { .. }

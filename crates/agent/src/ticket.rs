@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use wire::agent::{Request, RequestId, Sequence, file::FileRequest, process::ProcessRequest};
+use wire::agent::file::FileRequest;
+use wire::agent::process::{OUTPUT_KEPT_BYTES_MAX, ProcessRequest};
+use wire::agent::{Request, RequestId, Sequence};
 
 use crate::streamed::Task;
 use crate::sync::lock;
@@ -14,21 +16,26 @@ pub(crate) type Waker = Arc<dyn Fn() + Send + Sync>;
 pub(crate) struct Ticket {
     pub id: RequestId,
     pub sequence: Sequence,
+    /// Whether it goes on when its stream breaks and the session is kept.
+    pub outlives_stream: bool,
     cancelled: AtomicBool,
     state: Mutex<State>,
 }
 
 struct State {
     credit: i64,
+    /// What the client has allowed since the request came.
+    allowed: u64,
     /// A streamed answer that waits for credit.
     parked: Option<Box<dyn Task>>,
     waker: Option<Waker>,
 }
 
 impl Ticket {
-    pub fn new(id: RequestId, sequence: Sequence, window: u32) -> Arc<Ticket> {
-        let state = State { credit: window.into(), parked: None, waker: None };
-        Arc::new(Ticket { id, sequence, cancelled: AtomicBool::new(false), state: Mutex::new(state) })
+    fn new(id: RequestId, sequence: Sequence, window: u32, outlives_stream: bool) -> Arc<Ticket> {
+        let state = State { credit: window.into(), allowed: 0, parked: None, waker: None };
+        let cancelled = AtomicBool::new(false);
+        Arc::new(Ticket { id, sequence, outlives_stream, cancelled, state: Mutex::new(state) })
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -55,10 +62,16 @@ impl Ticket {
         lock(&self.state).credit > 0
     }
 
+    /// What has been allowed beyond the window.
+    pub fn allowed(&self) -> u64 {
+        lock(&self.state).allowed
+    }
+
     /// Adds credit. Gives back the answer that waited for it.
     pub fn allow(&self, bytes: u32) -> Option<Box<dyn Task>> {
         let mut state = lock(&self.state);
         state.credit = state.credit.saturating_add(bytes.into());
+        state.allowed = state.allowed.saturating_add(bytes.into());
         if state.credit <= 0 {
             return None;
         }
@@ -104,17 +117,27 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// The ticket of a request that may take long; `None` for any other.
-pub(crate) fn ticket_for(id: RequestId, sequence: Sequence, request: &Request) -> Option<Arc<Ticket>> {
-    let window = match request {
+/// The ticket of a request that may take long; `None` for any other. A process of a session that is kept is not allowed
+/// more output than is kept.
+pub(crate) fn ticket_for(
+    id: RequestId,
+    sequence: Sequence,
+    request: &Request,
+    is_kept: bool,
+) -> Option<Arc<Ticket>> {
+    let (window, outlives_stream) = match request {
         Request::File(
             FileRequest::List { window, .. }
             | FileRequest::Walk { window, .. }
             | FileRequest::Watch { window, .. },
-        )
-        | Request::Process(ProcessRequest::Spawn { window, .. }) => *window,
-        Request::File(FileRequest::CopyRange { .. } | FileRequest::Lock { wait: true, .. }) => 0,
+        ) => (*window, false),
+        Request::Process(ProcessRequest::Spawn { window, .. } | ProcessRequest::Follow { window, .. }) => {
+            (if is_kept { (*window).min(OUTPUT_KEPT_BYTES_MAX) } else { *window }, true)
+        }
+        Request::File(FileRequest::CopyRange { .. } | FileRequest::Lock { wait: true, .. }) => {
+            (0, sequence != Sequence(0))
+        }
         _ => return None,
     };
-    Some(Ticket::new(id, sequence, window))
+    Some(Ticket::new(id, sequence, window, outlives_stream))
 }

@@ -241,6 +241,17 @@ impl Drop for Changing {
     }
 }
 
+impl Changing {
+    /// The client was not told what has come of it: that is to be told as another's change is.
+    pub fn unheard(&self) {
+        let state = &mut *lock(&self.told.state);
+        self.names.iter().for_each(|(directory, name)| state.forget(*directory, Some(name)));
+        self.files.iter().for_each(|id| {
+            let _ = state.files.remove(id);
+        });
+    }
+}
+
 pub(crate) struct Reading<'a> {
     told: &'a Told,
     directory: FileId,

@@ -27,6 +27,7 @@ use wire::paths::Paths;
 use crate::error::{Error, Result, reason};
 use crate::prompt::{Answer, Prompter};
 
+pub mod news;
 pub mod start;
 
 #[cfg(test)]
@@ -39,7 +40,7 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 256 << 10;
 
 /// The most notifications that are kept while an answer is waited for. Only a daemon that breaks the protocol sends
-/// more: it sends none unasked but the output of a process this client started.
+/// more: it sends none unasked but the output of a process this client started and the events it subscribed to.
 const NOTIFICATIONS_MAX: usize = 4096;
 
 /// One connection to the daemon.

@@ -20,6 +20,7 @@ mod demo;
 mod disconnect;
 mod docs;
 mod doctor;
+mod events;
 mod exec;
 mod ls;
 mod man;
@@ -64,8 +65,9 @@ Environment:
   STEAD_LOG         what the daemon logs, such as `info` or `daemon=debug`
   STEAD_SSH_CONFIG  an ssh configuration in place of the user's
   STEAD_AGENT       the agent to place on machines, in place of the one beside stead
+  STEAD_PROBE_INTERVAL  milliseconds between two looks at each mount, 5000 without it
   NO_COLOR          no colours, whatever the terminal can do
-  The daemon reads the first four when it starts.
+  The daemon reads the first five when it starts.
 
 Errors:
   One line on standard error, then `hint:` with the command that mends it, when
@@ -82,6 +84,7 @@ pub enum Command {
     Connect(connect::Args),
     Disconnect(disconnect::Args),
     Reconnect(reconnect::Args),
+    Events(events::Args),
     Exec(exec::Args),
     Ls(ls::Args),
     Cat(cat::Args),
@@ -108,6 +111,7 @@ impl Command {
             Command::Connect(args) => connect::run(args, context).map(done),
             Command::Disconnect(args) => disconnect::run(args, context).map(done),
             Command::Reconnect(args) => reconnect::run(args, context).map(done),
+            Command::Events(args) => events::run(args, context).map(done),
             Command::Exec(args) => exec::run(args, context).map(Next::Exit),
             Command::Ls(args) => ls::run(args, context).map(done),
             Command::Cat(args) => cat::run(args, context).map(done),

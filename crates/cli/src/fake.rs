@@ -43,6 +43,8 @@ pub struct Fake {
 pub struct Peer {
     stream: UnixStream,
     decoder: LineDecoder,
+    /// Whether the next answer is the last word.
+    ends: bool,
 }
 
 /// What a command line did.
@@ -76,7 +78,7 @@ impl Fake {
         let script: Arc<Mutex<Box<dyn Script>>> = Arc::new(Mutex::new(Box::new(script)));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let peer = Peer { stream: stream.unwrap(), decoder: LineDecoder::new() };
+                let peer = Peer { stream: stream.unwrap(), decoder: LineDecoder::new(), ends: false };
                 let (calls, script) = (calls.clone(), script.clone());
                 std::thread::spawn(move || serve(peer, greeting, &calls, &script));
             }
@@ -135,6 +137,9 @@ fn serve(
         };
         let response = Response { id: Some(request.id), outcome };
         peer.send_line(&response.to_line().unwrap());
+        if peer.ends {
+            return peer.end();
+        }
     }
 }
 
@@ -156,6 +161,11 @@ impl Peer {
     /// Hangs up.
     pub fn end(&mut self) {
         self.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+
+    /// Hangs up once this request has been answered.
+    pub fn end_after_answer(&mut self) {
+        self.ends = true;
     }
 
     fn send_line(&mut self, line: &[u8]) {

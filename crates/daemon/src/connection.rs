@@ -1,12 +1,15 @@
 //! Connections to machines.
 //!
 //! ```text
-//!   connecting ──up──► connected ──lost──► disconnected ──asked for again──► reconnecting ──up──► connected
-//!       │ failed: forgotten     │ idle for IDLE_GRACE, or told to: closed
+//!   connecting ──up──► connected ──lost──► reconnecting ──up──► connected
+//!       │ failed            │ idle for IDLE_GRACE,    │ failed: again, after longer and longer pauses
+//!       ▼                   ▼ or told to              ▼ --no-reconnect, out of tries, or nobody needs it
+//!  forgotten             closed                  disconnected ──asked for──► connecting
 //! ```
 //!
-//! How a machine is reached is a [`Connector`]'s business. This module runs one task for each connection, which carries
-//! out what the [owner](crate::owner) decides and tells it what happens.
+//! When what is tried again is decided by [`remote::link`], a pure function; the [owner](crate::owner) holds its state.
+//! How a machine is reached is a [`Connector`]'s business. This module runs one task for each try, which opens the link,
+//! watches it as long as it lasts, and closes it.
 
 mod host;
 mod ssh;
@@ -15,13 +18,15 @@ pub use host::HostConnector;
 pub use ssh::{SshConnector, SshSettings, end_masters};
 
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use remote::Connection;
-use remote::client::Heartbeat;
-use tokio::sync::oneshot;
+use remote::client::{AgentClient, Heartbeat};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinHandle;
 use wire::api::id::ConnectionId;
 use wire::api::machine::{Caller, Machine};
 use wire::api::prompt::Secret;
@@ -37,14 +42,39 @@ pub const IDLE_GRACE: Duration = Duration::from_secs(10);
 /// How long opening a connection may take, with the typing of a passphrase.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// How long a connection may take to close before it is left to itself.
+/// How long a connection may take to close before it is left to itself: a process that does not end is killed after
+/// three seconds.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A boxed future, for traits that are used as objects.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The heartbeats of a connection that nothing else was said about: a dead link is found in three quarters of a minute.
-pub const HEARTBEAT: Heartbeat = Heartbeat { interval: Duration::from_secs(15), failures_max: 3 };
+/// How long a link that is in doubt, because the computer slept or changed its network, may take to answer once.
+const ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Heartbeats more often than that would be traffic, more seldom they would find nothing.
+const HEARTBEAT_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// The heartbeat with these parts; what is not given is that of `usual`.
+pub fn heartbeat(
+    interval_ms: Option<u64>,
+    failures_max: Option<u32>,
+    usual: wire::worker::Heartbeat,
+) -> Result<wire::worker::Heartbeat, ErrorObject> {
+    let interval_ms = interval_ms.unwrap_or(usual.interval_ms);
+    if !HEARTBEAT_INTERVALS.contains(&Duration::from_millis(interval_ms)) {
+        let (least, most) = (HEARTBEAT_INTERVALS.start().as_millis(), HEARTBEAT_INTERVALS.end().as_millis());
+        let message = format!("a heartbeat interval is {least} to {most} ms");
+        return Err(ErrorObject::new(ErrorKind::Usage, message));
+    }
+    let failures_max = failures_max.unwrap_or(usual.failures_max);
+    Ok(wire::worker::Heartbeat { interval_ms, failures_max })
+}
+
+/// The same for a link's client.
+fn beats(heartbeat: wire::worker::Heartbeat) -> Heartbeat {
+    Heartbeat { interval: Duration::from_millis(heartbeat.interval_ms), failures_max: heartbeat.failures_max }
+}
 
 /// What is known when a connection is opened.
 #[derive(Debug, Clone)]
@@ -55,16 +85,19 @@ pub struct ConnectRequest {
     pub machine: Machine,
     /// For whom: the environment in which its ssh runs.
     pub caller: Caller,
-    /// How its liveness is watched.
-    pub heartbeat: Heartbeat,
     /// What an askpass program has to show to reach the caller; none when nobody can be asked.
     pub ticket: Option<Secret>,
 }
 
 /// How a sort of machine is reached.
 pub trait Connector: Send + Sync + 'static {
-    /// Opens a link. A future that is dropped leaves nothing behind.
+    /// Opens a link. What a future that is dropped had begun comes to an end by itself.
     fn connect(&self, request: ConnectRequest) -> Later<'static, Result<Arc<dyn Link>, ErrorObject>>;
+
+    /// Waits until nothing is left of a try that was given up.
+    fn given_up(&self, _machine: &Machine) -> Later<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A command that waits for something of a machine.
@@ -83,6 +116,22 @@ impl Attendant {
     }
 }
 
+/// A session in which commands run.
+#[derive(Clone)]
+pub struct Commands {
+    /// Speaks with the agent. The session ends with the last of those who have it.
+    pub client: Arc<AgentClient>,
+    /// What carries a session that has one stream only.
+    _carrier: Option<Connection>,
+}
+
+impl Commands {
+    /// One that goes on with other streams.
+    fn lasting(client: Arc<AgentClient>) -> Commands {
+        Commands { client, _carrier: None }
+    }
+}
+
 /// An open link. The last handle to go closes it.
 pub trait Link: Send + Sync + 'static {
     /// How a worker gets a stream to the machine's agent through this link.
@@ -98,14 +147,28 @@ pub trait Link: Send + Sync + 'static {
     /// A session for what needs none of its own: processes, questions about the machine.
     fn shared(&self) -> Later<'_, Result<Connection, ErrorObject>>;
 
+    /// The session that commands run in. That of a far machine outlives the link, and goes on with the next one.
+    fn commands(&self) -> Later<'_, Result<Commands, ErrorObject>> {
+        Box::pin(async {
+            let connection = self.shared().await?;
+            Ok(Commands { client: Arc::new(connection.client.clone()), _carrier: Some(connection) })
+        })
+    }
+
+    /// There will be no other link to go on with: what outlives this one is to end with it.
+    fn be_last(&self) {}
+
     /// The version of the agent there, if it is known.
     fn agent_version(&self) -> Option<String>;
 
     /// Its local processes.
     fn pids(&self) -> Vec<u32>;
 
-    /// Waits until it is lost; why, in one line.
-    fn lost(&self) -> Later<'_, String>;
+    /// Waits until it is lost; why, in one line. Asks for signs of life meanwhile.
+    fn lost(&self, heartbeat: Heartbeat) -> Later<'_, String>;
+
+    /// Whether the machine answers. Waits as long as it does not.
+    fn is_alive(&self) -> Later<'_, bool>;
 
     /// Closes it in an orderly way.
     fn close(&self) -> Later<'_, ()>;
@@ -117,9 +180,9 @@ pub enum ConnectionEvent {
     Up(Arc<dyn Link>),
     /// It could not be opened.
     Failed(ErrorObject),
-    /// It was open and is gone.
+    /// It was open and is not any more. [`ConnectionEvent::Closed`] follows.
     Lost(String),
-    /// It was closed on request.
+    /// Nothing of it is left.
     Closed,
 }
 
@@ -134,24 +197,47 @@ impl std::fmt::Debug for ConnectionEvent {
     }
 }
 
-/// Runs one connection until it is lost, cannot be opened, or `close` is sent or dropped. The ticket ends with the
-/// login.
-pub async fn run(
-    connector: Arc<dyn Connector>,
-    request: ConnectRequest,
-    ticket: Option<Ticket>,
-    close: oneshot::Receiver<()>,
-    owner: OwnerHandle,
-) {
+/// What a try at a connection needs besides its [`ConnectRequest`].
+pub struct Try {
+    /// Which one it is, counted from 1: what it tells is told with this number.
+    pub number: u64,
+    /// What can be shown by the askpass program; it is good for this login.
+    pub ticket: Option<Ticket>,
+    /// The end of the link before, which may still hold the files of the connection.
+    pub after: Option<JoinHandle<()>>,
+    /// Sent or dropped to close it.
+    pub close: oneshot::Receiver<()>,
+    /// Told when the link is in doubt.
+    pub doubt: Arc<Notify>,
+    /// How its liveness is watched, from now on.
+    pub heartbeat: watch::Receiver<wire::worker::Heartbeat>,
+}
+
+/// Runs one try at a connection until it is lost, cannot be opened, or is closed. Returns when nothing of it is left.
+pub async fn run(connector: Arc<dyn Connector>, request: ConnectRequest, attempt: Try, owner: OwnerHandle) {
+    let Try { number, ticket, after, mut close, doubt, mut heartbeat } = attempt;
     let id = request.id;
-    let tell = async |event| owner.send(Event::Connection(id, event)).await;
-    let mut close = close;
+    let tell = async |event| owner.send(Event::Connection { id, number, event }).await;
     let machine = request.machine.clone();
+    let opening = async {
+        if let Some(after) = after
+            && let Err(error) = after.await
+        {
+            tracing::error!(connection = %id, %error, "the link before did not end");
+        }
+        tokio::time::timeout(CONNECT_TIMEOUT, connector.connect(request)).await
+    };
     let opened = tokio::select! {
-        opened = tokio::time::timeout(CONNECT_TIMEOUT, connector.connect(request)) => opened,
-        _ = &mut close => return tell(ConnectionEvent::Closed).await,
+        opened = opening => Some(opened),
+        _ = &mut close => None,
     };
     drop(ticket);
+    let Some(opened) = opened else {
+        if tokio::time::timeout(CLOSE_TIMEOUT, connector.given_up(&machine)).await.is_err() {
+            tracing::warn!(connection = %id, %machine, "what a given up try had begun did not end in time");
+        }
+        return tell(ConnectionEvent::Closed).await;
+    };
     let link = match opened {
         Ok(Ok(link)) => link,
         Ok(Err(error)) => return tell(ConnectionEvent::Failed(error)).await,
@@ -162,15 +248,28 @@ pub async fn run(
         }
     };
     tell(ConnectionEvent::Up(Arc::clone(&link))).await;
-    tokio::select! {
-        reason = link.lost() => tell(ConnectionEvent::Lost(reason)).await,
-        _ = &mut close => {
-            if tokio::time::timeout(CLOSE_TIMEOUT, link.close()).await.is_err() {
-                tracing::warn!(connection = %id, %machine, "a connection did not close in time");
+    let lost = loop {
+        let beats = beats(*heartbeat.borrow_and_update());
+        tokio::select! {
+            reason = link.lost(beats) => break Some(reason),
+            Ok(()) = heartbeat.changed() => {}
+            () = doubt.notified() => {
+                let alive = tokio::time::timeout(ALIVE_TIMEOUT, link.is_alive()).await;
+                if alive != Ok(true) {
+                    break Some("it does not answer any more".to_owned());
+                }
             }
-            tell(ConnectionEvent::Closed).await;
+            _ = &mut close => break None,
         }
+    };
+    // A lost link is told at once: how long its remains take to go is nobody's concern but the next try's.
+    if let Some(reason) = lost {
+        tell(ConnectionEvent::Lost(reason)).await;
     }
+    if tokio::time::timeout(CLOSE_TIMEOUT, link.close()).await.is_err() {
+        tracing::warn!(connection = %id, %machine, "a connection did not close in time");
+    }
+    tell(ConnectionEvent::Closed).await;
 }
 
 /// The right to use a connection. It stays open at least as long as somebody has one.

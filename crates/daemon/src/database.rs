@@ -17,10 +17,12 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use supervisor::Identity;
+use supervisor::keeper::Token;
 use tokio::sync::{mpsc, oneshot};
 use wire::api::id::MountId;
-use wire::api::machine::Source;
+use wire::api::machine::{Caller, Source};
 use wire::bytestring::ByteString;
+use wire::worker::Ready;
 
 /// What leads from version N to version N + 1. Only ever appended to.
 const MIGRATIONS: &[&str] = &["CREATE TABLE counter (noun TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;
@@ -32,7 +34,7 @@ const QUEUE_MAX: usize = 64;
 /// SQLite's page cache, in KiB: the whole file is smaller.
 const CACHE_KIB: i64 = 256;
 
-/// One mount, with what is needed to take it away in a later life of the daemon.
+/// One mount, with what is needed to go on with it, or to take it away, in a later life of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountRow {
     /// Its id.
@@ -43,8 +45,26 @@ pub struct MountRow {
     pub dir: ByteString,
     /// Directories that were made for it, the innermost first; removed with it when they are empty.
     pub made: Vec<ByteString>,
-    /// Its worker, once there is one.
+    /// What its processes are known by, once there are any.
+    #[serde(default)]
+    pub token: Option<Token>,
+    /// The keeper that was there last, once there is one.
+    #[serde(default)]
+    pub keeper: Option<Identity>,
+    /// The worker that was there last, once there is one.
     pub worker: Option<Identity>,
+    /// What is needed to go on with it, once it has come to serve.
+    #[serde(default)]
+    pub terms: Option<Terms>,
+}
+
+/// What a daemon needs to know of a mount that another one has made, besides what is in its own directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// For whom it is.
+    pub caller: Caller,
+    /// What its worker said when it came to serve.
+    pub ready: Ready,
 }
 
 /// The file cannot be used.
@@ -257,6 +277,7 @@ fn migrate(path: &Path, connection: &mut Connection) -> Result<(), DatabaseError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wire::api::mount::BackendName;
 
     fn row(number: u64) -> MountRow {
         MountRow {
@@ -264,7 +285,10 @@ mod tests {
             source: Source::parse_absolute(b"ssh://box/\xff").unwrap(),
             dir: ByteString::from(&b"/m\xfe"[..]),
             made: vec!["/m".into()],
+            token: None,
+            keeper: None,
             worker: None,
+            terms: None,
         }
     }
 
@@ -275,7 +299,18 @@ mod tests {
         let database = Database::open(&path).unwrap();
         database.put_mount(row(2)).await.unwrap();
         database.put_mount(row(5)).await.unwrap();
-        let with_worker = MountRow { worker: Some(Identity::own().unwrap()), ..row(2) };
+        let own = Some(Identity::own().unwrap());
+        let ready = Ready {
+            backend: BackendName::Fuse,
+            connection: Some(7),
+            port: None,
+            nfs: None,
+            degraded: None,
+            agent_version: None,
+        };
+        let terms = Some(Terms { caller: Caller::default(), ready });
+        let token = Some(Token::random().unwrap());
+        let with_worker = MountRow { token, keeper: own, worker: own, terms, ..row(2) };
         database.put_mount(with_worker.clone()).await.unwrap();
         drop(database);
         let database = Database::open(&path).unwrap();

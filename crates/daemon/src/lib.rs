@@ -3,6 +3,7 @@
 //! - [`owner`]: the one task that owns the state, and the one enum of what can wake it.
 //! - [`mount`]: the task of a mount: its worker, from `start` to the last cleaning up.
 //! - [`connection`]: the task of a connection, and the traits by which machines are reached.
+//! - [`bus`], [`world`]: what is told to whoever wants to know, and what happens to this computer.
 //! - [`session`], [`rpc`]: clients and what they ask for, a file for each noun.
 //! - [`database`], [`log`]: what is kept on disk.
 //!
@@ -17,6 +18,7 @@
 //! - A mount that did not come to serve leaves no process, mount, directory, row or descriptor behind.
 //! - No secret reaches a log, a row or an error.
 
+pub mod bus;
 pub mod connection;
 pub mod database;
 pub mod failure;
@@ -27,9 +29,11 @@ pub mod prompt;
 pub mod rpc;
 pub mod session;
 pub mod shutdown;
+pub mod world;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -38,7 +42,6 @@ use remote::transport::host::HostOptions;
 use remote::transport::ssh::UserConfig;
 use supervisor::lock::{Lock, LockError};
 use supervisor::socket::{is_own, listen, peer, private_directory};
-use supervisor::stop::{Grace, stop};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
@@ -48,12 +51,13 @@ use wire::api::{ErrorKind, ErrorObject};
 use wire::paths::Paths;
 
 use connection::{HostConnector, SshConnector, SshSettings};
-use database::{Database, MountRow};
-use failure::{chain, failure};
+use database::Database;
+use failure::failure;
 use log::Echo;
-use mount::worker::Launch;
-use mount::{Leftover, MountContext, clean_up};
-use owner::{Connectors, Owner, OwnerHandle, Surroundings};
+use mount::MountContext;
+use mount::adoption::{self, Adopted};
+use mount::worker::{Launch, Programs};
+use owner::{Connectors, Event, Monitoring, Owner, OwnerHandle, Surroundings};
 use rpc::Daemon;
 
 /// Clients served at once. The next one waits until one goes.
@@ -61,10 +65,6 @@ pub const CLIENTS_MAX: usize = 256;
 
 /// How long the accepting of clients pauses when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How long a worker of a previous life may take to flush and unmount.
-const OLD_WORKER: Grace =
-    Grace { ask: Duration::ZERO, terminate: Duration::from_secs(10), kill: Duration::from_secs(5) };
 
 /// How long mounts may flush after a signal. What the system gives a service to end is a minute and a half.
 const SIGNAL_PATIENCE: Duration = Duration::from_secs(60);
@@ -92,10 +92,12 @@ pub struct Options {
     pub paths: Paths,
     /// How it runs.
     pub mode: Mode,
-    /// Which program a mount's worker is.
-    pub worker: Launch,
+    /// Which programs a mount's processes are.
+    pub programs: Programs,
     /// Which program this computer's agent is.
     pub agent: HostOptions,
+    /// How mounts are watched.
+    pub monitoring: Monitoring,
 }
 
 impl Options {
@@ -103,8 +105,24 @@ impl Options {
     pub fn from_environment(mode: Mode) -> Result<Options, wire::paths::PathsError> {
         let uid = rustix::process::geteuid().as_raw();
         let paths = Paths::new(uid, |name| std::env::var_os(name))?;
-        Ok(Options { paths, mode, worker: Launch::default(), agent: HostOptions::default() })
+        let monitoring = Monitoring { interval: probe_interval(), probe: Launch::own("probe") };
+        Ok(Options { paths, mode, programs: Programs::default(), agent: HostOptions::default(), monitoring })
     }
+}
+
+/// The environment variable with the time between two probes of a mount, in milliseconds.
+pub const PROBE_INTERVAL_VARIABLE: &str = "STEAD_PROBE_INTERVAL";
+
+/// Probes more often than that would be load, more seldom they would find nothing.
+const PROBE_INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// What the environment says, as far as that is possible; a daemon does not fail to start for it.
+fn probe_interval() -> Duration {
+    let wanted = std::env::var(PROBE_INTERVAL_VARIABLE).ok();
+    let milliseconds = wanted.and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    milliseconds.map_or(mount::monitor::INTERVAL, |interval| {
+        interval.clamp(*PROBE_INTERVALS.start(), *PROBE_INTERVALS.end())
+    })
 }
 
 /// Runs a daemon until it is told to stop. Returns why it could not run; in the background that has been announced
@@ -196,14 +214,20 @@ impl Life {
             "the daemon starts"
         );
         let database = Database::open(&paths.database()).map_err(|error| failure(&error))?;
-        clear_previous_life(&paths, &database).await?;
+        let adopted = adopt_mounts(&paths, &database).await?;
         let last_mount = database.last_mount().await.map_err(|error| failure(&error))?;
 
         let (owner, events) = OwnerHandle::new();
-        let mounts = MountContext { database, launch: self.options.worker.clone(), paths: paths.clone() };
-        let surroundings = Surroundings { connectors: self.connectors(), mounts };
+        let mounts = MountContext { database, programs: self.options.programs.clone(), paths: paths.clone() };
+        let monitoring = self.options.monitoring.clone();
+        let surroundings = Surroundings { connectors: self.connectors(), mounts, monitoring };
         let owning = tokio::spawn(Owner::new(owner.clone(), surroundings, last_mount).run(events));
+        // Before there is a client that could ask for them.
+        for mount in adopted {
+            owner.send(Event::AdoptMount(Box::new(mount))).await;
+        }
 
+        let world = tokio::spawn(world::watch(owner.clone()));
         let listener = listen(&paths.socket()).map_err(|error| failure(&error))?;
         let listener = UnixListener::from_std(listener).map_err(|error| failure(&error))?;
         let (end, mut ended) = mpsc::channel(1);
@@ -222,7 +246,11 @@ impl Life {
         let accepting = accept(listener, daemon);
         tokio::select! {
             () = accepting => {}
-            _ = ended.recv() => {}
+            farewell = ended.recv() => {
+                if farewell == Some(Farewell::Left) {
+                    leave(&paths);
+                }
+            }
             name = signals.next(self.options.mode) => {
                 tracing::info!(signal = name, "the daemon is told to end");
                 end_by_signal(&owner).await;
@@ -232,9 +260,12 @@ impl Life {
         if let Err(error) = std::fs::remove_file(paths.socket()) {
             tracing::warn!(%error, "the socket was not removed");
         }
+        world.abort();
         if let Err(error) = owning.await {
             tracing::error!(%error, "the owner did not end");
         }
+        // A login that was given up half way may be there yet.
+        end_masters(&paths, Vec::new()).await;
         tracing::info!("the daemon ends");
         Ok(())
     }
@@ -348,52 +379,53 @@ async fn serve_client(daemon: Daemon, stream: UnixStream) {
     }
 }
 
-/// Takes away what a previous life of this daemon left: workers, mounts, directories, rows, ssh processes.
-async fn clear_previous_life(paths: &Paths, database: &Database) -> Result<(), ErrorObject> {
-    let rows = database.mounts().await.map_err(|error| failure(&error))?;
-    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-    let ending: Vec<_> = rows
-        .into_iter()
-        .map(|row| tokio::spawn(clear_mount(row.clone(), paths.mount_state_dir(row.id))))
-        .collect();
-    for ended in ending {
-        ended.await.map_err(|error| failure(&error))?;
-    }
-    for id in ids {
-        database.remove_mount(id).await.map_err(|error| failure(&error))?;
-    }
-    let mounts_dir = paths.mounts_dir().to_owned();
-    let detaching = tokio::task::spawn_blocking(move || mount::detach_stale(&mounts_dir));
-    detaching.await.map_err(|error| failure(&error))?;
-    let runtime_dir = paths.runtime_dir().to_owned();
-    let masters = tokio::task::spawn_blocking(move || connection::end_masters(&runtime_dir));
-    if let Ok(Err(error)) = masters.await {
-        tracing::warn!(%error, "could not look for ssh processes of a previous life");
-    }
-    Ok(())
+/// How a daemon that was told to end ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// There is nothing left of its mounts and connections.
+    Orderly,
+    /// They go on, and the next daemon takes them over.
+    Left,
 }
 
-async fn clear_mount(row: MountRow, state_dir: PathBuf) {
-    tracing::warn!(mount = %row.id, source = %row.source, dir = %row.dir, "a previous life of the daemon left a mount");
-    if let Some(identity) = row.worker {
-        match supervisor::Process::adopt(identity) {
-            Ok(mut process) => {
-                let no_request = std::future::ready(Err::<(), ()>(()));
-                if let Err(error) = stop(&mut process, &OLD_WORKER, no_request).await {
-                    tracing::error!(mount = %row.id, error = chain(&error), "its worker does not end");
-                }
-            }
-            Err(supervisor::process::AdoptError::Gone { .. }) => {}
-            Err(error) => {
-                tracing::error!(mount = %row.id, error = chain(&error), "its worker cannot be watched")
-            }
+/// Ends the process as it is: whatever was put away in an orderly way would be missing then. What the next daemon needs to
+/// know is written.
+fn leave(paths: &Paths) -> ! {
+    if let Err(error) = std::fs::remove_file(paths.socket()) {
+        tracing::warn!(%error, "the socket was not removed");
+    }
+    tracing::info!("the daemon ends, and its mounts go on");
+    std::process::exit(0);
+}
+
+/// Finds the mounts that a daemon before this one has left, and takes away what nobody serves any more: processes,
+/// mounts, directories, rows.
+async fn adopt_mounts(paths: &Paths, database: &Database) -> Result<Vec<Adopted>, ErrorObject> {
+    let rows = database.mounts().await.map_err(|error| failure(&error))?;
+    let adopting: Vec<_> = rows
+        .into_iter()
+        .map(|row| (row.id, tokio::spawn(adoption::adopt(row.clone(), paths.mount_state_dir(row.id)))))
+        .collect();
+    let mut adopted = Vec::new();
+    for (id, adopting) in adopting {
+        match adopting.await.map_err(|error| failure(&error))? {
+            Some(mount) => adopted.push(mount),
+            None => database.remove_mount(id).await.map_err(|error| failure(&error))?,
         }
     }
-    let made: Vec<PathBuf> = row.made.into_iter().map(PathBuf::from).collect();
-    let clearing = tokio::task::spawn_blocking(move || {
-        clean_up(row.dir.as_path(), &made, &state_dir, Leftover::KeepUnknown);
-    });
-    if let Err(error) = clearing.await {
-        tracing::error!(%error, "clearing a mount did not end");
+    let mounts_dir = paths.mounts_dir().to_owned();
+    let detaching = tokio::task::spawn_blocking(move || mount::remains::detach_stale(&mounts_dir));
+    detaching.await.map_err(|error| failure(&error))?;
+    let needed = adopted.iter().filter_map(|mount| mount.control_path.clone()).collect();
+    end_masters(paths, needed).await;
+    Ok(adopted)
+}
+
+/// Ends the logins that are there, but for those that are needed.
+async fn end_masters(paths: &Paths, needed: Vec<PathBuf>) {
+    let runtime_dir = paths.runtime_dir().to_owned();
+    let ending = tokio::task::spawn_blocking(move || connection::end_masters(&runtime_dir, &needed));
+    if let Ok(Err(error)) = ending.await {
+        tracing::warn!(%error, "could not look for ssh processes that were left");
     }
 }

@@ -12,32 +12,40 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use remote::client::Heartbeat;
-use tokio::sync::{mpsc, oneshot};
-use wire::api::id::{ConnectionId, MountId};
-use wire::api::machine::{Caller, Machine, Source};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use wire::api::event::{Happened, MountWord, Topic};
+use wire::api::id::{ConnectionId, MountId, ProcessId};
+use wire::api::machine::{Caller, Machine, Reconnect, Source};
 use wire::api::mount::{Removed, RemovedMount, Target};
 use wire::api::prompt::Secret;
-use wire::api::status::{self, ConnectionState, MountStatus};
+use wire::api::status::{self, ConnectionState, Health, MountStatus};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
-use wire::worker::{Ready, WorkerStatus};
+use wire::worker::{Heartbeat, Ready, WorkerStatus};
 
-use crate::connection::{
-    self, ConnectRequest, ConnectionEvent, Connector, HEARTBEAT, IDLE_GRACE, Lease, Link,
-};
+use crate::bus::{Bus, Subscription};
+use crate::connection::{self, ConnectRequest, ConnectionEvent, Connector, IDLE_GRACE, Lease, Link};
+use crate::mount::adoption::Adopted;
+use crate::mount::monitor::Monitor;
 use crate::mount::plan::{Place, Plan};
+use crate::mount::standing::{Change, Standing};
+use crate::mount::worker::Launch;
 use crate::mount::{Command, MountContext, MountHandle};
 use crate::prompt::{Prompter, Ticket};
 
 mod connections;
 mod mounts;
+mod processes;
 
 #[cfg(test)]
 mod tests;
+
+use connections::ConnectionRecord;
+pub use processes::ProcessRecord;
 
 /// Events that may wait. Whoever sends beyond it waits too; the owner itself sends none.
 const EVENTS_MAX: usize = 1024;
@@ -60,6 +68,8 @@ pub enum Event {
         /// Answered once it serves.
         answer: Answer<status::Mount>,
     },
+    /// A daemon before this one has made a mount that is still there.
+    AdoptMount(Box<Adopted>),
     /// A client wants to speak with some mounts' tasks.
     SelectMounts {
         /// Which.
@@ -69,6 +79,17 @@ pub enum Event {
     },
     /// What happened to a mount.
     Mount(MountId, MountEvent),
+    /// A client wants to speak with the tasks of all mounts of a machine.
+    SelectMountsOf {
+        /// Which machine's.
+        machine: Machine,
+        /// The inner ones first.
+        answer: oneshot::Sender<Vec<MountHandle>>,
+    },
+    /// A process runs on a machine.
+    ProcessStarted(Box<ProcessRecord>),
+    /// A process has ended, or is no longer known.
+    ProcessEnded(ProcessId, Option<u8>),
     /// Somebody needs a connection.
     Acquire {
         /// Where to, for whom.
@@ -82,7 +103,16 @@ pub enum Event {
     Pin {
         /// Which machine's.
         machine: Machine,
+        /// How it is to be kept.
+        keep: Keep,
         /// How it is.
+        answer: Answer<status::Connection>,
+    },
+    /// A client wants a link closed and opened again.
+    Redial {
+        /// Where to, for whom.
+        wanted: Box<Wanted>,
+        /// Answered once it is open.
         answer: Answer<status::Connection>,
     },
     /// A client wants a connection closed.
@@ -93,7 +123,25 @@ pub enum Event {
         answer: Answer<ConnectionState>,
     },
     /// What happened to a connection.
-    Connection(ConnectionId, ConnectionEvent),
+    Connection {
+        /// Which.
+        id: ConnectionId,
+        /// In which of its tries.
+        number: u64,
+        /// What.
+        event: ConnectionEvent,
+    },
+    /// The moment of a connection's next try has come.
+    TryAgain(ConnectionId),
+    /// The computer slept, or its network changed.
+    WorldChanged,
+    /// A client wants to know what happens.
+    Subscribe {
+        /// What about.
+        topics: Vec<Topic>,
+        /// Where events arrive.
+        answer: oneshot::Sender<Subscription>,
+    },
     /// A connection has been without users for a while, if none came since.
     Idle {
         /// Which.
@@ -141,6 +189,22 @@ pub enum MountEvent {
     },
     /// How it does.
     Status(Box<WorkerStatus>),
+    /// Its worker died, and another one is to take its place.
+    WorkerLost {
+        /// How it died.
+        why: String,
+    },
+    /// Another worker has taken its place.
+    WorkerServes {
+        /// The worker's process.
+        pid: u32,
+        /// How many came before it.
+        restarts: u32,
+    },
+    /// A report of its worker's death is there.
+    Crashed(status::Crash),
+    /// It was probed.
+    Probed(Health),
     /// Its worker is gone, its directory is a directory again.
     Failed {
         /// Why.
@@ -159,14 +223,23 @@ pub struct Wanted {
     pub caller: Caller,
     /// Who can be asked for a password.
     pub prompter: Option<Prompter>,
-    /// How its liveness is watched if it has to be opened.
-    pub heartbeat: Heartbeat,
+    /// How it is to be kept.
+    pub keep: Keep,
+}
+
+/// How a connection is to be kept. What is not said stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Whether a lost link is opened again.
+    pub reconnect: Option<Reconnect>,
+    /// How its liveness is watched.
+    pub heartbeat: Option<Heartbeat>,
 }
 
 impl Wanted {
-    /// A connection with the usual heartbeats.
+    /// A connection that is kept as it is, or as is usual.
     pub fn new(machine: Machine, caller: Caller, prompter: Option<Prompter>) -> Wanted {
-        Wanted { machine, caller, prompter, heartbeat: HEARTBEAT }
+        Wanted { machine, caller, prompter, keep: Keep::default() }
     }
 }
 
@@ -223,6 +296,17 @@ pub struct Surroundings {
     pub connectors: Connectors,
     /// What every mount's task needs.
     pub mounts: MountContext,
+    /// How mounts are watched.
+    pub monitoring: Monitoring,
+}
+
+/// How mounts are watched.
+#[derive(Debug, Clone)]
+pub struct Monitoring {
+    /// How often each is probed.
+    pub interval: Duration,
+    /// The program that asks the kernel, given a directory as its last argument.
+    pub probe: Launch,
 }
 
 /// One connector for each sort of machine.
@@ -251,7 +335,9 @@ pub struct Owner {
     last_mount: u64,
     connections: BTreeMap<Machine, ConnectionRecord>,
     last_connection: u64,
+    processes: BTreeMap<ProcessId, ProcessRecord>,
     tickets: Vec<(Secret, Prompter)>,
+    bus: Bus,
     course: Course,
 }
 
@@ -270,6 +356,17 @@ struct MountRecord {
     shown: status::Mount,
     phase: MountPhase,
     commands: mpsc::Sender<Command>,
+    /// Whether its lost link is opened again by itself.
+    reconnect: Reconnect,
+    standing: Standing,
+    /// The word that was told last.
+    announced: Option<MountWord>,
+    /// What was told to have been kept aside.
+    kept_aside: Vec<ByteString>,
+    /// What the workers before this one have counted, and how many they are.
+    earlier: (status::Counters, u32),
+    /// From when it serves.
+    monitor: Option<Monitor>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -278,23 +375,6 @@ enum MountPhase {
     Starting,
     Serving,
     Failed,
-}
-
-struct ConnectionRecord {
-    id: ConnectionId,
-    state: ConnectionState,
-    since: Timestamp,
-    /// Given out and not returned.
-    users: u64,
-    /// Given out ever.
-    leases: u64,
-    pinned: bool,
-    waiting: Vec<Answer<Lease>>,
-    link: Option<Arc<dyn Link>>,
-    /// Dropped or used to close it.
-    close: Option<oneshot::Sender<()>>,
-    /// Answered when it is closed.
-    disconnecting: Vec<Answer<ConnectionState>>,
 }
 
 impl Owner {
@@ -307,7 +387,9 @@ impl Owner {
             last_mount,
             connections: BTreeMap::new(),
             last_connection: 0,
+            processes: BTreeMap::new(),
             tickets: Vec::new(),
+            bus: Bus::default(),
             course: Course::Serving,
         }
     }
@@ -330,13 +412,23 @@ impl Owner {
     fn on(&mut self, event: Event) {
         match event {
             Event::CreateMount { plan, prompter, answer } => self.create_mount(*plan, prompter, answer),
+            Event::AdoptMount(adopted) => self.adopt_mount(*adopted),
             Event::SelectMounts { target, answer } => drop(answer.send(self.select_mounts(&target))),
+            Event::SelectMountsOf { machine, answer } => {
+                drop(answer.send(self.handles(|id| self.mounts[&id].place.machine == machine)));
+            }
             Event::Mount(id, event) => self.on_mount(id, event),
+            Event::ProcessStarted(process) => self.on_process_started(*process),
+            Event::ProcessEnded(id, code) => self.on_process_ended(id, code),
             Event::Acquire { wanted, answer } => self.acquire(*wanted, answer),
             Event::Release(id) => self.release(id),
-            Event::Pin { machine, answer } => drop(answer.send(self.pin(&machine))),
+            Event::Pin { machine, keep, answer } => drop(answer.send(self.pin(&machine, &keep))),
+            Event::Redial { wanted, answer } => self.redial(*wanted, answer),
             Event::Disconnect { machine, answer } => self.disconnect(&machine, answer),
-            Event::Connection(id, event) => self.on_connection(id, event),
+            Event::Connection { id, number, event } => self.on_connection(id, number, event),
+            Event::TryAgain(id) => self.try_again(id),
+            Event::WorldChanged => self.world_changed(),
+            Event::Subscribe { topics, answer } => drop(answer.send(self.bus.subscribe(topics))),
             Event::Idle { id, leases } => self.on_idle(id, leases),
             Event::FindTicket { secret, answer } => drop(answer.send(self.find_ticket(&secret))),
             Event::ForgetTicket(secret) => self.tickets.retain(|(known, _)| *known != secret),
@@ -370,9 +462,9 @@ impl Owner {
         machines.sort_unstable();
         let machine_status = |machine: &Machine| status::MachineStatus {
             machine: machine.clone(),
-            state: connected(machine).map_or(ConnectionState::Disconnected, |record| record.state),
+            state: self.connection_state(machine).map_or(ConnectionState::Disconnected, |(state, _)| state),
             agent: connected(machine)
-                .and_then(|record| record.link.as_ref()?.agent_version())
+                .and_then(ConnectionRecord::agent_version)
                 .map(|version| status::Agent { version }),
         };
         status::Document {
@@ -388,7 +480,7 @@ impl Owner {
             threads: Vec::new(),
             vms: Vec::new(),
             tunnels: Vec::new(),
-            processes: Vec::new(),
+            processes: self.processes.values().map(ProcessRecord::status).collect(),
             operations: Vec::new(),
         }
     }

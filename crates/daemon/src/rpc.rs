@@ -10,9 +10,10 @@ use wire::api::id::HandleId;
 use wire::paths::Paths;
 
 use crate::owner::OwnerHandle;
-use crate::session::{ClientContext, Done, done};
+use crate::session::{ClientContext, Done, Effect, done, done_with};
 
 pub mod daemon;
+pub mod event;
 pub mod file;
 pub mod machine;
 pub mod mount;
@@ -34,7 +35,7 @@ pub struct Daemon {
     /// Numbers of processes that were given out.
     pub processes: Arc<AtomicU64>,
     /// Ends the daemon once the mounts are gone.
-    pub end: mpsc::Sender<()>,
+    pub end: mpsc::Sender<crate::Farewell>,
 }
 
 /// What a call needs of its session.
@@ -76,6 +77,9 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, node: Op
         Call::MachineDisconnect(disconnect) => {
             done::<api::machine::Disconnect>(machine::disconnect(&daemon, disconnect).await)
         }
+        Call::MachineReconnect(redial) => {
+            done::<api::machine::Redial>(machine::reconnect(&daemon, &context, redial).await)
+        }
         Call::MachineDoctor(doctor) => {
             done::<api::machine::Doctor>(machine::doctor(&daemon, &context, doctor).await)
         }
@@ -101,6 +105,11 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, node: Op
         }
         Call::FileRemove(remove) => done::<api::file::Remove>(file::remove(&daemon, &context, remove).await),
         Call::FileRename(rename) => done::<api::file::Rename>(file::rename(&daemon, &context, rename).await),
+        Call::EventSubscribe(subscribe) => event::subscribe(&daemon, &context, subscribe).await,
+        Call::EventUnsubscribe(unsubscribe) => done_with::<api::event::Unsubscribe>(
+            Ok(api::event::Unsubscribed {}),
+            Effect::Unsubscribed(unsubscribe.subscription),
+        ),
         Call::PromptRequest(request) => {
             done::<api::prompt::Request>(prompt::request(&daemon, &context, request).await)
         }

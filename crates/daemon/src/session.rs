@@ -4,7 +4,7 @@
 //!             ┌──────────── session task ────────────┐
 //!   socket ──►│ lines ─► requests ─► handler tasks   │
 //!             │ what the client opened: handles,     │──► lines ──► writer task ──► socket
-//!             │ processes, unanswered prompts        │
+//!             │ processes, subscriptions, prompts    │
 //!             └──────────────────────────────────────┘
 //! ```
 //!
@@ -20,9 +20,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use wire::api::event::SUBSCRIPTIONS_MAX;
 use wire::api::file::HANDLES_MAX;
-use wire::api::id::{HandleId, ProcessId, PromptId};
+use wire::api::id::{HandleId, ProcessId, PromptId, SubscriptionId};
 use wire::api::line::LineDecoder;
 use wire::api::machine::{Caller, Prompts};
 use wire::api::process::STDIN_BYTES_IN_FLIGHT_MAX;
@@ -34,6 +35,7 @@ use wire::api::{
 
 use supervisor::socket::Peer;
 
+use crate::bus::Subscription;
 use crate::prompt::{PROMPTS_MAX, Prompter, Question};
 use crate::rpc::file::OpenNode;
 use crate::rpc::file::sessions::Sessions;
@@ -105,6 +107,7 @@ pub struct ClientContext {
     pub sessions: Arc<Sessions>,
     handles: Arc<AtomicU64>,
     processes: Arc<AtomicU64>,
+    subscriptions: Arc<AtomicU64>,
 }
 
 impl ClientContext {
@@ -129,6 +132,11 @@ impl ClientContext {
         HandleId::new(self.handles.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    /// A subscription's id that this session has not used yet.
+    pub fn new_subscription(&self) -> SubscriptionId {
+        SubscriptionId::new(self.subscriptions.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
     /// A process's id that this daemon has not used yet.
     pub fn new_process(&self) -> ProcessId {
         ProcessId::new(self.processes.fetch_add(1, Ordering::Relaxed) + 1)
@@ -149,6 +157,10 @@ pub enum Effect {
     Opened(HandleId, OpenNode),
     /// A process runs.
     Started(Box<RunningProcess>),
+    /// Events follow.
+    Subscribed(SubscriptionId, Subscription),
+    /// No events follow.
+    Unsubscribed(SubscriptionId),
     /// The daemon ends once this has been answered.
     End(oneshot::Sender<()>),
 }
@@ -178,6 +190,9 @@ struct Session {
     context: ClientContext,
     handlers: JoinSet<(RequestId, Done)>,
     pumps: JoinSet<ProcessId>,
+    /// Tasks that carry events; aborted with the session.
+    events: JoinSet<()>,
+    subscriptions: HashMap<SubscriptionId, AbortHandle>,
     nodes: HashMap<HandleId, OpenNode>,
     processes: HashMap<ProcessId, Ends>,
     prompts: BTreeMap<PromptId, oneshot::Sender<Option<Secret>>>,
@@ -218,12 +233,15 @@ pub async fn run(daemon: Daemon, stream: UnixStream, peer: Peer) {
         sessions: Arc::default(),
         handles: Arc::default(),
         processes: Arc::clone(&daemon.processes),
+        subscriptions: Arc::default(),
     };
     let session = Session {
         daemon,
         context,
         handlers: JoinSet::new(),
         pumps: JoinSet::new(),
+        events: JoinSet::new(),
+        subscriptions: HashMap::new(),
         nodes: HashMap::new(),
         processes: HashMap::new(),
         prompts: BTreeMap::new(),
@@ -287,6 +305,8 @@ impl Session {
                     }
                     Ok(())
                 }
+                // One that was aborted, or whose daemon ends.
+                Some(_) = self.events.join_next() => Ok(()),
                 Some(question) = questions.recv() => self.on_question(question).await,
             };
             if outcome.is_err() {
@@ -351,6 +371,29 @@ impl Session {
                 });
                 Ok(())
             }
+            Effect::Subscribed(..) if self.subscriptions.len() >= SUBSCRIPTIONS_MAX => {
+                let message = format!("there are {SUBSCRIPTIONS_MAX} subscriptions already");
+                let error = ErrorObject::new(ErrorKind::Conflict, message);
+                self.context.client.respond(Response::failure(response.id, error)).await
+            }
+            Effect::Subscribed(id, events) => {
+                self.context.client.respond(response).await?;
+                let client = self.context.client.clone();
+                let pump = self.events.spawn(rpc::event::pump(id, events, client));
+                self.subscriptions.insert(id, pump);
+                Ok(())
+            }
+            Effect::Unsubscribed(id) => match self.subscriptions.remove(&id) {
+                Some(pump) => {
+                    pump.abort();
+                    self.context.client.respond(response).await
+                }
+                None => {
+                    let error =
+                        ErrorObject::new(ErrorKind::NotFound, format!("there is no subscription {id}"));
+                    self.context.client.respond(Response::failure(response.id, error)).await
+                }
+            },
             Effect::End(end) => {
                 self.context.client.respond(response).await?;
                 // The daemon may be ending already.

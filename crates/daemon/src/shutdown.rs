@@ -1,4 +1,5 @@
-//! The end of the daemon: mounts first, the inner ones before the outer ones, then connections.
+//! The end of the daemon: mounts first, the inner ones before the outer ones, then connections. Mounts may be left to the
+//! next daemon.
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -51,6 +52,16 @@ pub async fn stop_mounts(owner: &OwnerHandle, force: Force) -> Result<Vec<ByteSt
     }
     owner.send(Event::AbandonStop).await;
     Err(errors)
+}
+
+/// Leaves all mounts to the next daemon and has no new ones made. Those that do not serve yet are undone.
+pub async fn leave_mounts(owner: &OwnerHandle) {
+    let (answer, answered) = oneshot::channel();
+    owner.send(Event::BeginStop { answer }).await;
+    // Without an owner there are no mounts.
+    let mounts = answered.await.unwrap_or_default();
+    let leaving: JoinSet<()> = mounts.into_iter().map(|mount| async move { mount.leave().await }).collect();
+    leaving.join_all().await;
 }
 
 /// Closes all connections and ends the owner.

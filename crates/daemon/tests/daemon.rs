@@ -7,28 +7,34 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use daemon::mount::worker::Launch;
+use daemon::mount::worker::{Launch, Programs};
+use daemon::owner::Monitoring;
 use daemon::{Mode, Options};
 use remote::transport::host::HostOptions;
 use supervisor::Identity;
-use wire::api::daemon::{DaemonStatus, Stop, Stopped};
+use supervisor::keeper::{DEATHS_MAX, Inheritance, KEEPER_SOCKET, Plan, Tether};
+use wire::api::daemon::{DaemonStatus, Fate, Stop, Stopped};
+use wire::api::event::{
+    EVENTS_WAITING_MAX, Happened, ProcessState, SUBSCRIPTIONS_MAX, Subscribe, Topic, Unsubscribe,
+};
 use wire::api::machine::{Caller, Machine, Reconnect, Source};
 use wire::api::mount::{Access, Backend, BackendName, Create, Force, Remove, Removed, SyncMode, Target};
-use wire::api::status::{Document, Journal, Mount, MountStatus, NfsExport};
+use wire::api::status::{ConnectionState, Document, Health, Journal, Mount, MountStatus, NfsExport};
 use wire::api::{
     self, Call, ErrorKind, ErrorObject, Request, RequestId, Response, ServerMessage, ServerNotification,
 };
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
 use wire::worker::{
-    CONTROL_DESCRIPTOR, Decoder, DescriptorPurpose, FromWorker, MountConfig, Ready, Stopping, ToWorker,
-    WorkerError, WorkerStatus, encode,
+    CONFIG, Decoder, FromWorker, MountConfig, Ready, Stopping, ToWorker, WorkerError, WorkerStatus, encode,
 };
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -51,11 +57,19 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 fn play_daemon() {
     let home = std::env::var_os("STEAD_HOME").expect("the test sets it");
     let paths = Paths::new(0, |name| (name == "STEAD_HOME").then(|| home.clone())).unwrap();
-    let (program, arguments) = again("play_worker");
-    let worker = Launch { program, arguments: arguments.into_iter().map(Into::into).collect() };
+    let part = |test| {
+        let (program, arguments) = again(test);
+        Launch { program, arguments: arguments.into_iter().map(Into::into).collect() }
+    };
+    let programs = Programs { keeper: part("play_keeper"), worker: part("play_worker") };
     let (program, arguments) = again("play_agent");
     let agent = HostOptions { program, arguments: arguments.into_iter().map(Into::into).collect() };
-    let options = Options { paths, mode: Mode::Foreground, worker, agent };
+    let probe = part("play_probe");
+    let interval = std::env::var("PROBE_INTERVAL_MS").ok().and_then(|text| text.parse().ok());
+    // What a worker only plays does not answer: it is watched by the tests that are about that.
+    let interval = interval.map_or(Duration::from_secs(3600), Duration::from_millis);
+    let monitoring = Monitoring { interval, probe };
+    let options = Options { paths, mode: Mode::Foreground, programs, agent, monitoring };
     if let Err(error) = daemon::run(options) {
         println!("{}", serde_json::to_string(&error).unwrap());
         std::process::exit(error.kind().exit_code().into());
@@ -65,62 +79,99 @@ fn play_daemon() {
 #[test]
 #[ignore = "run by the daemon as this computer's agent"]
 fn play_agent() {
-    agent::main();
+    agent::main([]);
 }
 
 #[test]
-#[ignore = "run by the daemon as a worker"]
-fn play_worker() {
-    // SAFETY: the daemon leaves its workers this descriptor, and nobody else in this process takes it.
-    let control = UnixStream::from(unsafe { OwnedFd::from_raw_fd(CONTROL_DESCRIPTOR) });
-    FakeWorker { control, decoder: Decoder::new() }.play();
+#[ignore = "run by the daemon to ask the kernel"]
+fn play_probe() {}
+
+/// What follows the name of the test.
+fn inheritance() -> Inheritance {
+    let arguments = std::env::args_os().skip_while(|argument| argument != "--test-threads=1").skip(2);
+    // SAFETY: the test harness opens nothing that it was not started with, and these are named in the arguments.
+    unsafe { Inheritance::take(arguments) }.unwrap()
 }
 
-struct FakeWorker {
+#[test]
+#[ignore = "run by the daemon as a keeper"]
+fn play_keeper() {
+    supervisor::keeper::run(inheritance(), |_| ()).unwrap();
+}
+
+#[test]
+#[ignore = "run by a keeper as its worker"]
+fn play_worker() {
+    let inheritance = inheritance();
+    let config = std::fs::read(inheritance.directory.join(CONFIG)).unwrap();
+    let config: MountConfig = serde_json::from_slice(&config).unwrap();
+    let (tether, control, kept) = Tether::new(inheritance).unwrap();
+    let (tether, listener) = (Arc::new(tether), UnixListener::from(control));
+    let minding = Arc::clone(&tether);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(minding.mind());
+    });
+    let role = config.options.get("play").cloned().unwrap_or_default();
+    let mut port = 2049;
+    if role == "answer" {
+        port = answer_null_calls(&tether, kept.into_iter().next().map(|kept| kept.descriptor));
+    } else if kept.is_empty() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        if !["fail", "die", "babble", "hang"].contains(&role.as_str()) {
+            tether.hand_over("null", &[null.as_fd()]).unwrap();
+        }
+    } else if role == "doomed" {
+        eprintln!("this world is not for me");
+        std::process::exit(4);
+    }
+    // One after the other: a daemon that is killed hangs up.
+    for control in listener.incoming() {
+        FakeWorker { control: control.unwrap(), decoder: Decoder::new(), tether: &tether, port }
+            .play(&config, &role);
+    }
+}
+
+struct FakeWorker<'a> {
     control: UnixStream,
     decoder: Decoder,
+    tether: &'a Tether,
+    /// What it says that it listens at.
+    port: u16,
 }
 
-impl FakeWorker {
+impl FakeWorker<'_> {
     fn next(&mut self) -> Option<ToWorker> {
         loop {
             if let Some(message) = self.decoder.next_frame().unwrap() {
                 return Some(message);
             }
             let mut bytes = [0; 4096];
-            match self.control.read(&mut bytes).unwrap() {
-                0 => return None,
-                count => self.decoder.push(&bytes[..count]),
+            match self.control.read(&mut bytes) {
+                Ok(0) | Err(_) => return None,
+                Ok(count) => self.decoder.push(&bytes[..count]),
             }
         }
     }
 
+    /// A daemon that is gone is not told.
     fn say(&self, message: &FromWorker) {
-        (&self.control).write_all(&encode(message).unwrap()).unwrap();
+        let _ = (&self.control).write_all(&encode(message).unwrap());
     }
 
-    fn hand_over(&self, count: u32) {
-        let null = std::fs::File::open("/dev/null").unwrap();
-        let frame =
-            encode(&FromWorker::Descriptors { purpose: DescriptorPurpose::FuseDevice, count }).unwrap();
-        let sent = supervisor::descriptor::send(self.control.as_fd(), &frame, &[null.as_fd()]).unwrap();
-        assert_eq!(sent, frame.len());
+    /// Says something last, and ends.
+    fn leave(&self, message: &FromWorker) -> ! {
+        self.tether.leaving();
+        self.say(message);
+        std::process::exit(0);
     }
 
-    fn play(mut self) {
-        let Some(ToWorker::Start { config }) = self.next() else {
-            panic!("the first message is not `start`")
-        };
-        let role = config.options.get("play").map(String::as_str).unwrap_or_default();
+    fn play(self, config: &MountConfig, role: &str) {
         match role {
             "fail" => {
                 let hint = Some("try something else".to_owned());
                 let message = "there is no such tree".to_owned();
-                return self.say(&FromWorker::Error(WorkerError {
-                    kind: ErrorKind::NotFound,
-                    message,
-                    hint,
-                }));
+                self.leave(&FromWorker::Error(WorkerError { kind: ErrorKind::NotFound, message, hint }));
             }
             "die" => {
                 eprintln!("something went wrong in here");
@@ -130,39 +181,38 @@ impl FakeWorker {
                 (&self.control).write_all(b"GET / HTTP/1.1\r\n").unwrap();
                 return self.sleep();
             }
-            "cheat" => {
-                self.hand_over(2);
-                return self.sleep();
-            }
             "hang" => return self.sleep(),
             _ => {}
         }
-        self.hand_over(1);
         self.say(&FromWorker::Ready(Ready {
             backend: BackendName::Nfs,
             connection: None,
-            port: Some(2049),
-            nfs: Some(NfsExport { port: 2049, export: "/stead".to_owned() }),
+            port: Some(self.port),
+            nfs: Some(NfsExport { port: self.port, export: "/stead".to_owned() }),
             degraded: Some("this is only a play".to_owned()),
             agent_version: None,
         }));
-        self.serve(&config, role);
+        self.tether.progress();
+        self.serve(config, role);
     }
 
     fn serve(mut self, config: &MountConfig, role: &str) {
         let mut requests = 0;
         while let Some(message) = self.next() {
             match message {
-                ToWorker::Start { .. } => panic!("started twice"),
+                // Its link was lost, and is there again.
+                ToWorker::Reconnect if role == "flaky" => {
+                    let reason = Some("the stream ended".to_owned());
+                    self.say(&FromWorker::Status(Box::new(WorkerStatus {
+                        reason,
+                        ..status(MountStatus::Reconnecting)
+                    })));
+                    self.say(&FromWorker::Status(Box::new(status(MountStatus::Active))));
+                }
+                ToWorker::Reconnect => {}
                 ToWorker::Status => {
                     requests += 1;
-                    let mut status = WorkerStatus {
-                        status: MountStatus::Active,
-                        journal: Journal::default(),
-                        counters: Default::default(),
-                        degraded: None,
-                        kept_aside: Vec::new(),
-                    };
+                    let mut status = status(MountStatus::Active);
                     status.counters.requests = requests;
                     self.say(&FromWorker::Status(Box::new(status)));
                 }
@@ -183,12 +233,11 @@ impl FakeWorker {
                         std::fs::write(&kept, "unsaved").unwrap();
                         kept_aside.push(ByteString::from(kept));
                     }
-                    return self.say(&FromWorker::Stopping(Stopping { kept_aside }));
+                    self.leave(&FromWorker::Stopping(Stopping { kept_aside }));
                 }
             }
         }
-        // The daemon has gone: a worker goes on.
-        self.sleep();
+        // The daemon has gone, and the next one will come.
     }
 
     fn sleep(&self) {
@@ -198,7 +247,45 @@ impl FakeWorker {
     }
 }
 
-/// A daemon in a state directory of its own. Killed when it is dropped.
+fn status(status: MountStatus) -> WorkerStatus {
+    WorkerStatus {
+        status,
+        reason: None,
+        journal: Journal::default(),
+        counters: Default::default(),
+        degraded: None,
+        kept_aside: Vec::new(),
+    }
+}
+
+/// Answers calls of the NULL procedure of NFS on a socket that all workers of a mount share. Returns its port.
+fn answer_null_calls(tether: &Tether, kept: Option<OwnedFd>) -> u16 {
+    let listener = match kept {
+        Some(listener) => TcpListener::from(listener),
+        None => {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            tether.hand_over("nfs", &[listener.as_fd()]).unwrap();
+            listener
+        }
+    };
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut call) = (stream.unwrap(), [0; 44]);
+            // Whoever hangs up before the end wants no answer.
+            if stream.read_exact(&mut call).is_ok() {
+                let mut reply = [0; 28];
+                reply[..4].copy_from_slice(&0x8000_0018_u32.to_be_bytes());
+                reply[4..8].copy_from_slice(&call[4..8]);
+                reply[11] = 1;
+                let _ = stream.write_all(&reply);
+            }
+        }
+    });
+    port
+}
+
+/// A daemon in a state directory of its own. Killed when it is dropped, with the processes of its mounts.
 struct Life {
     home: tempfile::TempDir,
     daemon: Child,
@@ -206,9 +293,13 @@ struct Life {
 
 impl Life {
     fn begin() -> Life {
+        Life::begin_with(&[])
+    }
+
+    fn begin_with(variables: &[(&str, &str)]) -> Life {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join("src")).unwrap();
-        let daemon = start_daemon(home.path());
+        let daemon = start_daemon(home.path(), variables);
         let life = Life { home, daemon };
         life.wait_until_it_listens();
         life
@@ -218,7 +309,7 @@ impl Life {
     fn kill_and_begin_again(&mut self) {
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
-        self.daemon = start_daemon(self.home.path());
+        self.daemon = start_daemon(self.home.path(), &[]);
         self.wait_until_it_listens();
     }
 
@@ -248,6 +339,8 @@ impl Life {
             access: Access::ReadWrite,
             sync: SyncMode::Close,
             reconnect: Reconnect::Automatic,
+            heartbeat_interval_ms: None,
+            max_heartbeat_failures: None,
             options: BTreeMap::from([("play".to_owned(), role.to_owned())]),
             caller: self.caller(),
         }
@@ -293,6 +386,8 @@ impl Drop for Life {
     fn drop(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
+        let mounts = std::fs::read_dir(self.home.path().join("mounts"));
+        mounts.into_iter().flatten().for_each(|entry| end_processes(&entry.unwrap().path()));
         if std::thread::panicking()
             && let Ok(log) = std::fs::read_to_string(self.paths().log())
         {
@@ -301,13 +396,23 @@ impl Drop for Life {
     }
 }
 
-fn start_daemon(home: &Path) -> Child {
+/// Ends the keeper of a mount, and its worker with it, and waits until they have ended.
+fn end_processes(state_dir: &Path) {
+    Plan::withdraw(state_dir).unwrap();
+    let Ok(stream) = supervisor::socket::connect_in(state_dir, KEEPER_SOCKET) else { return };
+    let _ = (&stream).write_all(b"{\"do\":\"end\"}\n");
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let _ended = std::io::copy(&mut &stream, &mut std::io::sink());
+}
+
+fn start_daemon(home: &Path, variables: &[(&str, &str)]) -> Child {
     let (program, arguments) = again("play_daemon");
     let stderr = std::fs::File::options().append(true).create(true).open(home.join("stderr")).unwrap();
     Command::new(program)
         .args(arguments)
         .env("STEAD_HOME", home)
         .env("STEAD_LOG", "debug")
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr)
@@ -408,7 +513,6 @@ fn workers_that_do_not_get_to_serve_leave_nothing() {
         ("fail", ErrorKind::NotFound, "there is no such tree"),
         ("die", ErrorKind::Failure, "its worker ended with status 3: something went wrong in here"),
         ("babble", ErrorKind::Failure, "the worker does not keep to the protocol"),
-        ("cheat", ErrorKind::Failure, "descriptors that it announced did not come"),
     ];
     for (role, kind, words) in cases {
         let error = life.client().call(life.create(role, Some("m"))).unwrap_err();
@@ -441,26 +545,107 @@ fn a_client_that_goes_away_takes_its_unfinished_mount_along() {
     eventually("nothing is left", || life.leftovers().is_empty());
 }
 
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+impl Life {
+    fn shown(&self, mount: &Mount) -> Mount {
+        self.document().mounts.into_iter().find(|other| other.id == mount.id).unwrap()
+    }
+
+    /// The keeper's process: the parent of the first worker.
+    fn keeper(&self, mount: &Mount) -> u32 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker(mount))).unwrap();
+        stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap()
+    }
+}
+
 #[test]
-fn a_killed_worker_fails_its_mount_and_no_other() {
+fn a_killed_worker_has_a_successor_and_that_is_told() {
     let life = Life::begin();
     let (one, two) = (life.mount("", "one"), life.mount("", "two"));
-    let pid = rustix::process::Pid::from_raw(worker(&one) as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let status = |mount: &Mount| {
-        let document = life.document();
-        document.mounts.into_iter().find(|other| other.id == mount.id).unwrap().status
+    let mut watcher = life.watch(&[Topic::Mount]);
+    kill(worker(&one));
+    watcher.expect(&["mount m1 recovering", "mount m1 active"]);
+    let shown = life.shown(&one);
+    assert_eq!((&shown.status, shown.worker.unwrap().restarts), (&MountStatus::Active, 1));
+    assert!(exists(worker(&shown)) && worker(&shown) != worker(&one));
+    assert_eq!(life.shown(&two).worker, two.worker);
+    eventually("the report is told", || life.shown(&one).crash.is_some());
+    let crash = life.shown(&one).crash.unwrap();
+    assert!(crash.message.contains("ended with signal 9"), "{}", crash.message);
+    assert!(crash.report.as_path().exists());
+    life.unmount(&one, Force::Never).unwrap();
+    life.unmount(&two, Force::Never).unwrap();
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_mount_whose_workers_die_one_after_the_other_fails_and_no_other() {
+    let mut life = Life::begin();
+    let (one, two) = (life.mount("doomed", "one"), life.mount("", "two"));
+    kill(worker(&one));
+    eventually("the mount has failed", || life.shown(&one).status != MountStatus::Active);
+    let check = |life: &Life| {
+        let shown = life.shown(&one);
+        let MountStatus::Failed { reason } = shown.status else { panic!("not failed") };
+        assert_eq!(reason, "its worker ended with status 4: this world is not for me");
+        assert_eq!((shown.worker, shown.crash.unwrap().message.as_str()), (None, "this world is not for me"));
+        assert_eq!(life.shown(&two).status, MountStatus::Active);
     };
-    eventually("the mount has failed", || status(&one) != MountStatus::Active);
-    let MountStatus::Failed { reason } = status(&one) else { panic!("not failed") };
-    assert!(reason.contains("signal 9"), "{reason}");
-    assert_eq!(status(&two), MountStatus::Active);
-    assert!(!exists(worker(&one)));
+    check(&life);
+    let reports = std::fs::read_dir(life.paths().mount_state_dir(one.id)).unwrap();
+    let is_report = |name: &str| name.starts_with("crash-");
+    let reports = reports.filter(|entry| is_report(entry.as_ref().unwrap().file_name().to_str().unwrap()));
+    assert_eq!(reports.count(), DEATHS_MAX as usize + 1);
+    // So it is for the next daemon.
+    life.kill_and_begin_again();
+    check(&life);
 
     let error = life.client().call(life.create("", Some("one"))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     life.unmount(&one, Force::Never).unwrap();
     life.mount("", "one");
+}
+
+#[test]
+fn a_killed_keeper_is_replaced_and_the_mount_does_not_notice() {
+    let life = Life::begin();
+    let mount = life.mount("", "m");
+    let keeper = life.keeper(&mount);
+    kill(keeper);
+    let socket = life.paths().mount_state_dir(mount.id);
+    eventually("there is another keeper", || {
+        let stream = supervisor::socket::connect_in(&socket, KEEPER_SOCKET);
+        let mut line = String::new();
+        stream.is_ok_and(|stream| BufReader::new(stream).read_line(&mut line).is_ok_and(|read| read > 0))
+    });
+    assert_eq!(life.shown(&mount).worker, mount.worker);
+    kill(worker(&mount));
+    eventually("there is a successor", || {
+        life.shown(&mount).worker.is_some_and(|worker| worker.restarts == 1)
+    });
+    life.unmount(&mount, Force::Never).unwrap();
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_mount_whose_processes_are_all_killed_has_failed() {
+    let life = Life::begin();
+    let mount = life.mount("", "m");
+    let keeper = life.keeper(&mount);
+    // Stopped, it cannot start a successor before it is killed itself.
+    let stop = rustix::process::Pid::from_raw(keeper as i32).unwrap();
+    rustix::process::kill_process(stop, rustix::process::Signal::STOP).unwrap();
+    kill(worker(&mount));
+    kill(keeper);
+    eventually("the mount has failed", || life.shown(&mount).status != MountStatus::Active);
+    let MountStatus::Failed { reason } = life.shown(&mount).status else { panic!("not failed") };
+    assert!(reason.contains("were killed"), "{reason}");
+    life.unmount(&mount, Force::Never).unwrap();
+    assert_eq!(life.leftovers(), Vec::<String>::new());
 }
 
 #[test]
@@ -513,12 +698,13 @@ fn one_directory_holds_one_mount() {
 fn a_daemon_that_is_told_to_stop_takes_its_mounts_along() {
     let mut life = Life::begin();
     let mounts = [life.mount("", "one"), life.mount("", "two"), life.mount("busy", "three")];
-    let error = life.client().call(Stop { force: Force::Never }).unwrap_err();
+    let stop = |force| Stop { force, mounts: Fate::Unmounted };
+    let error = life.client().call(stop(Force::Never)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert_eq!(life.document().mounts.len(), 1);
     life.mount("", "four");
 
-    let stopped: Stopped = life.client().call(Stop { force: Force::Always }).unwrap();
+    let stopped: Stopped = life.client().call(stop(Force::Always)).unwrap();
     assert_eq!(stopped.pid, life.daemon.id());
     assert!(life.daemon.wait().unwrap().success());
     assert!(mounts.iter().all(|mount| !exists(worker(mount))));
@@ -538,21 +724,87 @@ fn a_signal_ends_the_daemon_in_an_orderly_way() {
 }
 
 #[test]
-fn what_a_killed_daemon_left_is_taken_away_by_the_next() {
+fn what_a_killed_daemon_left_is_gone_on_with_by_the_next() {
     let mut life = Life::begin();
     let mount = life.mount("", "m");
     life.kill_and_begin_again();
-    assert!(!exists(worker(&mount)));
+    let shown = life.shown(&mount);
+    assert_eq!((&shown.status, shown.worker), (&MountStatus::Active, mount.worker));
+    assert_eq!((&shown.dir, shown.port, &shown.nfs), (&mount.dir, mount.port, &mount.nfs));
+    eventually("the machine is connected to", || life.document().connections.len() == 1);
+    let again = life.client().call(life.create("", Some("m"))).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::Conflict, "{again}");
+    let next = life.mount("", "n");
+    assert!(next.id > mount.id, "{} is used again", mount.id);
+    // This daemon looks after it as the one before did.
+    kill(worker(&mount));
+    eventually("there is a successor", || {
+        life.shown(&mount).worker.is_some_and(|worker| worker.restarts == 1)
+    });
+    let successor = worker(&life.shown(&mount));
+    life.unmount(&mount, Force::Never).unwrap();
+    life.unmount(&next, Force::Never).unwrap();
+    assert!(!exists(successor));
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn what_died_with_the_daemon_is_taken_away_by_the_next() {
+    let mut life = Life::begin();
+    let mount = life.mount("", "m");
+    let keeper = life.keeper(&mount);
+    life.daemon.kill().unwrap();
+    kill(keeper);
+    kill(worker(&mount));
+    life.kill_and_begin_again();
     assert!(life.document().mounts.is_empty());
     assert_eq!(life.leftovers(), Vec::<String>::new());
-    let next = life.mount("", "m");
-    assert!(next.id > mount.id, "{} is used again", mount.id);
+    assert!(!exists(keeper) && !exists(worker(&mount)));
+}
+
+#[test]
+fn a_mount_that_did_not_serve_when_its_daemon_was_killed_is_taken_away() {
+    let mut life = Life::begin();
+    let mut client = life.client();
+    client.send(life.create("hang", Some("m")));
+    eventually("the worker runs", || {
+        children_of(life.daemon.id()).into_iter().any(|pid| !children_of(pid).is_empty())
+    });
+    let keepers = children_of(life.daemon.id());
+    life.kill_and_begin_again();
+    assert!(life.document().mounts.is_empty());
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+    assert!(keepers.into_iter().all(|keeper| !exists(keeper)));
+}
+
+#[test]
+fn a_daemon_that_leaves_its_mounts_is_followed_by_one_that_has_them() {
+    let mut life = Life::begin();
+    let mounts = [life.mount("", "one"), life.mount("busy", "two")];
+    let mut starting = life.client();
+    let unfinished = starting.send(life.create("hang", Some("three")));
+    eventually("all workers run", || children_of(life.daemon.id()).len() == 3);
+    let stopped = life.client().call(Stop { force: Force::Never, mounts: Fate::Left }).unwrap();
+    assert_eq!(stopped.pid, life.daemon.id());
+    // It cannot be left to the next daemon, and is not.
+    let told = starting.response();
+    assert_eq!((told.id, told.outcome.unwrap_err().kind()), (Some(unfinished), ErrorKind::Interrupted));
+    assert!(life.daemon.wait().unwrap().success());
+    assert!(mounts.iter().all(|mount| exists(worker(mount))));
+    life.kill_and_begin_again();
+    for mount in &mounts {
+        let shown = life.shown(mount);
+        assert_eq!((&shown.status, shown.worker), (&MountStatus::Active, mount.worker));
+        life.unmount(mount, Force::Always).unwrap();
+    }
+    assert!(mounts.iter().all(|mount| !exists(worker(mount))));
+    assert_eq!(life.leftovers(), Vec::<String>::new());
 }
 
 #[test]
 fn there_is_one_daemon_for_a_state_directory() {
     let life = Life::begin();
-    let mut second = start_daemon(life.home.path());
+    let mut second = start_daemon(life.home.path(), &[]);
     assert_eq!(second.wait().unwrap().code(), Some(ErrorKind::Conflict.exit_code().into()));
     assert_eq!(life.document().daemon.pid, life.daemon.id());
 }
@@ -726,4 +978,266 @@ fn the_doctor_looks_at_this_computer() {
     let report = life.client().call(doctor).unwrap();
     let agent = report.checks.iter().find(|check| check.name == "agent").unwrap();
     assert_eq!(agent.verdict, api::machine::Verdict::Works, "{agent:?}");
+}
+
+/// A client that is told what happens, and asks for nothing else.
+struct Watcher {
+    client: Client,
+}
+
+impl Life {
+    fn redial(&self) -> api::machine::Redial {
+        api::machine::Redial {
+            machine: Machine::Host,
+            reconnect: None,
+            heartbeat_interval_ms: None,
+            max_heartbeat_failures: None,
+            caller: self.caller(),
+        }
+    }
+
+    fn watch(&self, topics: &[Topic]) -> Watcher {
+        let mut client = self.client();
+        client.call(Subscribe { topics: topics.to_vec() }).unwrap();
+        Watcher { client }
+    }
+}
+
+impl Watcher {
+    /// The next event, as its topic, id and state word.
+    fn next(&mut self) -> String {
+        match self.client.read() {
+            ServerMessage::Notification(ServerNotification::EventHappened(notice)) => {
+                let happened = notice.event.happened;
+                format!("{} {} {}", happened.topic(), happened.id(), happened.word())
+            }
+            other => panic!("not an event: {other:?}"),
+        }
+    }
+
+    fn expect(&mut self, expected: &[&str]) {
+        for event in expected {
+            assert_eq!(self.next(), *event);
+        }
+    }
+}
+
+#[test]
+fn what_happens_to_mounts_and_processes_is_told_in_order_and_once() {
+    let life = Life::begin();
+    let mut watcher = life.watch(&[]);
+    let mount = life.mount("", "m");
+    watcher.expect(&["connection c1 connecting", "connection c1 connected", "mount m1 active"]);
+    let mut client = life.client();
+    client.call(run(&life, &["sh", "-c", "exit 3"])).unwrap();
+    watcher.expect(&["process p1 running"]);
+    match watcher.client.read() {
+        ServerMessage::Notification(ServerNotification::EventHappened(notice)) => {
+            let expected = Happened::Process {
+                id: "p1".parse().unwrap(),
+                machine: Machine::Host,
+                state: ProcessState::Exited,
+                code: Some(3),
+            };
+            assert_eq!((notice.event.happened, notice.event.seq), (expected, 5));
+        }
+        other => panic!("not an event: {other:?}"),
+    }
+    // A mount that does not come to serve is no event.
+    life.client().call(life.create("fail", Some("n"))).unwrap_err();
+    life.unmount(&mount, Force::Never).unwrap();
+    watcher.expect(&["mount m1 unmounted"]);
+}
+
+/// How long an event may take to arrive after what it tells of.
+const EVENT_LIMIT: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_lost_link_is_told_within_a_second_and_once() {
+    let life = Life::begin();
+    let mount = life.mount("flaky", "m");
+    let mut watcher = life.watch(&[]);
+    let begin = Instant::now();
+    life.client().call(life.redial()).unwrap();
+    watcher.expect(&["connection c1 reconnecting", "connection c1 connected"]);
+    watcher.expect(&["mount m1 reconnecting", "mount m1 active"]);
+    assert!(begin.elapsed() < EVENT_LIMIT, "{:?}", begin.elapsed());
+    life.unmount(&mount, Force::Never).unwrap();
+    watcher.expect(&["mount m1 unmounted"]);
+}
+
+#[test]
+fn a_death_and_its_successor_are_told_within_a_second_and_once() {
+    let life = Life::begin();
+    let mount = life.mount("", "m");
+    let mut watcher = life.watch(&[]);
+    for _ in 0..3 {
+        let begin = Instant::now();
+        kill(worker(&life.shown(&mount)));
+        watcher.expect(&["mount m1 recovering"]);
+        assert!(begin.elapsed() < EVENT_LIMIT, "{:?}", begin.elapsed());
+        watcher.expect(&["mount m1 active"]);
+    }
+    life.unmount(&mount, Force::Never).unwrap();
+    watcher.expect(&["mount m1 unmounted"]);
+}
+
+#[test]
+fn a_mount_that_fails_is_told_once_with_the_last_words_of_its_worker() {
+    let life = Life::begin();
+    let mount = life.mount("doomed", "m");
+    let mut watcher = life.watch(&[]);
+    kill(worker(&mount));
+    watcher.expect(&["mount m1 recovering"]);
+    match watcher.client.read() {
+        ServerMessage::Notification(ServerNotification::EventHappened(notice)) => {
+            let happened = notice.event.happened;
+            let reason = "its worker ended with status 4: this world is not for me";
+            assert_eq!((happened.word(), happened.reason()), ("failed", Some(reason)));
+        }
+        other => panic!("not an event: {other:?}"),
+    }
+    life.unmount(&mount, Force::Never).unwrap();
+    watcher.expect(&["mount m1 unmounted"]);
+}
+
+#[test]
+fn a_worker_that_is_stopped_is_found_by_the_probe_and_replaced() {
+    let life = Life::begin_with(&[("PROBE_INTERVAL_MS", "100")]);
+    let mount = life.mount("answer", "m");
+    let mut watcher = life.watch(&[Topic::Mount]);
+    eventually("it is found to be well", || life.shown(&mount).health == Health::Healthy);
+    let pid = rustix::process::Pid::from_raw(worker(&mount).cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    watcher.expect(&["mount m1 recovering", "mount m1 active"]);
+    let shown = life.shown(&mount);
+    assert_eq!((shown.port, shown.worker.unwrap().restarts), (mount.port, 1));
+    assert!(!exists(worker(&mount)));
+    eventually("the successor answers", || life.shown(&mount).health == Health::Healthy);
+    life.unmount(&mount, Force::Never).unwrap();
+    watcher.expect(&["mount m1 unmounted"]);
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_subscription_has_its_topics_and_an_end() {
+    let life = Life::begin();
+    let mut client = life.client();
+    let subscribed = client.call(Subscribe { topics: vec![Topic::Mount, Topic::Operation] }).unwrap();
+    assert_eq!(subscribed.seq, 0);
+    let mut watcher = Watcher { client };
+    let first = life.mount("", "one");
+    watcher.expect(&["mount m1 active"]);
+    let subscription = subscribed.subscription;
+    watcher.client.call(Unsubscribe { subscription }).unwrap();
+    let again = watcher.client.call(Unsubscribe { subscription }).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::NotFound);
+    life.unmount(&first, Force::Never).unwrap();
+    // The next thing it hears is the answer to what it asks.
+    watcher.client.call(api::daemon::Status {}).unwrap();
+}
+
+#[test]
+fn subscriptions_of_one_client_are_limited() {
+    let life = Life::begin();
+    let mut client = life.client();
+    for _ in 0..SUBSCRIPTIONS_MAX {
+        client.call(Subscribe { topics: vec![Topic::Operation] }).unwrap();
+    }
+    assert_eq!(client.call(Subscribe::default()).unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_holds_up_nobody_and_is_told_what_it_missed() {
+    let life = Life::begin();
+    let mut watcher = life.watch(&[Topic::Connection]);
+    // More than fits into the socket, the queue of its session and the ring together.
+    let redials = EVENTS_WAITING_MAX as u64 * 3;
+    let mut client = life.client();
+    for _ in 0..redials {
+        client.call(life.redial()).unwrap();
+    }
+    // One word when the link is lost and one when it is there again, but for the first.
+    let count = redials * 2;
+    let (mut told, mut missed, mut last) = (0, 0, 0);
+    while told + missed < count {
+        match watcher.client.read() {
+            ServerMessage::Notification(ServerNotification::EventHappened(notice)) => {
+                assert!(notice.event.seq > last, "in order, each once");
+                (last, told) = (notice.event.seq, told + 1);
+            }
+            ServerMessage::Notification(ServerNotification::EventMissed(note)) => missed += note.missed,
+            other => panic!("unexpected: {other:?}"),
+        }
+    }
+    assert_eq!((told + missed, last), (count, count));
+    assert!(missed > 0);
+}
+
+#[test]
+fn disconnecting_takes_away_the_mounts_and_processes_of_the_machine() {
+    let life = Life::begin();
+    let mounts = [life.mount("", "one"), life.mount("", "two")];
+    let mut client = life.client();
+    let process = client.call(run(&life, &["sleep", "1000"])).unwrap().process;
+    let mut watcher = life.watch(&[Topic::Connection, Topic::Process]);
+    let disconnect = api::machine::Disconnect { machine: Machine::Host, force: Force::Never };
+    let gone = life.client().call(disconnect.clone()).unwrap();
+    assert_eq!((gone.was, gone.mounts.len()), (ConnectionState::Connected, 2));
+    let ServerMessage::Notification(ServerNotification::ProcessExited(exited)) = client.read() else {
+        panic!("not the end")
+    };
+    let reason = "its connection was closed".to_owned();
+    assert_eq!((exited.process, exited.outcome), (process, api::process::Outcome::Lost { reason }));
+    watcher.expect(&["process p1 lost", "connection c1 disconnected"]);
+    eventually("nobody is left", || children_of(life.daemon.id()).is_empty());
+    assert!(mounts.iter().all(|mount| !exists(worker(mount))));
+    let document = life.document();
+    assert!(document.mounts.is_empty() && document.connections.is_empty() && document.processes.is_empty());
+    assert_eq!(life.client().call(disconnect).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_mount_in_use_keeps_its_connection_unless_it_is_forced() {
+    let life = Life::begin();
+    let mount = life.mount("busy", "m");
+    let disconnect = |force| life.client().call(api::machine::Disconnect { machine: Machine::Host, force });
+    assert_eq!(disconnect(Force::Never).unwrap_err().kind(), ErrorKind::Conflict);
+    let document = life.document();
+    assert_eq!(document.connections[0].state, ConnectionState::Connected);
+    assert_eq!(document.mounts[0].status, MountStatus::Active);
+    disconnect(Force::Always).unwrap();
+    assert!(!exists(worker(&mount)));
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_connection_is_kept_as_it_is_asked_for() {
+    let life = Life::begin();
+    let connect = |interval, failures| api::machine::Connect {
+        machine: Machine::Host,
+        reconnect: Reconnect::Never,
+        heartbeat_interval_ms: interval,
+        max_heartbeat_failures: failures,
+        caller: life.caller(),
+    };
+    let error = life.client().call(connect(Some(1), None)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+    // No heartbeat need be answered.
+    let connection = life.client().call(connect(Some(500), Some(0))).unwrap();
+    let again = life.client().call(life.redial()).unwrap();
+    assert_eq!((again.id, again.state), (connection.id, ConnectionState::Connected));
+}
+
+#[test]
+fn a_mount_that_does_not_answer_is_told_by_its_probe() {
+    let life = Life::begin_with(&[("PROBE_INTERVAL_MS", "100")]);
+    let mut watcher = life.watch(&[Topic::Mount]);
+    // Nobody listens at the port that this worker names.
+    life.mount("", "m");
+    watcher.expect(&["mount m1 active", "mount m1 recovering"]);
+    let document = life.document();
+    assert!(matches!(document.mounts[0].health, Health::Failed { .. }), "{:?}", document.mounts[0].health);
+    assert_eq!(document.mounts[0].status, MountStatus::Active);
 }

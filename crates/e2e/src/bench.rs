@@ -5,6 +5,7 @@
 //! medians. Ratios are against the better of the two `sshfs`; above 1 is better.
 
 mod contender;
+pub mod recovery;
 mod rows;
 mod table;
 

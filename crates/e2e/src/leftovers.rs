@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Of this thread, because a test may have mounts of its own.
@@ -34,6 +35,42 @@ pub fn processes_of(dir: &Path) -> Vec<Process> {
             Some(Process { pid: Pid::from_raw(pid.try_into().ok()?)?, command })
         })
         .collect()
+}
+
+/// The arguments of every process but this one, by pid. One that ends meanwhile is left out.
+pub fn command_lines() -> Vec<(i32, Vec<Vec<u8>>)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let arguments = |pid: i32| {
+        let text = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let words = text.strip_suffix(b"\0").unwrap_or(&text).split(|byte| *byte == 0);
+        (!text.is_empty()).then(|| (pid, words.map(<[u8]>::to_vec).collect()))
+    };
+    pids.filter(|pid| *pid != std::process::id().cast_signed()).filter_map(arguments).collect()
+}
+
+/// Whether a process has to do with `dir`, as [`processes_of`] says it.
+pub fn is_process_of(pid: i32, dir: &Path) -> bool {
+    u32::try_from(pid).is_ok_and(|pid| mentions(pid, dir) || holds(pid, dir))
+}
+
+/// The processes that `pid` has started, and those which they have, and so on.
+pub fn descendants_of(pid: i32) -> Vec<i32> {
+    let parents: Vec<(i32, i32)> =
+        command_lines().into_iter().filter_map(|(child, _)| Some((child, parent_of(child)?))).collect();
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
+        next += 1;
+    }
+    found.split_off(1)
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it is in parentheses and may have any bytes.
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn mentions(pid: u32, dir: &Path) -> bool {
@@ -100,13 +137,16 @@ pub fn detach_mounts(dir: &Path) {
     for point in mounts_below(dir) {
         abort_fuse_connection(&point);
         // Nothing better can be done about a mount that will not go; the caller looks again and reports it.
-        let _reported = rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH);
+        let flags = UnmountFlags::FORCE | UnmountFlags::DETACH;
+        let _reported = rustix::mount::unmount(&point, flags);
         let _reported = std::process::Command::new("fusermount3").args(["-u", "-z"]).arg(&point).output();
     }
 }
 
-/// Ends a FUSE connection through `fusectl`, where that is mounted and we may.
+/// Ends the FUSE connection of a mount, so that everybody who waits for it is told: by a forced unmount where we may,
+/// which leaves the mount where it is when it is in use, else through `fusectl`, where that is mounted.
 pub fn abort_fuse_connection(point: &Path) {
+    let _refused = rustix::mount::unmount(point, UnmountFlags::FORCE);
     let table = std::fs::read_to_string(MOUNT_TABLE).unwrap_or_default();
     let minor = table.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
@@ -117,6 +157,32 @@ pub fn abort_fuse_connection(point: &Path) {
     if let Some(minor) = minor {
         let _unmounted_fusectl = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
     }
+}
+
+/// Whether the main thread of a process has ended. A process that was killed may stay for as long as one of its other
+/// threads waits in the kernel.
+pub fn has_ended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it is in parentheses and may have any bytes.
+    stat.rsplit(')')
+        .next()
+        .is_none_or(|rest| rest.trim_start().is_empty() || rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Where in the kernel each thread of a process waits, for the reader of a failure. The stacks are root's to read.
+pub fn stacks_of(pid: i32) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let one = |thread: std::fs::DirEntry| {
+        let read = |file: &str| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let state = read("stat").rsplit(')').next().unwrap_or_default().trim().chars().next().unwrap_or('?');
+        format!(
+            "{} {} ({state}): {}",
+            thread.file_name().display(),
+            read("comm").trim(),
+            read("stack").replace('\n', " ")
+        )
+    };
+    threads.map(one).collect::<Vec<_>>().join("\n")
 }
 
 /// The open descriptors of a process, for counting.

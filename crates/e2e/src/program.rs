@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -183,9 +184,14 @@ pub fn wait_readable(pid: Pid, deadline: Duration) -> bool {
     let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {
         return true;
     };
+    is_readable_within(&fd, deadline)
+}
+
+/// Whether there is something to be read within `deadline`: of a pidfd, that its process has ended.
+pub fn is_readable_within(fd: &OwnedFd, deadline: Duration) -> bool {
     let timeout = rustix::time::Timespec {
         tv_sec: deadline.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: deadline.subsec_nanos().into(),
     };
-    matches!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)), Ok(1))
+    matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)), Ok(1))
 }

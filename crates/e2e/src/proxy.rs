@@ -35,6 +35,8 @@ struct State {
     one_way: Duration,
     connections: Vec<TcpStream>,
     carried_bytes: u64,
+    /// Bytes that may still pass before everything is cut.
+    until_cut: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,13 @@ impl DelayProxy {
     pub fn start(target: u16, rtt: Duration) -> DelayProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binding a loopback port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        let state = State { mode: Mode::Open, one_way: rtt / 2, connections: Vec::new(), carried_bytes: 0 };
+        let state = State {
+            mode: Mode::Open,
+            one_way: rtt / 2,
+            connections: Vec::new(),
+            carried_bytes: 0,
+            until_cut: None,
+        };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), target });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || accept_all(&listener, &accepting));
@@ -93,15 +101,22 @@ impl DelayProxy {
 
     /// Ends all connections and refuses new ones.
     pub fn cut(&self) {
-        self.set_mode(Mode::Cut);
-        for connection in lock(&self.shared.state).connections.drain(..) {
-            // Already closed by its other end is as good.
-            let _closed = connection.shutdown(Shutdown::Both);
-        }
+        self.shared.cut();
+    }
+
+    /// Lets `bytes` more pass, both directions together, and cuts in the middle of whatever comes then.
+    pub fn cut_after(&self, bytes: usize) {
+        lock(&self.shared.state).until_cut = Some(bytes);
+    }
+
+    /// Whether connections are cut now.
+    pub fn is_cut(&self) -> bool {
+        lock(&self.shared.state).mode == Mode::Cut
     }
 
     /// Lets bytes and connections pass again.
     pub fn mend(&self) {
+        lock(&self.shared.state).until_cut = None;
         self.set_mode(Mode::Open);
     }
 
@@ -111,8 +126,32 @@ impl DelayProxy {
     }
 
     fn set_mode(&self, mode: Mode) {
-        lock(&self.shared.state).mode = mode;
-        self.shared.changed.notify_all();
+        self.shared.set_mode(mode);
+    }
+}
+
+impl Shared {
+    fn set_mode(&self, mode: Mode) {
+        lock(&self.state).mode = mode;
+        self.changed.notify_all();
+    }
+
+    fn cut(&self) {
+        self.set_mode(Mode::Cut);
+        for connection in lock(&self.state).connections.drain(..) {
+            // Already closed by its other end is as good.
+            let _closed = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Takes `len` bytes off what may still pass, and says how many of them may.
+    fn allowance(&self, len: usize) -> usize {
+        let mut state = lock(&self.state);
+        let allowed = state.until_cut.map_or(len, |left| left.min(len));
+        state.until_cut = state.until_cut.map(|left| left - allowed);
+        // Counted before the other end can see it, so that whoever got a byte finds it counted.
+        state.carried_bytes += allowed as u64;
+        allowed
     }
 }
 
@@ -178,9 +217,12 @@ fn empty(to: &mut TcpStream, line: &Line, shared: &Shared) {
         if !passable(shared) {
             break;
         }
-        // Counted before the other end can see it, so that whoever got a byte finds it counted.
-        lock(&shared.state).carried_bytes += piece.len() as u64;
-        if to.write_all(&piece).is_err() {
+        let allowed = shared.allowance(piece.len());
+        if to.write_all(&piece[..allowed]).is_err() {
+            break;
+        }
+        if allowed < piece.len() {
+            shared.cut();
             break;
         }
     }

@@ -6,9 +6,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::holds_within;
 use crate::{Program, leftovers};
@@ -122,9 +125,19 @@ impl Sshd {
         self.dir.path().join("other_id")
     }
 
+    /// The path by which processes on the machine are known: it is in their environment.
+    pub fn machine(&self) -> PathBuf {
+        self.dir.path().join("machine")
+    }
+
+    /// The directory in which processes on the machine keep their sockets.
+    pub fn runtime(&self) -> PathBuf {
+        runtime_dir(self.dir.path())
+    }
+
     /// The processes on the machine that came in through this server.
     pub fn far_processes(&self) -> Vec<leftovers::Process> {
-        leftovers::processes_of(&self.dir.path().join("machine"))
+        leftovers::processes_of(&self.machine())
     }
 
     /// Kills the connections and the server, as a machine that falls over. [`Sshd::revive`] brings it back.
@@ -132,6 +145,22 @@ impl Sshd {
         let _gone = self.server.kill();
         self.server.wait().expect("reaping sshd");
         leftovers::kill(&self.far_processes());
+    }
+
+    /// Ends the server and its connections, and leaves what runs on the machine. [`Sshd::revive`] brings it back.
+    pub fn kill_server(&mut self) {
+        let is_server = |pid: &i32| {
+            let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            text.starts_with(b"sshd") || text.starts_with(sshd_bin().as_os_str().as_encoded_bytes())
+        };
+        let connections = leftovers::descendants_of(Pid::from_child(&self.server).as_raw_nonzero().get());
+        let connections = connections.into_iter().filter(is_server).filter_map(Pid::from_raw);
+        let _gone = self.server.kill();
+        self.server.wait().expect("reaping sshd");
+        for connection in connections {
+            // One that ended by itself is as good.
+            let _gone = kill_process(connection, Signal::KILL);
+        }
     }
 
     /// Starts the server again on the same port with the same keys.
@@ -179,11 +208,13 @@ fn serve(dir: &Path, port: u16, cache: &Path, config: &str) -> Option<Child> {
     }
     let shown = dir.display();
     let text = format!(
-        "{config}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {shown}/host\n\
-         AuthorizedKeysFile {shown}/authorized_keys\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+        "{config}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {shown}/host\nAuthorizedKeysFile {shown}/authorized_keys\n\
+         PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
          PermitRootLogin yes\nSubsystem sftp internal-sftp\nMaxStartups 100\nMaxSessions 100\nUseDNS no\n\
-         PrintMotd no\nSetEnv XDG_CACHE_HOME={cache} STEAD_TEST_MACHINE={shown}/machine\n",
-        cache = cache.display()
+         PrintMotd no\nSetEnv XDG_CACHE_HOME={cache} XDG_RUNTIME_DIR={runtime} \
+         STEAD_TEST_MACHINE={shown}/machine\n",
+        cache = cache.display(),
+        runtime = runtime_dir(dir).display()
     );
     let path = dir.join("sshd_config");
     std::fs::write(&path, text).expect("writing sshd_config");
@@ -216,6 +247,15 @@ fn banner(port: u16) -> bool {
     let mut line = String::new();
     stream.set_read_timeout(Some(UP_DEADLINE)).expect("setting a timeout");
     BufReader::new(stream).read_line(&mut line).is_ok() && line.starts_with("SSH-")
+}
+
+/// Where processes on the machine keep their sockets: of this machine alone, and removed with it.
+fn runtime_dir(dir: &Path) -> PathBuf {
+    let runtime = dir.join("run");
+    std::fs::create_dir_all(&runtime).expect("creating a directory of the fixture");
+    let private = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(&runtime, private).expect("chmod of an own directory");
+    runtime
 }
 
 /// A port nobody listens on now.

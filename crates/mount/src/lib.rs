@@ -1,7 +1,14 @@
-//! Kernels: the fuse and nfs backends, and the worker's main.
+//! Kernels: the fuse and nfs backends, the worker's main, and the probe that asks whether a mount answers.
 
+mod counts;
 pub mod fuse;
 pub mod identity;
+pub mod keeper;
 pub mod machine;
 pub mod nfs;
+pub mod probe;
+mod progress;
 pub mod worker;
+
+pub use counts::Counts;
+pub use progress::Progress;

@@ -6,22 +6,27 @@
 
 mod convert;
 
-use std::future::Future;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
-use remote::client::{AgentClient, CallError, EventSink, LinkLost};
+use parking_lot::Mutex;
+use remote::client::relink::{Event, SessionMark};
+use remote::client::{AgentClient, CallError, EventSink, HeldFile, HeldLock, LinkLost};
 use remote::client::{Attached, DirectoryPage, PageStream};
 use vfs::errno::{Errno, Result};
 use vfs::file::{
     Allocation, AttributeChanges, Attributes, Caller, Entry, Lock, Name, OpenFlags, RenameMode, SeekFor,
     Space, WriteAt, XattrMode,
 };
+use vfs::request::Sequence;
 use vfs::source::{
     Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target, Written,
 };
+use vfs::table::Kept;
 use wire::agent::file as far;
 
+use crate::worker::succession::{SourcePart, write_part};
 use convert::{Far, Near, near};
 
 /// Credit for one listing: two pages under way keep a link busy.
@@ -104,6 +109,14 @@ impl Machine {
         Written { bytes: written.bytes, attributes: self.attributes(written.attributes) }
     }
 
+    /// The client for a change: it goes under the number that was chosen for it, if one was.
+    fn changing(&self) -> AgentClient {
+        match vfs::request::take_sequence() {
+            Some(number) => self.client.with_sequence(wire::agent::Sequence(number.0)),
+            None => self.client.clone(),
+        }
+    }
+
     /// What of a change of owners is to be asked of the machine.
     fn owner_changes(&self, changes: AttributeChanges) -> Result<AttributeChanges> {
         let Owners::One { uid, gid } = self.owners else { return Ok(changes) };
@@ -175,7 +188,7 @@ impl Source for Machine {
 
     async fn set_attributes(&self, target: Target, changes: AttributeChanges) -> Result<Entry> {
         let changes = self.owner_changes(changes)?;
-        Ok(self.entry(outcome(self.client.set_attributes(target.far()?, changes.far()?).await)?))
+        Ok(self.entry(outcome(self.changing().set_attributes(target.far()?, changes.far()?).await)?))
     }
 
     async fn read_link(&self, place: Place) -> Result<Bytes> {
@@ -184,38 +197,38 @@ impl Source for Machine {
 
     async fn symlink(&self, directory: Place, name: Name, contents: Bytes, caller: Caller) -> Result<Entry> {
         let (place, name) = (directory.far()?, near::name(&name)?);
-        Ok(self.entry(outcome(self.client.symlink(place, name, contents, caller.far()?).await)?))
+        Ok(self.entry(outcome(self.changing().symlink(place, name, contents, caller.far()?).await)?))
     }
 
     async fn make_node(&self, directory: Place, name: Name, node: NewNode, caller: Caller) -> Result<Entry> {
         let (place, name, kind) = (directory.far()?, near::name(&name)?, node.kind.far()?);
-        let made = self.client.make_node(place, name, kind, node.mode, node.device, caller.far()?).await;
+        let made = self.changing().make_node(place, name, kind, node.mode, node.device, caller.far()?).await;
         Ok(self.entry(outcome(made)?))
     }
 
     async fn make_directory(&self, directory: Place, name: Name, mode: u16, caller: Caller) -> Result<Entry> {
         let (place, name) = (directory.far()?, near::name(&name)?);
-        Ok(self.entry(outcome(self.client.make_directory(place, name, mode, caller.far()?).await)?))
+        Ok(self.entry(outcome(self.changing().make_directory(place, name, mode, caller.far()?).await)?))
     }
 
     async fn unlink(&self, directory: Place, name: Name) -> Result<Removed> {
-        let removed = self.client.unlink(directory.far()?, near::name(&name)?).await;
+        let removed = self.changing().unlink(directory.far()?, near::name(&name)?).await;
         Ok(self.removed(outcome(removed)?))
     }
 
     async fn remove_directory(&self, directory: Place, name: Name) -> Result<Removed> {
-        let removed = self.client.remove_directory(directory.far()?, near::name(&name)?).await;
+        let removed = self.changing().remove_directory(directory.far()?, near::name(&name)?).await;
         Ok(self.removed(outcome(removed)?))
     }
 
     async fn rename(&self, from: (Place, Name), to: (Place, Name), mode: RenameMode) -> Result<()> {
         let (from, from_name) = (from.0.far()?, near::name(&from.1)?);
         let (to, to_name) = (to.0.far()?, near::name(&to.1)?);
-        outcome(self.client.rename(from, from_name, to, to_name, mode.far()?).await)
+        outcome(self.changing().rename(from, from_name, to, to_name, mode.far()?).await)
     }
 
     async fn link(&self, target: Target, directory: Place, name: Name) -> Result<Entry> {
-        let linked = self.client.link(target.far()?, directory.far()?, near::name(&name)?).await;
+        let linked = self.changing().link(target.far()?, directory.far()?, near::name(&name)?).await;
         Ok(self.entry(outcome(linked)?))
     }
 
@@ -226,7 +239,8 @@ impl Source for Machine {
         handle: HandleId,
         inline_bytes: u32,
     ) -> Result<Opened> {
-        let opened = self.client.open(place.far()?, flags.far()?, handle.far()?, inline_bytes).await;
+        let client = if flags.truncate { self.changing() } else { self.client.clone() };
+        let opened = client.open(place.far()?, flags.far()?, handle.far()?, inline_bytes).await;
         Ok(self.opened(outcome(opened)?))
     }
 
@@ -240,7 +254,7 @@ impl Source for Machine {
         caller: Caller,
     ) -> Result<Opened> {
         let (place, name, caller) = (directory.far()?, near::name(&name)?, caller.far()?);
-        let created = self.client.create(place, name, mode, flags.far()?, handle.far()?, caller).await;
+        let created = self.changing().create(place, name, mode, flags.far()?, handle.far()?, caller).await;
         Ok(self.opened(outcome(created)?))
     }
 
@@ -253,7 +267,7 @@ impl Source for Machine {
         caller: Caller,
     ) -> Result<Opened> {
         let (place, caller) = (directory.far()?, caller.far()?);
-        let created = self.client.create_unnamed(place, mode, flags.far()?, handle.far()?, caller).await;
+        let created = self.changing().create_unnamed(place, mode, flags.far()?, handle.far()?, caller).await;
         Ok(self.opened(outcome(created)?))
     }
 
@@ -268,7 +282,8 @@ impl Source for Machine {
         bytes: Bytes,
         clear_set_id: bool,
     ) -> Result<Written> {
-        let written = self.client.write(handle.far()?, at.far()?, clear_set_id, bytes).await;
+        // What a program was told is written is kept for as long as the machine may come back.
+        let written = self.changing().patient().write(handle.far()?, at.far()?, clear_set_id, bytes).await;
         Ok(self.written(outcome(written)?))
     }
 
@@ -281,7 +296,7 @@ impl Source for Machine {
     }
 
     async fn allocate(&self, handle: HandleId, what: Allocation, offset: u64, length: u64) -> Result<Entry> {
-        Ok(self.entry(outcome(self.client.allocate(handle.far()?, what.far()?, offset, length).await)?))
+        Ok(self.entry(outcome(self.changing().allocate(handle.far()?, what.far()?, offset, length).await)?))
     }
 
     async fn seek(&self, handle: HandleId, offset: u64, what: SeekFor) -> Result<u64> {
@@ -290,7 +305,7 @@ impl Source for Machine {
 
     async fn copy_range(&self, from: (HandleId, u64), to: (HandleId, u64), length: u64) -> Result<Written> {
         let (from, to) = ((from.0.far()?, from.1), (to.0.far()?, to.1));
-        Ok(self.written(outcome(self.client.copy_range(from, to, length).await)?))
+        Ok(self.written(outcome(self.changing().copy_range(from, to, length).await)?))
     }
 
     async fn space(&self, place: Place) -> Result<Space> {
@@ -302,7 +317,7 @@ impl Source for Machine {
     }
 
     async fn set_xattr(&self, target: Target, name: Bytes, value: Bytes, mode: XattrMode) -> Result<Entry> {
-        let set = self.client.set_xattr(target.far()?, name.to_vec(), mode.far()?, value).await;
+        let set = self.changing().set_xattr(target.far()?, name.to_vec(), mode.far()?, value).await;
         Ok(self.entry(outcome(set)?))
     }
 
@@ -311,7 +326,7 @@ impl Source for Machine {
     }
 
     async fn remove_xattr(&self, target: Target, name: Bytes) -> Result<Entry> {
-        Ok(self.entry(outcome(self.client.remove_xattr(target.far()?, name.to_vec()).await)?))
+        Ok(self.entry(outcome(self.changing().remove_xattr(target.far()?, name.to_vec()).await)?))
     }
 
     async fn lock(&self, handle: HandleId, owner: u64, lock: Lock, wait: bool) -> Result<()> {
@@ -327,10 +342,37 @@ impl Source for Machine {
         outcome(self.client.release_locks(handle.far()?, owner).await)
     }
 
+    fn next_sequence(&self) -> Option<Sequence> {
+        self.client.next_sequence().map(|number| Sequence(number.0))
+    }
+
+    fn settled(&self, sequence: Sequence) {
+        self.client.settled(wire::agent::Sequence(sequence.0));
+    }
+
+    async fn away(&self) {
+        self.client.until_away().await;
+    }
+
     fn list(&self, directory: Place, from: u64) -> MachineListing {
         let pages = directory.far().map(|place| self.client.list(place, from, LISTING_WINDOW_BYTES));
         MachineListing { pages, owners: self.owners }
     }
+}
+
+/// An open file as the session knows it, with those of the locks that were asked for through it; `None` for one whose place
+/// has no words in the protocol.
+pub(crate) fn held_file(
+    (handle, place, flags): (HandleId, Place, OpenFlags),
+    locks: &[vfs::table::HeldLock],
+) -> Option<HeldFile> {
+    let locks = locks.iter().filter(|held| held.handle == handle);
+    let locks =
+        locks.filter_map(|held| Some(HeldLock { owner: held.owner, lock: held.lock.far().ok()? })).collect();
+    let (handle, place, flags) = (handle.far().ok()?, place.far().ok()?, flags.far().ok()?);
+    // What opening does to the content has been done.
+    let flags = far::OpenFlags { truncate: false, exclusive: false, ..flags };
+    Some(HeldFile { handle, place, flags, locks })
 }
 
 /// Hands what the agent tells to a file system, once there is one.
@@ -341,31 +383,71 @@ impl Source for Machine {
 /// It does not keep the file system, which keeps the link, which keeps this.
 pub struct Events {
     vfs: OnceLock<Weak<vfs::Vfs<Machine>>>,
-    lost: tokio::sync::watch::Sender<Option<LinkLost>>,
+    /// What a successor needs of the link.
+    part: Mutex<Option<SourcePart>>,
+    standing: tokio::sync::watch::Sender<LinkStanding>,
+}
+
+/// How the link to the machine stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LinkStanding {
+    /// There is one.
+    #[default]
+    Linked,
+    /// There is none, another is being opened, and what needs it waits.
+    Reconnecting {
+        /// Why there is none, in one line.
+        why: String,
+    },
+    /// There is none, and what needs it fails.
+    Disconnected {
+        /// Why there is none, in one line.
+        why: String,
+    },
 }
 
 impl Events {
     /// A sink for a link that is about to be opened.
     pub fn new() -> Arc<Events> {
-        Arc::new(Events { vfs: OnceLock::new(), lost: tokio::sync::watch::Sender::new(None) })
+        Arc::new(Events {
+            vfs: OnceLock::new(),
+            part: Mutex::default(),
+            standing: tokio::sync::watch::Sender::default(),
+        })
     }
 
-    /// From now on `vfs` is told, as long as there is somebody who keeps it.
+    /// From now on `vfs` is told, as long as there is somebody who keeps it, and its record says how the machine is reached.
     pub fn tell(&self, vfs: &Arc<vfs::Vfs<Machine>>) {
         // A second file system over one link would be a bug of the worker; the first stays.
         let first = self.vfs.set(Arc::downgrade(vfs)).is_ok();
         debug_assert!(first, "one file system over a link");
+        if let Some(part) = &*self.part.lock() {
+            self.record(part);
+        }
     }
 
-    /// Waits for the end of the link.
-    pub fn lost(&self) -> impl Future<Output = LinkLost> + Send + use<> {
-        let mut lost = self.lost.subscribe();
-        async move {
-            match lost.wait_for(Option::is_some).await {
-                Ok(lost) => lost.clone().unwrap_or(LinkLost::Closed),
-                Err(_) => LinkLost::Closed,
-            }
+    /// This is how the machine is reached. To be said before the link changes any of it.
+    pub(crate) fn keep(&self, part: SourcePart) {
+        let mut kept = self.part.lock();
+        self.record(kept.insert(part));
+    }
+
+    fn update(&self, change: impl FnOnce(&mut SourcePart)) {
+        if let Some(part) = &mut *self.part.lock() {
+            change(part);
+            self.record(part);
         }
+    }
+
+    fn record(&self, part: &SourcePart) {
+        if let Some(vfs) = self.vfs.get().and_then(Weak::upgrade) {
+            vfs.keep(Kept::Source, write_part(part));
+        }
+    }
+
+    /// How the link stands, now and from now on.
+    pub fn standing(&self) -> tokio::sync::watch::Receiver<LinkStanding> {
+        self.standing.subscribe()
     }
 }
 
@@ -382,8 +464,39 @@ impl EventSink for Events {
     }
 
     fn link_lost(&self, lost: &LinkLost) {
-        self.lost.send_replace(Some(lost.clone()));
+        self.standing.send_replace(LinkStanding::Disconnected { why: lost.to_string() });
         self.leases_lost();
+    }
+
+    fn reserved(&self, through: wire::agent::Sequence) {
+        self.update(|part| part.watermark = part.watermark.max(through));
+    }
+
+    fn session_marked(&self, mark: &SessionMark) {
+        self.update(|part| part.mark = *mark);
+    }
+
+    fn link_changed(&self, event: &Event) {
+        let standing = match event {
+            Event::Connected | Event::Resumed | Event::Replaced(_) => LinkStanding::Linked,
+            Event::Lost { why } => LinkStanding::Reconnecting { why: why.to_string() },
+            Event::Reconnecting { why, .. } => match &*self.standing.borrow() {
+                // Requests fail, and go on failing until there is a link.
+                LinkStanding::Disconnected { .. } => LinkStanding::Disconnected { why: why.to_string() },
+                LinkStanding::Linked | LinkStanding::Reconnecting { .. } => {
+                    LinkStanding::Reconnecting { why: why.to_string() }
+                }
+            },
+            Event::Offline { why } => LinkStanding::Disconnected { why: why.to_string() },
+            Event::GaveUp { why } => LinkStanding::Disconnected { why: why.clone() },
+        };
+        if standing != LinkStanding::Linked
+            && let Some(vfs) = self.vfs.get().and_then(Weak::upgrade)
+        {
+            // What is cached is opened without asking a machine that does not answer.
+            vfs.set_round_trip(Duration::MAX);
+        }
+        self.standing.send_replace(standing);
     }
 }
 

@@ -68,6 +68,7 @@ use vfs::{Kernel, Vfs};
 pub use permission::Permissions;
 pub use places::PlacesError;
 
+use crate::{Counts, Progress};
 use convert::FileSystem;
 use limits::IDLE_MAX;
 use open_files::{OpenDirectories, OpenFiles};
@@ -119,6 +120,8 @@ pub struct NfsOptions {
     pub permissions: Permissions,
     /// Whether they may change anything.
     pub access: Access,
+    /// Told of the first call that was answered.
+    pub progress: Progress,
 }
 
 /// Why a mount cannot be served.
@@ -176,10 +179,17 @@ struct Server<S: Source> {
     files: OpenFiles<S>,
     directories: OpenDirectories<S>,
     replays: Replays,
+    progress: Progress,
+    counts: Arc<Counts>,
 }
 
 impl<S: Source> Server<S> {
-    fn new(vfs: Arc<Vfs<S>>, state: &Path, served: Served) -> Result<Server<S>, NfsError> {
+    fn new(
+        vfs: Arc<Vfs<S>>,
+        state: &Path,
+        served: Served,
+        progress: Progress,
+    ) -> Result<Server<S>, NfsError> {
         // To the machine everybody is the agent's user, so it cannot tell the owner of the mount from others.
         let permissions = match served.audience {
             Audience::Owner => served.permissions,
@@ -200,6 +210,8 @@ impl<S: Source> Server<S> {
             files: OpenFiles::new(vfs.clone()),
             directories: OpenDirectories::new(vfs.clone()),
             replays: Replays::default(),
+            progress,
+            counts: Arc::default(),
             vfs,
         })
     }
@@ -211,6 +223,7 @@ pub struct NfsServer {
     port: u16,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    counts: Arc<Counts>,
 }
 
 /// Serves `vfs`. Returns once connections are accepted.
@@ -227,11 +240,12 @@ pub async fn serve<S: Source>(vfs: Arc<Vfs<S>>, options: NfsOptions) -> Result<N
         permissions: options.permissions,
         access: options.access,
     };
-    let server = Arc::new(Server::new(vfs, &options.state, served)?);
+    let server = Arc::new(Server::new(vfs, &options.state, served, options.progress)?);
     tracing::debug!(%address, files = server.places.lock().count(), "serving NFS");
     let (stop, stopping) = watch::channel(false);
+    let counts = Arc::clone(&server.counts);
     let task = tokio::spawn(run(server, listener, stopping));
-    Ok(NfsServer { port: address.port(), stop, task })
+    Ok(NfsServer { port: address.port(), stop, task, counts })
 }
 
 async fn run<S: Source>(
@@ -262,6 +276,11 @@ impl NfsServer {
     /// The port of both programs, NFS and MOUNT.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Calls so far, but for those that do nothing.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     /// The path a client mounts.

@@ -1,77 +1,116 @@
 //! The process of one mount.
 //!
 //! ```text
-//!  start{config} ─► dial the machine ─► attach the tree ─► mount ─► ready ─► serve ─┬─► stop ─► flush ─► unmount ─► end
-//!         └───────────────┴──────────────────┴──────────────┴─► error ─► end        └─► unmounted by others ─► end
+//!                      ┌─ nothing kept ─► dial ─► attach ─► mount ─► hand over ─┐          ┌─► stop ─► flush ─► unmount ─► end
+//!  config, descriptors ┤                                                        ├─► serve ─┤
+//!                      └─ a successor ──► restore ──────► ask for a resend ─────┘          └─► unmounted by others ─► end
 //! ```
 //!
-//! A worker that fails before `ready` undoes what it did and ends. One whose daemon goes away goes on serving: people
-//! use its mount.
+//! A worker that fails before it serves undoes what it did, tells the daemon, and ends for good; a successor that cannot
+//! serve just ends, and its keeper tries again. One whose daemon goes away goes on serving: people use its mount. One
+//! whose keeper goes away starts another.
+//!
+//! A panic in any thread ends the process: a successor is better than a thread that is missing. It answers the request that
+//! was being carried out with `EIO`.
 
 mod backend;
 mod control;
 mod distance;
 mod fuse;
-mod log;
+mod home;
+pub(crate) mod log;
 mod mounted;
 mod nfs;
 mod options;
+mod predecessor;
+pub(crate) mod succession;
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use supervisor::keeper::{ArgumentError, Inheritance, KeeperError, Tether};
 use wire::api::ErrorKind;
-use wire::worker::{CONTROL_DESCRIPTOR, FromWorker, ToWorker, WorkerError};
+use wire::worker::WorkerError;
 
 use control::Control;
+use home::Home;
 use mounted::Mounted;
 
 /// Threads of the runtime: what waits for the machine is driven here, and little else.
 const RUNTIME_THREADS: usize = 2;
 
-/// Runs the worker on the control socket it was started with.
-pub fn main() -> ExitCode {
-    // SAFETY: whoever starts a worker leaves it this descriptor, and this process has opened nothing yet that could
-    // have taken its number.
-    let socket = unsafe { OwnedFd::from_raw_fd(CONTROL_DESCRIPTOR) };
+/// Why a worker ends without having served, or in the midst of it.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Arguments(#[from] ArgumentError),
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    #[error("could not {what}")]
+    System {
+        what: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("could not take the mount over: {0}")]
+    TakeOver(WorkerError),
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Failure {
+    move |source| Failure::System { what, source }
+}
+
+/// Runs the worker that a keeper has started, with the arguments behind the one that names the part.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    // SAFETY: this is the beginning of the program, which has opened nothing and so owns no descriptor.
+    let inheritance = unsafe { Inheritance::take(arguments) };
     log::start();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
-        .thread_name("worker")
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "no runtime");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(run(socket));
-    // A system call that hangs in the kernel must not keep the process.
-    runtime.shutdown_background();
+    predecessor::leave_no_core();
+    predecessor::end_on_panic();
+    let outcome = inheritance.map_err(Failure::from).and_then(|inheritance| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .thread_name("worker")
+            .enable_all()
+            .build()
+            .map_err(system("start a runtime"))?;
+        let outcome = runtime.block_on(run(inheritance));
+        // A system call that hangs in the kernel must not keep the process.
+        runtime.shutdown_background();
+        outcome
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the worker failed");
+            tracing::error!(error = in_full(&error), "the worker failed");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(socket: OwnedFd) -> std::io::Result<()> {
-    let mut control = Control::new(socket)?;
-    let Some(ToWorker::Start { config }) = control.receive().await else {
-        return Err(std::io::Error::other("the first message is not `start`"));
-    };
-    match Mounted::begin(*config).await {
-        Ok((mount, ready)) => {
-            control.send(&FromWorker::Ready(ready)).await;
-            mount.serve(&mut control).await
+async fn run(inheritance: Inheritance) -> Result<(), Failure> {
+    let directory = inheritance.directory.clone();
+    let (tether, control, kept) = Tether::new(inheritance)?;
+    let tether = Arc::new(tether);
+    let minding = tether.clone();
+    tokio::spawn(async move { minding.mind().await });
+    let control = Control::new(control).map_err(system("listen to the daemon"))?;
+    let is_successor = !kept.is_empty();
+    let begun = match succession::read_config(&directory) {
+        Ok(config) => {
+            let home = Home { config, directory, tether: tether.clone() };
+            if is_successor { Mounted::take_over(home, kept).await } else { Mounted::begin(home).await }
         }
+        Err(error) => Err(failure(ErrorKind::Failure, in_full(&error))),
+    };
+    match begun {
+        Ok(mount) => mount.serve(control).await.map_err(system("serve")),
+        Err(error) if is_successor => Err(Failure::TakeOver(error)),
         Err(error) => {
             tracing::error!(%error, "could not mount");
-            control.send(&FromWorker::Error(error)).await;
+            tether.leaving();
+            control.refuse(error).await;
             Ok(())
         }
     }

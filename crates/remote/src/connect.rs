@@ -7,9 +7,12 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use wire::api::error::ErrorKind;
 use wire::bytestring::ByteString;
+use wire::hello::SessionId;
 use wire::worker::{Dial, SshDial};
 
-use crate::client::{AgentClient, ByteStream, ConnectError, ConnectOptions, EventSink};
+use crate::client::relink::{DialFailed, Dialed, Dialer, Later};
+use crate::client::{AgentClient, ByteStream, ConnectError, ConnectOptions, EventSink, Introduced};
+use crate::link::Hindrance;
 use crate::place::{self, Absence, Agents, PlaceError};
 use crate::transport::host::{self, HostOptions};
 use crate::transport::ssh::{self, Route, SshError, SshOptions};
@@ -17,6 +20,9 @@ use crate::transport::{Exit, Program, ProgramError};
 
 /// How long the process behind a stream that has ended may take to end too, so that its reason can be told.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the control socket of an ssh master is there again.
+const SOCKET_CHECK: Duration = Duration::from_millis(200);
 
 /// The status with which a shell says that it cannot run a program, and that there is none.
 const CANNOT_RUN: i32 = 126;
@@ -100,6 +106,18 @@ impl OpenError {
         }
     }
 
+    /// As far as it decides whether, and how soon, it is tried again.
+    pub fn hindrance(&self) -> Hindrance {
+        match self {
+            OpenError::AgentPath { .. } | OpenError::Agent { source: ConnectError::Mismatch(_), .. } => {
+                Hindrance::Lasting
+            }
+            // A host key, a login: somebody has to answer for it.
+            OpenError::Ssh(error) if error.kind() == ErrorKind::Refused => Hindrance::NeedsPerson,
+            _ => Hindrance::Passing,
+        }
+    }
+
     /// What mends it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -127,8 +145,8 @@ pub async fn connect_host(
     options: ConnectOptions,
     sink: Arc<dyn EventSink>,
 ) -> Result<Connection, OpenError> {
-    let (program, stream) = host::open(host)?;
-    introduce(program, stream, options, sink).await.map_err(|failed| failed.into_error())
+    let (stream, program) = reach_host(host, options).await?;
+    Ok(Connection { client: AgentClient::over(stream, sink), program })
 }
 
 /// Reaches the agent that a worker was told of. For `ssh`, the master has to be there, and the agent in its place. When
@@ -139,20 +157,83 @@ pub async fn connect(
     options: ConnectOptions,
     sink: Arc<dyn EventSink>,
 ) -> Result<Connection, OpenError> {
+    let (stream, program) = reach(dial, host, options).await?;
+    Ok(Connection { client: AgentClient::over(stream, sink), program })
+}
+
+type Reached = (Introduced, Program);
+
+async fn reach_host(host: &HostOptions, options: ConnectOptions) -> Result<Reached, OpenError> {
+    let (program, stream) = host::open(host, options.session)?;
+    introduce(program, stream, options).await.map_err(|failed| failed.into_error())
+}
+
+async fn reach(dial: &Dial, host: &HostOptions, options: ConnectOptions) -> Result<Reached, OpenError> {
     let dial = match dial {
-        Dial::Host => return connect_host(host, options, sink).await,
+        Dial::Host => return reach_host(host, options).await,
         Dial::Ssh(dial) => dial,
     };
     let path = || dial.agent.clone();
-    let command =
-        place::start_at(dial.agent.as_bytes()).ok_or_else(|| OpenError::AgentPath { path: path() })?;
-    let failed = match attempt(dial, &command, options, sink).await? {
-        Ok(connection) => return Ok(connection),
+    let command = place::start_at(dial.agent.as_bytes(), options.session)
+        .ok_or_else(|| OpenError::AgentPath { path: path() })?;
+    let failed = match attempt(dial, &command, options).await? {
+        Ok(reached) => return Ok(reached),
         Err(failed) => failed,
     };
     match failed.code() {
         Some(NOT_FOUND) => Err(OpenError::Gone { path: path() }),
         _ => Err(failed.into_far_error(dial)),
+    }
+}
+
+/// Gets streams to the agent that a worker was told of, for a client that goes on when one is lost.
+#[derive(Clone, Debug)]
+pub struct WorkerDialer {
+    dial: Dial,
+    host: HostOptions,
+    options: ConnectOptions,
+}
+
+impl WorkerDialer {
+    /// A dialer that asks for sessions which are kept for `keep_seconds` after their stream is lost.
+    pub fn new(dial: Dial, host: HostOptions, keep_seconds: u32) -> WorkerDialer {
+        WorkerDialer { dial, host, options: ConnectOptions { keep_seconds, ..ConnectOptions::default() } }
+    }
+
+    /// Tries once, and says in full why it failed.
+    pub async fn reach(&self, session: SessionId) -> Result<Dialed, OpenError> {
+        let options = ConnectOptions { session, ..self.options };
+        let (stream, program) = reach(&self.dial, &self.host, options).await?;
+        Ok(Dialed { stream, carrier: Some(program) })
+    }
+}
+
+impl Dialer for WorkerDialer {
+    fn dial(&self, session: SessionId) -> Later<Result<Dialed, DialFailed>> {
+        let dialer = self.clone();
+        Box::pin(async move {
+            let reached = dialer.reach(session).await;
+            reached.map_err(|error| DialFailed { hindrance: error.hindrance(), why: error.to_string() })
+        })
+    }
+
+    /// The control socket of an ssh master that was not there, or another one.
+    fn sign(&self) -> Later<()> {
+        let Dial::Ssh(dial) = &self.dial else { return Box::pin(std::future::pending()) };
+        let path = dial.control_path.as_path().to_owned();
+        Box::pin(async move {
+            use std::os::unix::fs::MetadataExt;
+            // The socket is in a directory of this computer's memory: looking does not wait.
+            let look = || std::fs::metadata(&path).ok().map(|found| (found.dev(), found.ino()));
+            let before = look();
+            loop {
+                tokio::time::sleep(SOCKET_CHECK).await;
+                let now = look();
+                if now.is_some() && now != before {
+                    return;
+                }
+            }
+        })
     }
 }
 
@@ -165,8 +246,9 @@ pub async fn connect_placing(
 ) -> Result<Connection, OpenError> {
     let dial = ssh.dial(ByteString::default());
     let command = agents.start_command();
-    let failed = match attempt(&dial, &command, options, sink.clone()).await? {
-        Ok(connection) => return Ok(connection),
+    let over = |(stream, program)| Connection { client: AgentClient::over(stream, sink.clone()), program };
+    let failed = match attempt(&dial, &command, options).await? {
+        Ok(reached) => return Ok(over(reached)),
         Err(failed) => failed,
     };
     let machine = match failed.absence() {
@@ -188,7 +270,7 @@ pub async fn connect_placing(
             error => return Err(error.into()),
         }
     }
-    attempt(&dial, &command, options, sink).await?.map_err(|failed| failed.into_far_error(&dial))
+    attempt(&dial, &command, options).await?.map(over).map_err(|failed| failed.into_far_error(&dial))
 }
 
 /// A stream that is no link, with what is known of the reason.
@@ -201,13 +283,12 @@ async fn attempt(
     dial: &SshDial,
     command: &str,
     options: ConnectOptions,
-    sink: Arc<dyn EventSink>,
-) -> Result<Result<Connection, Failed>, OpenError> {
+) -> Result<Result<Reached, Failed>, OpenError> {
     let mut route = Route::of(dial);
     loop {
         let (program, stream) = ssh::channel(&route.dial(), command)?;
-        let failed = match introduce(program, stream, options, sink.clone()).await {
-            Ok(connection) => return Ok(Ok(connection)),
+        let failed = match introduce(program, stream, options).await {
+            Ok(reached) => return Ok(Ok(reached)),
             Err(failed) => failed,
         };
         match failed.exit.as_ref().and_then(|exit| route.refusal(exit)) {
@@ -217,14 +298,9 @@ async fn attempt(
     }
 }
 
-async fn introduce(
-    program: Program,
-    stream: UnixStream,
-    options: ConnectOptions,
-    sink: Arc<dyn EventSink>,
-) -> Result<Connection, Failed> {
-    let source = match AgentClient::connect(ByteStream::from(stream), options, sink).await {
-        Ok(client) => return Ok(Connection { client, program }),
+async fn introduce(program: Program, stream: UnixStream, options: ConnectOptions) -> Result<Reached, Failed> {
+    let source = match Introduced::over(ByteStream::from(stream), options).await {
+        Ok(stream) => return Ok((stream, program)),
         Err(source) => source,
     };
     let exit = match &source {

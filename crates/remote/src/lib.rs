@@ -3,20 +3,22 @@
 //! - [`transport`]: how a byte stream to an agent is got: a child process on this host, or the user's own `ssh`.
 //! - [`place`]: the agent's program on a machine that has none yet.
 //! - [`client`]: the agent protocol over any byte stream: many requests at once, streams, changes, heartbeats.
-//! - [`connect()`], [`connect_host`], [`connect_placing`]: all of these together.
+//! - [`client::relink`]: a client that goes on with another stream when one is lost.
+//! - [`connect()`], [`connect_host`], [`connect_placing`], [`WorkerDialer`]: all of these together.
 //! - [`askpass`]: how what ssh asks reaches a person.
 //! - [`doctor`]: what is at the other end.
 //! - [`link`]: when a lost connection is opened again, as a pure function.
 //!
 //! What this crate must not know: what a mount is, what a request means to a file system, who keeps a connection and
-//! for how long. It retries nothing: a lost link is told once, and every request on it ends.
+//! for how long.
 //!
 //! Invariants:
 //!
 //! - What a machine sends is hostile: every length is bounded before memory is taken, every reply is held against the
 //!   request it answers, and a peer that breaks the protocol loses the link, nothing else.
 //! - Whatever the machine pushes reaches the [`client::EventSink`] before any reply that followed it on the stream.
-//! - Every request is answered exactly once: by the machine, or by the loss of the link.
+//! - Every request is answered exactly once: by the machine, or by the loss of the link. One that is sent again is
+//!   carried out once.
 //! - No secret is logged, stored or put into an error.
 
 pub mod askpass;
@@ -27,4 +29,4 @@ pub mod link;
 pub mod place;
 pub mod transport;
 
-pub use connect::{Connection, OpenError, connect, connect_host, connect_placing};
+pub use connect::{Connection, OpenError, WorkerDialer, connect, connect_host, connect_placing};

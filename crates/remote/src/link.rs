@@ -115,6 +115,11 @@ pub enum Event {
     Failed(Hindrance),
     /// The open connection is gone.
     Lost,
+    /// It is gone before anything came of it, so many times in a row: like a try that failed.
+    LostAtOnce {
+        /// At least 1.
+        times: u32,
+    },
     /// The moment of [`Action::WakeAt`] has come.
     TimeIsUp,
     /// The computer was asleep, or its network changed: what is open may be dead, what failed may succeed.
@@ -171,6 +176,7 @@ impl State {
             }
             (State::Connecting, Event::Failed(_)) => (State::Disconnected, vec![Action::Announce]),
             (State::Connected, Event::Lost) => circumstances.lost(),
+            (State::Connected, Event::LostAtOnce { times }) => circumstances.lost_at_once(times),
             (State::Connected, Event::WorldChanged) => (self, vec![Action::Probe]),
             (State::Reconnecting { attempt, next: None, .. }, Event::Failed(hindrance)) => {
                 circumstances.failed(attempt, hindrance)
@@ -198,6 +204,17 @@ impl Circumstances<'_> {
         }
         let state = State::Reconnecting { attempt: 1, next: None, hindrance: None };
         (state, vec![Action::Close, Action::Announce, Action::Dial { attended: false }])
+    }
+
+    fn lost_at_once(&self, times: u32) -> (State, Vec<Action>) {
+        let (state, mut actions) = self.lost();
+        if state == State::Disconnected {
+            return (state, actions);
+        }
+        let (state, after) = self.failed(times, Hindrance::Passing);
+        actions.truncate(1);
+        actions.extend(after);
+        (state, actions)
     }
 
     fn failed(&self, attempt: u32, hindrance: Hindrance) -> (State, Vec<Action>) {
@@ -332,6 +349,20 @@ mod tests {
             assert_eq!(world.on(event), [], "{event:?} before its time");
             assert_eq!(world.state, waiting);
         }
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_at_once_is_not_opened_again_in_a_hurry() {
+        let mut world = World::connected(Policy::SSH);
+        for (times, pause) in [(1, 2), (2, 4), (3, 8)] {
+            world.state = State::Connected;
+            let at = world.now + pause * SECOND;
+            let actions = world.on(Event::LostAtOnce { times });
+            assert_eq!(actions, [Action::Close, Action::Announce, Action::WakeAt(at)]);
+        }
+        let mut world = World::connected(Policy { reconnect: false, ..Policy::SSH });
+        assert_eq!(world.on(Event::LostAtOnce { times: 1 }), [Action::Close, Action::Announce]);
+        assert_eq!(world.state, State::Disconnected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wire::hello::SessionId;
 use wire::worker::SshDial;
 
 use crate::transport::{Exit, ProgramError, ssh};
@@ -251,12 +252,15 @@ fn in_sh(script: &str) -> String {
     format!("exec sh -c '{script}'")
 }
 
-/// The command that starts the agent at a known place. `None` for a path that not every login shell would take as one
-/// word.
-pub fn start_at(agent: &[u8]) -> Option<String> {
+/// The command that starts the agent at a known place, for this session; zeros are for a new one. `None` for a path that
+/// not every login shell would take as one word.
+pub fn start_at(agent: &[u8], session: SessionId) -> Option<String> {
     let path = std::str::from_utf8(agent).ok()?;
     let safe = path.starts_with('/') && !path.contains(['\'', '\\', '!', '\n']);
-    safe.then(|| format!("exec '{path}'"))
+    safe.then(|| match session == SessionId::default() {
+        true => format!("exec '{path}'"),
+        false => format!("exec '{path}' --resume {session}"),
+    })
 }
 
 fn place_command(program: &AgentProgram) -> String {
@@ -501,9 +505,12 @@ mod tests {
 
     #[test]
     fn a_path_that_a_shell_would_change_is_not_started() {
-        assert_eq!(start_at(b"/home/me/.cache/a b").unwrap(), "exec '/home/me/.cache/a b'");
+        assert_eq!(
+            start_at(b"/home/me/.cache/a b", SessionId::default()).unwrap(),
+            "exec '/home/me/.cache/a b'"
+        );
         for path in [&b"relative"[..], b"/it's", b"/a\\b", b"/a!b", b"/a\nb", b"/\xff", b""] {
-            assert_eq!(start_at(path), None, "{}", path.escape_ascii());
+            assert_eq!(start_at(path, SessionId::default()), None, "{}", path.escape_ascii());
         }
     }
 }

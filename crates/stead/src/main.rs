@@ -3,8 +3,10 @@
 //! | called as | part |
 //! |---|---|
 //! | `stead-askpass QUESTION` | what ssh runs to ask somebody |
-//! | `stead agent` | the agent of this computer, on its standard input and output |
-//! | `stead worker` | the process of one mount, on its control socket |
+//! | `stead agent [--resume SESSION]` | the agent of this computer, on its standard input and output |
+//! | `stead keeper DIR ..` | what keeps the descriptors of one mount and restarts its worker |
+//! | `stead worker DIR ..` | the process that serves one mount, started by its keeper |
+//! | `stead probe DIR` | one request to a mount, for the daemon's monitor |
 //! | `stead daemon run` | the daemon |
 //! | anything else | the command line |
 
@@ -23,8 +25,10 @@ fn main() -> ExitCode {
     }
     let first = arguments.next();
     match first.as_deref().and_then(OsStr::to_str) {
-        Some("agent") => agent::main(),
-        Some("worker") => mount::worker::main(),
+        Some("agent") => agent::main(arguments),
+        Some("keeper") => mount::keeper::main(arguments),
+        Some("worker") => mount::worker::main(arguments),
+        Some("probe") => mount::probe::main(arguments),
         _ => match cli::main() {
             cli::Next::Exit(code) => ExitCode::from(code),
             cli::Next::Daemon(how) => run_daemon(how),

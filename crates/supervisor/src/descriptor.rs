@@ -40,9 +40,27 @@ pub fn receive(
     bytes: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<usize> {
+    receive_with(socket, bytes, descriptors, RecvFlags::CMSG_CLOEXEC)
+}
+
+/// As [`receive`], and fails with [`io::ErrorKind::WouldBlock`] rather than wait, also on a socket that blocks.
+pub fn receive_now(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    receive_with(socket, bytes, descriptors, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
+}
+
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+    flags: RecvFlags,
+) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let message = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let message = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
     for item in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = item {
             descriptors.extend(received);

@@ -66,6 +66,16 @@ impl Identity {
     }
 }
 
+/// Whether the main thread of the process with this number has ended. Other threads of it may be in the kernel still,
+/// and hold its descriptors.
+pub fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    let state = stat.iter().rposition(|&byte| byte == b')').and_then(|end| stat.get(end + 2));
+    matches!(state, Some(b'Z' | b'X') | None)
+}
+
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
@@ -102,6 +112,18 @@ mod tests {
     #[test]
     fn a_number_nobody_has_is_gone() {
         assert!(matches!(Identity::of(u32::MAX), Err(IdentityError::Gone { .. })));
+    }
+
+    #[test]
+    fn a_zombie_has_ended_and_whoever_runs_has_not() {
+        assert!(!has_ended(std::process::id()) && has_ended(u32::MAX));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while !has_ended(child.id()) {
+            assert!(std::time::Instant::now() < deadline, "it does not end");
+        }
+        assert!(Identity::of(child.id()).is_ok());
+        child.wait().unwrap();
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - [`identity`]: which process a number means, across restarts of whoever wrote it down.
 //! - [`stop`]: the ladder from a polite request to SIGKILL.
 //! - [`descriptor`]: descriptors over unix sockets.
+//! - [`keeper`]: a process that holds what another one must not lose, and puts a successor in its place.
 //! - [`socket`], [`lock`]: private directories and sockets, one instance only.
 //! - [`log`]: a log with a limit, and standard error with it.
 //!
@@ -20,6 +21,7 @@
 
 pub mod descriptor;
 pub mod identity;
+pub mod keeper;
 pub mod lock;
 pub mod log;
 pub mod process;

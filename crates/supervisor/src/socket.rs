@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -78,6 +78,35 @@ pub fn listen(path: &Path) -> Result<std::os::unix::net::UnixListener, SocketErr
     Ok(listener)
 }
 
+/// Listens on a socket called `name` in a private directory, whose path may be longer than a socket's. One that is
+/// there is replaced in one step: whoever connects finds the old or the new one, never none. Blocks when it accepts.
+pub fn listen_in(directory: &Path, name: &str) -> Result<std::os::unix::net::UnixListener, SocketError> {
+    let failed = |source: io::Error| SocketError::Listen { path: directory.join(name), source };
+    let handle = std::fs::File::open(directory).map_err(failed)?;
+    let new = format!("{name}.{}", std::process::id());
+    match std::fs::remove_file(directory.join(&new)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = std::os::unix::net::UnixListener::bind(through(&handle, &new)).map_err(failed)?;
+    std::fs::set_permissions(directory.join(&new), Permissions::from_mode(0o600)).map_err(failed)?;
+    std::fs::rename(directory.join(&new), directory.join(name)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Connects to the socket called `name` in `directory`, whose path may be longer than a socket's. Does not wait for
+/// anybody: whoever listens accepts it when he comes to it.
+pub fn connect_in(directory: &Path, name: &str) -> io::Result<std::os::unix::net::UnixStream> {
+    let handle = std::fs::File::open(directory)?;
+    std::os::unix::net::UnixStream::connect(through(&handle, name))
+}
+
+/// A path of a few bytes for what is in an open directory.
+fn through(directory: &std::fs::File, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+}
+
 /// Who is on the other end of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
@@ -151,6 +180,22 @@ mod tests {
             assert_eq!(peer.pid, std::process::id());
             assert!(is_own(&peer));
         }
+    }
+
+    #[test]
+    fn a_socket_in_a_deep_directory_is_reached_and_replaced() {
+        let scratch = tempfile::tempdir().unwrap();
+        let deep = scratch.path().join("d".repeat(100)).join("e".repeat(100));
+        std::fs::create_dir_all(&deep).unwrap();
+        assert!(connect_in(&deep, "s").is_err());
+        let first = listen_in(&deep, "s").unwrap();
+        assert_eq!(mode(&deep.join("s")), 0o600);
+        let second = listen_in(&deep, "s").unwrap();
+        drop(first);
+        let client = connect_in(&deep, "s").unwrap();
+        let (served, _) = second.accept().unwrap();
+        assert_eq!(peer(&client).unwrap().pid, peer(&served).unwrap().pid);
+        assert_eq!(std::fs::read_dir(&deep).unwrap().count(), 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 
 use crate::identity::Identity;
-use crate::process::{AdoptError, Process};
+use crate::process::Process;
 
 /// The program that is running now, even when its file has been replaced by a newer one.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -167,8 +167,28 @@ impl Spawn {
         self
     }
 
+    /// Passes on every variable of this process.
+    #[must_use]
+    pub fn inherit_all_variables(mut self) -> Spawn {
+        for (name, value) in std::env::vars_os() {
+            self = self.variable(name, value);
+        }
+        self
+    }
+
     /// Starts it. The descriptors given to it are closed here. Needs a tokio runtime with I/O.
     pub fn spawn(self) -> Result<Process, SpawnError> {
+        let program = self.program.clone();
+        let identity = self.start()?;
+        Process::child(identity).map_err(|error| {
+            kill_and_reap(identity.pid);
+            SpawnError::Watch { program, source: io::Error::other(error) }
+        })
+    }
+
+    /// Starts it, for a caller without a runtime, who has to watch and to reap it. The descriptors given to it are
+    /// closed here.
+    pub fn start(self) -> Result<Identity, SpawnError> {
         if let Some((number, _)) = self.descriptors.iter().find(|(number, _)| *number < 3) {
             return Err(SpawnError::Number { number: *number });
         }
@@ -179,12 +199,10 @@ impl Spawn {
         let placed = self.place().map_err(descriptors)?;
         let pid = start(&strings, &placed)
             .map_err(|source| SpawnError::Start { program: self.program.clone(), source })?;
-        let watch = |source: io::Error| SpawnError::Watch { program: self.program.clone(), source };
         // Not reaped before this function returns, so the number is still the child's.
-        let watched = Identity::of(pid).map_err(AdoptError::from).and_then(Process::child);
-        watched.map_err(|error| {
+        Identity::of(pid).map_err(|error| {
             kill_and_reap(pid);
-            watch(io::Error::other(error))
+            SpawnError::Watch { program: self.program.clone(), source: io::Error::other(error) }
         })
     }
 

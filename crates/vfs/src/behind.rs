@@ -89,6 +89,38 @@ impl Behind {
         }
     }
 
+    /// Takes a range behind others that overlap it, whatever there is room for: of a write that was taken before.
+    /// [`Behind::turn`] waits for it.
+    pub(crate) fn inherit(&self, start: u64, end: u64) -> Taken {
+        let mut state = self.state.lock();
+        state.begun += 1;
+        let number = state.begun;
+        state.ranges.push(Range { number, start, end });
+        Taken(number)
+    }
+
+    /// Waits until no range that was taken before this one overlaps it.
+    pub(crate) async fn turn(&self, taken: &Taken) {
+        loop {
+            let written = self.written.notified();
+            {
+                let state = self.state.lock();
+                let Some(own) = state.ranges.iter().find(|range| range.number == taken.0) else { return };
+                let is_before =
+                    |range: &Range| range.number < own.number && range.overlaps(own.start, own.end);
+                if !state.ranges.iter().any(is_before) {
+                    return;
+                }
+            }
+            written.await;
+        }
+    }
+
+    /// Writes under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.state.lock().ranges.len()
+    }
+
     /// Gives a range back.
     pub(crate) fn end(&self, taken: &Taken, outcome: Result<(), Errno>) {
         let mut state = self.state.lock();

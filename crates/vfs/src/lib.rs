@@ -9,7 +9,8 @@
 //! - What a kernel was told to believe is taken back by a [`Notice`](table::Notice) when it stops being true, as soon as the
 //!   source tells.
 //! - A byte acknowledged to a writer is either at the source, or its loss is reported by the next `fsync` or `close` of
-//!   every descriptor that was open.
+//!   every descriptor that was open. Where a record is kept, it is also in the journal until it is at the source.
+//! - Where a record is kept, a successor knows of every node and handle that the kernel may name, under its number.
 //! - Nothing is unbounded: nodes, absent names, bytes read ahead, bytes not yet written each have a limit.
 
 mod ahead;
@@ -17,6 +18,9 @@ mod awaited;
 mod behind;
 pub mod errno;
 pub mod file;
+pub mod journal;
+pub mod log;
+pub mod request;
 pub mod source;
 pub mod table;
 #[doc(hidden)]

@@ -9,6 +9,7 @@ use crate::file::{
     Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Kind, Lock, Name, OpenFlags, RenameMode,
     SeekFor, Space, WriteAt, XattrMode,
 };
+use crate::request::Sequence;
 
 /// The most that one read or write of a [`Source`] carries.
 pub const TRANSFER_BYTES_MAX: u32 = 1 << 20;
@@ -281,5 +282,21 @@ pub trait Source: Send + Sync + 'static {
         lock: Lock,
     ) -> impl Future<Output = Result<Option<(Lock, u32)>>> + Send;
     fn release_locks(&self, handle: HandleId, owner: u64) -> impl Future<Output = Result<()>> + Send;
+    /// Sets a number aside under which one change can be sent later, by a future that finds it with
+    /// [`request::take_sequence`](crate::request::take_sequence). What is sent under it more than once, also after the
+    /// source's client has died and another has taken its place, is carried out once and always answered the same, until it
+    /// is [`settled`](Source::settled). `None` if that cannot be had.
+    fn next_sequence(&self) -> Option<Sequence> {
+        None
+    }
+
+    /// Nothing will be sent under this number any more, if ever something was.
+    fn settled(&self, _sequence: Sequence) {}
+
+    /// Waits until nothing gets through to the source. What has been asked of it may then wait for long.
+    fn away(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     fn list(&self, directory: Place, from: u64) -> Self::Listing;
 }

@@ -20,6 +20,8 @@
 mod changes;
 mod idle;
 mod learn;
+pub(crate) mod ledger;
+pub(crate) mod locks;
 mod node;
 mod told;
 
@@ -29,6 +31,9 @@ use crate::errno::{Errno, Result};
 use crate::file::{Attributes, Entry, FileId, Kind, Name};
 use crate::source::Place;
 pub use changes::Write;
+use ledger::Ledger;
+pub use ledger::{BadRecord, Kept};
+pub use locks::HeldLock;
 use node::{Directory, Meaning, Node, Seen, Slot};
 
 /// A node's number here: what the kernel calls it. Never used twice.
@@ -161,6 +166,8 @@ pub struct Table {
     /// Nodes that lost their last name: nothing leads to them any more.
     nameless: Vec<Ino>,
     limits: Limits,
+    /// Where changes of what the kernel refers to are recorded, if anywhere.
+    ledger: Option<Box<Ledger>>,
 }
 
 impl Table {
@@ -175,6 +182,7 @@ impl Table {
             idle: VecDeque::new(),
             nameless: Vec::new(),
             limits,
+            ledger: None,
         };
         let ino = table.insert(root, Seen { at: now, lease: 0, valid_ms: UNLEASED_MS });
         table.node_mut(ino).lookups = 1;
@@ -265,7 +273,8 @@ impl Table {
         }
     }
 
-    /// Where a node is. `ESTALE` when it has no name any more.
+    /// Where a node is. `ESTALE` when it has no name any more. A directory on the way whose name is in doubt is looked for
+    /// where it was last: the source knows by the identity whether that is right.
     pub fn place(&self, ino: Ino) -> Result<Place> {
         self.place_by(ino, self.node(ino)?.names.first())
     }
@@ -287,7 +296,8 @@ impl Table {
                 return Err(Errno::ELOOP);
             }
             at = *parent;
-            name = self.node(at)?.names.first();
+            let node = self.node(at)?;
+            name = node.names.first().or(node.lost.as_deref());
         }
         names.reverse();
         Ok(Place { id: self.node(ino)?.id, path: names.join(&b'/').into() })
@@ -469,6 +479,7 @@ impl Table {
         }
         node.names.push((parent, name.clone()));
         node.lost = None;
+        self.record_name(ino, parent, name);
         for (parent, name) in stale {
             self.doubt_name(parent, &name);
         }
@@ -495,6 +506,7 @@ impl Table {
             if cause == Cause::Elsewhere && node.lookups > 0 && node.directory.is_none() {
                 notices.push(Notice::Attributes(ino));
             }
+            self.record_no_name(ino, parent, name);
         }
         self.consider_idle(ino);
     }

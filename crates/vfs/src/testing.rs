@@ -9,7 +9,8 @@
 mod kernel;
 mod tree;
 
-use std::collections::HashMap;
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,6 +26,7 @@ use crate::file::{
     Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Kind, Lock, Name, OpenFlags, RenameMode,
     SeekFor, Space, WriteAt, XattrMode,
 };
+use crate::request::{Sequence, take_sequence};
 use crate::source::{
     Change, Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target,
     Written,
@@ -92,6 +94,9 @@ struct Pending {
 /// What there was when the source looked: the change and the directory's attributes, or nothing worth telling.
 type Seen = Option<(Change, Option<Attributes>)>;
 
+/// An outcome, of whatever type.
+type Reply = Box<dyn Any + Send>;
+
 #[derive(Debug, Default)]
 struct State {
     tree: Tree,
@@ -104,6 +109,10 @@ struct State {
     calls: HashMap<&'static str, usize>,
     fails_after: Option<(usize, Errno)>,
     write_bytes_max: Option<usize>,
+    /// The last number set aside, and what was answered under each that is not settled.
+    sequence: u64,
+    replies: HashMap<Sequence, Reply>,
+    settled: HashSet<Sequence>,
     /// What is there under a name after a rename made by the client, the reply did not tell.
     renaming: bool,
 }
@@ -184,6 +193,16 @@ impl Inner {
 
     pub fn all_calls(&self) -> usize {
         self.state.lock().calls.values().sum()
+    }
+
+    /// Numbers of changes that may come again.
+    pub fn unsettled(&self) -> usize {
+        self.state.lock().replies.len()
+    }
+
+    /// The source has been started anew: what was answered is not known any more.
+    pub fn forget_replies(&self) {
+        self.state.lock().replies.clear();
     }
 
     pub fn open_handles(&self) -> usize {
@@ -285,19 +304,28 @@ impl Inner {
         }
     }
 
-    /// Carries a request out.
-    async fn carry_out<T>(
+    /// Carries a request out, or answers as before what comes under the same number.
+    async fn carry_out<T: Clone + Send + 'static>(
         &self,
         name: &'static str,
         is_change: bool,
         request: impl FnOnce(&mut State) -> Result<T>,
     ) -> Result<T> {
+        let sequence = if is_change { take_sequence() } else { None };
         self.ask(name).await?;
         let outcome = {
             let mut state = self.state.lock();
-            let outcome = request(&mut state);
-            state.record(is_change);
-            outcome
+            match sequence.and_then(|sequence| state.answered(sequence)) {
+                Some(outcome) => outcome,
+                None => {
+                    let outcome = request(&mut state);
+                    state.record(is_change);
+                    if let Some(sequence) = sequence {
+                        state.replies.insert(sequence, Box::new(outcome.clone()));
+                    }
+                    outcome
+                }
+            }
         };
         self.wait(Stop::Replying(name)).await;
         outcome
@@ -309,6 +337,12 @@ impl Inner {
 }
 
 impl State {
+    fn answered<T: Clone + 'static>(&self, sequence: Sequence) -> Option<Result<T>> {
+        assert!(!self.settled.contains(&sequence), "{sequence:?} came again after it was settled");
+        let reply = self.replies.get(&sequence)?;
+        Some(reply.downcast_ref::<Result<T>>().expect("one number is of one request").clone())
+    }
+
     /// Queues what has happened where it is watched.
     fn record(&mut self, by_client: bool) {
         for event in std::mem::take(&mut self.tree.events) {
@@ -400,12 +434,15 @@ impl State {
         if self.tree.get(id)?.attributes.kind == Kind::Directory {
             return Err(Errno::EISDIR);
         }
+        if self.handles.contains_key(&handle) {
+            return Err(Errno::EINVAL);
+        }
         if flags.truncate {
             self.tree
                 .set_attributes(id, AttributeChanges { size: Some(0), ..AttributeChanges::default() })?;
         }
         self.tree.get_mut(id)?.opens += 1;
-        assert!(self.handles.insert(handle, id).is_none(), "{handle:?} was used before");
+        self.handles.insert(handle, id);
         let entry = self.tree.entry(id)?;
         let content = self.tree.read(id, 0, inline)?;
         let whole = inline > 0 && content.len() as u64 == entry.attributes.size;
@@ -734,6 +771,18 @@ impl Source for Memory {
 
     async fn release_locks(&self, _handle: HandleId, _owner: u64) -> Result<()> {
         self.carry_out("release_locks", false, |_| Ok(())).await
+    }
+
+    fn next_sequence(&self) -> Option<Sequence> {
+        let mut state = self.state.lock();
+        state.sequence += 1;
+        Some(Sequence(state.sequence))
+    }
+
+    fn settled(&self, sequence: Sequence) {
+        let mut state = self.state.lock();
+        state.replies.remove(&sequence);
+        state.settled.insert(sequence);
     }
 
     fn list(&self, directory: Place, from: u64) -> MemoryListing {

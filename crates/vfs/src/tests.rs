@@ -2,12 +2,15 @@
 
 mod beliefs;
 mod concurrency;
+mod death;
 mod directories;
 mod files;
 mod hostile;
 mod limits;
 mod model;
 mod names;
+mod restore;
+mod taken;
 
 use std::sync::Arc;
 

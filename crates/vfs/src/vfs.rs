@@ -3,14 +3,18 @@
 //! Every operation is one `async` method. It completes at its first poll when it can be answered from what is known, so a
 //! backend polls once on the kernel's own thread and hands only what is left to the runtime.
 //!
-//! Locks: that of `files` is held while one file's list of handles is taken; all others are leaves. None is held across
-//! an `await`, but that of an open directory's stream, which its readers take turns with.
+//! Locks: that of `files` is held while one file's list of handles is taken, that of the record's writer while the table's
+//! is; all others are leaves. None is held across an `await`, but that of an open directory's stream, which its readers
+//! take turns with.
 
 mod attributes;
 mod directories;
 mod files;
 mod names;
 mod ranges;
+mod record;
+mod sync;
+mod writes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +26,10 @@ use tokio::sync::Semaphore;
 
 pub use attributes::AttributeTarget;
 pub use directories::{DirectoryItem, OpenedDirectory};
-pub use files::{OpenedFile, WriteFrom};
+pub use files::OpenedFile;
 pub use names::{Looked, Removal, View};
+pub use record::{Recording, RestoreError, Restored};
+pub use writes::WriteFrom;
 
 use crate::ahead::AHEAD_BYTES_MAX;
 use crate::behind::UNWRITTEN_BYTES_MAX;
@@ -34,6 +40,7 @@ use crate::table::{Census, Ino, Limits, Moment, Notice, Table};
 use attributes::KnownSpace;
 use directories::OpenDirectory;
 use files::{FileState, OpenFile};
+use record::{Begun, Journalling, Recorder};
 
 /// A source that answers within this time is near: about what a person's or a script's next step takes.
 const NEAR: Duration = Duration::from_millis(5);
@@ -90,27 +97,36 @@ pub struct Vfs<S: Source> {
     /// The source is so near that asking it costs less than being wrong for a moment.
     near: AtomicBool,
     kernel: Arc<dyn Kernel>,
+    recorder: Option<Recorder>,
+    journalling: Option<Journalling>,
 }
 
 impl<S: Source> Vfs<S> {
     /// A file system whose root is `root`.
     pub fn new(source: Arc<S>, root: Entry, options: Options, kernel: Arc<dyn Kernel>) -> Arc<Vfs<S>> {
+        Vfs::over(source, options, kernel, Recording::None.begin(root, options.limits).0)
+    }
+
+    fn over(source: Arc<S>, options: Options, kernel: Arc<dyn Kernel>, begun: Begun) -> Arc<Vfs<S>> {
+        let Begun { table, recorder, journalling, next_handle } = begun;
         Arc::new(Vfs {
             source,
             options,
             started: Instant::now(),
-            table: Mutex::new(Table::new(root, options.limits, Moment(0))),
+            table: Mutex::new(table),
             handles: Mutex::default(),
             directories: Mutex::default(),
             files: Mutex::default(),
+            next_handle: AtomicU64::new(next_handle),
             spaces: Mutex::default(),
             closing: Mutex::default(),
-            next_handle: AtomicU64::new(1),
             told: AtomicU64::new(0),
             unwritten: Arc::new(Semaphore::new(UNWRITTEN_BYTES_MAX)),
             near: AtomicBool::new(false),
             ahead: Arc::new(Semaphore::new(AHEAD_BYTES_MAX)),
             kernel,
+            recorder,
+            journalling,
         })
     }
 
@@ -129,9 +145,24 @@ impl<S: Source> Vfs<S> {
         self.files.lock().len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn open_handles(&self) -> Vec<HandleId> {
+        self.files
+            .lock()
+            .values()
+            .flat_map(|file| file.any_handle())
+            .chain(self.handles.lock().keys().copied())
+            .collect()
+    }
+
     /// Bytes taken from writers and not yet at the source.
     pub fn unwritten_bytes(&self) -> usize {
         UNWRITTEN_BYTES_MAX - self.unwritten.available_permits()
+    }
+
+    /// Writes taken from writers and not yet at the source.
+    pub fn unwritten_writes(&self) -> usize {
+        self.files.lock().values().map(|file| file.behind.under_way()).sum()
     }
 
     /// Bytes that open files keep of what they read, or read ahead.
@@ -190,10 +221,6 @@ impl<S: Source> Vfs<S> {
 
     fn now(&self) -> Moment {
         Moment(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
-    fn new_handle(&self) -> HandleId {
-        HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed))
     }
 
     fn place(&self, ino: Ino) -> Result<Place> {

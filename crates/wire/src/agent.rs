@@ -16,6 +16,24 @@
 //! The agent applies each number once and keeps its reply until [`ClientFrame::Acknowledge`] covers it. Requests that
 //! change nothing carry 0.
 //!
+//! **Sessions and streams.** A session is what a client has on the machine: its export, open files, locks, processes,
+//! and the replies to its mutations. It is served on one stream at a time, and may outlive that stream
+//! ([`Hello::keep_seconds`](crate::hello::Hello::keep_seconds)): a stream that ends without [`ClientFrame::Goodbye`]
+//! leaves the session detached, and another stream that names it goes on with it. The newest stream wins: one that is
+//! still attached is cut. What belongs to a stream and ends with it:
+//!
+//! - request ids, credit, leases and watches. A new stream starts without any lease;
+//! - every request that was not begun: it is as if it had not been sent;
+//! - every request that was begun and changes nothing, and every wait. Whatever was begun and has a sequence number is
+//!   carried out to its end.
+//!
+//! No reply to a request of one stream is sent on another. So on the new stream the client sends again, in their order,
+//! all requests that were not answered: those with a sequence number with the same one, the others as new requests. An
+//! [`Attach`](file::FileRequest::Attach), [`Open`](file::FileRequest::Open) or
+//! [`Spawn`](process::ProcessRequest::Spawn) that comes again on a later stream, with the same id, is answered with what
+//! it had made; an `Open`, for the same file, on the same stream too: a client that had to open its files again may still
+//! be asked for one of them. Requests that would do harm when done twice are to be given a sequence number, whatever they are.
+//!
 //! **Leases.** See [`Lease`](file::Lease).
 
 pub mod file;
@@ -103,6 +121,8 @@ pub enum ClientFrame {
         /// Comes back as it is.
         nonce: u64,
     },
+    /// The session is to end now, with all it has, however long it was to be kept. The agent closes the stream.
+    Goodbye,
 }
 
 /// From the agent.

@@ -4,7 +4,8 @@
 //! - The client sends [`Request`]s, which are answered in any order, and [`ClientNotification`]s, which are not
 //!   answered. The daemon sends [`Response`]s and [`ServerNotification`]s. All of them share one connection, so a
 //!   prompt or a process's output can arrive while a request is under way.
-//! - What a connection opened (file handles, processes started with [`process::Run`], unanswered prompts) ends with it.
+//! - What a connection opened (file handles, processes started with [`process::Run`], subscriptions, unanswered prompts)
+//!   ends with it.
 //! - Unknown fields in `params` are refused, since a client that sends one means something by it. Unknown fields in
 //!   results and notifications from the daemon are ignored.
 //!
@@ -20,6 +21,7 @@ use crate::decode::DecodeError;
 
 pub mod daemon;
 pub mod error;
+pub mod event;
 pub mod file;
 pub mod id;
 pub mod line;
@@ -52,6 +54,7 @@ pub const SCHEMA_HASH: u64 = schema_hash(&[
     include_bytes!("api.rs"),
     include_bytes!("api/daemon.rs"),
     include_bytes!("api/error.rs"),
+    include_bytes!("api/event.rs"),
     include_bytes!("api/file.rs"),
     include_bytes!("api/id.rs"),
     include_bytes!("api/machine.rs"),
@@ -199,6 +202,8 @@ methods! {
     MachineConnect = "machine.connect": machine::Connect => status::Connection;
     /// Close a connection.
     MachineDisconnect = "machine.disconnect": machine::Disconnect => machine::Disconnected;
+    /// Close a connection and open it again, with whatever hangs on it.
+    MachineReconnect = "machine.reconnect": machine::Redial => status::Connection;
     /// What works on a machine and what does not.
     MachineDoctor = "machine.doctor": machine::Doctor => machine::Report;
     /// Start a command whose input and output go through this connection.
@@ -233,6 +238,10 @@ methods! {
     FileRemove = "file.remove": file::Remove => file::Done;
     /// Give a file another name on the same machine.
     FileRename = "file.rename": file::Rename => file::Done;
+    /// Be told what happens.
+    EventSubscribe = "event.subscribe": event::Subscribe => event::Subscribed;
+    /// Be told no more.
+    EventUnsubscribe = "event.unsubscribe": event::Unsubscribe => event::Unsubscribed;
     /// Asked by the askpass program that ssh started: route this prompt to a terminal.
     PromptRequest = "prompt.request": prompt::Request => prompt::Reply;
 }
@@ -262,6 +271,10 @@ notes! {
         ProcessStdinTaken = "process.stdin_taken": process::StdinTaken;
         /// The process ended, and all of its output has been sent.
         ProcessExited = "process.exited": process::Exited;
+        /// Something happened that this connection wants to know.
+        EventHappened = "event.happened": event::Notice;
+        /// Events were dropped: this connection reads too slowly.
+        EventMissed = "event.missed": event::Missed;
         /// Somebody has to type something for a request of this connection to go on.
         PromptAsk = "prompt.ask": prompt::Ask;
     }

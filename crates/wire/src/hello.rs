@@ -1,7 +1,7 @@
 //! The first frame of a stream, in both directions.
 //!
-//! Both sides send a [`Hello`] without waiting for the other's. The stream goes on at [`Hello::agree`]'s version, or
-//! ends with an error that names both sides' versions.
+//! The client sends its [`Hello`] without waiting; the agent's answers it. The stream goes on at [`Hello::agree`]'s
+//! version, or ends with an error that names both sides' versions.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +12,37 @@ pub const VERSION_MIN: u16 = 1;
 /// The newest protocol version this build speaks.
 pub const VERSION_MAX: u16 = 1;
 
-/// Identifies a session, so that a later stream can resume it. All zeros asks for a new one.
+/// The longest that an agent keeps a session which no stream is attached to: a laptop that sleeps over night finds it
+/// again, and what has been forgotten for good ends within a day.
+pub const KEEP_SECONDS_MAX: u32 = 24 * 60 * 60;
+
+/// Identifies a session, so that a later stream can resume it. All zeros asks for a new one. As text, 32 hexadecimal
+/// digits in lower case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub [u8; 16]);
+
+impl std::fmt::Display for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// A text is not a [`SessionId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a session is named by 32 hexadecimal digits in lower case")]
+pub struct NotASession;
+
+impl std::str::FromStr for SessionId {
+    type Err = NotASession;
+
+    fn from_str(text: &str) -> Result<SessionId, NotASession> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 32 || !text.bytes().all(is_digit) {
+            return Err(NotASession);
+        }
+        u128::from_str_radix(text, 16).map(|id| SessionId(id.to_be_bytes())).map_err(|_| NotASession)
+    }
+}
 
 /// What a side says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +55,12 @@ pub struct Hello {
     pub release: String,
     /// What the side can do beyond the version's minimum: bits of [`capability`].
     pub capabilities: u64,
-    /// From a client: the session to resume. From an agent: the session that this stream serves.
+    /// From a client: the session to resume. From an agent: the session that this stream serves; when it is not the one
+    /// that was to be resumed, that one is gone, and this one is new.
     pub session: SessionId,
+    /// From a client: for how long the session is to be kept after its stream broke; 0 ends it with the stream. From an
+    /// agent: for how long it will be, which is no more than was asked for and than [`KEEP_SECONDS_MAX`].
+    pub keep_seconds: u32,
 }
 
 /// Bits of [`Hello::capabilities`].
@@ -89,7 +121,7 @@ pub enum Mismatch {
 }
 
 impl Hello {
-    /// This build's hello.
+    /// This build's hello. It asks for, and grants, a session that ends with its stream.
     pub fn new(capabilities: u64, session: SessionId) -> Hello {
         Hello {
             versions: (VERSION_MIN, VERSION_MAX),
@@ -97,6 +129,7 @@ impl Hello {
             release: crate::RELEASE.to_owned(),
             capabilities,
             session,
+            keep_seconds: 0,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The control protocol between the daemon and the worker of one mount.
 //!
-//! It runs over a unix stream socket that the worker inherits as descriptor [`CONTROL_DESCRIPTOR`]. A message is a
-//! frame:
+//! The worker listens on a unix stream socket that all workers of the mount share, one after the other, and serves whom
+//! it accepted last. What it is to serve is in [`CONFIG`] in the mount's directory. A message is a frame:
 //!
 //! | offset | size | content |
 //! |---|---|---|
@@ -10,20 +10,17 @@
 //!
 //! ```text
 //!   daemon                          worker
-//!     │ start{config} ────────────────► │
-//!     │ ◄───────────────── descriptors  │      zero or more times, before `ready`
-//!     │ ◄──────── ready  or  error      │      after `error` the worker ends
+//!     │ (connects) ───────────────────► │
+//!     │ ◄──────── ready  or  error      │      as soon as it serves; after this `error` the worker ends
 //!     │ status ───────────────────────► │
 //!     │ ◄─────────────── status{..}     │      an answer, or unasked when the state word changes
+//!     │ reconnect ────────────────────► │
 //!     │ stop{force} ──────────────────► │
 //!     │ ◄───────── stopping, then EOF   │      or error{conflict}: it goes on serving
 //! ```
 //!
-//! A `descriptors` frame is sent by one `sendmsg` whose ancillary data holds the descriptors it announces, in order. The
-//! receiver collects descriptors as they arrive and takes as many as the frame says when it has decoded it: they never
-//! arrive later than the frame's first byte. Descriptors that no frame announced are closed and end the connection.
-//!
-//! A worker whose daemon goes away goes on serving: it owns a mount that people use.
+//! An end without `stopping` says that the worker has died; whoever connects again reaches its successor, whose first
+//! word is `ready` again. A worker whose daemon goes away goes on serving: it owns a mount that people use.
 
 use std::collections::BTreeMap;
 
@@ -38,29 +35,26 @@ use crate::api::status::{Counters, Journal, MountStatus, NfsExport};
 use crate::bytestring::ByteString;
 use crate::decode::DecodeError;
 
-/// Where a worker finds its control socket.
-pub const CONTROL_DESCRIPTOR: i32 = 3;
+/// The file in the mount's directory that holds its [`MountConfig`], as JSON. `0600`.
+pub const CONFIG: &str = "config.json";
 
-/// The longest body. A configuration with every path at its limit fits; a status is far smaller.
+/// The longest such file: a configuration with every path and option at its limit fits.
+pub const CONFIG_BYTES_MAX: u64 = 256 << 10;
+
+/// The longest body. A status with many files kept aside fits.
 pub const FRAME_BYTES_MAX: u32 = 64 << 10;
 
 /// The length of the prefix.
 pub const PREFIX_BYTES: usize = 4;
 
-/// The most descriptors in one frame, well below the kernel's 253. A mount has a device and a clone for each thread.
-pub const DESCRIPTORS_MAX: u32 = 64;
-
 /// From the daemon to the worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToWorker {
-    /// Begin to serve. The first frame, and sent once.
-    Start {
-        /// What to serve.
-        config: Box<MountConfig>,
-    },
     /// Say how it goes.
     Status,
+    /// If the link to the machine is lost, open it again now: the way there is open again. Not answered.
+    Reconnect,
     /// Flush, unmount and end.
     Stop {
         /// Without force, a mount in use is refused with `error{conflict}` and goes on.
@@ -72,14 +66,7 @@ pub enum ToWorker {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromWorker {
-    /// Descriptors for the daemon to keep, so that the mount outlives this worker. They come with this frame.
-    Descriptors {
-        /// What they are.
-        purpose: DescriptorPurpose,
-        /// How many, 1 to [`DESCRIPTORS_MAX`].
-        count: u32,
-    },
-    /// The directory serves.
+    /// The directory serves. The first word to whoever connects.
     Ready(Ready),
     /// What was asked last could not be done. Before `ready` the worker ends after it, having undone what it did.
     Error(WorkerError),
@@ -87,18 +74,6 @@ pub enum FromWorker {
     Status(Box<WorkerStatus>),
     /// The mount is gone; the worker ends now.
     Stopping(Stopping),
-}
-
-/// What descriptors are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DescriptorPurpose {
-    /// `/dev/fuse`, as it was mounted with.
-    FuseDevice,
-    /// A clone of it.
-    FuseClone,
-    /// The listening socket of the NFS server.
-    NfsListener,
 }
 
 /// What a mount is. Everything the worker needs to know: it reads no configuration of its own.
@@ -118,6 +93,9 @@ pub struct MountConfig {
     pub sync: SyncMode,
     /// Whether a lost link is opened again.
     pub reconnect: Reconnect,
+    /// How the liveness of the machine is watched.
+    #[serde(default)]
+    pub heartbeat: Heartbeat,
     /// Options of the backend. Unknown ones are refused with `error{usage}`.
     pub options: BTreeMap<String, String>,
     /// A directory for this mount's own files, `0700`. It exists, and outlives the worker.
@@ -126,6 +104,22 @@ pub struct MountConfig {
     pub dial: Dial,
     /// Whom the mount is for.
     pub owner: Owner,
+}
+
+/// Signs of life that are asked of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Time between two of them, and how long one has to be answered, in milliseconds.
+    pub interval_ms: u64,
+    /// How many unanswered ones in a row mean that the link is lost; 0 for any number.
+    pub failures_max: u32,
+}
+
+impl Default for Heartbeat {
+    /// A dead link is found in a quarter of a minute.
+    fn default() -> Heartbeat {
+        Heartbeat { interval_ms: 5000, failures_max: 3 }
+    }
 }
 
 /// A user of this computer.
@@ -206,6 +200,9 @@ pub struct WorkerError {
 pub struct WorkerStatus {
     /// The state word.
     pub status: MountStatus,
+    /// Why the link is lost, while it is, in one line.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// What is not on the machine yet.
     pub journal: Journal,
     /// What was done so far.
@@ -306,20 +303,6 @@ impl Decoder {
     /// True when the stream may end here: no frame has been begun.
     pub fn is_empty(&self) -> bool {
         self.start == self.buffer.len()
-    }
-}
-
-impl FromWorker {
-    /// How many descriptors come with this frame; an error when it announces none or more than the limit.
-    pub fn descriptors(&self) -> Result<usize, DecodeError> {
-        match self {
-            FromWorker::Descriptors { count, .. } if !(1..=DESCRIPTORS_MAX).contains(count) => {
-                let reason = format_args!("{count} descriptors are not within 1 to {DESCRIPTORS_MAX}");
-                Err(DecodeError::new::<FromWorker>(&[], reason))
-            }
-            FromWorker::Descriptors { count, .. } => Ok(*count as usize),
-            _ => Ok(0),
-        }
     }
 }
 

@@ -4,15 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    match arguments.next() {
-        None => agent::main(),
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    match arguments.first() {
         Some(argument) if argument == "--version" => print_version(),
-        Some(argument) => {
-            eprintln!("stead-agent: unknown argument `{}`", argument.display());
-            eprintln!("Usage: stead-agent [--version]");
-            ExitCode::from(2)
-        }
+        _ => agent::main(arguments),
     }
 }
 

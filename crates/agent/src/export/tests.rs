@@ -5,7 +5,7 @@ use tempfile::tempdir;
 
 fn export(directory: &Path) -> Export {
     let descriptors = Descriptors { directories_max: 4, files_max: 4, handles_max: 4, locks_max: 4 };
-    Export::attach(directory.as_os_str().as_encoded_bytes(), b"/", false, &descriptors).unwrap().0
+    Export::attach(directory.as_os_str().as_encoded_bytes(), b"/", false, &descriptors).unwrap()
 }
 
 fn place(export: &Export, path: &str) -> Place {

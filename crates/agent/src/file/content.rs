@@ -49,6 +49,9 @@ impl Session {
     ) -> Replied {
         let changes = flags.write || flags.truncate || flags.append;
         let export = if changes { self.export_to_change()? } else { self.export()? };
+        if let Ok(open) = self.handles.get(handle) {
+            return opened_again(&open, place, flags, inline_bytes);
+        }
         self.handles.check(handle)?;
         let (file, kind) = export.find(place)?;
         if flags.truncate {
@@ -56,11 +59,7 @@ impl Session {
         }
         self.privilege.clear_set_id(true)?;
         let file = open_found(&file, kind, flags)?;
-        let inline = if kind == Kind::File && flags.read {
-            read_at(&file, 0, inline_bytes.min(PAYLOAD_BYTES_MAX) as usize)?
-        } else {
-            Vec::new()
-        };
+        let inline = first_bytes(&file, kind, flags, inline_bytes)?;
         export.opened(place.id);
         let entry = stat::entry_of_open(&file)?;
         if flags.truncate {
@@ -382,7 +381,31 @@ impl Copy<'_> {
 }
 
 fn handle_of(file: OwnedFd, entry: &Entry, flags: OpenFlags) -> Handle {
-    Handle { file, id: entry.id, kind: entry.attributes.kind, write: flags.write || flags.append }
+    Handle { file, id: entry.id, kind: entry.attributes.kind, write: writes(flags) }
+}
+
+fn writes(flags: OpenFlags) -> bool {
+    flags.write || flags.append
+}
+
+/// Answers a request to open that has been carried out before: for a stream that broke, or for a client that had to open
+/// its files again.
+fn opened_again(open: &Handle, place: &Place, flags: OpenFlags, inline_bytes: u32) -> Replied {
+    if open.id != place.id || open.write != writes(flags) {
+        return Err(Errno::INVAL);
+    }
+    let inline = first_bytes(&open.file, open.kind, flags, inline_bytes)?;
+    let entry = stat::entry_of_open(&open.file)?;
+    let whole = open.kind == Kind::File && inline.len() as u64 == entry.attributes.size;
+    Ok((FileReply::Opened { entry, whole, created: false, directory: None }, inline))
+}
+
+/// What is read together with the opening.
+fn first_bytes(file: &OwnedFd, kind: Kind, flags: OpenFlags, bytes: u32) -> Result<Vec<u8>, Errno> {
+    match kind == Kind::File && flags.read {
+        true => read_at(file, 0, bytes.min(PAYLOAD_BYTES_MAX) as usize),
+        false => Ok(Vec::new()),
+    }
 }
 
 /// Opens a file that was found by name. Only what has content can be opened: a fifo or a device is the client's

@@ -9,7 +9,12 @@ use super::*;
 
 fn pair() -> (UnixStream, Input) {
     let (near, far) = UnixStream::pair().unwrap();
-    (near, Input::new(far.into()))
+    (near, over(far))
+}
+
+fn over(stream: UnixStream) -> Input {
+    let output = stream.try_clone().unwrap();
+    Input::new(Arc::new(Ends::new(stream.into(), output.into())))
 }
 
 proptest! {
@@ -64,7 +69,7 @@ fn an_end_inside_a_frame_is_told_from_one_between_two() {
 fn a_stream_that_does_not_block_is_waited_for() {
     let (mut near, far) = UnixStream::pair().unwrap();
     far.set_nonblocking(true).unwrap();
-    let mut input = Input::new(far.into());
+    let mut input = over(far);
     std::thread::scope(|scope| {
         scope.spawn(|| assert!(input.frame::<ClientFrame>().unwrap().is_some()));
         near.write_all(&encode_head(&ClientFrame::Ping { nonce: 1 }, 0).unwrap()).unwrap();

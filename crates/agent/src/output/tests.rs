@@ -9,7 +9,12 @@ use crate::input::Input;
 
 fn pair() -> (UnixStream, Arc<Output>) {
     let (near, far) = UnixStream::pair().unwrap();
-    (near, Arc::new(Output::new(far.into())))
+    (near, Arc::new(Output::new(ends(far))))
+}
+
+fn ends(stream: UnixStream) -> Arc<Ends> {
+    let input = stream.try_clone().unwrap();
+    Arc::new(Ends::new(input.into(), stream.into()))
 }
 
 fn pong(nonce: u64) -> AgentFrame {
@@ -41,7 +46,7 @@ fn small_frames_overtake_large_ones_and_keep_their_order() {
     output.send(&pong(101), vec![0; 100_000]);
     let writer = output.clone();
     let writer = std::thread::spawn(move || writer.write_queued());
-    let mut input = Input::new(near.into());
+    let mut input = Input::new(ends(near));
     let order: Vec<u64> = (0..13).map(|_| received(&mut input).0).collect();
     assert_eq!(order, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100, 101]);
     output.close();
@@ -57,7 +62,7 @@ fn a_small_frame_of_an_ordered_answer_does_not_overtake_its_large_ones() {
     output.send(&pong(3), Vec::new());
     let writer = output.clone();
     let writer = std::thread::spawn(move || writer.write_queued());
-    let mut input = Input::new(near.into());
+    let mut input = Input::new(ends(near));
     let order: Vec<u64> = (0..4).map(|_| received(&mut input).0).collect();
     assert_eq!(order, [0, 3, 1, 2]);
     output.close();

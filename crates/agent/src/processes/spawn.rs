@@ -54,8 +54,10 @@ pub(super) fn start(command: Command, options: &Options, umask: Mode) -> Result<
     let enter = move || {
         rustix::process::setsid()?;
         rustix::process::umask(umask);
-        // SAFETY: the default action runs no code; the agent ignores this signal and its programs must not.
-        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
+        for ignored in [libc::SIGXFSZ, libc::SIGHUP] {
+            // SAFETY: the default action runs no code; the agent ignores these signals and its programs must not.
+            unsafe { libc::signal(ignored, libc::SIG_DFL) };
+        }
         if has_terminal {
             // SAFETY: the standard input of the new process is open; it was put there just before.
             let input = unsafe { BorrowedFd::borrow_raw(0) };

@@ -26,7 +26,11 @@ pub struct Client {
     stream: UnixStream,
     agent: Option<JoinHandle<Ended>>,
     child: Option<Child>,
-    next: u64,
+    /// The number of the next request or handle.
+    pub next: u64,
+    /// What the agent said of its session.
+    pub session: SessionId,
+    pub keep_seconds: u32,
     replies: VecDeque<(RequestId, Answer)>,
     events: VecDeque<AgentFrame>,
     pub root: Place,
@@ -74,14 +78,22 @@ impl Client {
     /// A stream on which both sides have said hello.
     pub fn connect() -> Client {
         let mut client = Client::raw();
-        client.greet();
+        client.greet(SessionId::default(), 0);
         client
     }
 
-    fn greet(&mut self) {
-        let hello = encode_head(&Hello::new(0, SessionId::default()), 0).unwrap();
+    /// Says hello and hears the agent's.
+    pub fn greet(&mut self, session: SessionId, keep_seconds: u32) {
+        self.say_hello(session, keep_seconds);
+        let theirs = self.skip_hello();
+        self.session = theirs.session;
+        self.keep_seconds = theirs.keep_seconds;
+    }
+
+    pub fn say_hello(&mut self, session: SessionId, keep_seconds: u32) {
+        let hello = Hello { keep_seconds, ..Hello::new(0, session) };
+        let hello = encode_head(&hello, 0).unwrap();
         self.stream.write_all(&[PREFACE.as_slice(), &hello].concat()).unwrap();
-        self.skip_hello();
     }
 
     /// A stream on which nothing has been said.
@@ -94,16 +106,21 @@ impl Client {
 
     /// An agent that is a process of its own, and its number. `STEAD_AGENT` may name another build of it.
     pub fn spawned() -> (Client, u32) {
+        let mut client = Client::started(&mut agent_program());
+        client.greet(SessionId::default(), 0);
+        let pid = client.child.as_ref().unwrap().id();
+        (client, pid)
+    }
+
+    /// A program that has been started with a stream, on which nothing has been said.
+    pub fn started(command: &mut Command) -> Client {
         let (near, far) = UnixStream::pair().unwrap();
         near.set_read_timeout(Some(DEADLINE)).unwrap();
         let stream = || Stdio::from(OwnedFd::from(far.try_clone().unwrap()));
-        let program = std::env::var_os("STEAD_AGENT");
-        let mut command = Command::new(program.unwrap_or(env!("CARGO_BIN_EXE_stead-agent").into()));
         let child = command.stdin(stream()).stdout(stream()).spawn().unwrap();
-        let pid = child.id();
-        let mut client = Client::over(near, None, Some(child));
-        client.greet();
-        (client, pid)
+        // The command holds the other end: as long as it is there, an end of the agent is not seen.
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Client::over(near, None, Some(child))
     }
 
     fn over(stream: UnixStream, agent: Option<JoinHandle<Ended>>, child: Option<Child>) -> Client {
@@ -112,6 +129,8 @@ impl Client {
             agent,
             child,
             next: 1,
+            session: SessionId::default(),
+            keep_seconds: 0,
             replies: VecDeque::new(),
             events: VecDeque::new(),
             root: Place::default(),
@@ -119,10 +138,15 @@ impl Client {
         }
     }
 
-    pub fn skip_hello(&mut self) -> Hello {
+    /// Waits until the agent has taken the stream.
+    pub fn skip_preface(&mut self) {
         let mut preface = [0; PREFACE.len()];
         self.stream.read_exact(&mut preface).unwrap();
         assert_eq!(&preface, PREFACE);
+    }
+
+    pub fn skip_hello(&mut self) -> Hello {
+        self.skip_preface();
         let (head, _) = self.read_frame_bytes().unwrap();
         decode_head(&head).unwrap()
     }
@@ -150,6 +174,33 @@ impl Client {
 
     pub fn stream(&mut self) -> &mut UnixStream {
         &mut self.stream
+    }
+
+    /// Whether the stream has been closed at the other end, by now or soon.
+    pub fn is_cut(&mut self) -> bool {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).is_ok()
+    }
+
+    /// Ends the stream without a word, and waits until the agent has seen it.
+    pub fn hang_up(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Both).unwrap();
+        assert!(self.child().wait().unwrap().success());
+    }
+
+    /// The process that was started for the stream.
+    pub fn child(&mut self) -> &mut Child {
+        self.child.as_mut().unwrap()
+    }
+
+    /// Waits for the end of the process that was started for the stream, however it ends.
+    pub fn wait_for_child(&mut self) {
+        self.child.take().unwrap().wait().unwrap();
+    }
+
+    /// Waits for the end of the process that was started for the stream, which has not gone well.
+    pub fn expect_failure(mut self) {
+        assert!(!self.child.take().unwrap().wait().unwrap().success());
     }
 
     /// Closes the stream and says how the agent took it.
@@ -385,6 +436,11 @@ impl Drop for Client {
     }
 }
 
+/// The agent, as a program. `STEAD_AGENT` may name another build of it.
+pub fn agent_program() -> Command {
+    Command::new(std::env::var_os("STEAD_AGENT").unwrap_or(env!("CARGO_BIN_EXE_stead-agent").into()))
+}
+
 pub fn put(directory: &Place, text: &str) -> FileRequest {
     FileRequest::Put {
         directory: directory.clone(),
@@ -394,6 +450,22 @@ pub fn put(directory: &Place, text: &str) -> FileRequest {
         exclusive: false,
         sync: false,
         caller: me(),
+    }
+}
+
+/// While it lives, opening the file blocks.
+pub struct Leased(#[allow(dead_code, reason = "held open")] std::fs::File);
+
+impl Leased {
+    pub fn take(path: &std::path::Path) -> Leased {
+        use std::os::fd::AsRawFd;
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        // SAFETY: a signal that nobody needs is ignored, for the kernel announces with it that somebody opens the file.
+        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+        // SAFETY: the call touches no memory.
+        let taken = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
+        assert_eq!(taken, 0, "{}", std::io::Error::last_os_error());
+        Leased(file)
     }
 }
 

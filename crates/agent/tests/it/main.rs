@@ -13,5 +13,6 @@ mod names;
 mod nonsense;
 mod processes;
 mod protocol;
+mod sessions;
 mod users;
 mod watch;

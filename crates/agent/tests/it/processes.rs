@@ -67,7 +67,7 @@ fn no_words_are_the_login_shell() {
     let mut client = Client::connect();
     let program = spawn(&mut client, &[], None, NO_LIMIT);
     started(&mut client, &program);
-    let input = ProcessRequest::Input { process: program.process, end: true };
+    let input = ProcessRequest::Input { process: program.process, from: 0, end: true };
     ask(&mut client, input, b"echo $0 $GREETING\n").unwrap();
     assert_eq!(finish(&mut client, &program).0, b"-sh hello\n");
 }
@@ -78,8 +78,10 @@ fn input_arrives_in_order_and_its_end_too() {
     let program = spawn(&mut client, &["cat"], None, NO_LIMIT);
     started(&mut client, &program);
     let big = vec![b'x'; 300_000];
+    let mut from = 0;
     for (bytes, end) in [(b"first ".as_slice(), false), (&big, false), (b" last", true)] {
-        ask(&mut client, ProcessRequest::Input { process: program.process, end }, bytes).unwrap();
+        ask(&mut client, ProcessRequest::Input { process: program.process, from, end }, bytes).unwrap();
+        from += bytes.len() as u64;
     }
     let (out, _, status) = finish(&mut client, &program);
     assert!(out == [b"first ".as_slice(), &big, b" last"].concat());
@@ -92,7 +94,7 @@ fn input_for_a_program_that_does_not_read_is_refused_when_it_ends() {
     let program = spawn(&mut client, &["sh", "-c", "exec <&-; echo ready; sleep 1000"], None, NO_LIMIT);
     started(&mut client, &program);
     assert_eq!(client.reply(program.id).2, b"ready\n");
-    let input = ProcessRequest::Input { process: program.process, end: false };
+    let input = ProcessRequest::Input { process: program.process, from: 0, end: false };
     assert_eq!(errno(ask(&mut client, input.clone(), b"x")), libc::EPIPE);
     ask(&mut client, ProcessRequest::Signal { process: program.process, signal: 9 }, &[]).unwrap();
     assert_eq!(finish(&mut client, &program).2, ExitStatus::Signalled(9));
@@ -139,7 +141,8 @@ fn a_terminal_has_a_size_and_can_be_resized() {
     assert_eq!(shown, b"31 97\r\n");
     let size = TerminalSize { rows: 40, columns: 120 };
     ask(&mut client, ProcessRequest::Resize { process: program.process, size }, &[]).unwrap();
-    ask(&mut client, ProcessRequest::Input { process: program.process, end: false }, b"go\n").unwrap();
+    ask(&mut client, ProcessRequest::Input { process: program.process, from: 0, end: false }, b"go\n")
+        .unwrap();
     let (out, _, status) = finish(&mut client, &program);
     assert_eq!(out, b"40 120\r\ntty\r\n");
     assert_eq!(status, ExitStatus::Exited(0));
@@ -151,7 +154,7 @@ fn the_end_of_input_ends_a_terminals_reader() {
     let size = TerminalSize { rows: 24, columns: 80 };
     let program = spawn(&mut client, &["cat"], Some(size), NO_LIMIT);
     started(&mut client, &program);
-    ask(&mut client, ProcessRequest::Input { process: program.process, end: true }, b"").unwrap();
+    ask(&mut client, ProcessRequest::Input { process: program.process, from: 0, end: true }, b"").unwrap();
     assert_eq!(finish(&mut client, &program).2, ExitStatus::Exited(0));
 }
 

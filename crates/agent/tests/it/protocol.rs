@@ -46,8 +46,7 @@ fn another_version_is_refused_by_name() {
 
 #[test]
 fn each_stream_has_a_session_of_its_own() {
-    let mut sessions = [Client::raw(), Client::raw()].map(|mut client| client.skip_hello().session);
-    sessions.sort_by_key(|id| id.0);
+    let sessions = [Client::connect().session, Client::connect().session];
     assert_ne!(sessions[0], sessions[1]);
     assert_ne!(sessions[0], SessionId::default());
 }
@@ -219,22 +218,6 @@ fn a_round_trip_takes_microseconds() {
             .collect();
         puts.into_iter().for_each(|id| assert!(client.reply(id).1.is_ok()));
     });
-}
-
-/// While it lives, opening the file blocks.
-struct Leased(#[allow(dead_code, reason = "held open")] std::fs::File);
-
-impl Leased {
-    fn take(path: &std::path::Path) -> Leased {
-        use std::os::fd::AsRawFd;
-        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
-        // SAFETY: a signal that nobody needs is ignored, for the kernel announces with it that somebody opens the file.
-        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-        // SAFETY: the call touches no memory.
-        let taken = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
-        assert_eq!(taken, 0, "{}", std::io::Error::last_os_error());
-        Leased(file)
-    }
 }
 
 #[test]

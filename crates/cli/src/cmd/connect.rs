@@ -20,26 +20,36 @@ pub struct Args {
     link: Link,
 }
 
-/// How a connection is kept.
+/// How a link to a machine is kept.
 #[derive(Debug, clap::Args)]
 pub struct Link {
     /// Leave a lost link lost instead of opening it again
     #[arg(long)]
     no_reconnect: bool,
-    /// Time between two heartbeats, in milliseconds [default: the daemon's]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
-    heartbeat_interval: Option<u64>,
-    /// Heartbeats that may go unanswered before the link counts as lost [default: the daemon's]
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
-    max_heartbeat_failures: Option<u32>,
+    /// Time between two heartbeats, in milliseconds, 100 to 3600000 [default: 5000]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    pub heartbeat_interval: Option<u64>,
+    /// Heartbeats in a row that may go unanswered before the link counts as lost; 0 for any number [default: 3]
+    #[arg(long, value_name = "COUNT")]
+    pub max_heartbeat_failures: Option<u32>,
 }
 
 impl Link {
+    /// Whether a lost link is opened again.
+    pub fn reconnect(&self) -> Reconnect {
+        if self.no_reconnect { Reconnect::Never } else { Reconnect::Automatic }
+    }
+
+    /// The same where it was said.
+    pub fn reconnect_if_said(&self) -> Option<Reconnect> {
+        self.no_reconnect.then_some(Reconnect::Never)
+    }
+
     /// The request that opens a connection so.
     pub fn request(&self, machine: wire::api::machine::Machine, context: &Context) -> Connect {
         Connect {
             machine,
-            reconnect: if self.no_reconnect { Reconnect::Never } else { Reconnect::Automatic },
+            reconnect: self.reconnect(),
             heartbeat_interval_ms: self.heartbeat_interval,
             max_heartbeat_failures: self.max_heartbeat_failures,
             caller: context.caller(),
@@ -59,6 +69,6 @@ pub fn print(connection: &Connection, context: &mut Context) -> Result<()> {
     if context.output.is_json() {
         return context.output.document(connection);
     }
-    let state = super::status::connection_word(connection.state);
+    let state = connection.state.name();
     context.output.line(format_args!("{}  {}  {state}", connection.id, connection.machine))
 }

@@ -10,11 +10,13 @@ use rustix::time::Timespec;
 use serde::Serialize;
 use signal_hook::consts::SIGINT;
 use wire::api::ErrorKind;
+use wire::api::event::Topic;
 use wire::api::file::{FileKind, Links};
 use wire::api::machine::{Machine, Source};
 use wire::bytestring::ByteString;
 
 use crate::client::Client;
+use crate::client::news::News;
 use crate::context::Context;
 use crate::error::{Error, Failure, Result};
 use crate::interrupt::Interrupt;
@@ -70,14 +72,17 @@ struct Copied {
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let sources = args.sources.iter().map(|text| context.source(text)).collect::<Result<Vec<_>>>()?;
     let destination = context.source(&args.destination)?;
-    let is_elsewhere = |source: &Source| !matches!(source, Source::Files { machine: Machine::Host, .. });
-    let needs_daemon = sources.iter().chain([&destination]).any(is_elsewhere);
+    let mut machines: Vec<Machine> = sources.iter().chain([&destination]).filter_map(machine).collect();
+    machines.sort_unstable();
+    machines.dedup();
+    let needs_daemon = machines.iter().any(|machine| *machine != Machine::Host);
     let client = needs_daemon.then(|| context.daemon()).transpose()?;
     let caller = context.caller();
     let files = Files::new(&caller, client.as_ref());
     let pairs = pairs(files, sources, destination, &args.destination)?;
     let work = Work::new(files, pairs);
-    let outcome = copy(&work, client.as_ref(), context.output.shows_progress());
+    let news = News::follow(context, machines, &[Topic::Connection, Topic::Mount]);
+    let outcome = copy(&work, client.as_ref(), news, context.output.shows_progress());
     let progress = work.progress();
     let copied = Copied {
         files: progress.files_done(),
@@ -154,6 +159,13 @@ fn pairs(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &
     Ok(pairs)
 }
 
+fn machine(source: &Source) -> Option<Machine> {
+    match source {
+        Source::Files { machine, .. } => Some(machine.clone()),
+        Source::Thread { .. } => None,
+    }
+}
+
 fn parts(source: &Source) -> Result<(&Machine, &ByteString)> {
     match source {
         Source::Files { machine, path } => Ok((machine, path)),
@@ -182,7 +194,7 @@ fn is_below(inner: &Source, outer: &Source) -> bool {
 }
 
 /// Copies everything, and returns when nothing is under way any more. What fails is kept with the work.
-fn copy(work: &Work<'_>, client: Option<&Client>, shows: bool) -> Result<()> {
+fn copy(work: &Work<'_>, client: Option<&Client>, news: Option<News>, shows: bool) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     let could_not = |error: std::io::Error| Error::io("could not watch for interrupts", &error);
     let (ended, end) = UnixStream::pair().map_err(could_not)?;
@@ -194,7 +206,7 @@ fn copy(work: &Work<'_>, client: Option<&Client>, shows: bool) -> Result<()> {
             scope.spawn(|| reader.run());
         }
         scope.spawn(|| end_early(work, client, &interrupt, &ended));
-        let _drawing = shows.then(|| progress::draw_in(scope, work.progress()));
+        let _drawing = shows.then(|| progress::draw_in(scope, work.progress(), news));
         std::thread::scope(|scope| {
             for _ in 0..work.workers() {
                 scope.spawn(|| work.run());

@@ -12,7 +12,8 @@ use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde::Serialize;
 use wire::api::ErrorKind;
-use wire::api::daemon::{DaemonStatus, Status, Stop, Stopped};
+use wire::api::daemon::{DaemonStatus, Fate, Status, Stop, Stopped};
+use wire::api::id::MountId;
 use wire::api::mount::Force;
 use wire::bytestring::ByteString;
 
@@ -25,6 +26,9 @@ use crate::{Daemon, Next};
 
 /// How long a daemon that has said it stops may take to end. All that is left for it is to close files.
 const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The log in a mount's directory.
+const WORKER_LOG: &str = "worker.log";
 
 /// How much of the log is looked at for the last lines.
 const TAIL_BYTES_MAX: u64 = 4 << 20;
@@ -55,16 +59,15 @@ enum Command {
         #[arg(long, short)]
         force: bool,
     },
-    /// Stop it, mounts and all, and start it again, as after an upgrade
-    Restart {
-        /// Unmount even what is in use, give up on what cannot be saved at once, and say what was kept aside
-        #[arg(long, short)]
-        force: bool,
-    },
+    /// End it and start it again, as after an upgrade; mounts go on meanwhile, and after it
+    Restart,
     /// Show its process, its files and its memory; exits with 3 when it does not run
     Status,
-    /// Print the end of its log
+    /// Print the end of its log, or of that of a mount
     Logs {
+        /// That of the process that serves this mount (`m1`)
+        #[arg(long, value_name = "ID")]
+        mount: Option<MountId>,
         /// How many lines
         #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 100)]
         lines: usize,
@@ -82,9 +85,9 @@ pub fn run(args: Args, context: &mut Context) -> Result<Next> {
         Command::Run { background: false } => Ok(Next::Daemon(Daemon::Foreground)),
         Command::Start => start(context).map(done),
         Command::Stop { force } => stop(context, forced(force)).map(done),
-        Command::Restart { force } => restart(context, forced(force)).map(done),
+        Command::Restart => restart(context).map(done),
         Command::Status => status(context).map(Next::Exit),
-        Command::Logs { lines, follow } => logs(context, lines, follow).map(done),
+        Command::Logs { mount, lines, follow } => logs(context, mount, lines, follow).map(done),
     }
 }
 
@@ -110,7 +113,7 @@ struct Ended {
 }
 
 fn stop(context: &mut Context, force: Force) -> Result<()> {
-    let stopped = end(context, force)?;
+    let stopped = end(context, Stop { force, mounts: Fate::Unmounted })?;
     if context.output.is_json() {
         let ended = match stopped {
             Some(stopped) => Ended { pid: Some(stopped.pid), kept_aside: stopped.kept_aside },
@@ -128,8 +131,8 @@ fn stop(context: &mut Context, force: Force) -> Result<()> {
         .try_for_each(|path| context.output.line(format_args!("not saved on the machine, kept in {path}")))
 }
 
-fn restart(context: &mut Context, force: Force) -> Result<()> {
-    if let Some(stopped) = end(context, force)? {
+fn restart(context: &mut Context) -> Result<()> {
+    if let Some(stopped) = end(context, Stop { force: Force::Never, mounts: Fate::Left })? {
         for path in &stopped.kept_aside {
             context.output.note(format_args!("not saved on the machine, kept in {path}"));
         }
@@ -140,7 +143,7 @@ fn restart(context: &mut Context, force: Force) -> Result<()> {
 /// Ends the daemon and waits until it is gone. None when there was none.
 ///
 /// No version is agreed on: a daemon of another version is the one most in need of an end.
-fn end(context: &Context, force: Force) -> Result<Option<Stopped>> {
+fn end(context: &Context, how: Stop) -> Result<Option<Stopped>> {
     let Some(client) = Client::connect(&context.paths()?, context.prompter)? else {
         return Ok(None);
     };
@@ -151,7 +154,7 @@ fn end(context: &Context, force: Force) -> Result<Option<Stopped>> {
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| {
         Error::io(format_args!("could not watch the daemon (process {pid})"), &errno.into())
     })?;
-    let stopped = match client.call(Stop { force }) {
+    let stopped = match client.call(how) {
         Ok(stopped) => stopped,
         Err(Error::Failed(failure)) if failure.kind == ErrorKind::Usage => {
             // It does not know this request. Every daemon knows the signal.
@@ -213,11 +216,21 @@ fn status(context: &mut Context) -> Result<u8> {
     Ok(code)
 }
 
-fn logs(context: &mut Context, lines: usize, follow: bool) -> Result<()> {
-    let path = context.paths()?.log();
+fn logs(context: &mut Context, mount: Option<MountId>, lines: usize, follow: bool) -> Result<()> {
+    let paths = context.paths()?;
+    let path = match mount {
+        Some(id) => paths.mount_state_dir(id).join(WORKER_LOG),
+        None => paths.log(),
+    };
     let could_not =
         |error: std::io::Error| Error::io(format_args!("could not read `{}`", path.display()), &error);
-    let mut file = File::open(&path).map_err(could_not)?;
+    let mut file = match (File::open(&path), mount) {
+        (Err(error), Some(id)) if error.kind() == std::io::ErrorKind::NotFound => {
+            let message = format!("there is no log of a mount {id}");
+            return Err(Error::new(ErrorKind::NotFound, message).hint("stead status --show mounts"));
+        }
+        (opened, _) => opened.map_err(could_not)?,
+    };
     // Watched before it is read: what is written in between is not missed.
     let mut watch = follow.then(|| watch(&path)).transpose()?;
     let tail = tail(&mut file, lines).map_err(could_not)?;

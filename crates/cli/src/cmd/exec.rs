@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use wire::api::event::Topic;
 use wire::api::file::Content;
 use wire::api::id::ProcessId;
 use wire::api::process::{
@@ -16,6 +17,7 @@ use wire::api::{ErrorKind, ServerNotification};
 use wire::bytestring::ByteString;
 
 use crate::client::Client;
+use crate::client::news::News;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -67,11 +69,15 @@ pub fn run(args: Args, context: &mut Context) -> Result<u8> {
         terminal: args.tty.then(|| terminal(context)),
         caller: context.caller(),
     };
+    let machines = vec![request.machine.clone()];
     let outcome = context.daemon().and_then(|client| {
         let process = client.call(request)?.process;
+        // What fills the screen is not to be written over for what is about something else.
+        let topics = if args.tty { &[Topic::Connection][..] } else { &[Topic::Connection, Topic::Mount] };
+        let news = News::follow(context, machines, topics);
         // Until here the terminal was the user's own: there may have been questions to answer.
         let ends = Ends::of_process(args.tty)?;
-        converse(&client, process, ends, &mut context.output)
+        converse(&client, process, ends, news, &mut context.output)
     });
     match outcome {
         Ok(Outcome::Lost { reason }) => {
@@ -134,11 +140,22 @@ impl Ends {
 ///
 /// One thread does both: input is read only while the daemon has room for it, and the daemon never stops reading
 /// because of it, so neither side waits for the other.
-fn converse(client: &Client, process: ProcessId, mut ends: Ends, output: &mut Output) -> Result<Outcome> {
+fn converse(
+    client: &Client,
+    process: ProcessId,
+    mut ends: Ends,
+    mut news: Option<News>,
+    output: &mut Output,
+) -> Result<Outcome> {
     let mut room = STDIN_BYTES_IN_FLIGHT_MAX;
     let mut open = true;
     let mut chunk = vec![0; STREAM_CHUNK_BYTES_MAX];
     loop {
+        for line in news.iter_mut().flat_map(News::take) {
+            // In a raw terminal a new line only moves down.
+            let end = if ends.raw.is_some() { "\r" } else { "" };
+            output.note(format_args!("{line}{end}"));
+        }
         while let Some(notification) = client.take_notification()? {
             match notification {
                 ServerNotification::ProcessStdout(out) if out.process == process => {
@@ -159,7 +176,7 @@ fn converse(client: &Client, process: ProcessId, mut ends: Ends, output: &mut Ou
         }
         output.flush()?;
         let wants_input = open && room > 0;
-        let ready = wait(client, &ends, wants_input)?;
+        let ready = wait(client, &ends, news.as_ref(), wants_input)?;
         if ready.interrupt {
             return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
         }
@@ -186,7 +203,7 @@ struct Ready {
     interrupt: bool,
 }
 
-fn wait(client: &Client, ends: &Ends, wants_input: bool) -> Result<Ready> {
+fn wait(client: &Client, ends: &Ends, news: Option<&News>, wants_input: bool) -> Result<Ready> {
     let mut watched = vec![PollFd::new(client, PollFlags::IN)];
     watched.extend(ends.raw.iter().flat_map(|raw| {
         [
@@ -195,6 +212,8 @@ fn wait(client: &Client, ends: &Ends, wants_input: bool) -> Result<Ready> {
         ]
     }));
     watched.extend(wants_input.then(|| PollFd::new(&ends.input, PollFlags::IN)));
+    // Looked at on the way to the next wait, whatever ended this one.
+    watched.extend(news.and_then(News::source).map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)));
     loop {
         match poll(&mut watched, None) {
             Err(rustix::io::Errno::INTR) => {}

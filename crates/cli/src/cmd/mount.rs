@@ -5,11 +5,14 @@ use std::ffi::OsString;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use wire::api::ErrorKind;
-use wire::api::machine::Reconnect;
+use wire::api::event::Topic;
+use wire::api::machine::{Machine, Source};
 use wire::api::mount::{Access, Backend, Create, Force, Remove, SyncMode, Target};
 use wire::api::status::Mount;
 use wire::bytestring::ByteString;
 
+use crate::client::Client;
+use crate::client::news::News;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -38,9 +41,8 @@ pub struct Args {
     /// What closing a file waits for: `close` until the machine has it, `async` for nothing, `strict` makes every write wait
     #[arg(long, value_name = "MODE", default_value_t, value_parser = super::word::<SyncMode>(SyncMode::ALL.iter().map(|s| s.name())))]
     sync: SyncMode,
-    /// Leave a lost link lost instead of opening it again
-    #[arg(long)]
-    no_reconnect: bool,
+    #[command(flatten)]
+    link: super::connect::Link,
     /// Stay until interrupted, then unmount
     #[arg(long)]
     foreground: bool,
@@ -57,7 +59,9 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         backend: args.backend,
         access: if args.read_only { Access::ReadOnly } else { Access::ReadWrite },
         sync: args.sync,
-        reconnect: if args.no_reconnect { Reconnect::Never } else { Reconnect::Automatic },
+        reconnect: args.link.reconnect(),
+        heartbeat_interval_ms: args.link.heartbeat_interval,
+        max_heartbeat_failures: args.link.max_heartbeat_failures,
         options: options(&args.options)?,
         caller: context.caller(),
     };
@@ -70,9 +74,17 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let Some(interrupt) = interrupt else {
         return Ok(());
     };
-    wait(&interrupt, &client)?;
+    let news = News::follow(context, machines(&mount.source), &[Topic::Connection, Topic::Mount]);
+    wait(&interrupt, &client, news, context)?;
     client.call(Remove { target: Target::Id(mount.id), force: Force::Never })?;
     Ok(())
+}
+
+fn machines(source: &Source) -> Vec<Machine> {
+    match source {
+        Source::Files { machine, .. } => vec![machine.clone()],
+        Source::Thread { .. } => Vec::new(),
+    }
 }
 
 fn print(mount: &Mount, context: &mut Context) -> Result<()> {
@@ -103,14 +115,18 @@ fn options(texts: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(options)
 }
 
-/// Waits for an interrupt, or for the end of the daemon.
-fn wait(interrupt: &Interrupt, client: &crate::client::Client) -> Result<()> {
+/// Waits for an interrupt, or for the end of the daemon; tells the news meanwhile.
+fn wait(interrupt: &Interrupt, client: &Client, mut news: Option<News>, context: &mut Context) -> Result<()> {
     loop {
-        let mut watched = [PollFd::new(interrupt, PollFlags::IN), PollFd::new(client, PollFlags::IN)];
+        news.iter_mut().flat_map(News::take).for_each(|line| context.output.note(line));
+        let mut watched = vec![PollFd::new(interrupt, PollFlags::IN), PollFd::new(client, PollFlags::IN)];
+        let source = news.as_ref().and_then(News::source);
+        watched.extend(source.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)));
         match poll(&mut watched, None) {
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(Error::io("could not wait", &errno.into())),
             Ok(_) if !watched[0].revents().is_empty() => return Ok(()),
+            Ok(_) if watched[1].revents().is_empty() => {}
             Ok(_) => {
                 return Err(Error::new(ErrorKind::Failure, "the daemon went away").hint("stead daemon logs"));
             }

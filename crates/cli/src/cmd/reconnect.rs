@@ -2,14 +2,17 @@
 
 use std::ffi::OsString;
 
-use wire::api::ErrorKind;
-use wire::api::machine::Disconnect;
+use wire::api::machine::Redial;
 
 use super::connect::{self, Link};
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
-/// Close the connection to a machine and open it again.
+/// Close the link to a machine and open it again at once.
+///
+/// Mounts and running commands of that machine stay. What the login asks is asked here: a link that the daemon opens
+/// again by itself never asks, and `stead status` says when it would have to. Options that are not given stay as they
+/// were. Without a connection, one is opened and kept.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which machine
@@ -20,14 +23,13 @@ pub struct Args {
 
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
-    let machine = context.machine(&args.machine)?;
-    let client = context.daemon()?;
-    match client.call(Disconnect { machine: machine.clone() }) {
-        Ok(_) => {}
-        // What is wanted is a connection that is new: there is none in the way.
-        Err(Error::Failed(failure)) if failure.kind == ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let connection = client.call(args.link.request(machine, context))?;
+    let redial = Redial {
+        machine: context.machine(&args.machine)?,
+        reconnect: args.link.reconnect_if_said(),
+        heartbeat_interval_ms: args.link.heartbeat_interval,
+        max_heartbeat_failures: args.link.max_heartbeat_failures,
+        caller: context.caller(),
+    };
+    let connection = context.daemon()?.call(redial)?;
     connect::print(&connection, context)
 }

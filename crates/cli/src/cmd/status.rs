@@ -5,7 +5,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
 use wire::api::ErrorKind;
-use wire::api::status::{Connection, ConnectionState, Document, Get, MachineStatus, Mount, MountStatus};
+use wire::api::status::{
+    Connection, ConnectionState, Document, Get, Health, MachineStatus, Mount, MountStatus,
+};
 
 use crate::client::Client;
 use crate::context::Context;
@@ -157,26 +159,48 @@ fn print_text(document: &Document, sections: &[Section], output: &mut Output) ->
         }
         output.table(table)?;
     }
+    let connections = if sections.contains(&Section::Connections) { &document.connections[..] } else { &[] };
     let mounts = if sections.contains(&Section::Mounts) { &document.mounts[..] } else { &[] };
-    for mount in mounts {
-        print_remarks(mount, output)?;
+    let remarks = connections.iter().flat_map(remarks_of_connection).chain(mounts.iter().flat_map(remarks));
+    for (style, text) in remarks {
+        let text = output.styled(style, &one_line(&text));
+        output.line(text)?;
     }
     Ok(())
 }
 
-/// What does not fit into a column.
-fn print_remarks(mount: &Mount, output: &mut Output) -> Result<()> {
-    if let MountStatus::Failed { reason } = &mount.status {
-        let text = format!("{} failed: {}", mount.id, one_line(reason));
-        let text = output.styled(Style::Bad, &text);
-        output.line(text)?;
+/// What does not fit into a column: why it is as it is, and what mends it.
+fn remarks_of_connection(connection: &Connection) -> Vec<(Style, String)> {
+    let Some(reason) = &connection.reason else {
+        return Vec::new();
+    };
+    let hint = connection.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    let word = connection.state.name();
+    vec![(Style::Fair, format!("{} is {word}: {reason}{hint}", connection.id))]
+}
+
+/// The same for a mount.
+fn remarks(mount: &Mount) -> Vec<(Style, String)> {
+    let id = mount.id;
+    let mut remarks = Vec::new();
+    match (&mount.status, &mount.reason) {
+        (MountStatus::Failed { reason }, _) => remarks.push((Style::Bad, format!("{id} failed: {reason}"))),
+        (status, Some(reason)) => remarks.push((Style::Fair, format!("{id} is {}: {reason}", word(status)))),
+        (_, None) => {}
+    }
+    match &mount.health {
+        Health::Healthy => {}
+        Health::Degraded { why } => remarks.push((Style::Fair, format!("{id} is degraded: {why}"))),
+        Health::Failed { why } => remarks.push((Style::Bad, format!("{id} does not answer: {why}"))),
     }
     if let Some(degraded) = &mount.degraded {
-        let text = format!("{} is limited: {}", mount.id, one_line(degraded));
-        let text = output.styled(Style::Fair, &text);
-        output.line(text)?;
+        remarks.push((Style::Fair, format!("{id} is limited: {degraded}")));
     }
-    Ok(())
+    if let Some(crash) = &mount.crash {
+        let text = format!("{id} has lost a worker: {} (see {})", crash.message, crash.report);
+        remarks.push((Style::Fair, text));
+    }
+    remarks
 }
 
 fn machines(machines: &[MachineStatus]) -> Table {
@@ -316,30 +340,29 @@ fn listed(words: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// The word for a connection's state.
-pub fn connection_word(state: ConnectionState) -> &'static str {
-    match state {
-        ConnectionState::Connecting => "connecting",
-        ConnectionState::Connected => "connected",
-        ConnectionState::Reconnecting => "reconnecting",
-        ConnectionState::Disconnected => "disconnected",
-    }
-}
-
 fn connection_cell(state: ConnectionState) -> Cell {
     let style = match state {
         ConnectionState::Connected => Style::Good,
         ConnectionState::Connecting | ConnectionState::Reconnecting => Style::Fair,
         ConnectionState::Disconnected => Style::Bad,
     };
-    Cell::styled(connection_word(state), style)
+    Cell::styled(state.name(), style)
+}
+
+fn word(status: &MountStatus) -> &'static str {
+    match status {
+        MountStatus::Active => "active",
+        MountStatus::Reconnecting => "reconnecting",
+        MountStatus::Disconnected => "disconnected",
+        MountStatus::Failed { .. } => "failed",
+    }
 }
 
 fn mount_cell(status: &MountStatus) -> Cell {
-    match status {
-        MountStatus::Active => Cell::styled("active", Style::Good),
-        MountStatus::Reconnecting => Cell::styled("reconnecting", Style::Fair),
-        MountStatus::Disconnected => Cell::styled("disconnected", Style::Bad),
-        MountStatus::Failed { .. } => Cell::styled("failed", Style::Bad),
-    }
+    let style = match status {
+        MountStatus::Active => Style::Good,
+        MountStatus::Reconnecting => Style::Fair,
+        MountStatus::Disconnected | MountStatus::Failed { .. } => Style::Bad,
+    };
+    Cell::styled(word(status), style)
 }

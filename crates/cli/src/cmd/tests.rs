@@ -1,10 +1,12 @@
 use serde_json::{Value, json};
+use wire::api::event::{self, Topic};
 use wire::api::file::{Content, Creation, Purpose};
+use wire::api::machine::Reconnect;
 use wire::api::mount::{Access, Backend, Force, SyncMode, Target};
 use wire::api::process::{self, Outcome};
 use wire::api::{Call, ClientNotification, ErrorKind, ErrorObject};
 
-use crate::fake::{Fake, json, now};
+use crate::fake::{Fake, Peer, json, now};
 use crate::output::Sink;
 
 fn mount_value(id: &str, status: Value) -> Value {
@@ -43,6 +45,11 @@ fn mount_asks_for_what_was_written_and_prints_where_it_is() {
         "strict",
         "-o",
         "a=1,b",
+        "--no-reconnect",
+        "--heartbeat-interval",
+        "250",
+        "--max-heartbeat-failures",
+        "7",
     ]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "m1  /home/u/src\n", ""));
     let [Call::MountCreate(create)] = &fake.calls()[..] else {
@@ -53,6 +60,10 @@ fn mount_asks_for_what_was_written_and_prints_where_it_is() {
     assert_eq!(
         (create.backend, create.access, create.sync),
         (Backend::Nfs, Access::ReadOnly, SyncMode::Strict)
+    );
+    assert_eq!(
+        (create.reconnect, create.heartbeat_interval_ms, create.max_heartbeat_failures),
+        (Reconnect::Never, Some(250), Some(7))
     );
     assert_eq!(create.options, [("a".into(), "1".into()), ("b".into(), String::new())].into());
     assert_eq!(create.caller.cwd.as_bytes(), b"/work");
@@ -244,6 +255,170 @@ fn cp_to_a_machine_writes_beside_and_renames() {
     assert_eq!(rename.to.to_bytes(), b"ssh://box/~/to");
 }
 
+fn event(seq: u64, happened: Value) -> Value {
+    let mut event = json!({"at": now(), "seq": seq});
+    event.as_object_mut().unwrap().extend(happened.as_object().unwrap().clone());
+    event
+}
+
+/// Says the events to whoever subscribes, and `missed` before the last one.
+fn say_events(peer: &mut Peer, events: &[Value], missed: Option<u64>) -> Value {
+    let subscription = "s1".parse().unwrap();
+    for (index, event) in events.iter().enumerate() {
+        if let Some(missed) = missed.filter(|_| index + 1 == events.len()) {
+            peer.say(event::Missed { subscription, missed });
+        }
+        peer.say(event::Notice { subscription, event: serde_json::from_value(event.clone()).unwrap() });
+    }
+    json!({"subscription": subscription, "seq": 3})
+}
+
+fn some_events() -> [Value; 4] {
+    let dir = "/home/u/src";
+    [
+        event(
+            4,
+            json!({"topic": "connection", "id": "c1", "machine": "ssh://box", "state": "reconnecting", "reason": "the master\nended"}),
+        ),
+        event(
+            5,
+            json!({"topic": "mount", "id": "m1", "dir": dir, "state": "kept_aside", "path": "/state/x"}),
+        ),
+        event(6, json!({"topic": "process", "id": "p1", "machine": "host", "state": "exited", "code": 3})),
+        event(
+            9,
+            json!({"topic": "mount", "id": "m1", "dir": dir, "state": "failed", "reason": "five deaths"}),
+        ),
+    ]
+}
+
+#[test]
+fn events_are_a_line_each_and_what_was_missed_is_said() {
+    let fake = Fake::new(|_, peer| {
+        peer.end_after_answer();
+        Ok(say_events(peer, &some_events(), Some(2)))
+    });
+    let ran = fake.run(&["events", "--topic", "mount,process", "--topic", "connection"]);
+    let expected = "\
+2026-01-01T00:00:00Z  connection  c1  reconnecting  ssh://box: the master ended
+2026-01-01T00:00:00Z  mount  m1  kept_aside  /home/u/src  /state/x
+2026-01-01T00:00:00Z  process  p1  exited  host  with status 3
+2 events were missed
+2026-01-01T00:00:00Z  mount  m1  failed  /home/u/src: five deaths
+";
+    assert_eq!((ran.code, ran.out.as_str()), (1, expected));
+    assert!(ran.err.starts_with("error: the daemon went away"), "{}", ran.err);
+    let [Call::EventSubscribe(subscribe)] = &fake.calls()[..] else {
+        panic!("one request is expected");
+    };
+    assert_eq!(subscribe.topics, [Topic::Mount, Topic::Process, Topic::Connection]);
+}
+
+#[test]
+fn events_for_programs_are_the_events_themselves() {
+    let fake = Fake::new(|_, peer| {
+        peer.end_after_answer();
+        Ok(say_events(peer, &some_events(), Some(2)))
+    });
+    let ran = fake.run(&["events", "--json"]);
+    let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [a, b, c, d] = some_events();
+    assert_eq!(lines[..5], [a, b, c, json!({"missed": 2}), d]);
+    assert!(matches!(&fake.calls()[..], [Call::EventSubscribe(subscribe)] if subscribe.topics.is_empty()));
+}
+
+#[test]
+fn a_watched_status_is_shown_again_when_it_changes() {
+    let mut looks = 0;
+    let fake = Fake::new(move |_, peer| {
+        looks += 1;
+        if looks == 3 {
+            peer.end_after_answer();
+        }
+        let state = if looks < 3 { "active" } else { "disconnected" };
+        Ok(document(&[mount_value("m1", json!({"state": state}))]))
+    });
+    let ran = fake.run(&["status", "--watch", "--json", "--show", "mounts"]);
+    let states: Vec<Value> = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["mounts"][0]["status"]["state"].take())
+        .take(2)
+        .collect();
+    assert_eq!(states, ["active", "disconnected"]);
+    assert_eq!(ran.code, 1, "the daemon went away");
+}
+
+#[test]
+fn status_says_what_stands_in_the_way_and_what_mends_it() {
+    let fake = Fake::new(|_, _| {
+        let mut mount = mount_value("m1", json!({"state": "reconnecting"}));
+        let fields = mount.as_object_mut().unwrap();
+        fields.insert("reason".into(), json!("no route"));
+        fields.insert("health".into(), json!({"state": "failed", "why": "silence"}));
+        fields.insert("crash".into(), json!({"message": "it panicked", "report": "/state/crash-1.txt"}));
+        let mut document = document(&[mount]);
+        document["connections"][0]["state"] = json!("reconnecting");
+        document["connections"][0]["reason"] = json!("a password is needed");
+        document["connections"][0]["hint"] = json!("stead reconnect ssh://box");
+        Ok(document)
+    });
+    let out = fake.run(&["status"]).out;
+    let remarks = "\
+c1 is reconnecting: a password is needed (stead reconnect ssh://box)
+m1 is reconnecting: no route
+m1 does not answer: silence
+m1 has lost a worker: it panicked (see /state/crash-1.txt)
+";
+    assert!(out.ends_with(remarks), "{out}");
+}
+
+/// What a terminal is told while a command that ends at once runs, after these events.
+fn told_beside_a_command(events: Vec<Value>) -> String {
+    let fake = Fake::new(move |call, peer| match call {
+        Call::EventSubscribe(_) => Ok(say_events(peer, &events, None)),
+        Call::ProcessRun(_) => {
+            let process = "p1".parse().unwrap();
+            peer.say(process::Exited { process, outcome: Outcome::Exited { code: 0 } });
+            Ok(json(&process::Started { process }))
+        }
+        other => panic!("unexpected: {other:?}"),
+    });
+    let ran = fake.run_with(&["exec", "box", "true"], Sink::Terminal);
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""));
+    ran.err
+}
+
+#[test]
+fn a_running_command_tells_a_person_of_its_machine_and_of_mounts() {
+    let connection = |seq, machine: &str, state: &str| {
+        event(
+            seq,
+            json!({"topic": "connection", "id": format!("c{}", machine.len()), "machine": machine, "state": state, "reason": "no route"}),
+        )
+    };
+    let mount =
+        |seq, state: &str| event(seq, json!({"topic": "mount", "id": "m1", "dir": "/src", "state": state}));
+    let told = told_beside_a_command(vec![
+        // Nothing is wrong, and this is no news.
+        connection(1, "ssh://box", "connecting"),
+        connection(2, "ssh://box", "connected"),
+        connection(3, "ssh://elsewhere", "reconnecting"),
+        connection(4, "ssh://box", "reconnecting"),
+        mount(5, "recovering"),
+        mount(6, "active"),
+        mount(7, "active"),
+        connection(8, "ssh://box", "connected"),
+    ]);
+    let expected = "\
+note: connection to ssh://box is reconnecting: no route
+note: mount /src is recovering
+note: mount /src is active
+note: connection to ssh://box is connected: no route
+";
+    assert_eq!(told, expected);
+}
+
 #[test]
 fn connect_carries_its_policy() {
     let fake = Fake::new(|_, _| {
@@ -255,6 +430,66 @@ fn connect_carries_its_policy() {
         panic!("one request is expected");
     };
     assert_eq!((connect.heartbeat_interval_ms, connect.max_heartbeat_failures), (Some(500), None));
+    assert_eq!(connect.reconnect, Reconnect::Never);
+    assert_eq!(fake.run(&["connect", "box", "--heartbeat-interval", "99"]).code, 2);
+}
+
+#[test]
+fn reconnect_changes_only_what_was_said() {
+    let fake = Fake::new(|_, _| {
+        Ok(json!({"id": "c1", "machine": "ssh://box", "state": "connected", "since": now(), "pids": []}))
+    });
+    assert_eq!(fake.run(&["reconnect", "box"]).out, "c1  ssh://box  connected\n");
+    assert_eq!(fake.run(&["reconnect", "box", "--max-heartbeat-failures", "0"]).code, 0);
+    let said: Vec<_> = fake
+        .calls()
+        .into_iter()
+        .map(|call| match call {
+            Call::MachineReconnect(redial) => {
+                (redial.reconnect, redial.heartbeat_interval_ms, redial.max_heartbeat_failures)
+            }
+            other => panic!("unexpected: {other:?}"),
+        })
+        .collect();
+    assert_eq!(said, [(None, None, None), (None, None, Some(0))]);
+}
+
+#[test]
+fn disconnect_says_what_went_with_it() {
+    let fake = Fake::new(|_, _| {
+        let mounts = json!([{"id": "m1", "dir": "/d", "kept_aside": ["/state/kept"]}]);
+        Ok(json!({"machine": "ssh://box", "was": "reconnecting", "mounts": mounts}))
+    });
+    let ran = fake.run(&["disconnect", "box", "--force"]);
+    let expected = "\
+m1  /d  unmounted
+    not saved on the machine, kept in /state/kept
+ssh://box  disconnected (was reconnecting)
+";
+    assert_eq!(ran.out, expected);
+    let gentle = fake.run(&["disconnect", "box", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&gentle.out).unwrap()["was"], "reconnecting");
+    let forces: Vec<Force> = fake
+        .calls()
+        .into_iter()
+        .map(|call| match call {
+            Call::MachineDisconnect(disconnect) => disconnect.force,
+            other => panic!("unexpected: {other:?}"),
+        })
+        .collect();
+    assert_eq!(forces, [Force::Always, Force::Never]);
+}
+
+#[test]
+fn the_log_of_a_mount_is_the_one_in_its_directory() {
+    let fake = Fake::absent();
+    let dir = fake.paths().mount_state_dir("m3".parse().unwrap());
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("worker.log"), "one\ntwo\n").unwrap();
+    assert_eq!(fake.run(&["daemon", "logs", "--mount", "m3", "-n", "1"]).out, "two\n");
+    let none = fake.run(&["daemon", "logs", "--mount", "m4"]);
+    assert_eq!((none.code, none.out.as_str()), (3, ""));
+    assert!(none.err.starts_with("error: there is no log of a mount m4\nhint: "), "{}", none.err);
 }
 
 #[test]

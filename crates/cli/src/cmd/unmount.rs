@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use wire::api::mount::{Force, Remove, Removed, Target};
+use wire::api::mount::{Force, Remove, Removed, RemovedMount, Target};
 use wire::bytestring::ByteString;
 
 use crate::context::Context;
@@ -63,7 +63,12 @@ fn print(removed: &Removed, context: &mut Context) -> Result<()> {
     if removed.mounts.is_empty() {
         return context.output.line("nothing is mounted");
     }
-    for mount in &removed.mounts {
+    print_gone(&removed.mounts, context)
+}
+
+/// Shows mounts that are gone, and what was kept of them.
+pub fn print_gone(mounts: &[RemovedMount], context: &mut Context) -> Result<()> {
+    for mount in mounts {
         context.output.line(format_args!("{}  {}  unmounted", mount.id, mount.dir))?;
         for path in &mount.kept_aside {
             context.output.line(format_args!("    not saved on the machine, kept in {path}"))?;

@@ -5,10 +5,11 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::Value;
 use wire::api::error::{INTERNAL, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE};
+use wire::api::event::{self, EVENTS_WAITING_MAX, Event, Happened, MountWord, Topic};
 use wire::api::file::{
     self, CHUNK_BYTES_MAX, Content, Entry, FileKind, FileTime, HANDLES_MAX, Links, Purpose,
 };
-use wire::api::id::{ConnectionId, HandleId, MountId, ProcessId, PromptId};
+use wire::api::id::{ConnectionId, HandleId, MountId, ProcessId, PromptId, SubscriptionId};
 use wire::api::machine::{self, Caller, Machine, Prompts, Reconnect, Source};
 use wire::api::mount::{self, Access, Backend, BackendName, Force, SyncMode, Target};
 use wire::api::process::{self, STDIN_BYTES_IN_FLIGHT_MAX, STREAM_CHUNK_BYTES_MAX};
@@ -89,6 +90,7 @@ Unknown fields in `params` are refused; unknown fields of results are to be igno
 - Sources and machines are written as on the command line, and absolute.
 - Content of files and streams is base64. A chunk of a file has at most {CHUNK_BYTES_MAX} bytes, one of a stream {STREAM_CHUNK_BYTES_MAX}.
 - A connection holds at most {HANDLES_MAX} handles, and sends at most {STDIN_BYTES_IN_FLIGHT_MAX} bytes of input that were not reported as taken.
+- At most {EVENTS_WAITING_MAX} events wait for a subscription that is not read; beyond that the oldest are dropped and counted.
 - `caller` says who asks and from where; its ids must be those of the socket's peer.
 
 ## Errors
@@ -171,9 +173,16 @@ fn a_mount() -> status::Mount {
         access: Access::ReadWrite,
         sync: SyncMode::Close,
         degraded: None,
+        reason: None,
+        health: status::Health::Healthy,
+        crash: None,
         port: None,
         nfs: None,
     }
+}
+
+fn a_removed_mount() -> mount::RemovedMount {
+    mount::RemovedMount { id: MountId::new(1), dir: "/home/u/src".into(), kept_aside: Vec::new() }
 }
 
 fn a_connection() -> status::Connection {
@@ -183,17 +192,21 @@ fn a_connection() -> status::Connection {
         state: ConnectionState::Connected,
         since: Timestamp::from_unix(1_767_225_600),
         pids: vec![123],
+        reason: None,
+        hint: None,
     }
 }
 
 const HANDLE: HandleId = HandleId::new(1);
 const PROCESS: ProcessId = ProcessId::new(1);
+const SUBSCRIPTION: SubscriptionId = SubscriptionId::new(1);
 const PROMPT: PromptId = PromptId::new(1);
 
 fn methods() -> Vec<Method> {
     let mut methods = daemon_methods();
     methods.extend(mount_methods());
     methods.extend(machine_methods());
+    methods.extend(event_methods());
     methods.extend(file_methods());
     methods
 }
@@ -239,10 +252,11 @@ fn daemon_methods() -> Vec<Method> {
         },
         Method { call: daemon::Status {}.into(), reply: json(status), text: "About the daemon itself." },
         Method {
-            call: daemon::Stop { force: Force::Never }.into(),
+            call: daemon::Stop { force: Force::Never, mounts: daemon::Fate::Unmounted }.into(),
             reply: json(daemon::Stopped { pid: 99, kept_aside: Vec::new() }),
             text: "Saves what is unsaved, unmounts everything and ends the daemon. Without `force: \"always\"` a mount in use keeps\n\
-                   it running and is an error of kind `conflict`. `kept_aside` has local paths of what could not be saved.",
+                   it running and is an error of kind `conflict`. `kept_aside` has local paths of what could not be saved.\n\
+                   With `mounts: \"left\"` it ends without them: they go on, and the next daemon takes them over.",
         },
         Method {
             call: status::Get {}.into(),
@@ -261,11 +275,11 @@ fn mount_methods() -> Vec<Method> {
         access: Access::ReadWrite,
         sync: SyncMode::Close,
         reconnect: Reconnect::Automatic,
+        heartbeat_interval_ms: None,
+        max_heartbeat_failures: None,
         options: [("allow-other".to_owned(), String::new())].into(),
         caller: caller(),
     };
-    let removed =
-        mount::RemovedMount { id: MountId::new(1), dir: "/home/u/src".into(), kept_aside: Vec::new() };
     vec![
         Method {
             call: create.into(),
@@ -275,7 +289,7 @@ fn mount_methods() -> Vec<Method> {
         },
         Method {
             call: mount::Remove { target: Target::Id(MountId::new(1)), force: Force::Never }.into(),
-            reply: json(mount::Removed { mounts: vec![removed] }),
+            reply: json(mount::Removed { mounts: vec![a_removed_mount()] }),
             text: "Takes mounts away; answered once they are gone. `target` is `{\"id\":\"m1\"}`, `{\"dir\":\"/home/u/src\"}` or\n\
                    `\"all\"`. Without `force: \"always\"`, unsaved writes are waited for and a mount in use is an error.",
         },
@@ -321,9 +335,27 @@ fn machine_methods() -> Vec<Method> {
             text: "Opens a connection and keeps it; answered once the agent answers. Connecting again changes the policy.",
         },
         Method {
-            call: machine::Disconnect { machine: far() }.into(),
-            reply: json(machine::Disconnected { machine: far(), was: ConnectionState::Connected }),
-            text: "Closes a connection. Its mounts become disconnected.",
+            call: machine::Disconnect { machine: far(), force: Force::Never }.into(),
+            reply: json(machine::Disconnected {
+                machine: far(),
+                was: ConnectionState::Connected,
+                mounts: vec![a_removed_mount()],
+            }),
+            text: "Closes a connection and takes away what belongs to it: mounts are unmounted, processes end. Without\n\
+                   `force: \"always\"` unsaved writes are waited for, and a mount in use keeps itself and the connection.",
+        },
+        Method {
+            call: machine::Redial {
+                machine: far(),
+                reconnect: None,
+                heartbeat_interval_ms: None,
+                max_heartbeat_failures: None,
+                caller: caller(),
+            }
+            .into(),
+            reply: json(a_connection()),
+            text: "Closes the link and opens it again at once; the caller can be asked what the login asks. Mounts stay and go on\n\
+                   with the new link. What is left out or null stays as it was. Without a connection one is opened and kept.",
         },
         Method {
             call: machine::Doctor { machine: far(), caller: caller() }.into(),
@@ -341,6 +373,22 @@ fn machine_methods() -> Vec<Method> {
             reply: json(prompt::Reply { answer: Secret::new("…".to_owned()) }),
             text: "Asked by the program that ssh runs for its questions: put this to the client that caused it. The ticket is given\n\
                    to ssh in its environment.",
+        },
+    ]
+}
+
+fn event_methods() -> Vec<Method> {
+    vec![
+        Method {
+            call: event::Subscribe { topics: vec![Topic::Mount, Topic::Connection] }.into(),
+            reply: json(event::Subscribed { subscription: SUBSCRIPTION, seq: 16 }),
+            text: "Has events told by `event.happened` from here on. `topics` are `connection`, `mount`, `process`, `operation`,\n\
+                   `all`; none means all. `seq` is the number of the last event before.",
+        },
+        Method {
+            call: event::Unsubscribe { subscription: SUBSCRIPTION }.into(),
+            reply: json(event::Unsubscribed {}),
+            text: "Ends a subscription.",
         },
     ]
 }
@@ -470,7 +518,23 @@ fn client_notifications() -> Vec<(ClientNotification, &'static str)> {
 fn server_notifications() -> Vec<(ServerNotification, &'static str)> {
     let output = || Content(b"hello".to_vec());
     let text = "u@box's password: ".to_owned();
+    let happened = Happened::Mount {
+        id: MountId::new(1),
+        dir: "/home/u/src".into(),
+        state: MountWord::Reconnecting,
+        reason: Some("the agent's stream ended".to_owned()),
+        path: None,
+    };
+    let event = Event { happened, at: Timestamp::from_unix(1_767_225_600), seq: 17 };
     vec![
+        (
+            event::Notice { subscription: SUBSCRIPTION, event }.into(),
+            "Something happened. Events come in order, each once.",
+        ),
+        (
+            event::Missed { subscription: SUBSCRIPTION, missed: 3 }.into(),
+            "So many events were dropped between the one before and the one after this: the connection was read too slowly.",
+        ),
         (process::Stdout { process: PROCESS, bytes: output() }.into(), "Output of a process, never empty."),
         (
             process::Stderr { process: PROCESS, bytes: output() }.into(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use remote::client::{ConnectOptions, NoEvents};
+use remote::client::{ConnectOptions, Heartbeat, NoEvents};
 use remote::transport::host::HostOptions;
 use remote::{Connection, connect_host};
 use wire::api::ErrorObject;
@@ -59,8 +59,12 @@ impl Link for HostLink {
         Vec::new()
     }
 
-    fn lost(&self) -> Later<'_, String> {
+    fn lost(&self, _: Heartbeat) -> Later<'_, String> {
         Box::pin(std::future::pending())
+    }
+
+    fn is_alive(&self) -> Later<'_, bool> {
+        Box::pin(std::future::ready(true))
     }
 
     fn close(&self) -> Later<'_, ()> {

@@ -5,7 +5,10 @@
 //! through one master, more [masters](Masters) log in.
 //!
 //! Masters may outlive the channel to the agent: a connection whose agent has died is lost, and mounts go on through its
-//! masters. The next connection to that machine takes them over.
+//! masters. The next connection to that machine takes them over. So it is with the masters of a daemon that is gone.
+//!
+//! Commands run in a session of their own, one for each machine, which begins with the first of them, and goes on through
+//! the next connection's masters when this one is lost.
 
 mod logins;
 mod previous;
@@ -13,22 +16,26 @@ mod previous;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use remote::client::{ConnectOptions, Heartbeat, LinkLost, NoEvents};
+use remote::client::relink::RelinkOptions;
+use remote::client::{AgentClient, ConnectOptions, Heartbeat, LinkLost, NoEvents};
+use remote::link::Policy;
 use remote::place::Agents;
 use remote::transport::host::HostOptions;
 use remote::transport::ssh::{
-    LoginOptions, MastersEnd, Prompts, SshOptions, UserConfig, control_path, write_config,
+    LoginOptions, MastersEnd, Prompts, SshError, SshOptions, UserConfig, control_path, write_config,
 };
-use remote::{Connection, OpenError, askpass, connect, connect_placing};
+use remote::{Connection, OpenError, WorkerDialer, askpass, connect, connect_placing};
 use wire::api::machine::{CALLER_VARIABLES, Caller, Machine, SshTarget};
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
+use wire::hello::SessionId;
 use wire::worker::{Dial, SshDial};
 
-use super::{Attendant, ConnectRequest, Connector, Later, Link};
+use super::{Attendant, Commands, ConnectRequest, Connector, Later, Link};
 use crate::failure::{chain, failure};
 use logins::Logins;
 
@@ -36,6 +43,16 @@ pub use previous::end_masters;
 
 /// Who answers prompts gets this long; beyond it ssh itself gives up.
 const ATTENDED_LOGIN: Duration = super::CONNECT_TIMEOUT;
+
+/// How long a command runs on at a machine that is away: a network that is changed, a train in a tunnel. Beyond it, it is
+/// hung up there, as when nobody can come back for it because this daemon was killed.
+const COMMANDS_KEPT: Duration = Duration::from_secs(10 * 60);
+
+/// How long the session of the commands may take to be reached for its end, when its own stream was lost.
+const COMMANDS_END: Duration = Duration::from_secs(2);
+
+/// How long a channel that is closed may take to end in an orderly way.
+const CHANNEL_END: Duration = Duration::from_secs(1);
 
 /// How ssh is run.
 #[derive(Debug, Clone)]
@@ -60,7 +77,11 @@ pub struct SshConnector {
     settings: Arc<SshSettings>,
     /// The logins of each machine, until they have ended.
     known: Arc<Mutex<BTreeMap<SshTarget, Known>>>,
+    commands: Arc<Mutex<BTreeMap<SshTarget, CommandSession>>>,
 }
+
+/// The session that commands of a machine run in, as long as a link or a command has it.
+type CommandSession = Arc<tokio::sync::Mutex<Weak<AgentClient>>>;
 
 /// Logins that a link or a mount needs, or that are ending.
 #[derive(Debug, Clone)]
@@ -72,7 +93,7 @@ struct Known {
 impl SshConnector {
     /// With these settings.
     pub fn new(settings: SshSettings) -> SshConnector {
-        SshConnector { settings: Arc::new(settings), known: Arc::default() }
+        SshConnector { settings: Arc::new(settings), known: Arc::default(), commands: Arc::default() }
     }
 
     /// The logins that the last connection to a machine has left behind and that are still good. Waits for the end of
@@ -89,6 +110,13 @@ impl SshConnector {
         None
     }
 
+    fn command_session(&self, target: &SshTarget) -> CommandSession {
+        let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever has one elsewhere may be about to use it.
+        commands.retain(|_, session| Arc::strong_count(session) > 1);
+        Arc::clone(commands.entry(target.clone()).or_default())
+    }
+
     fn remember(&self, target: &SshTarget, logins: &Arc<Logins>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, known| !known.end.has_come());
@@ -101,6 +129,18 @@ impl Connector for SshConnector {
     fn connect(&self, request: ConnectRequest) -> Later<'static, Result<Arc<dyn Link>, ErrorObject>> {
         let connector = self.clone();
         Box::pin(async move { open(&connector, request).await })
+    }
+
+    fn given_up(&self, machine: &Machine) -> Later<'static, ()> {
+        let Machine::Ssh(target) = machine else { return Box::pin(std::future::ready(())) };
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned();
+        // Those that somebody still has were there before.
+        let ending = known.filter(|known| known.logins.strong_count() == 0).map(|known| known.end);
+        Box::pin(async move {
+            if let Some(end) = ending {
+                end.wait().await;
+            }
+        })
     }
 }
 
@@ -121,8 +161,8 @@ async fn open(connector: &SshConnector, request: ConnectRequest) -> Result<Arc<d
     let logins = match connector.left_behind(target).await {
         Some(logins) => logins,
         None => {
-            let started = Logins::start(settings, options.clone(), &login).await;
-            let logins = started.map_err(|error| from_open(&name, &OpenError::from(error)))?;
+            let logins = begin(settings, &options, &login).await;
+            let logins = logins.map_err(|error| from_open(&name, &OpenError::from(error)))?;
             connector.remember(target, &logins);
             logins
         }
@@ -135,8 +175,32 @@ async fn open(connector: &SshConnector, request: ConnectRequest) -> Result<Arc<d
     })?;
     let dial = options.dial(ByteString::from(description.program));
     let control = Mutex::new(Some(control));
-    let (agent_version, heartbeat) = (description.release, request.heartbeat);
-    Ok(Arc::new(SshLink { machine: name, dial, agent_version, heartbeat, logins, control }))
+    let session = connector.command_session(target);
+    // Commands of the last link go on with this one, which is to end them if it is to be the last.
+    let held = session.try_lock().ok().and_then(|session| session.upgrade());
+    held.iter().for_each(|commands| commands.reconnect());
+    Ok(Arc::new(SshLink {
+        machine: name,
+        dial,
+        agent_version: description.release,
+        logins,
+        control,
+        session,
+        held: Mutex::new(held),
+        is_last: AtomicBool::new(false),
+    }))
+}
+
+/// The logins of a daemon before this one, or a new one.
+async fn begin(
+    settings: &Arc<SshSettings>,
+    options: &SshOptions,
+    login: &LoginOptions,
+) -> Result<Arc<Logins>, SshError> {
+    match Logins::adopt(settings, options).await? {
+        Some(logins) => Ok(logins),
+        None => Logins::start(settings, options.clone(), login).await,
+    }
 }
 
 fn ssh_options(
@@ -191,10 +255,13 @@ struct SshLink {
     machine: String,
     dial: SshDial,
     agent_version: String,
-    heartbeat: Heartbeat,
     logins: Arc<Logins>,
     /// Taken when the link is closed or lost.
     control: Mutex<Option<Connection>>,
+    session: CommandSession,
+    /// Keeps that session from one command to the next.
+    held: Mutex<Option<Arc<AgentClient>>>,
+    is_last: AtomicBool,
 }
 
 impl SshLink {
@@ -206,9 +273,36 @@ impl SshLink {
         self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Begins the session of the commands.
+    async fn begin_commands(&self) -> Result<AgentClient, ErrorObject> {
+        let kept = u32::try_from(COMMANDS_KEPT.as_secs()).unwrap_or(u32::MAX);
+        let dialer = WorkerDialer::new(self.dial(), HostOptions::default(), kept);
+        let first = dialer.reach(SessionId::default()).await;
+        let first = first.map_err(|error| from_open(&self.machine, &error))?;
+        // When the machine is given up is decided by the owner, which ends the commands then.
+        let options = RelinkOptions {
+            policy: Policy::SSH,
+            offline_timeout: COMMANDS_KEPT,
+            heartbeat: RelinkOptions::HEARTBEAT,
+        };
+        Ok(AgentClient::lasting(Some(first), Arc::new(dialer), options, None, Arc::new(NoEvents)))
+    }
+
     fn closed(&self) -> ErrorObject {
         ErrorObject::new(ErrorKind::Unreachable, format!("the connection to `{}` is closed", self.machine))
     }
+}
+
+/// Ends what runs in the session of the commands.
+async fn end_commands(commands: &AgentClient) {
+    if commands.away().is_some() {
+        commands.reconnect();
+        // Answered when there is a stream again.
+        if tokio::time::timeout(COMMANDS_END, commands.describe()).await.is_err() {
+            tracing::warn!("commands could not be ended, and are hung up when nobody has come for them");
+        }
+    }
+    commands.goodbye().await;
 }
 
 impl Link for SshLink {
@@ -233,6 +327,23 @@ impl Link for SshLink {
         Box::pin(async { self.control().ok_or_else(|| self.closed()) })
     }
 
+    fn commands(&self) -> Later<'_, Result<Commands, ErrorObject>> {
+        Box::pin(async {
+            let mut session = self.session.lock().await;
+            let client = match session.upgrade().filter(|client| !client.is_lost()) {
+                Some(client) => client,
+                None => Arc::new(self.begin_commands().await?),
+            };
+            *session = Arc::downgrade(&client);
+            *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&client));
+            Ok(Commands::lasting(client))
+        })
+    }
+
+    fn be_last(&self) {
+        self.is_last.store(true, Ordering::Relaxed);
+    }
+
     fn agent_version(&self) -> Option<String> {
         Some(self.agent_version.clone())
     }
@@ -242,14 +353,14 @@ impl Link for SshLink {
         self.logins.masters.pids().into_iter().chain(control).collect()
     }
 
-    fn lost(&self) -> Later<'_, String> {
-        Box::pin(async {
+    fn lost(&self, heartbeat: Heartbeat) -> Later<'_, String> {
+        Box::pin(async move {
             let Some(control) = self.control() else {
                 return "it is closed".to_owned();
             };
             let (reason, is_unreachable) = tokio::select! {
                 error = self.logins.masters.ended() => (chain(&error), true),
-                lost = control.client.keep_alive(self.heartbeat, |_| ()) => {
+                lost = control.client.keep_alive(heartbeat, |_| ()) => {
                     (chain(&lost), matches!(lost, LinkLost::Silent { .. }))
                 }
             };
@@ -262,13 +373,33 @@ impl Link for SshLink {
         })
     }
 
+    fn is_alive(&self) -> Later<'_, bool> {
+        Box::pin(async {
+            match self.control() {
+                Some(control) => control.client.ping().await.is_ok(),
+                None => false,
+            }
+        })
+    }
+
     fn close(&self) -> Later<'_, ()> {
         let control = self.take_control();
         Box::pin(async move {
+            // Commands that still run have the session too, and go on with it.
+            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if self.is_last.load(Ordering::Relaxed) {
+                // Whoever has it locked begins it, and will find no link.
+                let session = self.session.try_lock().ok().and_then(|session| session.upgrade());
+                if let Some(commands) = session {
+                    end_commands(&commands).await;
+                }
+            }
+            drop(held);
             if let Some(Connection { client, program }) = control {
                 client.close_link();
                 drop(client);
-                program.ended().await;
+                // Through a link that is dead it does not end; it does with the master.
+                drop(tokio::time::timeout(CHANNEL_END, program.ended()).await);
             }
             self.logins.masters.close().await;
         })

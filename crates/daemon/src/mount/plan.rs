@@ -17,7 +17,9 @@ use wire::api::mount::{Access, Backend, BackendName, Create, OPTION_BYTES_MAX, O
 use wire::api::status;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
+use wire::worker::Heartbeat;
 
+use crate::connection::heartbeat;
 use crate::failure::{chain, from_io, kind_of};
 
 /// How many names are tried for a mount that was given none.
@@ -55,6 +57,8 @@ pub struct Plan {
     pub sync: SyncMode,
     /// Whether a lost link is opened again.
     pub reconnect: Reconnect,
+    /// How the liveness of the machine is watched.
+    pub heartbeat: Heartbeat,
     /// Options of the backend.
     pub options: BTreeMap<String, String>,
     /// For whom.
@@ -78,6 +82,9 @@ impl Plan {
             access: self.access,
             sync: self.sync,
             degraded: None,
+            reason: None,
+            health: status::Health::Healthy,
+            crash: None,
             port: None,
             nfs: None,
         }
@@ -111,6 +118,8 @@ pub fn remove_made(made: &[PathBuf]) {
 /// Checks a request against this computer and makes its mount point. Blocks on the file system.
 pub fn prepare(request: Create, mounts_dir: &Path) -> Result<Plan, ErrorObject> {
     check_options(&request)?;
+    let heartbeat =
+        heartbeat(request.heartbeat_interval_ms, request.max_heartbeat_failures, Heartbeat::default())?;
     let (source, machine, path) = resolve_source(&request.source, &request.caller)?;
     let (dir, made) = match &request.dir {
         Some(dir) => named_dir(dir, contents(&request), &request.caller)?,
@@ -123,6 +132,7 @@ pub fn prepare(request: Create, mounts_dir: &Path) -> Result<Plan, ErrorObject> 
         access: request.access,
         sync: request.sync,
         reconnect: request.reconnect,
+        heartbeat,
         options: request.options,
         caller: request.caller,
         made,

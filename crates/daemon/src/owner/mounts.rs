@@ -1,11 +1,43 @@
 //! The part of the owner's state that is mounts.
 
+use std::path::PathBuf;
+
 use super::*;
+use crate::mount::adoption;
+use crate::mount::monitor::KeeperTakeover;
+use crate::mount::probe::{FuseProbe, NfsProbe};
 
 impl MountRecord {
     /// A mount that has never served is its creator's business alone.
     pub(super) fn is_shown(&self) -> bool {
         self.phase != MountPhase::Starting
+    }
+
+    fn change(&mut self, change: Change) {
+        self.standing = std::mem::replace(&mut self.standing, Standing::serving()).on(change);
+        self.shown.status = self.standing.status();
+        self.shown.reason = self.standing.reason().map(str::to_owned);
+        self.shown.health = self.standing.health().clone();
+    }
+
+    fn reconnect_worker(&self, id: MountId) {
+        // A task with so many commands before it is busy with the mount's end.
+        if self.phase == MountPhase::Serving && self.commands.try_send(Command::Reconnect).is_err() {
+            tracing::debug!(mount = %id, "the mount is not told that its machine is back");
+        }
+    }
+
+    /// Begins to watch over a mount that serves.
+    fn watch(&self, id: MountId, how: &Monitoring, state_dir: PathBuf, owner: OwnerHandle) -> Monitor {
+        let mount = MountHandle { id, dir: self.shown.dir.clone(), commands: self.commands.clone() };
+        let takeover = KeeperTakeover { state_dir };
+        match self.shown.port {
+            Some(port) => Monitor::start(id, NfsProbe { port, mount }, takeover, how.interval, owner),
+            None => {
+                let (dir, launch) = (self.place.dir.clone(), how.probe.clone());
+                Monitor::start(id, FuseProbe { dir, launch, mount }, takeover, how.interval, owner)
+            }
+        }
     }
 }
 
@@ -22,6 +54,13 @@ impl Owner {
         }
         self.last_mount += 1;
         let id = MountId::new(self.last_mount);
+        let arriving = self.know_mount(id, &plan);
+        let context = self.surroundings.mounts.clone();
+        tokio::spawn(crate::mount::run(context, self.handle.clone(), id, plan, prompter, arriving, answer));
+    }
+
+    /// Makes a record of a mount that does not serve yet. Returns where its task's commands arrive.
+    fn know_mount(&mut self, id: MountId, plan: &Plan) -> mpsc::Receiver<Command> {
         let (commands, arriving) = mpsc::channel(crate::mount::COMMANDS_MAX);
         let record = MountRecord {
             source: plan.source.clone(),
@@ -29,10 +68,45 @@ impl Owner {
             shown: plan.status(id),
             phase: MountPhase::Starting,
             commands,
+            reconnect: plan.reconnect,
+            standing: Standing::serving(),
+            announced: None,
+            kept_aside: Vec::new(),
+            earlier: Default::default(),
+            monitor: None,
         };
         self.mounts.insert(id, record);
+        arriving
+    }
+
+    /// Goes on with a mount that a daemon before this one has made. It is shown from now on.
+    pub(super) fn adopt_mount(&mut self, adopted: adoption::Adopted) {
+        let id = adopted.row.id;
+        self.last_mount = self.last_mount.max(id.number());
+        let arriving = self.know_mount(id, &adopted.plan);
+        let ready = Box::new(adopted.terms.ready.clone());
+        match &adopted.found {
+            adoption::Standing::Serving(worker) => {
+                let (pid, restarts) = worker.serving().unwrap_or_default();
+                self.on_mount(id, MountEvent::Serving { pid, ready });
+                match pid {
+                    0 => self.on_mount(id, MountEvent::WorkerLost { why: "its worker died".to_owned() }),
+                    pid => self.on_mount(id, MountEvent::WorkerServes { pid, restarts }),
+                }
+            }
+            adoption::Standing::Failed { reason } => {
+                if let Some(record) = self.mounts.get_mut(&id) {
+                    record.shown.backend = ready.backend;
+                }
+                self.on_mount(id, MountEvent::Failed { reason: reason.clone() });
+                let state_dir = self.surroundings.mounts.paths.mount_state_dir(id);
+                if let Some(crash) = crate::mount::last_crash(&state_dir) {
+                    self.on_mount(id, MountEvent::Crashed(crash));
+                }
+            }
+        }
         let context = self.surroundings.mounts.clone();
-        tokio::spawn(crate::mount::run(context, self.handle.clone(), id, plan, prompter, arriving, answer));
+        tokio::spawn(crate::mount::go_on(context, self.handle.clone(), adopted, arriving));
     }
 
     fn check(&self, plan: &Plan) -> Result<(), ErrorObject> {
@@ -82,6 +156,8 @@ impl Owner {
     }
 
     pub(super) fn on_mount(&mut self, id: MountId, event: MountEvent) {
+        let (handle, monitoring) = (self.handle.clone(), self.surroundings.monitoring.clone());
+        let state_dir = self.surroundings.mounts.paths.mount_state_dir(id);
         let Some(record) = self.mounts.get_mut(&id) else {
             return;
         };
@@ -94,23 +170,111 @@ impl Owner {
                 record.shown.degraded = ready.degraded;
                 record.shown.port = ready.port;
                 record.shown.nfs = ready.nfs;
+                record.monitor = Some(record.watch(id, &monitoring, state_dir, handle));
             }
+            // These tell of what a mount that serves no more was doing.
+            MountEvent::WorkerLost { .. } | MountEvent::WorkerServes { .. } | MountEvent::Probed(_)
+                if record.phase != MountPhase::Serving => {}
+            MountEvent::WorkerLost { why } => {
+                record.shown.worker = None;
+                record.change(Change::WorkerLost { why });
+            }
+            MountEvent::WorkerServes { pid, restarts } => {
+                record.shown.worker = Some(status::Worker { pid, restarts });
+                // One that was only not heard for a while counts on.
+                if restarts > record.earlier.1 {
+                    record.earlier = (record.shown.counters, restarts);
+                }
+                record.change(Change::WorkerServes);
+            }
+            MountEvent::Crashed(crash) => record.shown.crash = Some(crash),
+            MountEvent::Probed(health) => record.change(Change::Probed(health)),
             // A word that was on its way when the mount failed changes nothing.
             MountEvent::Status(_) if record.phase != MountPhase::Serving => {}
             MountEvent::Status(report) => {
-                record.shown.status = report.status;
+                record.change(Change::Said { status: report.status, why: report.reason });
                 record.shown.journal = report.journal;
-                record.shown.counters = report.counters;
+                record.shown.counters = record.earlier.0.plus(report.counters);
                 if report.degraded.is_some() {
                     record.shown.degraded = report.degraded;
                 }
+                self.tell_kept_aside(id, report.kept_aside);
             }
             MountEvent::Failed { reason } => {
                 record.phase = MountPhase::Failed;
-                record.shown.status = MountStatus::Failed { reason };
+                record.change(Change::Failed { reason });
                 record.shown.worker = None;
+                record.monitor = None;
             }
-            MountEvent::Ended => drop(self.mounts.remove(&id)),
+            MountEvent::Ended => return self.forget_mount(id),
+        }
+        self.announce_mount(id);
+    }
+
+    /// Tells what a mount has become, if that is another word than the last one.
+    fn announce_mount(&mut self, id: MountId) {
+        let Some(record) = self.mounts.get_mut(&id).filter(|record| record.is_shown()) else {
+            return;
+        };
+        let (state, reason) = record.standing.news();
+        if record.announced.replace(state) == Some(state) {
+            return;
+        }
+        let dir = record.shown.dir.clone();
+        self.bus.publish(Happened::Mount { id, dir, state, reason, path: None }, now());
+    }
+
+    /// Tells of files that were kept aside since the last report.
+    fn tell_kept_aside(&mut self, id: MountId, paths: Vec<ByteString>) {
+        let Some(record) = self.mounts.get_mut(&id) else {
+            return;
+        };
+        for path in &paths {
+            if !record.kept_aside.contains(path) {
+                let (dir, state) = (record.shown.dir.clone(), MountWord::KeptAside);
+                let path = Some(path.clone());
+                self.bus.publish(Happened::Mount { id, dir, state, reason: None, path }, now());
+            }
+        }
+        record.kept_aside = paths;
+    }
+
+    fn forget_mount(&mut self, id: MountId) {
+        let Some(record) = self.mounts.remove(&id).filter(MountRecord::is_shown) else {
+            return;
+        };
+        let (dir, state) = (record.shown.dir, MountWord::Unmounted);
+        self.bus.publish(Happened::Mount { id, dir, state, reason: None, path: None }, now());
+    }
+
+    /// Lets the mounts of a machine follow its connection.
+    pub(super) fn connection_changed(
+        &mut self,
+        machine: &Machine,
+        state: ConnectionState,
+        why: Option<String>,
+    ) {
+        let follows = |record: &MountRecord| record.place.machine == *machine;
+        let ids: Vec<MountId> =
+            self.mounts.iter().filter(|(_, record)| follows(record)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(record) = self.mounts.get_mut(&id) else {
+                continue;
+            };
+            record.change(Change::Connection { state, why: why.clone() });
+            if state == ConnectionState::Connected && record.reconnect == Reconnect::Automatic {
+                record.reconnect_worker(id);
+            }
+            self.announce_mount(id);
+        }
+    }
+
+    /// Has those mounts of a machine open their links again that do not by themselves.
+    pub(super) fn reconnect_mounts(&self, machine: &Machine) {
+        let waits = |record: &MountRecord| record.reconnect == Reconnect::Never;
+        let of_machine = self.mounts.iter().filter(|(_, record)| record.place.machine == *machine);
+        for (id, record) in of_machine.filter(|(_, record)| waits(record)) {
+            record.reconnect_worker(*id);
         }
     }
 }

@@ -7,9 +7,10 @@ use wire::paths::Paths;
 use wire::worker::Dial;
 
 use super::*;
+use crate::bus::Told;
 use crate::connection::Later;
 use crate::database::Database;
-use crate::mount::worker::Launch;
+use crate::mount::worker::{Launch, Programs};
 
 /// Machines whose links are made and lost on command.
 #[derive(Default)]
@@ -25,7 +26,12 @@ struct FakeMachines {
 
 struct FakeLink {
     lost: watch::Sender<Option<String>>,
+    /// It does not answer, and nobody has noticed.
+    dead: watch::Sender<bool>,
+    heartbeat: watch::Sender<Option<remote::client::Heartbeat>>,
     closed: watch::Sender<bool>,
+    /// It was told that there will be no other.
+    last: watch::Sender<bool>,
 }
 
 struct FakeConnector(Arc<FakeMachines>);
@@ -41,7 +47,13 @@ impl Connector for FakeConnector {
             if let Some(error) = machines.failures.lock().unwrap().pop() {
                 return Err(error);
             }
-            let link = Arc::new(FakeLink { lost: watch::channel(None).0, closed: watch::channel(false).0 });
+            let link = Arc::new(FakeLink {
+                lost: watch::channel(None).0,
+                dead: watch::channel(false).0,
+                heartbeat: watch::channel(None).0,
+                closed: watch::channel(false).0,
+                last: watch::channel(false).0,
+            });
             machines.links.lock().unwrap().push(Arc::clone(&link));
             let link: Arc<dyn Link> = link;
             Ok(link)
@@ -70,9 +82,19 @@ impl Link for FakeLink {
         vec![4711]
     }
 
-    fn lost(&self) -> Later<'_, String> {
+    fn lost(&self, heartbeat: remote::client::Heartbeat) -> Later<'_, String> {
+        self.heartbeat.send_replace(Some(heartbeat));
         let mut lost = self.lost.subscribe();
         Box::pin(async move { lost.wait_for(Option::is_some).await.unwrap().clone().unwrap() })
+    }
+
+    fn is_alive(&self) -> Later<'_, bool> {
+        let is_alive = self.lost.borrow().is_none() && !*self.dead.borrow();
+        Box::pin(std::future::ready(is_alive))
+    }
+
+    fn be_last(&self) {
+        self.last.send_replace(true);
     }
 
     fn close(&self) -> Later<'_, ()> {
@@ -87,16 +109,21 @@ struct Rig {
     _scratch: tempfile::TempDir,
 }
 
+fn surroundings(machines: &Arc<FakeMachines>, home: &std::path::Path) -> Surroundings {
+    let paths = Paths::new(0, |name| (name == "STEAD_HOME").then(|| home.into())).unwrap();
+    let database = Database::open(&paths.database()).unwrap();
+    let connector: Arc<dyn Connector> = Arc::new(FakeConnector(Arc::clone(machines)));
+    Surroundings {
+        connectors: Connectors { host: Arc::clone(&connector), ssh: connector },
+        mounts: MountContext { database, programs: Programs::default(), paths },
+        monitoring: Monitoring { interval: crate::mount::monitor::INTERVAL, probe: Launch::own("probe") },
+    }
+}
+
 fn rig_with(machines: FakeMachines) -> Rig {
     let scratch = tempfile::tempdir().unwrap();
-    let paths = Paths::new(0, |name| (name == "STEAD_HOME").then(|| scratch.path().into())).unwrap();
-    let database = Database::open(&paths.database()).unwrap();
     let machines = Arc::new(machines);
-    let connector: Arc<dyn Connector> = Arc::new(FakeConnector(Arc::clone(&machines)));
-    let surroundings = Surroundings {
-        connectors: Connectors { host: Arc::clone(&connector), ssh: connector },
-        mounts: MountContext { database, launch: Launch::default(), paths },
-    };
+    let surroundings = surroundings(&machines, scratch.path());
     let (owner, events) = OwnerHandle::new();
     tokio::spawn(Owner::new(owner.clone(), surroundings, 0).run(events));
     Rig { owner, machines, _scratch: scratch }
@@ -128,10 +155,34 @@ impl Rig {
     async fn until(&self, states: &[ConnectionState]) {
         let reached = async {
             while self.states().await != states {
-                tokio::task::yield_now().await;
+                // Time goes on only while all tasks wait.
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(3600), reached).await.expect("the states are reached");
+    }
+
+    async fn pin(&self, keep: Keep) {
+        self.owner.ask(|answer| Event::Pin { machine: ssh_box(), keep, answer }).await.unwrap();
+    }
+
+    async fn redial(&self, wanted: Wanted) -> Result<status::Connection, ErrorObject> {
+        self.owner.ask(|answer| Event::Redial { wanted: Box::new(wanted), answer }).await
+    }
+
+    async fn subscribe(&self) -> Subscription {
+        let (answer, answered) = oneshot::channel();
+        self.owner.send(Event::Subscribe { topics: vec![Topic::Connection], answer }).await;
+        answered.await.unwrap()
+    }
+
+    fn fail_next(&self, errors: &[ErrorKind]) {
+        let errors = errors.iter().rev().map(|kind| ErrorObject::new(*kind, "no route"));
+        self.machines.failures.lock().unwrap().extend(errors);
+    }
+
+    fn lose(&self, number: usize) {
+        self.link(number).lost.send_replace(Some("cut".to_owned()));
     }
 
     fn requests(&self) -> usize {
@@ -178,7 +229,7 @@ async fn a_connection_in_use_or_kept_does_not_close() {
     let lease = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
     tokio::time::sleep(IDLE_GRACE * 2).await;
     assert_eq!(rig.states().await, [ConnectionState::Connected]);
-    rig.owner.ask(|answer| Event::Pin { machine: ssh_box(), answer }).await.unwrap();
+    rig.pin(Keep::default()).await;
     drop(lease);
     tokio::time::sleep(IDLE_GRACE * 2).await;
     assert_eq!(rig.states().await, [ConnectionState::Connected]);
@@ -208,20 +259,219 @@ async fn a_machine_that_cannot_be_reached_is_told_to_all_who_wait_and_forgotten(
     assert!(rig.owner.acquire(wanted(ssh_box())).await.is_ok());
 }
 
+/// The words of the next events, with their reasons.
+async fn words(events: &mut Subscription, count: usize) -> Vec<String> {
+    let mut words = Vec::new();
+    while words.len() < count {
+        match events.next().await {
+            Some(Told::Event(event)) => match event.happened {
+                Happened::Connection { state, reason, .. } => {
+                    words.push(
+                        format!("{} {}", state.name(), reason.unwrap_or_default()).trim_end().to_owned(),
+                    );
+                }
+                other => panic!("unexpected: {other:?}"),
+            },
+            other => panic!("unexpected: {other:?}"),
+        }
+    }
+    words
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_lost_connection_is_shown_while_it_has_users_and_is_opened_again_when_it_is_wanted() {
+async fn a_lost_connection_that_is_needed_is_opened_again_under_the_same_name() {
     let rig = rig();
+    let mut events = rig.subscribe().await;
     let lease = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
     let id = rig.document().await.connections[0].id;
-    rig.link(0).lost.send_replace(Some("cut".to_owned()));
-    rig.until(&[ConnectionState::Disconnected]).await;
-    let second = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
+    rig.lose(0);
+    assert_eq!(words(&mut events, 4).await, ["connecting", "connected", "reconnecting cut", "connected"]);
     let document = rig.document().await;
     assert_eq!((document.connections[0].id, document.connections[0].state), (id, ConnectionState::Connected));
-    assert_eq!(rig.requests(), 2);
-    drop((lease, second));
-    rig.link(1).lost.send_replace(Some("cut".to_owned()));
+    assert_eq!((rig.requests(), document.connections[0].reason.as_deref()), (2, None));
+    // What is left of one link is gone before the next one is opened.
+    assert!(*rig.link(0).closed.borrow());
+    drop(lease);
+    rig.lose(1);
     rig.until(&[]).await;
+    assert_eq!(words(&mut events, 1).await, ["disconnected cut"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tries_go_on_with_pauses_as_long_as_somebody_needs_the_connection() {
+    let rig = rig();
+    let lease = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
+    rig.fail_next(&[ErrorKind::Unreachable; 9]);
+    let mut events = rig.subscribe().await;
+    rig.lose(0);
+    // Told once, and once more with what stands in the way.
+    let told = words(&mut events, 3).await;
+    assert_eq!(told, ["reconnecting cut", "reconnecting no route", "connected"]);
+    assert_eq!(rig.requests(), 11);
+    rig.fail_next(&[ErrorKind::Unreachable; 1000]);
+    rig.lose(1);
+    rig.until(&[ConnectionState::Reconnecting]).await;
+    drop(lease);
+    rig.until(&[]).await;
+    let tries = rig.requests();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(rig.requests(), tries);
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_that_are_lost_at_once_are_not_opened_one_after_the_other() {
+    let rig = rig();
+    let _lease = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
+    let begin = tokio::time::Instant::now();
+    for number in 0..4 {
+        rig.lose(number);
+        rig.until(&[ConnectionState::Connected]).await;
+        let next = async {
+            while rig.machines.links.lock().unwrap().len() < number + 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), next).await.expect("it is opened again");
+    }
+    // At once, and after about 2, 4 and 8 seconds, of which chance takes a quarter.
+    assert!(begin.elapsed() > Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_would_have_to_ask_says_so_and_a_reconnect_asks() {
+    let rig = rig();
+    let _lease = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
+    rig.fail_next(&[ErrorKind::Refused]);
+    let mut events = rig.subscribe().await;
+    rig.lose(0);
+    assert_eq!(words(&mut events, 2).await, ["reconnecting cut", "reconnecting no route"]);
+    let shown = rig.document().await.connections.remove(0);
+    assert_eq!(
+        (shown.reason.as_deref(), shown.hint.as_deref()),
+        (Some("no route"), Some("stead reconnect ssh://box"))
+    );
+    assert!(rig.machines.requests.lock().unwrap().iter().all(|request| request.ticket.is_none()));
+    let (prompter, _questions) = Prompter::new();
+    let shown = rig.redial(Wanted { prompter: Some(prompter), ..wanted(ssh_box()) }).await.unwrap();
+    assert_eq!(shown.state, ConnectionState::Connected);
+    assert!(rig.machines.requests.lock().unwrap().last().unwrap().ticket.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_reconnecting_a_lost_connection_stays_lost_until_it_is_asked_for() {
+    let rig = rig();
+    let keep = Keep { reconnect: Some(Reconnect::Never), heartbeat: None };
+    let lease = rig.owner.acquire(Wanted { keep, ..wanted(ssh_box()) }).await.unwrap();
+    rig.lose(0);
+    rig.until(&[ConnectionState::Disconnected]).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((rig.states().await, rig.requests()), (vec![ConnectionState::Disconnected], 1));
+    assert_eq!(rig.redial(wanted(ssh_box())).await.unwrap().state, ConnectionState::Connected);
+    // One who wants it to come back is enough.
+    let keep = Keep { reconnect: Some(Reconnect::Automatic), heartbeat: None };
+    let other = rig.owner.acquire(Wanted { keep, ..wanted(ssh_box()) }).await.unwrap();
+    rig.fail_next(&[ErrorKind::Unreachable]);
+    rig.lose(1);
+    rig.until(&[ConnectionState::Reconnecting]).await;
+    rig.until(&[ConnectionState::Connected]).await;
+    drop((lease, other));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reconnect_replaces_an_open_link_and_begins_one_that_is_not_there() {
+    let rig = rig();
+    let shown = rig.redial(wanted(ssh_box())).await.unwrap();
+    assert_eq!((shown.state, rig.requests()), (ConnectionState::Connected, 1));
+    let shown = rig.redial(wanted(ssh_box())).await.unwrap();
+    assert_eq!((shown.state, rig.requests()), (ConnectionState::Connected, 2));
+    assert!(*rig.link(0).closed.borrow());
+    // It was asked for, and is kept.
+    tokio::time::sleep(IDLE_GRACE * 2).await;
+    assert_eq!(rig.states().await, [ConnectionState::Connected]);
+    rig.fail_next(&[ErrorKind::Unreachable]);
+    assert_eq!(rig.redial(wanted(ssh_box())).await.unwrap_err().kind(), ErrorKind::Unreachable);
+    rig.until(&[ConnectionState::Connected]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_kept_takes_the_heartbeat_it_is_given() {
+    let rig = rig();
+    let _lease = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
+    let heartbeat = Heartbeat { interval_ms: 250, failures_max: 0 };
+    rig.pin(Keep { reconnect: None, heartbeat: Some(heartbeat) }).await;
+    let mut given = rig.link(0).heartbeat.subscribe();
+    let is_wanted = |given: &Option<remote::client::Heartbeat>| {
+        given.is_some_and(|given| given.interval == Duration::from_millis(250) && given.failures_max == 0)
+    };
+    tokio::time::timeout(Duration::from_secs(60), given.wait_for(is_wanted)).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_sleep_what_is_open_is_probed_and_what_is_not_is_tried_at_once() {
+    let rig = rig();
+    let _lease = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
+    rig.owner.send(Event::WorldChanged).await;
+    assert_eq!(rig.states().await, [ConnectionState::Connected]);
+    rig.link(0).dead.send_replace(true);
+    let mut events = rig.subscribe().await;
+    rig.owner.send(Event::WorldChanged).await;
+    assert_eq!(words(&mut events, 2).await, ["reconnecting it does not answer any more", "connected"]);
+    rig.fail_next(&[ErrorKind::Unreachable; 6]);
+    rig.lose(1);
+    // In the middle of a pause.
+    assert_eq!(words(&mut events, 2).await, ["reconnecting cut", "reconnecting no route"]);
+    rig.machines.failures.lock().unwrap().clear();
+    let before = tokio::time::Instant::now();
+    rig.owner.send(Event::WorldChanged).await;
+    assert_eq!(words(&mut events, 1).await, ["connected"]);
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_ends_with_its_connection_and_both_are_told() {
+    let rig = rig();
+    let _lease = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
+    let (answer, answered) = oneshot::channel();
+    rig.owner.send(Event::Subscribe { topics: vec![Topic::Process], answer }).await;
+    let mut events = answered.await.unwrap();
+    let (end, ended) = oneshot::channel();
+    let (id, command) = (ProcessId::new(1), vec!["sleep".into()]);
+    let record = ProcessRecord { id, machine: ssh_box(), command, end };
+    rig.owner.send(Event::ProcessStarted(Box::new(record))).await;
+    // It goes on with the next link.
+    rig.lose(0);
+    while rig.requests() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    rig.until(&[ConnectionState::Connected]).await;
+    assert_eq!(rig.document().await.processes[0].state, "running");
+    assert!(!*rig.link(1).last.borrow());
+    rig.owner.ask(|answer| Event::Disconnect { machine: ssh_box(), answer }).await.unwrap();
+    assert_eq!(ended.await.as_deref(), Ok("its connection was closed"));
+    assert!(*rig.link(1).last.borrow() && !*rig.link(0).last.borrow());
+    assert!(rig.document().await.processes.is_empty());
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        if let Some(Told::Event(event)) = events.next().await {
+            told.push(event.happened.word());
+        }
+    }
+    assert_eq!(told, ["running", "lost"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_is_lost_when_nobody_tries_to_get_to_its_machine_any_more() {
+    let rig = rig();
+    let keep = Keep { reconnect: Some(Reconnect::Never), ..Keep::default() };
+    let _lease = rig.owner.acquire(Wanted { keep, ..wanted(ssh_box()) }).await.unwrap();
+    let (end, ended) = oneshot::channel();
+    let (id, command) = (ProcessId::new(1), vec!["sleep".into()]);
+    let record = ProcessRecord { id, machine: ssh_box(), command, end };
+    rig.owner.send(Event::ProcessStarted(Box::new(record))).await;
+    rig.lose(0);
+    assert_eq!(ended.await.as_deref(), Ok("its connection was lost: cut"));
+    rig.until(&[ConnectionState::Disconnected]).await;
+    assert!(rig.document().await.processes.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,4 +585,185 @@ async fn a_daemon_that_ends_opens_nothing_and_closes_everything() {
     assert!(*rig.link(0).closed.borrow());
     drop(lease);
     assert_eq!(rig.owner.acquire(wanted(Machine::Host)).await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+/// The owner of one mount of [`ssh_box`], which takes events when the test gives them, and what arrives for its task.
+fn owner_of_a_mount(scratch: &tempfile::TempDir) -> (Owner, MountId, mpsc::Receiver<Command>) {
+    let id = MountId::new(1);
+    let dir = std::path::PathBuf::from("/home/u/src");
+    let plan = Plan {
+        source: Source::parse(b"ssh://box/src", b"/").unwrap(),
+        place: Place { dir, machine: ssh_box(), path: "/src".into() },
+        backend: wire::api::mount::Backend::Nfs,
+        access: wire::api::mount::Access::ReadWrite,
+        sync: wire::api::mount::SyncMode::Close,
+        reconnect: Reconnect::Automatic,
+        heartbeat: Heartbeat::default(),
+        options: BTreeMap::new(),
+        caller: Caller::default(),
+        made: Vec::new(),
+    };
+    let (commands, arriving) = mpsc::channel(crate::mount::COMMANDS_MAX);
+    let record = MountRecord {
+        source: plan.source.clone(),
+        place: plan.place.clone(),
+        shown: plan.status(id),
+        phase: MountPhase::Starting,
+        commands,
+        reconnect: plan.reconnect,
+        standing: Standing::serving(),
+        announced: None,
+        kept_aside: Vec::new(),
+        earlier: Default::default(),
+        monitor: None,
+    };
+    let surroundings = surroundings(&Arc::default(), scratch.path());
+    let mut owner = Owner::new(OwnerHandle::new().0, surroundings, 1);
+    owner.mounts.insert(id, record);
+    (owner, id, arriving)
+}
+
+fn serving() -> MountEvent {
+    let ready = Ready {
+        backend: wire::api::mount::BackendName::Nfs,
+        connection: None,
+        port: Some(1),
+        nfs: None,
+        degraded: None,
+        agent_version: None,
+    };
+    MountEvent::Serving { pid: 1, ready: Box::new(ready) }
+}
+
+fn said(status: MountStatus, kept_aside: &[&str]) -> MountEvent {
+    MountEvent::Status(Box::new(WorkerStatus {
+        status,
+        reason: Some("cut".to_owned()),
+        journal: status::Journal::default(),
+        counters: status::Counters::default(),
+        degraded: None,
+        kept_aside: kept_aside.iter().map(|path| ByteString::from(*path)).collect(),
+    }))
+}
+
+fn worker_lost() -> MountEvent {
+    MountEvent::WorkerLost { why: "signal 9".to_owned() }
+}
+
+fn worker_serves() -> MountEvent {
+    MountEvent::WorkerServes { pid: 2, restarts: 1 }
+}
+
+fn probed(why: &str) -> MountEvent {
+    MountEvent::Probed(Health::Failed { why: why.to_owned() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_to_a_mount_is_told_in_order_and_once() {
+    use MountStatus::{Active, Disconnected, Reconnecting};
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut owner, id, _commands) = owner_of_a_mount(&scratch);
+    let mut events = owner.bus.subscribe(vec![Topic::Mount]);
+    let slow = || MountEvent::Probed(Health::Degraded { why: "slow".to_owned() });
+    let failed = || MountEvent::Failed { reason: "five deaths".to_owned() };
+    let steps: Vec<(MountEvent, &str)> = vec![
+        (serving(), "active"),
+        (said(Reconnecting, &[]), "reconnecting: cut"),
+        (said(Reconnecting, &[]), ""),
+        (said(Disconnected, &[]), "disconnected: cut"),
+        (said(Active, &[]), "active"),
+        // A death, with a link that is lost meanwhile.
+        (worker_lost(), "recovering: signal 9"),
+        (said(Reconnecting, &[]), ""),
+        (worker_serves(), "reconnecting: cut"),
+        (said(Active, &[]), "active"),
+        // A hang: its worker is killed, and that is the same trouble.
+        (probed("silence"), "recovering: silence"),
+        (probed("silence"), ""),
+        (worker_lost(), ""),
+        (worker_serves(), "active"),
+        (slow(), "degraded: slow"),
+        (slow(), ""),
+        (MountEvent::Probed(Health::Healthy), "active"),
+        (said(Active, &["/a"]), "kept_aside /a"),
+        (said(Active, &["/a", "/b"]), "kept_aside /b"),
+        (worker_lost(), "recovering: signal 9"),
+        (failed(), "failed: five deaths"),
+        // What was still on its way.
+        (worker_serves(), ""),
+        (said(Active, &[]), ""),
+        (failed(), ""),
+        (MountEvent::Ended, "unmounted"),
+        (said(Active, &[]), ""),
+    ];
+    let mut expected = Vec::new();
+    for (event, told) in steps {
+        owner.on(Event::Mount(id, event));
+        expected.extend((!told.is_empty()).then_some(told));
+    }
+    drop(owner);
+    let (mut told, mut last) = (Vec::new(), 0);
+    while let Some(Told::Event(event)) = events.next().await {
+        assert!(event.seq > last, "in order, each once");
+        last = event.seq;
+        let Happened::Mount { state, reason, path, .. } = event.happened else {
+            panic!("not a mount's");
+        };
+        let path = path.map(|path| format!(" {path}")).unwrap_or_default();
+        told.push(format!("{state}{path}{}", reason.map(|why| format!(": {why}")).unwrap_or_default()));
+    }
+    assert_eq!(told, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_worker_had_counted_is_not_forgotten() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut owner, id, _commands) = owner_of_a_mount(&scratch);
+    owner.on(Event::Mount(id, serving()));
+    let mut count = |event, expected| {
+        owner.on(Event::Mount(id, event));
+        assert_eq!(owner.document().mounts[0].counters.requests, expected);
+    };
+    let said = |requests| match said(MountStatus::Active, &[]) {
+        MountEvent::Status(mut report) => {
+            report.counters.requests = requests;
+            MountEvent::Status(report)
+        }
+        other => other,
+    };
+    count(said(7), 7);
+    count(worker_lost(), 7);
+    count(worker_serves(), 7);
+    // Told twice of the same one.
+    count(worker_serves(), 7);
+    count(said(2), 9);
+    count(worker_serves(), 9);
+    count(said(3), 10);
+    count(MountEvent::WorkerServes { pid: 3, restarts: 4 }, 10);
+    count(said(1), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mount_follows_its_connection_and_is_told_when_the_machine_is_back() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut owner, id, mut commands) = owner_of_a_mount(&scratch);
+    owner.on(Event::Mount(id, serving()));
+    let status = |owner: &Owner| {
+        let mount = &owner.document().mounts[0];
+        (mount.status.clone(), mount.reason.clone().unwrap_or_default())
+    };
+    let because = |why: &str| Some(why.to_owned());
+    owner.connection_changed(&ssh_box(), ConnectionState::Reconnecting, because("no route"));
+    assert_eq!(status(&owner).0, MountStatus::Active, "its own link is what it hangs on");
+    owner.on(Event::Mount(id, said(MountStatus::Reconnecting, &[])));
+    assert_eq!(status(&owner), (MountStatus::Reconnecting, "no route".to_owned()));
+    owner.connection_changed(&ssh_box(), ConnectionState::Disconnected, because("no such host"));
+    assert_eq!(status(&owner), (MountStatus::Disconnected, "no such host".to_owned()));
+    assert!(commands.try_recv().is_err());
+    owner.connection_changed(&Machine::Host, ConnectionState::Connected, None);
+    assert!(commands.try_recv().is_err(), "another machine's connection");
+    owner.connection_changed(&ssh_box(), ConnectionState::Connected, None);
+    assert!(matches!(commands.try_recv(), Ok(Command::Reconnect)));
+    owner.on(Event::Mount(id, said(MountStatus::Active, &[])));
+    assert_eq!(status(&owner), (MountStatus::Active, String::new()));
 }

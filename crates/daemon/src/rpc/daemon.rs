@@ -1,12 +1,13 @@
 //! `daemon.*`
 
 use tokio::sync::oneshot;
-use wire::api::daemon::{DaemonStatus, Stop, Stopped};
+use wire::api::daemon::{DaemonStatus, Fate, Stop, Stopped};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 
 use super::Daemon;
+use crate::Farewell;
 use crate::failure::failure;
 use crate::owner::{Event, ending};
 use crate::session::{Done, Effect, done_with, failed};
@@ -36,23 +37,29 @@ fn resident_bytes() -> Result<u64, ErrorObject> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
-/// Takes all mounts away; the process ends once this has been answered. What has begun is brought to its end also when
-/// the client does not wait for it.
+/// Takes all mounts away, or leaves them to the next daemon; the process ends once this has been answered. What has begun
+/// is brought to its end also when the client does not wait for it.
 pub async fn stop(daemon: &Daemon, stop: Stop) -> Done {
     let (told, outcome) = oneshot::channel();
     let (answered, after) = oneshot::channel();
     let (owner, end) = (daemon.owner.clone(), daemon.end.clone());
     tokio::spawn(async move {
-        let stopped = shutdown::stop_mounts(&owner, stop.force).await;
+        let (stopped, farewell) = match stop.mounts {
+            Fate::Unmounted => (shutdown::stop_mounts(&owner, stop.force).await, Farewell::Orderly),
+            Fate::Left => {
+                shutdown::leave_mounts(&owner).await;
+                (Ok(Vec::new()), Farewell::Left)
+            }
+        };
         let ends = stopped.is_ok();
-        if ends {
+        if ends && farewell == Farewell::Orderly {
             shutdown::close_connections(&owner).await;
         }
         // A client that has gone is neither told nor waited for.
         let _ = told.send(stopped);
         if ends {
             let _ = after.await;
-            let _ = end.send(()).await;
+            let _ = end.send(farewell).await;
         }
     });
     match outcome.await {

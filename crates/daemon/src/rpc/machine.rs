@@ -1,24 +1,25 @@
 //! `machine.*`
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use ::remote::client::Heartbeat;
 use ::remote::doctor::{examine, ssh_version};
-use wire::api::machine::{Check, Connect, Disconnect, Disconnected, Doctor, Machine, Report, Verdict};
-use wire::api::{ErrorKind, ErrorObject, status};
+use tokio::sync::oneshot;
+use wire::api::machine::{
+    Check, Connect, Disconnect, Disconnected, Doctor, Machine, Reconnect, Redial, Report, Verdict,
+};
+use wire::api::status::{self, ConnectionState};
+use wire::api::{ErrorKind, ErrorObject};
+use wire::worker::Heartbeat;
 
 use super::Daemon;
-use crate::connection::HEARTBEAT;
+use crate::connection;
 use crate::failure::chain;
-use crate::owner::{Event, Wanted};
+use crate::owner::{Event, Keep, Wanted, ending};
 use crate::session::ClientContext;
+use crate::shutdown;
 
 /// How long a machine may take to be examined once it is connected.
 const EXAMINE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Heartbeats more often than that would be traffic, more seldom they would find nothing.
-const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
 /// Opens a connection and keeps it.
 pub async fn connect(
@@ -29,33 +30,59 @@ pub async fn connect(
     context.check(&connect.caller)?;
     let machine = connect.machine.clone();
     let prompter = context.prompter(&connect.caller);
-    let heartbeat = heartbeat(connect.heartbeat_interval_ms, connect.max_heartbeat_failures)?;
-    let wanted = Wanted { heartbeat, ..Wanted::new(connect.machine, connect.caller, prompter) };
+    let keep = keep(Some(connect.reconnect), connect.heartbeat_interval_ms, connect.max_heartbeat_failures)?;
+    let wanted = Wanted { keep, ..Wanted::new(connect.machine, connect.caller, prompter) };
     let lease = daemon.owner.acquire(wanted).await?;
-    let pinned = daemon.owner.ask(|answer| Event::Pin { machine, answer }).await;
+    let pinned = daemon.owner.ask(|answer| Event::Pin { machine, keep, answer }).await;
     drop(lease);
     pinned
 }
 
-fn heartbeat(interval_ms: Option<u64>, failures_max: Option<u32>) -> Result<Heartbeat, ErrorObject> {
-    let interval = interval_ms.map_or(HEARTBEAT.interval, Duration::from_millis);
-    let failures_max = failures_max.unwrap_or(HEARTBEAT.failures_max);
-    if !INTERVALS.contains(&interval) {
-        let (least, most) = (INTERVALS.start().as_millis(), INTERVALS.end().as_millis());
-        let message = format!("a heartbeat interval is {least} to {most} ms");
-        return Err(ErrorObject::new(ErrorKind::Usage, message));
-    }
-    match failures_max {
-        0 => Err(ErrorObject::new(ErrorKind::Usage, "at least one heartbeat has to be allowed to fail")),
-        failures_max => Ok(Heartbeat { interval, failures_max }),
-    }
+/// Closes a link and opens it again.
+pub async fn reconnect(
+    daemon: &Daemon,
+    context: &ClientContext,
+    redial: Redial,
+) -> Result<status::Connection, ErrorObject> {
+    context.check(&redial.caller)?;
+    let prompter = context.prompter(&redial.caller);
+    let keep = keep(redial.reconnect, redial.heartbeat_interval_ms, redial.max_heartbeat_failures)?;
+    let wanted = Box::new(Wanted { keep, ..Wanted::new(redial.machine, redial.caller, prompter) });
+    daemon.owner.ask(|answer| Event::Redial { wanted, answer }).await
 }
 
-/// Closes a connection.
+/// A heartbeat of which only one part is given has the usual other one.
+fn keep(
+    reconnect: Option<Reconnect>,
+    interval_ms: Option<u64>,
+    failures_max: Option<u32>,
+) -> Result<Keep, ErrorObject> {
+    let heartbeat = match (interval_ms, failures_max) {
+        (None, None) => None,
+        given => Some(connection::heartbeat(given.0, given.1, Heartbeat::default())?),
+    };
+    Ok(Keep { reconnect, heartbeat })
+}
+
+/// Closes a connection once its mounts are gone.
 pub async fn disconnect(daemon: &Daemon, disconnect: Disconnect) -> Result<Disconnected, ErrorObject> {
-    let machine = disconnect.machine.clone();
-    let was = daemon.owner.ask(|answer| Event::Disconnect { machine, answer }).await?;
-    Ok(Disconnected { machine: disconnect.machine, was })
+    let machine = disconnect.machine;
+    let (answer, answered) = oneshot::channel();
+    daemon.owner.send(Event::SelectMountsOf { machine: machine.clone(), answer }).await;
+    let mounts = answered.await.map_err(|_| ending())?;
+    let outcomes = shutdown::stop_all(mounts, disconnect.force).await;
+    let gone: Result<Vec<_>, _> = outcomes.into_iter().collect();
+    let mut mounts = gone?;
+    mounts.sort_by_key(|mount| mount.id);
+    let was = daemon.owner.ask(|answer| Event::Disconnect { machine: machine.clone(), answer }).await;
+    match was {
+        Ok(was) => Ok(Disconnected { machine, was, mounts }),
+        // It went with the last of its mounts.
+        Err(error) if error.kind() == ErrorKind::NotFound && !mounts.is_empty() => {
+            Ok(Disconnected { machine, was: ConnectionState::Disconnected, mounts })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Looks at what works on a machine. That it cannot be reached is a finding, not a failure.

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ::remote::Connection;
-use ::remote::client::{ProcessEvent, ProcessStream};
+use ::remote::client::{AgentClient, ProcessEvent, ProcessStream};
 use serde_bytes::ByteBuf;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use wire::agent::process::{ExitStatus, Output, ProcessId as FarId, ProcessRequest, TerminalSize};
 use wire::api::file::Content;
 use wire::api::id::ProcessId;
@@ -17,9 +16,9 @@ use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 
 use super::Daemon;
-use crate::connection::Lease;
+use crate::connection::{Commands, Lease};
 use crate::failure::{chain, from_call};
-use crate::owner::Wanted;
+use crate::owner::{Event, OwnerHandle, ProcessRecord, Wanted};
 use crate::session::{ClientContext, ClientGone, ClientHandle, Done, Effect, done_with, failed};
 
 /// Pieces of input that may wait for a process. The bytes are bounded by the API; this bounds the pieces.
@@ -54,8 +53,24 @@ pub struct RunningProcess {
     waiting_orders: mpsc::Receiver<Order>,
     far: FarId,
     stream: ProcessStream,
-    connection: Connection,
+    commands: Commands,
+    /// Told why when the connection is to end.
+    ended: oneshot::Receiver<String>,
+    listed: Listed,
     _lease: Lease,
+}
+
+/// The owner's knowledge of a process, which ends with this.
+struct Listed {
+    id: ProcessId,
+    code: Option<u8>,
+    owner: OwnerHandle,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.owner.send_later(Event::ProcessEnded(self.id, self.code));
+    }
 }
 
 /// Starts a command.
@@ -83,9 +98,10 @@ async fn start(daemon: &Daemon, context: &ClientContext, run: Run) -> Result<Run
     let prompter = context.prompter(&run.caller);
     let wanted = Wanted::new(run.machine.clone(), run.caller.clone(), prompter);
     let lease = daemon.owner.acquire(wanted).await?;
-    let connection = lease.link().shared().await?;
-    let far = connection.client.new_process();
-    let mut stream = connection.client.spawn(spawn_request(run, far));
+    let commands = lease.link().commands().await?;
+    let far = commands.client.new_process();
+    let (machine, command) = (run.machine.clone(), run.command.clone());
+    let mut stream = commands.client.spawn(spawn_request(run, far));
     match stream.next().await {
         Some(Ok(ProcessEvent::Started(_))) => {}
         Some(Ok(_)) => return Err(could_not("the agent broke the protocol")),
@@ -94,8 +110,12 @@ async fn start(daemon: &Daemon, context: &ClientContext, run: Run) -> Result<Run
     }
     let (input, waiting_inputs) = mpsc::channel(INPUTS_MAX);
     let (orders, waiting_orders) = mpsc::channel(ORDERS_MAX);
+    let (end, ended) = oneshot::channel();
+    let id = context.new_process();
+    let record = ProcessRecord { id, machine, command, end };
+    daemon.owner.send(Event::ProcessStarted(Box::new(record))).await;
     Ok(RunningProcess {
-        id: context.new_process(),
+        id,
         input,
         orders,
         in_flight: Arc::default(),
@@ -103,7 +123,9 @@ async fn start(daemon: &Daemon, context: &ClientContext, run: Run) -> Result<Run
         waiting_orders,
         far,
         stream,
-        connection,
+        commands,
+        ended,
+        listed: Listed { id, code: None, owner: daemon.owner.clone() },
         _lease: lease,
     })
 }
@@ -134,22 +156,37 @@ impl RunningProcess {
     /// Carries input and output until the process has ended or the client has gone.
     pub async fn pump(self, client: ClientHandle) {
         let RunningProcess {
-            id, in_flight, waiting_inputs, waiting_orders, far, mut stream, connection, ..
+            id,
+            in_flight,
+            waiting_inputs,
+            waiting_orders,
+            far,
+            mut stream,
+            commands,
+            ended,
+            mut listed,
+            ..
         } = self;
         let inputs = async {
-            take_inputs(id, far, waiting_inputs, &in_flight, &connection, &client).await;
+            take_inputs(id, far, waiting_inputs, &in_flight, &commands.client, &client).await;
             // The process goes on without input.
             std::future::pending::<()>().await;
         };
         let orders = async {
-            take_orders(id, far, waiting_orders, &connection).await;
+            take_orders(id, far, waiting_orders, &commands.client).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            told = tell_outputs(id, &mut stream, &client) => {
-                if told.is_err() {
-                    tracing::debug!(process = %id, "the client of a process has gone");
+            outcome = outputs(id, &mut stream, &client) => match outcome {
+                Ok(outcome) => {
+                    listed.code = known_code(&outcome);
+                    exited(id, outcome, &client).await;
                 }
+                Err(ClientGone) => tracing::debug!(process = %id, "the client of a process has gone"),
+            },
+            reason = ended => {
+                let reason = reason.unwrap_or_else(|_| "the daemon ends".to_owned());
+                exited(id, Outcome::Lost { reason }, &client).await;
             }
             () = inputs => {}
             () = orders => {}
@@ -157,11 +194,27 @@ impl RunningProcess {
     }
 }
 
-async fn tell_outputs(
+/// What is told of a process's end in an event; nothing when it is not known.
+fn known_code(outcome: &Outcome) -> Option<u8> {
+    match outcome {
+        Outcome::Exited { .. } | Outcome::Signalled { .. } => Some(outcome.exit_code()),
+        Outcome::Lost { .. } => None,
+    }
+}
+
+/// The last word about a process.
+async fn exited(id: ProcessId, outcome: Outcome, client: &ClientHandle) {
+    if client.notify(Exited { process: id, outcome }).await.is_err() {
+        tracing::debug!(process = %id, "the client of a process has gone");
+    }
+}
+
+/// Carries what a process says, until it ends.
+async fn outputs(
     id: ProcessId,
     stream: &mut ProcessStream,
     client: &ClientHandle,
-) -> Result<(), ClientGone> {
+) -> Result<Outcome, ClientGone> {
     let outcome = loop {
         match stream.next().await {
             Some(Ok(ProcessEvent::Output(output, bytes))) => {
@@ -183,7 +236,7 @@ async fn tell_outputs(
             Some(Err(error)) => break Outcome::Lost { reason: chain(&error) },
         }
     };
-    client.notify(Exited { process: id, outcome }).await
+    Ok(outcome)
 }
 
 async fn take_inputs(
@@ -191,15 +244,17 @@ async fn take_inputs(
     far: FarId,
     mut inputs: mpsc::Receiver<Vec<u8>>,
     in_flight: &AtomicU64,
-    connection: &Connection,
+    agent: &AgentClient,
     client: &ClientHandle,
 ) {
+    let mut from = 0;
     while let Some(bytes) = inputs.recv().await {
         let (count, end) = (bytes.len() as u64, bytes.is_empty());
-        if let Err(error) = connection.client.process_input(far, bytes.into(), end).await {
+        if let Err(error) = agent.process_input(far, from, bytes.into(), end).await {
             // It may have closed its input or ended; the stream of its output tells.
             tracing::debug!(process = %id, error = chain(&error), "input for a process was not taken");
         }
+        from += count;
         in_flight.fetch_sub(count, Ordering::Relaxed);
         if count > 0 && client.notify(StdinTaken { process: id, bytes: count }).await.is_err() {
             return;
@@ -207,12 +262,12 @@ async fn take_inputs(
     }
 }
 
-async fn take_orders(id: ProcessId, far: FarId, mut orders: mpsc::Receiver<Order>, connection: &Connection) {
+async fn take_orders(id: ProcessId, far: FarId, mut orders: mpsc::Receiver<Order>, agent: &AgentClient) {
     while let Some(order) = orders.recv().await {
         let sent = match order {
-            Order::Resize(size) => connection.client.process_resize(far, far_size(size)).await,
+            Order::Resize(size) => agent.process_resize(far, far_size(size)).await,
             Order::Signal(signal) => match u8::try_from(signal) {
-                Ok(signal) => connection.client.process_signal(far, signal).await,
+                Ok(signal) => agent.process_signal(far, signal).await,
                 // There is no such signal anywhere.
                 Err(_) => continue,
             },

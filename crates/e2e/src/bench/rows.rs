@@ -214,7 +214,8 @@ fn tree_files(root: &Path, files: usize) -> impl Iterator<Item = PathBuf> {
     (0..files).map(move |number| root.join(format!("d{:03}/f{number:05}", number / FILES_PER_DIRECTORY)))
 }
 
-fn write_tree(root: &Path, files: usize) {
+/// Files of 4 KiB, a hundred in a directory.
+pub fn write_tree(root: &Path, files: usize) {
     let contents = noise();
     for (number, path) in tree_files(root, files).enumerate() {
         if number % FILES_PER_DIRECTORY == 0 {

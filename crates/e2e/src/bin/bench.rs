@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use e2e::bench::{self, Options};
+use e2e::bench::{self, Options, recovery};
 
 const HELP: &str = "\
 bench mount [--quick] [--rtt MS[,MS]] [--rows NAME[,NAME]] [--runs N] [--only CONTENDER[,CONTENDER]]
+bench recovery [--quick] [--kills N] [--files N] [--on host|ssh]
 ";
 
 fn main() -> ExitCode {
@@ -13,6 +14,10 @@ fn main() -> ExitCode {
     match args.split_first() {
         Some((what, rest)) if what == "mount" => match Options::parse(rest) {
             Ok(options) => bench::run(&options),
+            Err(error) => usage(&error),
+        },
+        Some((what, rest)) if what == "recovery" => match recovery::Options::parse(rest) {
+            Ok(options) => recovery::run(&options),
             Err(error) => usage(&error),
         },
         _ => usage("what is to be measured is not named"),

@@ -72,3 +72,18 @@ fn a_cut_ends_connections_and_refuses_new_ones_until_mended() {
     proxy.mend();
     round_trip(&mut connect(), b"again").unwrap();
 }
+
+#[test]
+fn a_cut_in_the_middle_lets_exactly_so_many_bytes_pass() {
+    let proxy = DelayProxy::start(echo(), Duration::ZERO);
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+    round_trip(&mut stream, b"before").unwrap();
+    let before = proxy.carried_bytes();
+    proxy.cut_after(5);
+    assert!(round_trip(&mut stream, b"never whole").is_err());
+    assert_eq!(proxy.carried_bytes(), before + 5);
+    assert!(proxy.is_cut());
+    proxy.mend();
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+    round_trip(&mut stream, b"again").unwrap();
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use e2e::leftovers::Process;
 use e2e::sshd::FarCache;
 use e2e::stead::{Mount, stead_bin};
 use e2e::{Program, Sshd, Stead, eventually};
@@ -67,7 +68,11 @@ fn read_and_write(pair: &Pair, number: usize) {
 
 /// The ssh processes that have logged in.
 fn masters(stead: &Stead) -> usize {
-    stead.processes().iter().filter(|process| process.command.contains(" -M -N ")).count()
+    stead.processes().iter().filter(|process| is_master(process)).count()
+}
+
+fn is_master(process: &Process) -> bool {
+    process.command.contains(" -M -N ")
 }
 
 /// The sockets in the runtime directory but the daemon's own.
@@ -158,19 +163,27 @@ fn stopping_the_daemon_ends_all_logins() {
 }
 
 #[test]
-fn the_logins_of_a_daemon_that_was_killed_are_ended_by_the_next() {
+fn the_next_daemon_takes_over_the_logins_of_one_that_was_killed_and_ends_them() {
     let sshd = Sshd::start_with(FarCache::Shared, "MaxSessions 2");
     let stead = Stead::with_ssh(&sshd);
-    mount_at_once(&stead, 4);
-    let before: Vec<_> =
-        stead.processes().into_iter().filter(|process| process.command.contains(" -M -N ")).collect();
+    let mounted = mount_at_once(&stead, 4);
+    let logins = || {
+        let mut pids: Vec<_> =
+            stead.processes().into_iter().filter(is_master).map(|login| login.pid).collect();
+        pids.sort_by_key(|pid| pid.as_raw_nonzero());
+        pids
+    };
+    let before = logins();
     assert_eq!(before.len(), 3);
     kill_process(Pid::from_raw(stead.daemon_pid()).unwrap(), Signal::KILL).unwrap();
     // The first command to come starts the next daemon.
+    stead.status();
+    for (number, (pair, _)) in mounted.iter().enumerate() {
+        read_and_write(pair, number);
+    }
+    assert_eq!(logins(), before, "nobody has logged in again");
     stead.ok(&["unmount", "--all"]);
-    let is_running = |pid: Pid| Path::new(&format!("/proc/{pid}")).exists();
-    eventually(SOON, "its logins have ended", || !before.iter().any(|process| is_running(process.pid)));
-    eventually(IDLE, "only the next daemon is left", || stead.processes().len() <= 1);
+    eventually(IDLE, "its logins have ended", || logins().is_empty());
     only_the_daemon_is_left(&stead, &sshd);
     let again = pair(&stead, 9);
     mount(&stead, &again);
@@ -184,9 +197,7 @@ fn a_login_that_was_cut_off_costs_only_its_own_mounts() {
     let (first, second) = (pair(&stead, 0), pair(&stead, 1));
     mount(&stead, &first);
     mount(&stead, &second);
-    let of_further = |process: &e2e::leftovers::Process| {
-        process.command.contains(" -M -N ") && process.command.contains(".1 -o ")
-    };
+    let of_further = |process: &Process| is_master(process) && process.command.contains(".1 -o ");
     let further = stead.processes().into_iter().find(of_further).expect("a second login");
     kill_process(further.pid, Signal::KILL).unwrap();
     eventually(SOON, "it is seen", || masters(&stead) == 1);

@@ -1,4 +1,5 @@
-use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+use e2e::mapping::Mapping;
+use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::call::*;
 
@@ -102,46 +103,5 @@ probes! {
         let reader = Mapping::new(&two, 4096, MapFlags::SHARED, access);
         writer.bytes_mut()[17] = 99;
         assert_eq!(reader.bytes()[17], 99);
-    }
-}
-
-/// A mapping of a file from its start.
-struct Mapping {
-    address: *mut u8,
-    len: usize,
-}
-
-impl Mapping {
-    fn new(file: &File, len: usize, flags: MapFlags, access: ProtFlags) -> Mapping {
-        Mapping::try_new(file, len, flags, access).unwrap()
-    }
-
-    fn try_new(file: &File, len: usize, flags: MapFlags, access: ProtFlags) -> rustix::io::Result<Mapping> {
-        // SAFETY: the kernel chooses the address, so no memory in use is replaced.
-        let address = unsafe { mmap(std::ptr::null_mut(), len, access, flags, file, 0) }?;
-        Ok(Mapping { address: address.cast(), len })
-    }
-
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is mapped readable for as long as `self` lives. The probes change it from this thread
-        // only, between two looks, and never look beyond the last page of the file.
-        unsafe { std::slice::from_raw_parts(self.address, self.len) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as `bytes`, and the probes that write have mapped it writable.
-        unsafe { std::slice::from_raw_parts_mut(self.address, self.len) }
-    }
-
-    fn sync(&self) {
-        // SAFETY: the range is this mapping.
-        unsafe { msync(self.address.cast(), self.len, MsyncFlags::SYNC) }.unwrap();
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range is this mapping, and nothing borrowed from it outlives `self`.
-        unsafe { munmap(self.address.cast(), self.len) }.unwrap();
     }
 }

@@ -1,7 +1,8 @@
 //! Page-aligned memory that requests are read into, used again and again.
 //!
-//! A buffer is as large as the largest message, 1 MiB and a page, but only the pages that a message touched
-//! take memory. [`PooledBuffer::freeze`] turns a message into shared [`Bytes`], so that a WRITE's payload can
+//! A buffer is as large as the largest message, 1 MiB and a page, and all of it is there before the kernel is asked for
+//! a message: a process that is killed while the kernel has to find pages for one fails the request of whoever waits with
+//! `EIO`, while one that has them leaves the request to its successor. [`PooledBuffer::freeze`] turns a message into shared [`Bytes`], so that a WRITE's payload can
 //! outlive the thread that read it; the buffer goes back to its pool when the last slice is dropped.
 
 use bytes::Bytes;
@@ -45,8 +46,9 @@ impl Buffer {
 
     fn with_capacity(capacity: usize) -> Result<Self, Errno> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         // SAFETY: a new anonymous mapping at an address that the kernel picks overlaps nothing.
-        let start = unsafe { mmap_anonymous(ptr::null_mut(), capacity, access, MapFlags::PRIVATE)? };
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), capacity, access, flags)? };
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
         Ok(Self { start, capacity, filled: 0 })
     }

@@ -127,6 +127,14 @@ impl Device {
         }
     }
 
+    /// Whether [`Device::read`] has something to return at once. Somebody else may read it first.
+    pub fn has_message(&self) -> bool {
+        let now = rustix::time::Timespec::default();
+        let mut polled = [rustix::event::PollFd::new(&self.descriptor, rustix::event::PollFlags::IN)];
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&now)))
+            .is_ok_and(|ready| ready > 0)
+    }
+
     /// Writes one message, whole or not at all.
     pub(super) fn write(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         let expected: usize = pieces.iter().map(|piece| piece.len()).sum();

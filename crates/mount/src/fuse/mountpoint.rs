@@ -344,6 +344,8 @@ pub enum Unmount {
     /// Takes the mount out of the tree at once; it ends when the last process lets go. Asks the server
     /// nothing.
     Detach,
+    /// The same, and as root ends every request that waits for the server. Others need [`Connection::abort`] for that.
+    Abort,
 }
 
 /// Why a mount is still there.
@@ -386,8 +388,11 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), UnmountError> {
         });
     }
     let mut flags = UnmountFlags::NOFOLLOW;
-    if how == Unmount::Detach {
-        flags |= UnmountFlags::DETACH;
+    match how {
+        Unmount::IfIdle => {}
+        Unmount::Detach => flags |= UnmountFlags::DETACH,
+        // With FORCE, FUSE aborts the connection before the mount is looked at, also where no fusectl is mounted.
+        Unmount::Abort => flags |= UnmountFlags::FORCE | UnmountFlags::DETACH,
     }
     rustix::mount::unmount(path, flags).map_err(|source| match source {
         Errno::BUSY => UnmountError::Busy(path.to_path_buf()),

@@ -8,20 +8,31 @@
 //! answer that the kernel may keep looks afterwards whether anything was told meanwhile, and if so takes the answer
 //! back himself.
 //!
+//! **Answers and the record.** What a successor must know is written before the kernel is told. A request that changes
+//! something has a [`Slot`](vfs::request::Slot) until the kernel has its answer, so that it is carried out once although
+//! the kernel asks for it again.
+//!
+//! **Taking over.** The kernel is asked first to queue again what the predecessor had taken. One thread takes all of that,
+//! and what of the record did not come is settled; only then do the others begin. Then the kernel is made to doubt what it
+//! believes: carrying a notice out may have to wait for a request that was taken before.
+//!
+//! **Panics** end the process, and [`current()`] says in which request: the successor is told to refuse it.
+//!
 //! **Interrupts.** Operations that change nothing end with `EINTR` when their caller is interrupted; others are carried
-//! out. An interrupt may overtake the registration of its request: it is remembered.
+//! out, unless the machine is away: then whether they are is not known. An interrupt may overtake the registration of its request: it is remembered.
 
 mod answer;
+mod current;
+mod fault;
 mod interrupts;
 mod kernel;
 mod operations;
 mod parked;
 mod translate;
 
+use std::collections::HashSet;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 
@@ -30,19 +41,24 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use vfs::Vfs;
 use vfs::errno::Result;
+use vfs::request::{RequestId, answering};
 use vfs::source::Source;
 
 use super::abi::InitFlags;
 use super::buffer::BufferPool;
 use super::device::{Device, DeviceError, Incoming};
 use super::negotiation::{Negotiated, UnsupportedVersion, Wanted, negotiate};
+use super::notify::{self, Notice};
 use super::reply::{self, Responder};
 use super::request::{Operation, ParseError, Request};
 use crate::machine::Owners;
+use crate::{Counts, Progress};
 use answer::Answer;
+use current::{Busy, PartOf};
 use interrupts::Interrupts;
 use parked::Parked;
 
+pub use current::current;
 pub use kernel::FuseKernel;
 
 /// Threads that read requests. More than the cores there usually are to spare gain nothing: none of them waits for
@@ -52,6 +68,36 @@ const THREADS_MAX: usize = 4;
 /// Bytes that are copied out of a request's buffer rather than kept in it: a small write that waits for the machine
 /// should not hold a buffer for the largest.
 const COPY_BYTES_MAX: usize = 64 << 10;
+
+/// What the names of threads that read requests begin with; a number follows.
+pub const THREAD_PREFIX: &str = "fuse-";
+
+/// What it takes to serve a mount.
+pub struct Start<'a, S: Source> {
+    /// Its [`descriptors`], on which INIT has been answered.
+    pub devices: &'a [Arc<Device>],
+    /// What was agreed.
+    pub negotiated: Negotiated,
+    /// What is served.
+    pub vfs: Arc<Vfs<S>>,
+    /// The kernel that `vfs` was given.
+    pub kernel: Arc<FuseKernel>,
+    /// Whether anybody has served it before.
+    pub begin: Begin,
+    /// Told of the first request that was answered.
+    pub progress: Progress,
+    /// Requests that are answered with `EIO` when they come again: they have ended a predecessor.
+    pub refused: HashSet<u64>,
+}
+
+/// Whether anybody has served the mount before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// Nobody: INIT has just been answered.
+    Fresh,
+    /// A process that is dead, or will not answer any more. The file system goes on from its record.
+    Takeover,
+}
 
 /// Why a mount cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +117,9 @@ pub enum ServeError {
     /// The reply to INIT was not taken.
     #[error(transparent)]
     Reply(#[from] reply::ReplyError),
+    /// The kernel does not queue again what a dead server had taken.
+    #[error("requests that were under way cannot be had again")]
+    Resend(#[source] rustix::io::Errno),
     /// A thread could not be started.
     #[error("could not start a thread")]
     Thread(#[source] io::Error),
@@ -80,15 +129,6 @@ pub enum ServeError {
     /// The mount went away before it was served.
     #[error("the mount went away before it was served")]
     Unmounted,
-}
-
-/// What the kernel did so far.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Requests read.
-    pub requests: AtomicU64,
-    /// Requests answered without waiting for anything.
-    pub hits: AtomicU64,
 }
 
 /// The flags that this server's answers rely on. `ATOMIC_O_TRUNC` is not among them: with it the kernel has the file cut
@@ -150,7 +190,19 @@ pub(super) struct Serving<S: Source> {
     runtime: Handle,
     interrupts: Arc<Interrupts>,
     counts: Arc<Counts>,
+    progress: Progress,
     pool: Arc<BufferPool>,
+    refused: HashSet<u64>,
+    /// Requests whose changes a predecessor had sent, and which have not come again.
+    inherited: Mutex<HashSet<RequestId>>,
+}
+
+/// The descriptors through which a mount is served: this one, and one for each further thread. Whoever may not open the
+/// device has the one alone. All of them must stay open in some process for as long as the mount is to live.
+pub fn descriptors(device: &Arc<Device>) -> Vec<Arc<Device>> {
+    let count = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, THREADS_MAX));
+    let clones = (1..count).map_while(|_| device.clone_for_thread().ok().map(Arc::new));
+    std::iter::once(device.clone()).chain(clones).collect()
 }
 
 /// The threads of a mount.
@@ -161,44 +213,33 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to serve `device`, on which INIT has been answered. `kernel` is the one that `vfs` was given.
-    pub fn start<S: Source>(
-        device: &Arc<Device>,
-        negotiated: Negotiated,
-        vfs: Arc<Vfs<S>>,
-        kernel: Arc<FuseKernel>,
-        runtime: Handle,
-    ) -> std::result::Result<Server, ServeError> {
-        kernel.start(device, &negotiated).map_err(ServeError::Thread)?;
-        let root_device = vfs.root().map_or(0, |root| root.device);
-        let counts = Arc::new(Counts::default());
-        let pool = BufferPool::for_max_write(negotiated.max_write);
-        let serving = Arc::new(Serving {
-            vfs,
-            kernel: kernel.clone(),
-            negotiated,
-            root_device,
-            runtime,
-            interrupts: Arc::default(),
-            counts: counts.clone(),
-            pool,
-        });
-        let count = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, THREADS_MAX));
+    /// Starts to serve a mount. Within a tokio runtime.
+    pub fn start<S: Source>(start: Start<'_, S>) -> std::result::Result<Server, ServeError> {
+        let Start { devices, begin, .. } = start;
+        let [device, ..] = devices else { return Err(ServeError::Unmounted) };
+        start.kernel.start(device, &start.negotiated).map_err(ServeError::Thread)?;
+        let kernel = start.kernel.clone();
+        if begin == Begin::Takeover {
+            notify::write(device, &Notice::Resend).map_err(ServeError::Resend)?;
+        }
+        let serving = Arc::new(Serving::new(start));
+        if begin == Begin::Takeover {
+            serving.take_resent(device);
+        }
         let mut threads = Vec::new();
-        for number in 0..count {
-            // Whoever may not open the device shares the one descriptor among the threads.
-            let device = match number {
-                0 => device.clone(),
-                _ => device.clone_for_thread().map_or_else(|_| device.clone(), Arc::new),
-            };
-            let serving = serving.clone();
+        // Without a descriptor of its own, a thread shares the first.
+        for number in 0..devices.len().max(2) {
+            let (serving, device) = (serving.clone(), devices.get(number).unwrap_or(device).clone());
             let thread = std::thread::Builder::new()
-                .name(format!("fuse-{number}"))
+                .name(format!("{THREAD_PREFIX}{number}"))
                 .spawn(move || serve(&serving, &device))
                 .map_err(ServeError::Thread)?;
             threads.push(thread);
         }
-        Ok(Server { threads: Mutex::new(threads), counts, kernel })
+        if begin == Begin::Takeover {
+            serving.doubt_all();
+        }
+        Ok(Server { threads: Mutex::new(threads), counts: serving.counts.clone(), kernel })
     }
 
     /// What the kernel did so far.
@@ -220,29 +261,43 @@ impl Server {
 
 fn serve<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>) {
     let _in_runtime = serving.runtime.enter();
-    loop {
-        let mut buffer = match serving.pool.take() {
-            Ok(buffer) => buffer,
-            Err(errno) => {
-                tracing::error!(%errno, "no memory for a request; the thread ends");
-                return;
-            }
-        };
-        match device.read(&mut buffer) {
-            Ok(Incoming::Message) => {}
-            Ok(Incoming::Retry | Incoming::Empty) => continue,
-            Ok(Incoming::Unmounted | Incoming::Aborted) => return,
-            Err(error) => {
-                tracing::error!(%error, "the device cannot be read; the thread ends");
-                return;
-            }
-        }
-        serving.counts.requests.fetch_add(1, Ordering::Relaxed);
-        take(serving, device, &buffer.freeze());
-    }
+    while read_one(serving, device) != Read::End {}
 }
 
-fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &Bytes) {
+/// What was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// A request that a predecessor had taken, or nothing that has a place in the order of requests.
+    Early,
+    /// Any other request.
+    Usual,
+    /// There is nothing more to be read.
+    End,
+}
+
+/// Reads one message, if there is one, and begins to carry it out.
+fn read_one<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>) -> Read {
+    let mut buffer = match serving.pool.take() {
+        Ok(buffer) => buffer,
+        Err(errno) => {
+            tracing::error!(%errno, "no memory for a request; the thread ends");
+            return Read::End;
+        }
+    };
+    match device.read(&mut buffer) {
+        Ok(Incoming::Message) => {}
+        Ok(Incoming::Retry | Incoming::Empty) => return Read::Early,
+        Ok(Incoming::Unmounted | Incoming::Aborted) => return Read::End,
+        Err(error) => {
+            tracing::error!(%error, "the device cannot be read; the thread ends");
+            return Read::End;
+        }
+    }
+    serving.counts.request();
+    take(serving, device, &buffer.freeze())
+}
+
+fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &Bytes) -> Read {
     let request = match Request::parse_as(message, serving.negotiated.dialect()) {
         Ok(request) => request,
         Err(error) => {
@@ -252,10 +307,11 @@ fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &By
             {
                 tracing::error!(%error, "and cannot be refused");
             }
-            return;
+            return Read::Early;
         }
     };
     let header = &request.header;
+    let _busy = Busy::with(header.identity());
     tracing::trace!(unique = header.unique, node = header.node, operation = %header.operation_name(), "request");
     match request.operation {
         Operation::Forget { lookups } => serving.vfs.forget(translate::ino(request.header.node), lookups),
@@ -264,53 +320,113 @@ fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &By
         }
         Operation::Interrupt { target } => serving.interrupts.interrupt(super::abi::identity(target)),
         _ => {
-            let Some(responder) = Responder::for_request(&request.header, device) else { return };
+            let read = if header.resent { Read::Early } else { Read::Usual };
+            let Some(responder) = Responder::for_request(header, device) else { return read };
+            if serving.refused.contains(&header.identity()) {
+                tracing::error!(operation = %header.operation_name(), "a request that has ended a process is refused");
+                answer::report(responder.error(libc::EIO).map(|_| ()));
+                return read;
+            }
+            fault::strike(header.operation_name());
             operations::start(serving, request, message, responder);
+            return read;
         }
     }
+    Read::Early
 }
 
-/// What an operation may be interrupted for.
+/// How an operation is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Interruptible {
-    Yes,
-    /// It changes something: it is carried out.
-    No,
+enum Manner {
+    /// It changes nothing: it ends when its caller is interrupted.
+    Question,
+    /// To its end; twice is as good as once.
+    Errand,
+    /// To its end, and once.
+    Change,
 }
 
 impl<S: Source> Serving<S> {
+    fn new(start: Start<'_, S>) -> Serving<S> {
+        let Start { negotiated, vfs, kernel, progress, refused, .. } = start;
+        let runtime = Handle::current();
+        let root_device = vfs.root().map_or(0, |root| root.device);
+        let pool = BufferPool::for_max_write(negotiated.max_write);
+        let inherited = Mutex::new(vfs.unsettled().into_iter().collect());
+        let (interrupts, counts) = (Arc::default(), Arc::default());
+        Serving {
+            vfs,
+            kernel,
+            negotiated,
+            root_device,
+            runtime,
+            interrupts,
+            counts,
+            progress,
+            refused,
+            pool,
+            inherited,
+        }
+    }
+
+    /// Takes again what the predecessor had taken: the kernel has queued it ahead of everything else. Then lets go of the
+    /// changes of requests that did not come: the kernel has their answers.
+    ///
+    /// By one thread, so that when it has read another request, or there is none, each that was to come has been found
+    /// in the record. Forgets and interrupts may come in between.
+    fn take_resent(self: &Arc<Self>, device: &Arc<Device>) {
+        while device.has_message() && read_one(self, device) == Read::Early {}
+        let gone = std::mem::take(&mut *self.inherited.lock());
+        gone.into_iter().for_each(|request| self.vfs.settle(request));
+    }
+
+    /// Makes the kernel doubt all that the predecessor told it.
+    fn doubt_all(self: &Arc<Self>) {
+        let serving = self.clone();
+        self.runtime.spawn_blocking(move || {
+            let names =
+                if serving.negotiated.can_start_epoch() { Vec::new() } else { serving.vfs.known_names() };
+            serving.kernel.doubt(names, serving.vfs.known_nodes());
+        });
+    }
+
     /// Polls `operation` once, and answers or leaves the rest to the runtime.
-    fn run<F>(self: &Arc<Self>, responder: Responder, interruptible: Interruptible, operation: F)
+    fn run<F>(self: &Arc<Self>, responder: Responder, manner: Manner, operation: F)
     where
         F: Future<Output = Result<Answer>> + Send + 'static,
     {
         let told = self.vfs.changes_told();
-        let mut operation: Pin<Box<F>> = Box::pin(operation);
+        let request = RequestId(super::abi::identity(responder.unique()));
+        let slot = match manner {
+            Manner::Change => {
+                self.inherited.lock().remove(&request);
+                self.vfs.choose(request)
+            }
+            Manner::Question | Manner::Errand => None,
+        };
+        let mut operation = Box::pin(PartOf::new(request.0, answering(request, slot, operation)));
         let parked = Parked::new(self.runtime.clone());
         if let Poll::Ready(outcome) = parked.first_poll(operation.as_mut()) {
             tracing::trace!(unique = responder.unique(), "answered at once");
-            self.counts.hits.fetch_add(1, Ordering::Relaxed);
-            self.deliver(responder, outcome, told);
+            self.counts.hit();
+            self.deliver(responder, outcome, told, manner);
             return;
         }
         let serving = self.clone();
-        let interrupted = match interruptible {
-            Interruptible::Yes => {
-                let request = super::abi::identity(responder.unique());
-                Some(self.interrupts.register(request, Waker::from(parked.clone())))
-            }
-            Interruptible::No => None,
-        };
+        let interrupted = self.interrupts.register(request.0, Waker::from(parked.clone()));
         parked.park(Box::pin(async move {
-            let outcome = match interrupted {
-                None => operation.await,
-                Some(interrupted) => tokio::select! {
-                    biased;
-                    outcome = operation => outcome,
-                    () = interrupted.wait() => Err(vfs::errno::Errno::EINTR),
-                },
+            let unwanted = async {
+                interrupted.wait().await;
+                if manner != Manner::Question {
+                    serving.vfs.source().away().await;
+                }
             };
-            serving.deliver(responder, outcome, told);
+            let outcome = tokio::select! {
+                biased;
+                outcome = operation => outcome,
+                () = unwanted => Err(vfs::errno::Errno::EINTR),
+            };
+            serving.deliver(responder, outcome, told, manner);
         }));
     }
 }

@@ -38,8 +38,10 @@ async fn a_file_system_that_nobody_keeps_takes_its_link_along() {
     let (machine, root) = Machine::new(client, &attached(), (0, 0));
     let vfs = vfs::Vfs::new(Arc::new(machine), root, vfs::Options::default(), Arc::new(NoNotices));
     events.tell(&vfs);
-    let kept = Arc::downgrade(&vfs);
+    let (kept, mut standing) = (Arc::downgrade(&vfs), events.standing());
     drop(vfs);
     assert_eq!(kept.strong_count(), 0);
-    assert!(matches!(events.lost().await, LinkLost::Closed));
+    let gone = |standing: &LinkStanding| *standing != LinkStanding::Linked;
+    let why = LinkLost::Closed.to_string();
+    assert_eq!(*standing.wait_for(gone).await.unwrap(), LinkStanding::Disconnected { why });
 }

@@ -6,8 +6,10 @@
 //!     └────── waits while too much is under way ◄───────┘ a reply gives its room back once written
 //! ```
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 
 use nfs3_types::rpc::accept_stat_data;
 use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
@@ -23,6 +25,9 @@ use super::limits::{CALL_BYTES_MAX, CALLS_MAX, CONNECTIONS_MAX, STOP_WAIT_MAX};
 use super::peer::{self, Peer, Stranger};
 use super::rpc::{Call, NotACall, RecordError, Reply, read_record};
 use super::{Audience, dispatch};
+
+/// The procedure that does nothing, of both programs.
+const NULL: u32 = 0;
 
 /// Small replies are written together; large ones go past this.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
@@ -198,7 +203,16 @@ async fn read_calls<S: Source>(
 fn carry_out<S: Source>(server: Arc<Server<S>>, connection: Arc<Connection>, call: Call, answer: Answer) {
     // Not ended with its connection: what was begun is finished, so that its outcome is known.
     tokio::spawn(async move {
-        let reply = dispatch::dispatch(&server, &connection, call).await;
+        let counted = (call.procedure != NULL).then_some(&server.counts);
+        counted.inspect(|counts| counts.request());
+        let mut work = std::pin::pin!(dispatch::dispatch(&server, &connection, call));
+        let reply = match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+            Poll::Ready(reply) => {
+                counted.inspect(|counts| counts.hit());
+                reply
+            }
+            Poll::Pending => work.await,
+        };
         answer.give(reply);
     });
 }

@@ -73,6 +73,7 @@ pub async fn dispatch<S: Source>(server: &Arc<Server<S>>, connection: &Connectio
         Some(user) if call.program == NFS_PROGRAM_NUMBER => server.nfs(connection, &user, call).await,
         Some(user) => server.exports(connection, &user, call).await,
     };
+    server.progress.made();
     match results {
         Ok(results) => Reply::results(xid, &results),
         Err(NoResults::Garbage) => Reply::refused(xid, accept_stat_data::GARBAGE_ARGS),

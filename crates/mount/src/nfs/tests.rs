@@ -69,15 +69,22 @@ impl Place {
         let (vfs, faults) = file_system(self.files.path());
         let Served { owner, audience, permissions, access } = served;
         let state = self.state.path().to_path_buf();
-        let options =
-            NfsOptions { listener: listen(0).unwrap(), state, owner, audience, permissions, access };
+        let options = NfsOptions {
+            listener: listen(0).unwrap(),
+            state,
+            owner,
+            audience,
+            permissions,
+            access,
+            progress: Progress::untold(),
+        };
         Serving { server: super::serve(vfs, options).await.unwrap(), faults }
     }
 
     /// The insides of a server, without connections.
     fn inside(&self, served: Served) -> (Server<Disk>, Arc<Faults>) {
         let (vfs, faults) = file_system(self.files.path());
-        (Server::new(vfs, self.state.path(), served).unwrap(), faults)
+        (Server::new(vfs, self.state.path(), served, Progress::untold()).unwrap(), faults)
     }
 }
 
@@ -550,12 +557,31 @@ async fn modes_are_checked_where_the_machine_does_not() {
 }
 
 #[tokio::test]
+async fn calls_are_counted_and_those_that_needed_no_wait_among_them() {
+    let place = Place::new();
+    let serving = place.serve().await;
+    let mut client = serving.client().await;
+    let root = client.root().await;
+    let counts = serving.server.counts();
+    let file = client.created(&root, "file").await;
+    let before = (counts.requests(), counts.hits());
+    for _ in 0..3 {
+        client.getattr(&file).await.unwrap();
+    }
+    assert_eq!((counts.requests(), counts.hits()), (before.0 + 3, before.1 + 3));
+    client.write(&file, 0, b"x", stable_how::FILE_SYNC).await.unwrap();
+    // The disk was waited for.
+    assert_eq!((counts.requests(), counts.hits()), (before.0 + 4, before.1 + 3));
+}
+
+#[tokio::test]
 async fn sockets_that_others_can_reach_are_refused() {
     let place = Place::new();
     let (vfs, _) = file_system(place.files.path());
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let state = place.state.path().to_path_buf();
     let Served { owner, audience, permissions, access } = served();
-    let options = NfsOptions { listener, state, owner, audience, permissions, access };
+    let options =
+        NfsOptions { listener, state, owner, audience, permissions, access, progress: Progress::untold() };
     assert!(matches!(super::serve(vfs, options).await, Err(NfsError::NotLoopback(_))));
 }

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 
 use wire::api::ErrorKind;
 use wire::api::mount::{self, BackendName};
@@ -81,7 +80,11 @@ impl Backend {
             agent_version: Some(agent_version),
         };
         match self {
-            Backend::Fuse(mount) => Ready { connection: mount.connection(), ..ready },
+            Backend::Fuse(mount) => Ready {
+                connection: mount.connection(),
+                degraded: mount.degraded().map(str::to_owned),
+                ..ready
+            },
             Backend::Nfs(mount) => {
                 let NfsExport { port, .. } = *mount.export();
                 Ready {
@@ -96,14 +99,11 @@ impl Backend {
 
     /// What was asked of it, and how much of that was known here; the rest is not its business.
     pub(super) fn counters(&self) -> Counters {
-        match self {
-            Backend::Fuse(mount) => Counters {
-                requests: mount.counts().requests.load(Ordering::Relaxed),
-                hits: mount.counts().hits.load(Ordering::Relaxed),
-                ..Counters::default()
-            },
-            Backend::Nfs(_) => Counters::default(),
-        }
+        let counts = match self {
+            Backend::Fuse(mount) => mount.counts(),
+            Backend::Nfs(mount) => mount.counts(),
+        };
+        Counters { requests: counts.requests(), hits: counts.hits(), ..Counters::default() }
     }
 
     /// Waits until somebody has unmounted it. May be dropped half way.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remote::client::AgentClient;
+use tokio::sync::watch;
 use vfs::Vfs;
 
-use crate::machine::Machine;
+use crate::machine::{LinkStanding, Machine};
 
 /// How often the way to the machine is measured: a laptop may have moved to another network.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -26,20 +27,28 @@ async fn measure(client: &AgentClient, vfs: &Vfs<Machine>) {
             Err(_) => return,
         }
     }
-    if let Some(round_trip) = shortest {
+    // One that was under way when the link was lost says nothing.
+    if let Some(round_trip) = shortest.filter(|_| client.away().is_none()) {
         vfs.set_round_trip(round_trip);
     }
 }
 
-/// Measures now and again until the link or the file system is gone.
-pub(super) fn watch(client: AgentClient, vfs: &Arc<Vfs<Machine>>) {
+/// Measures now and again, and whenever there is a new link, until the session or the file system is gone. While there is
+/// no link, the machine is as far as can be.
+pub(super) fn watch(
+    client: AgentClient,
+    vfs: &Arc<Vfs<Machine>>,
+    mut standing: watch::Receiver<LinkStanding>,
+) {
     let vfs = Arc::downgrade(vfs);
     tokio::spawn(async move {
         loop {
+            standing.borrow_and_update();
             let Some(vfs) = vfs.upgrade().filter(|_| !client.is_lost()) else { return };
             measure(&client, &vfs).await;
             drop(vfs);
-            tokio::time::sleep(INTERVAL).await;
+            // The end of who tells is the end of the session, which is looked for above.
+            drop(tokio::time::timeout(INTERVAL, standing.changed()).await);
         }
     });
 }

@@ -1,26 +1,33 @@
 //! The worker's FUSE mount: made, watched, taken away.
 
+use std::collections::HashSet;
 use std::future::Future;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use vfs::Vfs;
+use vfs::table::Kept;
 use wire::api::ErrorKind;
 use wire::api::mount::Access;
+use wire::bytestring::ByteString;
 use wire::worker::{MountConfig, WorkerError};
 
 use super::backend::How;
+use super::home::Home;
 use super::options::MountChoices;
+use super::predecessor::{Server as Serving, note_panics_afresh};
+use super::succession::{FUSE, KernelPart, write_part};
 use super::{failure, in_full};
 use crate::fuse::device::Device;
 use crate::fuse::mountpoint::{
     self, Audience, Contents, MountError, MountOptions, MountPoint, MountPointError, Mounts,
     PermissionChecks, Unmount, UnmountError, unmount,
 };
-use crate::fuse::serve::{Counts, FuseKernel, Server, handshake};
+use crate::fuse::serve::{Begin, FuseKernel, ServeError, Server, Start, descriptors, handshake};
 use crate::machine::{Machine, Owners};
+use crate::{Counts, Progress};
 
 /// What the kernel reads ahead by itself, in KiB: the largest request it sends. Its default is an eighth of that, and
 /// each request costs the same.
@@ -33,6 +40,8 @@ const HELPER: &str = "fusermount3";
 pub(super) struct FuseMount {
     path: PathBuf,
     connection: Option<u64>,
+    /// What it cannot do here, in one line.
+    degraded: Option<String>,
     server: Arc<Server>,
     ended: watch::Receiver<bool>,
     joiner: Option<std::thread::JoinHandle<()>>,
@@ -82,15 +91,24 @@ fn mount_error(error: &MountError) -> WorkerError {
     failed
 }
 
+/// A kernel that does not queue a dead server's requests again leaves whoever waits for them waiting.
+const NO_RESEND: &str = "this kernel is older than Linux 6.9: if the mount's process dies, so does the mount";
+
+/// What a mount shows, and to whom it is shown.
+pub(super) struct Shown {
+    pub(super) vfs: Arc<Vfs<Machine>>,
+    pub(super) kernel: Arc<FuseKernel>,
+    pub(super) owners: Owners,
+}
+
 impl FuseMount {
-    /// Mounts and serves.
+    /// Mounts and serves. From here on the keeper has what the kernel knows the mount by.
     pub(super) async fn begin(
-        config: &MountConfig,
+        home: &Home,
         choices: &MountChoices,
-        vfs: Arc<Vfs<Machine>>,
-        kernel: Arc<FuseKernel>,
-        owners: Owners,
+        shown: Shown,
     ) -> Result<FuseMount, WorkerError> {
+        let config = &home.config;
         let point = mount_point(config, choices)?;
         let mut options = MountOptions::private(&config.source.to_bytes());
         (options.uid, options.gid) = (config.owner.uid, config.owner.gid);
@@ -103,7 +121,7 @@ impl FuseMount {
         options.permissions = PermissionChecks::Kernel;
         let device = mountpoint::mount(&point, &options).map_err(|error| mount_error(&error))?;
         let path = point.path().to_path_buf();
-        let served = FuseMount::serve(Arc::new(device), path.clone(), vfs, kernel, owners).await;
+        let served = FuseMount::serve_first(home, Arc::new(device), path.clone(), shown).await;
         if served.is_err()
             && let Err(error) = unmount(&path, Unmount::Detach)
         {
@@ -112,21 +130,67 @@ impl FuseMount {
         served
     }
 
-    async fn serve(
+    async fn serve_first(
+        home: &Home,
         device: Arc<Device>,
         path: PathBuf,
-        vfs: Arc<Vfs<Machine>>,
-        kernel: Arc<FuseKernel>,
-        owners: Owners,
+        shown: Shown,
     ) -> Result<FuseMount, WorkerError> {
-        let refused = |error: crate::fuse::serve::ServeError| {
-            failure(ErrorKind::Failure, format!("could not serve `{}`: {}", path.display(), in_full(&error)))
-        };
-        let negotiated = handshake(&device, owners).map_err(refused)?;
+        let negotiated = handshake(&device, shown.owners).map_err(|error| not_served(&path, &error))?;
         tracing::info!(?negotiated, "the kernel agreed");
-        let runtime = tokio::runtime::Handle::current();
-        let server = Server::start(&device, negotiated, vfs, kernel, runtime).map_err(refused)?;
-        let server = Arc::new(server);
+        let devices = descriptors(&device);
+        let degraded = match negotiated.can_resend() {
+            true => {
+                let at = ByteString::from(path.as_path());
+                let part = KernelPart { negotiated: negotiated.clone(), server: Serving::own(), path: at };
+                shown.vfs.keep(Kept::Kernel, write_part(&part));
+                let kept: Vec<_> = devices.iter().map(|device| device.as_fd()).collect();
+                home.tether.hand_over(FUSE, &kept).map_err(|error| {
+                    let message = format!("could not give `{}` to its keeper: {error}", path.display());
+                    failure(ErrorKind::Failure, message)
+                })?;
+                None
+            }
+            false => Some(NO_RESEND.to_owned()),
+        };
+        let (vfs, kernel) = (shown.vfs, shown.kernel);
+        let begin = Begin::Fresh;
+        note_panics_afresh(&home.directory);
+        let (progress, refused) = (home.progress(), HashSet::new());
+        let start = Start { devices: &devices, negotiated, vfs, kernel, begin, progress, refused };
+        let mut mount = FuseMount::serve(start, path.clone(), degraded)?;
+        mount.connection = read_ahead(path).await;
+        Ok(mount)
+    }
+
+    /// Goes on serving what a predecessor had mounted, through the descriptors that it had: the first is the device.
+    /// Requests that have ended a predecessor are `refused`.
+    pub(super) async fn take_over(
+        part: KernelPart,
+        kept: Vec<OwnedFd>,
+        shown: Shown,
+        progress: Progress,
+        refused: HashSet<u64>,
+    ) -> Result<FuseMount, WorkerError> {
+        let devices: Vec<_> = kept.into_iter().map(|kept| Arc::new(Device::from_fd(kept))).collect();
+        part.server.gone().await;
+        let part = KernelPart { server: Serving::own(), ..part };
+        shown.vfs.keep(Kept::Kernel, write_part(&part));
+        let (negotiated, path) = (part.negotiated, part.path.as_path().to_path_buf());
+        let (vfs, kernel) = (shown.vfs, shown.kernel);
+        let begin = Begin::Takeover;
+        let start = Start { devices: &devices, negotiated, vfs, kernel, begin, progress, refused };
+        let mut mount = FuseMount::serve(start, path.clone(), None)?;
+        mount.connection = read_ahead(path).await;
+        Ok(mount)
+    }
+
+    fn serve(
+        start: Start<'_, Machine>,
+        path: PathBuf,
+        degraded: Option<String>,
+    ) -> Result<FuseMount, WorkerError> {
+        let server = Arc::new(Server::start(start).map_err(|error| not_served(&path, &error))?);
         let (ended, watched) = watch::channel(false);
         let joined = server.clone();
         let joiner = std::thread::Builder::new()
@@ -136,8 +200,12 @@ impl FuseMount {
                 ended.send_replace(true);
             })
             .map_err(|error| failure(ErrorKind::Failure, format!("could not start a thread: {error}")))?;
-        let connection = read_ahead(path.clone()).await;
-        Ok(FuseMount { path, connection, server, ended: watched, joiner: Some(joiner) })
+        Ok(FuseMount { path, connection: None, degraded, server, ended: watched, joiner: Some(joiner) })
+    }
+
+    /// What it cannot do here, in one line.
+    pub(super) fn degraded(&self) -> Option<&str> {
+        self.degraded.as_deref()
     }
 
     /// The number of the kernel's connection, if it could be found.
@@ -197,23 +265,23 @@ fn take_away(path: &Path, how: How) -> Result<(), UnmountError> {
     }
 }
 
+fn not_served(path: &Path, error: &ServeError) -> WorkerError {
+    failure(ErrorKind::Failure, format!("could not serve `{}`: {}", path.display(), in_full(error)))
+}
+
 /// Finds the number of the connection, and lets the kernel read ahead as far as one request goes where this process
-/// may say so.
+/// may say so. Asks the mount itself nothing.
 async fn read_ahead(path: PathBuf) -> Option<u64> {
     let found = tokio::task::spawn_blocking(move || {
         let mounts = Mounts::read()
             .inspect_err(|error| tracing::warn!(error = in_full(error), "the mount was not looked up"))
             .ok()?;
-        let number = u64::from(mounts.at(&path)?.connection()?.0);
-        let metadata = std::fs::metadata(&path)
-            .inspect_err(|error| tracing::debug!(%error, "the kernel's own read-ahead stays as it is"));
-        let Ok(device) = metadata.map(|metadata| metadata.dev()) else { return Some(number) };
-        let (major, minor) = (libc::major(device), libc::minor(device));
-        let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        let mount = mounts.at(&path)?;
+        let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", mount.major, mount.minor);
         if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
             tracing::debug!(%setting, %error, "the kernel's own read-ahead stays as it is");
         }
-        Some(number)
+        mount.connection().map(|connection| u64::from(connection.0))
     });
     found.await.unwrap_or_else(|error| {
         tracing::error!(%error, "looking the mount up did not end");

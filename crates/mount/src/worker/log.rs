@@ -17,7 +17,7 @@ const FILTER_VARIABLE: &str = "STEAD_LOG";
 const FILTER_DEFAULT: &str = "info";
 
 /// Sends this process's log to standard error. What cannot be had as wished is told there.
-pub(super) fn start() {
+pub(crate) fn start() {
     let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
     let wanted = if wanted.is_empty() { FILTER_DEFAULT } else { &wanted };
     let filter = EnvFilter::try_new(wanted);

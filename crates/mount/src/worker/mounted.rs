@@ -3,7 +3,8 @@
 //! ```text
 //!              ┌───────────── it is in use ────────────┐
 //!              ▼                                       │
-//!  begin ─► serving ──stop, or unmounted by others─► leaving ──────────────────┬─► gone
+//!  begin, or take over
+//!        └──► serving ──stop, or unmounted by others─► leaving ──────────────────┬─► gone
 //!              │                                       │ stop by force         │
 //!              └─────────── stop by force ─────────────┴─► leaving by force ───┘
 //! ```
@@ -11,35 +12,50 @@
 //! While it leaves it serves on, for what is unwritten comes through it, and answers the daemon.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use remote::Connection;
-use remote::client::{Attached, CallError, ConnectOptions, LinkLost};
+use remote::WorkerDialer;
+use remote::client::relink::{RelinkOptions, Resumption};
+use remote::client::{AgentClient, CallError, Heartbeat};
+use remote::link::Policy;
 use remote::transport::host::HostOptions;
+use supervisor::keeper::Kept;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use vfs::vfs::{Recording, Restored};
 use vfs::{Kernel, Vfs};
+use wire::agent::Sequence;
 use wire::agent::file as far;
 use wire::api::ErrorKind;
-use wire::api::machine::Source;
+use wire::api::machine::{Reconnect, Source};
 use wire::api::mount::{Access, Force, SyncMode};
 use wire::api::status::{Counters, Journal, MountStatus};
-use wire::worker::{FromWorker, MountConfig, Ready, Stopping, ToWorker, WorkerError, WorkerStatus};
+use wire::hello::SessionId;
+use wire::worker::{Dial, FromWorker, MountConfig, Ready, Stopping, ToWorker, WorkerError, WorkerStatus};
 
 use super::backend::{Backend, How, Kind, Leaving};
-use super::control::Control;
+use super::control::{Control, Heard};
 use super::distance;
-use super::fuse::FuseMount;
+use super::fuse::{FuseMount, Shown};
+use super::home::Home;
 use super::nfs::NfsMount;
 use super::options::MountChoices;
+use super::predecessor::note_panics;
+use super::succession::{FUSE, NFS, SourcePart, read_part};
 use super::{failure, in_full};
 use crate::fuse::serve::FuseKernel;
-use crate::machine::{Events, Machine};
+use crate::machine::{Events, LinkStanding, Machine, held_file};
 use crate::nfs::NoNotices;
 
 /// After so many names of one directory, asked for one by one, a reader is taken for one that goes through it: two
 /// happen to everybody.
 const LIST_AFTER: u32 = 3;
+
+/// How long the agent keeps the session when there is no link, in seconds: open files and locks survive a computer that
+/// is closed for an hour, and one that is lost keeps locks from others for no longer.
+const KEEP_SECONDS: u32 = 60 * 60;
 
 /// How long unsaved writes are waited for when the mount is to go by force.
 const FORCED_DRAIN: Duration = Duration::from_secs(2);
@@ -50,20 +66,20 @@ const FORCED_UNMOUNT: Duration = Duration::from_secs(2);
 
 /// A mount that serves.
 pub(super) struct Mounted {
-    connection: Connection,
+    home: Home,
+    ready: Ready,
+    client: AgentClient,
     vfs: Arc<Vfs<Machine>>,
-    events: Arc<Events>,
+    standing: watch::Receiver<LinkStanding>,
     backend: Backend,
-    lost: Option<LinkLost>,
     /// How it leaves, if it does.
     leaving: Option<(Force, Leaving)>,
 }
 
 /// Whatever can wake a mount.
 enum Event {
-    Told(ToWorker),
-    DaemonGone,
-    LinkLost(LinkLost),
+    Heard(Heard),
+    LinkChanged,
     Unmounted,
     Terminated,
     Left(Result<(), WorkerError>),
@@ -71,82 +87,78 @@ enum Event {
 
 impl Mounted {
     /// Brings a mount to serve; after an error nothing of it is left.
-    pub(super) async fn begin(config: MountConfig) -> Result<(Mounted, Ready), WorkerError> {
+    pub(super) async fn begin(home: Home) -> Result<Mounted, WorkerError> {
+        let config = &home.config;
         let choices = MountChoices::parse(&config.options)?;
         let wanted = config.backend;
         let choosing = tokio::task::spawn_blocking(move || Kind::choose(wanted, &choices)).await;
         let kind = choosing.map_err(|error| failure(ErrorKind::Failure, error.to_string()))??;
-        let Source::Files { path, .. } = &config.source else {
-            let message = format!("could not mount `{}`: not a path on a machine", config.source);
-            return Err(failure(ErrorKind::Usage, message));
+        let link = Link::first(config, &choices).await?;
+        let (shown, parts) = parts(&home, kind, link, Recording::Fresh(home.directory.clone()));
+        let backend = match kind {
+            Kind::Fuse => Backend::Fuse(FuseMount::begin(&home, &choices, shown).await?),
+            Kind::Nfs => Backend::Nfs(NfsMount::begin(&home, &choices, shown, None).await?),
         };
-        let events = Events::new();
-        let options = ConnectOptions::default();
-        let connection =
-            remote::connect(&config.dial, &HostOptions::default(), options, events.clone()).await;
-        let connection = connection.map_err(|error| WorkerError {
-            kind: error.kind(),
-            message: format!("could not reach the machine of `{}`: {}", config.source, in_full(&error)),
-            hint: error.hint(),
-        })?;
-        let read_only = config.access == Access::ReadOnly;
-        let attached = connection.client.attach(path.as_bytes().to_vec(), read_only).await;
-        let attached = attached.map_err(|error| refused(&config.source, &error))?;
-        if attached.root.attributes.kind != far::Kind::Directory {
-            return Err(no_directory(&config.source));
-        }
-        Mounted::over(config, choices, kind, connection, attached, events).await
+        Ok(Mounted::of(home, backend, parts))
     }
 
-    async fn over(
-        config: MountConfig,
-        choices: MountChoices,
-        kind: Kind,
-        connection: Connection,
-        attached: Attached,
-        events: Arc<Events>,
-    ) -> Result<(Mounted, Ready), WorkerError> {
-        let owner = (config.owner.uid, config.owner.gid);
-        let (machine, root) = Machine::new(connection.client.clone(), &attached, owner);
-        let owners = machine.owners();
-        let sync = match config.sync {
-            SyncMode::Close => vfs::SyncMode::Close,
-            SyncMode::Async => vfs::SyncMode::Async,
-            SyncMode::Strict => vfs::SyncMode::Strict,
-        };
-        let options = vfs::Options { sync, list_after: Some(LIST_AFTER), ..vfs::Options::default() };
-        let fuse_kernel = FuseKernel::new();
-        let kernel: Arc<dyn Kernel> = match kind {
-            Kind::Fuse => fuse_kernel.clone(),
-            Kind::Nfs => Arc::new(NoNotices),
-        };
-        let vfs = Vfs::new(Arc::new(machine), root, options, kernel);
-        events.tell(&vfs);
-        distance::watch(connection.client.clone(), &vfs);
-        let backend = match kind {
-            Kind::Fuse => {
-                Backend::Fuse(FuseMount::begin(&config, &choices, vfs.clone(), fuse_kernel, owners).await?)
+    /// Goes on with a mount that a predecessor has served, with what was kept of it.
+    pub(super) async fn take_over(home: Home, kept: Vec<Kept>) -> Result<Mounted, WorkerError> {
+        let choices = MountChoices::parse(&home.config.options)?;
+        let (name, descriptors) = of_one_name(kept)?;
+        match name.as_str() {
+            FUSE => Mounted::take_over_fuse(home, choices, descriptors).await,
+            NFS => Mounted::take_over_nfs(home, choices, descriptors).await,
+            _ => {
+                let message = format!("nothing is served through descriptors named `{name}`");
+                Err(failure(ErrorKind::Failure, message))
             }
-            Kind::Nfs => Backend::Nfs(NfsMount::begin(&config, &choices, vfs.clone(), owners).await?),
-        };
-        let ready = backend.ready(connection.client.peer().release.clone());
-        Ok((Mounted { connection, vfs, events, backend, lost: None, leaving: None }, ready))
+        }
+    }
+
+    async fn take_over_fuse(
+        home: Home,
+        choices: MountChoices,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Mounted, WorkerError> {
+        let restored = restore(&home)?;
+        let part = read_part(&restored, vfs::table::Kept::Kernel).map_err(|error| no_record(&error))?;
+        let (shown, parts) = parts_again(&home, &choices, Kind::Fuse, restored)?;
+        let refused = note_panics(&home.directory);
+        let mount = FuseMount::take_over(part, descriptors, shown, home.progress(), refused).await?;
+        Ok(Mounted::of(home, Backend::Fuse(mount), parts))
+    }
+
+    async fn take_over_nfs(
+        home: Home,
+        choices: MountChoices,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Mounted, WorkerError> {
+        let (shown, parts) = parts_again(&home, &choices, Kind::Nfs, restore(&home)?)?;
+        // Clients of NFS open nothing, and know files by what outlives the table.
+        parts.vfs.let_go_of_all();
+        let listener = descriptors.into_iter().next();
+        let mount = NfsMount::begin(&home, &choices, shown, listener).await?;
+        Ok(Mounted::of(home, Backend::Nfs(mount), parts))
+    }
+
+    fn of(home: Home, backend: Backend, parts: Parts) -> Mounted {
+        let Parts { client, vfs, standing, release } = parts;
+        let ready = backend.ready(release);
+        Mounted { home, ready, client, vfs, standing, backend, leaving: None }
     }
 
     /// Serves until it is gone.
-    pub(super) async fn serve(mut self, control: &mut Control) -> io::Result<()> {
+    pub(super) async fn serve(mut self, mut control: Control) -> io::Result<()> {
         let mut terminated = signal(SignalKind::terminate())?;
         loop {
-            match self.next(control, &mut terminated).await {
-                Event::Told(ToWorker::Status) => control.send(&self.status()).await,
-                Event::Told(ToWorker::Stop { force }) => self.leave(force),
-                Event::Told(ToWorker::Start { .. }) => tracing::error!("a second `start` is ignored"),
-                Event::DaemonGone => tracing::warn!("the mount goes on without a daemon"),
-                Event::LinkLost(reason) => {
-                    tracing::error!(%reason, "the link to the machine is lost");
-                    self.lost = Some(reason);
-                    control.send(&self.status()).await;
-                }
+            match self.next(&mut control, &mut terminated).await {
+                Event::Heard(Heard::Connected) => control.send(&FromWorker::Ready(self.ready.clone())).await,
+                Event::Heard(Heard::Said(ToWorker::Reconnect)) => self.client.reconnect(),
+                Event::Heard(Heard::Said(ToWorker::Status)) => control.send(&self.status()).await,
+                Event::Heard(Heard::Said(ToWorker::Stop { force })) => self.leave(force),
+                Event::Heard(Heard::Gone) => tracing::info!("the mount goes on without a daemon"),
+                Event::LinkChanged => control.send(&self.status()).await,
                 Event::Unmounted => {
                     tracing::info!("unmounted");
                     self.leave(Force::Never);
@@ -159,13 +171,16 @@ impl Mounted {
                 }
             }
         }
+        // Whoever dies from here on needs no successor.
+        self.home.tether.leaving();
         control.send(&FromWorker::Stopping(Stopping::default())).await;
+        self.client.goodbye().await;
         self.backend.finish().await;
         Ok(())
     }
 
     async fn next(&mut self, control: &mut Control, terminated: &mut Signal) -> Event {
-        let (is_linked, is_staying) = (self.lost.is_none(), self.leaving.is_none());
+        let is_staying = self.leaving.is_none();
         let left = async {
             match &mut self.leaving {
                 Some((_, leaving)) => leaving.await,
@@ -173,8 +188,8 @@ impl Mounted {
             }
         };
         tokio::select! {
-            message = control.receive() => message.map_or(Event::DaemonGone, Event::Told),
-            reason = self.events.lost(), if is_linked => Event::LinkLost(reason),
+            heard = control.next() => Event::Heard(heard),
+            Ok(()) = self.standing.changed() => Event::LinkChanged,
             () = self.backend.unmounted(), if is_staying => Event::Unmounted,
             Some(()) = terminated.recv() => Event::Terminated,
             outcome = left => {
@@ -212,9 +227,11 @@ impl Mounted {
     /// Unmounts within a few seconds. What could not be written by then is lost, and its writers are told.
     fn leave_now(&self) -> Leaving {
         let (vfs, client, mut unmount) =
-            (self.vfs.clone(), self.connection.client.clone(), self.backend.unmount(How::Now));
+            (self.vfs.clone(), self.client.clone(), self.backend.unmount(How::Now));
         Box::pin(async move {
-            if tokio::time::timeout(FORCED_DRAIN, vfs.drain()).await.is_err() {
+            // Nothing gets through to a machine that is away.
+            let patience = if client.away().is_some() { Duration::ZERO } else { FORCED_DRAIN };
+            if tokio::time::timeout(patience, vfs.drain()).await.is_err() {
                 tracing::error!(bytes = vfs.unwritten_bytes(), "writes are given up");
                 client.close_link();
             }
@@ -234,27 +251,179 @@ impl Mounted {
         })
     }
 
+    /// What it cannot do here, in one line.
+    fn degraded(&self) -> Option<String> {
+        let unrecorded = self.vfs.record_failure();
+        let unrecorded =
+            unrecorded.map(|why| format!("if the mount's process dies, so does the mount: {why}"));
+        unrecorded.or_else(|| self.ready.degraded.clone())
+    }
+
     fn status(&self) -> FromWorker {
-        let link = self.connection.client.counters();
+        let link = self.client.counters();
         let counters = Counters {
             round_trips: link.round_trips,
             bytes_read: link.bytes_received,
             bytes_written: link.bytes_sent,
+            retries: link.retries,
+            reconnects: link.streams.saturating_sub(1),
             ..self.backend.counters()
         };
         let unwritten = self.vfs.unwritten_bytes() as u64;
-        let status = match self.lost {
-            None => MountStatus::Active,
-            Some(_) => MountStatus::Disconnected,
+        let (status, reason) = match self.standing.borrow().clone() {
+            LinkStanding::Linked => (MountStatus::Active, None),
+            LinkStanding::Reconnecting { why } => (MountStatus::Reconnecting, Some(why)),
+            LinkStanding::Disconnected { why } => (MountStatus::Disconnected, Some(why)),
         };
-        let journal = Journal { operations: u64::from(unwritten > 0), bytes: unwritten };
+        let journal = Journal { operations: self.vfs.unwritten_writes() as u64, bytes: unwritten };
         FromWorker::Status(Box::new(WorkerStatus {
             status,
+            reason,
             journal,
             counters,
-            degraded: None,
+            degraded: self.degraded(),
             kept_aside: Vec::new(),
         }))
+    }
+}
+
+/// A session with the machine, and what it exports.
+struct Link {
+    client: AgentClient,
+    events: Arc<Events>,
+    part: SourcePart,
+}
+
+impl Link {
+    /// Reaches the machine, and attaches the tree.
+    async fn first(config: &MountConfig, choices: &MountChoices) -> Result<Link, WorkerError> {
+        let Source::Files { path, .. } = &config.source else {
+            let message = format!("could not mount `{}`: not a path on a machine", config.source);
+            return Err(failure(ErrorKind::Usage, message));
+        };
+        let events = Events::new();
+        let dialer = dialer(config);
+        let first = dialer.reach(SessionId::default()).await.map_err(|error| WorkerError {
+            kind: error.kind(),
+            message: format!("could not reach the machine of `{}`: {}", config.source, in_full(&error)),
+            hint: error.hint(),
+        })?;
+        let options = relink_options(config, choices);
+        let client = AgentClient::lasting(Some(first), Arc::new(dialer), options, None, events.clone());
+        let read_only = config.access == Access::ReadOnly;
+        let attached = client.attach(path.as_bytes().to_vec(), read_only).await;
+        let attached = attached.map_err(|error| refused(&config.source, &error))?;
+        if attached.root.attributes.kind != far::Kind::Directory {
+            return Err(no_directory(&config.source));
+        }
+        let part = client
+            .resumption()
+            .and_then(|resumption| SourcePart::new(resumption, &attached, client.peer().release.clone()))
+            .ok_or_else(|| failure(ErrorKind::Failure, "the session cannot be gone on with"))?;
+        events.keep(part.clone());
+        Ok(Link { client, events, part })
+    }
+
+    /// Goes on with the session of a predecessor, whether the machine can be reached now or not.
+    fn again(config: &MountConfig, choices: &MountChoices, part: SourcePart, restored: &Restored) -> Link {
+        let events = Events::new();
+        let locks = restored.locks();
+        let files = restored.open_files().into_iter();
+        let resumption = Resumption {
+            files: files.filter_map(|file| held_file(file, &locks)).collect(),
+            ..part.resumption(restored.unsettled().into_iter().map(|number| Sequence(number.0)).collect())
+        };
+        events.keep(part.clone());
+        let options = relink_options(config, choices);
+        let dialer = Arc::new(dialer(config));
+        let client = AgentClient::lasting(None, dialer, options, Some(resumption), events.clone());
+        Link { client, events, part }
+    }
+}
+
+fn dialer(config: &MountConfig) -> WorkerDialer {
+    WorkerDialer::new(config.dial.clone(), HostOptions::default(), KEEP_SECONDS)
+}
+
+/// What of a mount is the same for each backend.
+struct Parts {
+    client: AgentClient,
+    vfs: Arc<Vfs<Machine>>,
+    standing: watch::Receiver<LinkStanding>,
+    /// The agent's.
+    release: String,
+}
+
+fn parts(home: &Home, kind: Kind, link: Link, recording: Recording) -> (Shown, Parts) {
+    let Link { client, events, part } = link;
+    let config = &home.config;
+    let (machine, root) =
+        Machine::new(client.clone(), &part.attached(), (config.owner.uid, config.owner.gid));
+    let owners = machine.owners();
+    let sync = match config.sync {
+        SyncMode::Close => vfs::SyncMode::Close,
+        SyncMode::Async => vfs::SyncMode::Async,
+        SyncMode::Strict => vfs::SyncMode::Strict,
+    };
+    let options = vfs::Options { sync, list_after: Some(LIST_AFTER), ..vfs::Options::default() };
+    let kernel = FuseKernel::new();
+    let told: Arc<dyn Kernel> = match kind {
+        Kind::Fuse => kernel.clone(),
+        Kind::Nfs => Arc::new(NoNotices),
+    };
+    let release = part.release.clone();
+    let vfs = Vfs::recorded(Arc::new(machine), root, options, told, recording);
+    events.tell(&vfs);
+    let standing = events.standing();
+    distance::watch(client.clone(), &vfs, standing.clone());
+    (Shown { vfs: vfs.clone(), kernel, owners }, Parts { client, vfs, standing, release })
+}
+
+/// The same for a successor.
+fn parts_again(
+    home: &Home,
+    choices: &MountChoices,
+    kind: Kind,
+    restored: Restored,
+) -> Result<(Shown, Parts), WorkerError> {
+    let source: SourcePart =
+        read_part(&restored, vfs::table::Kept::Source).map_err(|error| no_record(&error))?;
+    let link = Link::again(&home.config, choices, source, &restored);
+    Ok(parts(home, kind, link, Recording::Restored(Box::new(restored))))
+}
+
+fn restore(home: &Home) -> Result<Restored, WorkerError> {
+    let restored = Restored::read(&home.directory).map_err(|error| no_record(&error))?;
+    restored.ok_or_else(|| failure(ErrorKind::Failure, "there is no record of it"))
+}
+
+fn no_record(error: &dyn std::error::Error) -> WorkerError {
+    failure(ErrorKind::Failure, in_full(error))
+}
+
+/// What was kept, which is all of one sort.
+fn of_one_name(kept: Vec<Kept>) -> Result<(String, Vec<OwnedFd>), WorkerError> {
+    let name = kept.first().map(|kept| kept.name.clone()).unwrap_or_default();
+    if kept.iter().any(|kept| kept.name != name) {
+        return Err(failure(ErrorKind::Failure, "descriptors of two backends were kept"));
+    }
+    Ok((name, kept.into_iter().map(|kept| kept.descriptor).collect()))
+}
+
+/// How the mount goes on when its link is lost.
+fn relink_options(config: &MountConfig, choices: &MountChoices) -> RelinkOptions {
+    let policy = match config.dial {
+        Dial::Host => Policy::HOST,
+        Dial::Ssh(_) => Policy::SSH,
+    };
+    let heartbeat = Heartbeat {
+        interval: Duration::from_millis(config.heartbeat.interval_ms),
+        failures_max: config.heartbeat.failures_max,
+    };
+    RelinkOptions {
+        policy: Policy { reconnect: config.reconnect == Reconnect::Automatic, ..policy },
+        offline_timeout: choices.offline_timeout,
+        heartbeat,
     }
 }
 
@@ -318,7 +487,7 @@ mod tests {
             (failed(1), ErrorKind::Refused, "Operation not permitted"),
             (failed(13), ErrorKind::Refused, "Permission denied"),
             (failed(40), ErrorKind::Failure, "Too many levels of symbolic links"),
-            (LinkLost::Ended.into(), ErrorKind::Unreachable, "the agent's stream ended"),
+            (remote::client::LinkLost::Ended.into(), ErrorKind::Unreachable, "the agent's stream ended"),
         ];
         for (error, kind, why) in cases {
             let told = refused(&source, &error);

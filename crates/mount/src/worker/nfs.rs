@@ -1,23 +1,26 @@
 //! The worker's NFS mount: served, mounted by this computer's kernel if it is to, taken away.
 
 use std::future::Future;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use vfs::Vfs;
 use wire::api::ErrorKind;
 use wire::api::mount::Access;
 use wire::api::status::NfsExport;
-use wire::worker::{MountConfig, WorkerError};
+use wire::worker::WorkerError;
 
 use super::backend::How;
-use super::fuse::mount_point;
+use super::fuse::{Shown, mount_point};
+use super::home::Home;
 use super::options::{MountChoices, NO_KERNEL_MOUNT};
+use super::succession::NFS;
 use super::{failure, in_full};
-use crate::machine::{Machine, Owners};
+use crate::Counts;
+use crate::machine::Owners;
 use crate::nfs::mountpoint::{self, MountError, NoKernelMount};
 use crate::nfs::{self, Audience, NfsError, NfsOptions, NfsServer, Permissions};
 
@@ -31,6 +34,7 @@ pub(super) struct NfsMount {
     path: Option<PathBuf>,
     /// None once it stops.
     server: Arc<Mutex<Option<NfsServer>>>,
+    counts: Arc<Counts>,
 }
 
 /// Whether what is served can be mounted as `choices` say. Blocks: a module may be loaded.
@@ -68,14 +72,19 @@ fn mount_error(error: &MountError) -> WorkerError {
 }
 
 impl NfsMount {
-    /// Serves, and mounts unless it is told not to.
+    /// Serves, and mounts unless it is told not to. With the socket of a predecessor, goes on where that was: its clients
+    /// connect again, and nothing is mounted.
     pub(super) async fn begin(
-        config: &MountConfig,
+        home: &Home,
         choices: &MountChoices,
-        vfs: Arc<Vfs<Machine>>,
-        owners: Owners,
+        shown: Shown,
+        kept: Option<OwnedFd>,
     ) -> Result<NfsMount, WorkerError> {
+        let config = &home.config;
+        let is_mounted = kept.is_some();
         let point = match choices.kernel_mount {
+            // What is there now is the mount, which is not to be asked before it is served.
+            true if is_mounted => Some(config.dir.as_path().to_path_buf()),
             true => Some(mount_point(config, choices)?.path().to_path_buf()),
             false => None,
         };
@@ -83,32 +92,47 @@ impl NfsMount {
             Access::ReadOnly => nfs::Access::ReadOnly,
             Access::ReadWrite => nfs::Access::ReadWrite,
         };
+        let listener = match kept {
+            Some(socket) => std::net::TcpListener::from(socket),
+            None => nfs::listen(choices.port).map_err(|error| serve_error(&error))?,
+        };
+        if !is_mounted {
+            home.tether.hand_over(NFS, &[listener.as_fd()]).map_err(|error| {
+                failure(ErrorKind::Failure, format!("could not give the socket to the keeper: {error}"))
+            })?;
+        }
         let options = NfsOptions {
-            listener: nfs::listen(choices.port).map_err(|error| serve_error(&error))?,
+            listener,
             state: config.state_dir.as_path().to_path_buf(),
             owner: (config.owner.uid, config.owner.gid),
             audience: if choices.allow_other { Audience::Everybody } else { Audience::Owner },
-            permissions: match owners {
+            permissions: match shown.owners {
                 Owners::Machine => Permissions::Modes,
                 Owners::One { .. } => Permissions::Machine,
             },
             access,
+            progress: home.progress(),
         };
-        let server = nfs::serve(vfs, options).await.map_err(|error| serve_error(&error))?;
+        let server = nfs::serve(shown.vfs, options).await.map_err(|error| serve_error(&error))?;
         tracing::info!(url = server.url(), "serving");
-        if let Some(path) = &point
+        if let Some(path) = point.as_ref().filter(|_| !is_mounted)
             && let Err(error) = kernel_mount(path.clone(), server.port(), access).await
         {
             server.stop().await;
             return Err(error);
         }
         let export = NfsExport { port: server.port(), export: server.export().to_owned() };
-        Ok(NfsMount { export, path: point, server: Arc::new(Mutex::new(Some(server))) })
+        let counts = server.counts();
+        Ok(NfsMount { export, path: point, server: Arc::new(Mutex::new(Some(server))), counts })
     }
 
     /// What a client is to mount.
     pub(super) fn export(&self) -> &NfsExport {
         &self.export
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Waits until somebody has unmounted it: never, for a server cannot tell. `stead unmount` ends it all the same.

@@ -1,7 +1,9 @@
 //! `-o KEY=VALUE`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use remote::client::relink::RelinkOptions;
 use wire::api::ErrorKind;
 use wire::worker::WorkerError;
 
@@ -19,16 +21,25 @@ pub(super) struct MountChoices {
     pub(super) kernel_mount: bool,
     /// The port of NFS; 0 for any.
     pub(super) port: u16,
+    /// How long a machine that is away is waited for.
+    pub(super) offline_timeout: Duration,
 }
 
 impl Default for MountChoices {
     fn default() -> MountChoices {
-        MountChoices { allow_other: false, nonempty: false, kernel_mount: true, port: 0 }
+        MountChoices {
+            allow_other: false,
+            nonempty: false,
+            kernel_mount: true,
+            port: 0,
+            offline_timeout: RelinkOptions::OFFLINE_TIMEOUT,
+        }
     }
 }
 
 /// Every option.
-const KNOWN: &str = "allow-other, nonempty; of the backend nfs: no-kernel-mount, port=N";
+const KNOWN: &str =
+    "allow-other, nonempty, offline-timeout=SECONDS; of the backend nfs: no-kernel-mount, port=N";
 
 impl MountChoices {
     /// Reads the options, and refuses those it does not know.
@@ -38,6 +49,7 @@ impl MountChoices {
             match key.as_str() {
                 "allow-other" | "allow_other" => choices.allow_other = switch(key, value)?,
                 "nonempty" => choices.nonempty = switch(key, value)?,
+                OFFLINE_TIMEOUT => choices.offline_timeout = seconds(value)?,
                 NO_KERNEL_MOUNT => choices.kernel_mount = !switch(key, value)?,
                 PORT => choices.port = port(value)?,
                 _ => {
@@ -74,6 +86,22 @@ pub(super) const NO_KERNEL_MOUNT: &str = "no-kernel-mount";
 /// Where to serve NFS.
 const PORT: &str = "port";
 
+/// How long what needs a machine that is away waits for it.
+const OFFLINE_TIMEOUT: &str = "offline-timeout";
+
+/// A day: whoever wants to wait longer waits for a person.
+const OFFLINE_TIMEOUT_SECONDS_MAX: u64 = 24 * 60 * 60;
+
+fn seconds(value: &str) -> Result<Duration, WorkerError> {
+    let parsed = value.parse().ok().filter(|seconds| *seconds <= OFFLINE_TIMEOUT_SECONDS_MAX);
+    parsed.map(Duration::from_secs).ok_or_else(|| {
+        let message = format!(
+            "mount option `{OFFLINE_TIMEOUT}` takes seconds from 0 to {OFFLINE_TIMEOUT_SECONDS_MAX}, not `{value}`"
+        );
+        failure(ErrorKind::Usage, message)
+    })
+}
+
 fn switch(key: &str, value: &str) -> Result<bool, WorkerError> {
     match value {
         "" | "true" | "yes" => Ok(true),
@@ -106,6 +134,7 @@ mod tests {
         assert!(!parse(&[("allow-other", "no")]).unwrap().allow_other);
         assert!(!parse(&[("no-kernel-mount", "")]).unwrap().kernel_mount);
         assert_eq!(parse(&[("port", "2049")]).unwrap().port, 2049);
+        assert_eq!(parse(&[("offline-timeout", "0")]).unwrap().offline_timeout, Duration::ZERO);
         assert_eq!(parse(&[]).unwrap(), MountChoices::default());
     }
 
@@ -114,9 +143,15 @@ mod tests {
         let error = parse(&[("bogus", "1")]).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Usage);
         assert!(error.hint.unwrap().contains("allow-other"));
-        for (key, value) in
-            [("nonempty", "maybe"), ("port", ""), ("port", "0"), ("port", "65536"), ("port", "x")]
-        {
+        for (key, value) in [
+            ("nonempty", "maybe"),
+            ("port", ""),
+            ("port", "0"),
+            ("port", "65536"),
+            ("port", "x"),
+            ("offline-timeout", "-1"),
+            ("offline-timeout", "90000"),
+        ] {
             assert_eq!(parse(&[(key, value)]).unwrap_err().kind, ErrorKind::Usage, "{key}={value}");
         }
     }

@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 use wire::agent::{Reply, RequestId};
 
 use super::error::{CallError, LinkLost};
-use super::link::Link;
 use super::pending::{Answer, Page};
 use super::request::reply_name;
+use super::session::Session;
 
 type Admission<T> = Pin<Box<dyn Future<Output = Result<T, CallError>> + Send>>;
 
 /// A request with one reply. It is on its way as soon as it exists, unless the link is full; then it is sent when it is
-/// polled and there is room. Dropped before the reply has come, it is cancelled: the machine may or may not have
+/// polled and there is room. While the machine is away it waits. Dropped before the reply has come, it is cancelled: the machine may or may not have
 /// carried it out.
 ///
 /// Two requests leave in the order in which they were made only if the first was [`queued`](Call::queued) before the
@@ -45,7 +45,7 @@ pub(super) struct Asked {
 
 /// Tells the agent that nobody waits for `id` any more, unless it has answered.
 pub(super) struct CancelOnDrop {
-    pub(super) link: Arc<Link>,
+    pub(super) session: Arc<Session>,
     pub(super) id: RequestId,
     pub(super) armed: bool,
 }
@@ -53,7 +53,7 @@ pub(super) struct CancelOnDrop {
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         if self.armed {
-            self.link.cancel(self.id);
+            self.session.cancel(self.id);
         }
     }
 }
@@ -104,7 +104,7 @@ impl Future for Call {
 #[must_use = "a call that is dropped is cancelled"]
 pub struct TypedCall<T> {
     pub(super) call: Call,
-    pub(super) link: Arc<Link>,
+    pub(super) session: Arc<Session>,
     pub(super) read: fn(Reply, Bytes) -> Option<T>,
 }
 
@@ -132,7 +132,7 @@ impl<T> Future for TypedCall<T> {
         let name = reply_name(&reply);
         match (self.read)(reply, payload) {
             Some(value) => Poll::Ready(Ok(value)),
-            None => Poll::Ready(Err(CallError::Lost(self.link.misanswered(name)))),
+            None => Poll::Ready(Err(CallError::Lost(self.session.misanswered(name)))),
         }
     }
 }
@@ -195,7 +195,7 @@ impl ReplyStream {
         self.owed += bytes;
         // Behind the last reply the agent has no use for credit.
         if self.owed > 0 && self.owed >= self.window / 2 && !asked.pages.is_closed() {
-            asked.cancel.link.allow(asked.cancel.id, self.owed);
+            asked.cancel.session.allow(asked.cancel.id, self.owed);
             self.owed = 0;
         }
         Poll::Ready(Some(answer))

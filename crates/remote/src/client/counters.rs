@@ -13,6 +13,8 @@ pub(super) struct Tally {
     pub(super) bytes_sent: AtomicU64,
     pub(super) bytes_received: AtomicU64,
     pub(super) events: AtomicU64,
+    pub(super) streams: AtomicU64,
+    pub(super) retries: AtomicU64,
 }
 
 /// The state of a link's counts at one moment.
@@ -34,6 +36,10 @@ pub struct Counters {
     pub bytes_received: u64,
     /// Changes and lost leases that the agent told.
     pub events: u64,
+    /// How often there was a stream: once, and once more for each that was lost and replaced.
+    pub streams: u64,
+    /// Requests that were sent again on another stream.
+    pub retries: u64,
 }
 
 pub(super) fn add(counter: &AtomicU64, count: usize) {
@@ -52,6 +58,8 @@ impl Tally {
             bytes_sent: read(&self.bytes_sent),
             bytes_received: read(&self.bytes_received),
             events: read(&self.events),
+            streams: read(&self.streams),
+            retries: read(&self.retries),
         }
     }
 }

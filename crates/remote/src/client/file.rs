@@ -211,7 +211,7 @@ impl<T: FileOutcome> PageStream<T> {
             }
             let name = reply_name(&reply);
             let page = read_reply(reply, payload);
-            return Some(page.ok_or_else(|| CallError::Lost(self.client.link.misanswered(name))));
+            return Some(page.ok_or_else(|| CallError::Lost(self.client.misanswered(name))));
         }
     }
 }
@@ -228,7 +228,7 @@ impl AgentClient {
         PageStream { replies, client: self.clone(), page: std::marker::PhantomData }
     }
 
-    /// Exports the directory at `path`, absolute or from the agent user's home. Once per link, before any other file
+    /// Exports the directory at `path`, absolute or from the agent user's home. Once per session, before any other file
     /// request.
     pub fn attach(&self, path: Vec<u8>, read_only: bool) -> TypedCall<Attached> {
         self.file(FileRequest::Attach { path, read_only }, Bytes::new())

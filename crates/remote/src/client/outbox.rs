@@ -4,6 +4,9 @@
 //! frame in the queue, and the one who writes takes all that has gathered in one system call. When the stream takes no
 //! more, a task writes on as soon as it does. So a lone request costs one system call and no change of threads, and
 //! many share.
+//!
+//! Streams come and go beneath one outbox. Each has a [`Generation`], so that what the last one still had to say, an
+//! error of a writer at work above all, is not taken for the next one's.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -24,6 +27,55 @@ pub(super) struct Outgoing {
     /// Prefix and head, encoded.
     pub(super) head: Vec<u8>,
     pub(super) payload: Bytes,
+    /// What it holds of the limit on bytes that wait, and gives back when it is written or dropped.
+    pub(super) share: usize,
+}
+
+/// Which of the streams that an outbox has had; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Generation(pub(super) u64);
+
+/// Who may send now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// There is no stream.
+    Away,
+    /// There is one, for what makes a new session of the agent's the old one's equal.
+    Recovering,
+    /// Everybody.
+    Open,
+    /// Nobody ever again.
+    Closed,
+}
+
+/// Whose frame it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// A user's.
+    Ordinary,
+    /// Of what is done before users may send.
+    Recovery,
+    /// Nobody's yet: it is settled in another way.
+    Held,
+}
+
+impl Gate {
+    pub(super) fn lets(self, lane: Lane) -> bool {
+        match self {
+            Gate::Away | Gate::Closed => false,
+            Gate::Recovering => lane == Lane::Recovery,
+            Gate::Open => lane != Lane::Held,
+        }
+    }
+}
+
+/// The stream of this generation could not be written to.
+#[derive(Debug)]
+pub(super) struct WriteError {
+    pub(super) generation: Generation,
+    pub(super) source: io::Error,
+    /// What has gone out before, and the shares of what is dropped.
+    pub(super) written: Written,
 }
 
 impl Outgoing {
@@ -37,8 +89,8 @@ impl Outgoing {
 pub(super) struct Written {
     pub(super) frames: usize,
     pub(super) bytes: usize,
-    /// Payload bytes of the frames that are now written as a whole.
-    pub(super) payload_bytes: usize,
+    /// The shares of the frames that are now written as a whole, or will never be.
+    pub(super) share: usize,
 }
 
 /// The writing side of a stream.
@@ -50,18 +102,18 @@ pub(super) struct Outbox {
 
 struct State {
     queue: VecDeque<Outgoing>,
-    /// Absent while somebody writes, and for ever once the stream is closed.
+    /// Absent while somebody writes, and while there is no stream.
     writer: Option<Box<Writer>>,
+    generation: Generation,
+    gate: Gate,
     /// The stream takes nothing; the task has been promised a wake-up.
     blocked: bool,
     /// The wake-up came while somebody held the writer.
     woken: bool,
-    closed: bool,
-    /// The session's last mutation.
-    sequence: u64,
 }
 
 struct Writer {
+    generation: Generation,
     stream: Box<dyn AsyncWrite + Send + Unpin>,
     batch: VecDeque<Outgoing>,
     /// How much of the batch's first frame has been written.
@@ -84,34 +136,101 @@ impl Wake for Writable {
 }
 
 impl Outbox {
-    pub(super) fn new(stream: Box<dyn AsyncWrite + Send + Unpin>) -> Outbox {
+    /// An outbox without a stream.
+    pub(super) fn new() -> Outbox {
         let writable = Arc::new(Writable(Notify::new()));
-        let writer = Writer { stream, batch: VecDeque::new(), written: 0, unflushed: false };
         let state = State {
             queue: VecDeque::new(),
-            writer: Some(Box::new(writer)),
+            writer: None,
+            generation: Generation::default(),
+            gate: Gate::Away,
             blocked: false,
             woken: false,
-            closed: false,
-            sequence: 0,
         };
         Outbox { state: Mutex::new(state), waker: Waker::from(writable.clone()), writable }
     }
 
-    /// Puts the frame that `make` returns behind the others. `make` is given the session's last sequence number and may
-    /// take the next: numbers are in the order of the frames. Call [`Outbox::flush`] afterwards. A closed outbox takes
-    /// the frame and drops it.
-    pub(super) fn push<E>(&self, make: impl FnOnce(&mut u64) -> Result<Outgoing, E>) -> Result<(), E> {
+    /// Puts the frame that `make` returns behind the others. `make` is told the stream's generation if the lane may use
+    /// it now; if not, its frame is dropped. Call [`Outbox::flush`] afterwards.
+    pub(super) fn push<E>(
+        &self,
+        lane: Lane,
+        make: impl FnOnce(Option<Generation>) -> Result<Outgoing, E>,
+    ) -> Result<(), E> {
         let mut state = self.state.lock();
-        let frame = make(&mut state.sequence)?;
-        if !state.closed {
+        let open = state.gate.lets(lane).then_some(state.generation);
+        let frame = make(open)?;
+        if open.is_some() {
             state.queue.push_back(frame);
         }
         Ok(())
     }
 
+    /// Starts to write to `stream`. `first` is what goes before everything else.
+    pub(super) fn attach(
+        &self,
+        stream: Box<dyn AsyncWrite + Send + Unpin>,
+        first: Vec<Outgoing>,
+    ) -> Option<Generation> {
+        let mut state = self.state.lock();
+        if state.gate != Gate::Away {
+            return None;
+        }
+        state.generation.0 += 1;
+        state.gate = Gate::Recovering;
+        state.blocked = false;
+        state.woken = false;
+        let generation = state.generation;
+        let writer = Writer { generation, stream, batch: first.into(), written: 0, unflushed: false };
+        state.writer = Some(Box::new(writer));
+        Some(generation)
+    }
+
+    /// Lets everybody send on the stream of this generation, behind the frames that `waiting` makes. False if it is gone.
+    pub(super) fn open(&self, generation: Generation, waiting: impl FnOnce() -> Vec<Outgoing>) -> bool {
+        let mut state = self.state.lock();
+        if state.generation != generation || state.gate != Gate::Recovering {
+            return false;
+        }
+        state.queue.extend(waiting());
+        state.gate = Gate::Open;
+        true
+    }
+
+    /// Lets go of the stream of this generation, or of whichever there is. Says what the frames that are dropped had of
+    /// the limit; `None` if there is no such stream.
+    pub(super) fn detach(&self, generation: Option<Generation>) -> Option<usize> {
+        let mut state = self.state.lock();
+        let is_there = matches!(state.gate, Gate::Recovering | Gate::Open);
+        if !is_there || generation.is_some_and(|generation| generation != state.generation) {
+            return None;
+        }
+        state.gate = Gate::Away;
+        Some(state.drop_stream())
+    }
+
+    /// Ends the outbox. What is queued is dropped. A writer at work notices when it is done.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.gate = Gate::Closed;
+        state.drop_stream();
+    }
+
+    /// Which stream is the present one, and who may use it.
+    pub(super) fn standing(&self) -> (Generation, Gate) {
+        let state = self.state.lock();
+        (state.generation, state.gate)
+    }
+
+    /// Whether everything has been given to the stream.
+    pub(super) fn is_drained(&self) -> bool {
+        let state = self.state.lock();
+        state.queue.is_empty()
+            && state.writer.as_ref().is_some_and(|writer| writer.batch.is_empty() && !writer.unflushed)
+    }
+
     /// Writes what the stream takes now, unless somebody is at it. Never blocks.
-    pub(super) fn flush(&self) -> io::Result<Written> {
+    pub(super) fn flush(&self) -> Result<Written, WriteError> {
         let mut state = self.state.lock();
         if state.blocked {
             return Ok(Written::default());
@@ -122,7 +241,7 @@ impl Outbox {
     }
 
     /// Waits until a blocked stream takes bytes again, then writes. For one task, in a loop.
-    pub(super) async fn flush_when_writable(&self) -> io::Result<Written> {
+    pub(super) async fn flush_when_writable(&self) -> Result<Written, WriteError> {
         self.writable.0.notified().await;
         let mut state = self.state.lock();
         state.blocked = false;
@@ -134,21 +253,14 @@ impl Outbox {
         self.write_with(writer)
     }
 
-    /// Closes the stream. What is queued is dropped. A writer at work closes it when it is done.
-    pub(super) fn close(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        let dropped = (std::mem::take(&mut state.queue), state.writer.take());
-        drop(state);
-        drop(dropped);
-    }
-
-    fn write_with(&self, mut writer: Box<Writer>) -> io::Result<Written> {
+    fn write_with(&self, mut writer: Box<Writer>) -> Result<Written, WriteError> {
         let mut context = Context::from_waker(&self.waker);
         let mut written = Written::default();
+        let generation = writer.generation;
         loop {
             let mut state = self.state.lock();
-            if state.closed {
+            if !state.is_current(generation) {
+                written.share += writer.share();
                 return Ok(written);
             }
             writer.batch.append(&mut state.queue);
@@ -157,23 +269,46 @@ impl Outbox {
                 return Ok(written);
             }
             drop(state);
-            if writer.write_batch(&mut context, &mut written)?.is_ready() {
-                continue;
+            match writer.write_batch(&mut context, &mut written) {
+                Ok(Poll::Ready(())) => continue,
+                Ok(Poll::Pending) => {}
+                Err(source) => {
+                    written.share += writer.share();
+                    return Err(WriteError { generation, source, written });
+                }
             }
             let mut state = self.state.lock();
+            if !state.is_current(generation) {
+                written.share += writer.share();
+                return Ok(written);
+            }
             if std::mem::take(&mut state.woken) {
                 continue;
             }
-            if !state.closed {
-                state.blocked = true;
-                state.writer = Some(writer);
-            }
+            state.blocked = true;
+            state.writer = Some(writer);
             return Ok(written);
         }
     }
 }
 
+impl State {
+    fn is_current(&self, generation: Generation) -> bool {
+        self.generation == generation && matches!(self.gate, Gate::Recovering | Gate::Open)
+    }
+
+    fn drop_stream(&mut self) -> usize {
+        let queued: usize = self.queue.drain(..).map(|frame| frame.share).sum();
+        queued + self.writer.take().map_or(0, |writer| writer.share())
+    }
+}
+
 impl Writer {
+    /// What its frames have of the limit.
+    fn share(&self) -> usize {
+        self.batch.iter().map(|frame| frame.share).sum()
+    }
+
     /// Writes the batch to its end, or as far as the stream takes it.
     fn write_batch(&mut self, context: &mut Context<'_>, written: &mut Written) -> io::Result<Poll<()>> {
         while !self.batch.is_empty() {
@@ -205,7 +340,7 @@ impl Writer {
         {
             self.written -= first.len();
             written.frames += 1;
-            written.payload_bytes += first.payload.len();
+            written.share += first.share;
             self.batch.pop_front();
         }
     }

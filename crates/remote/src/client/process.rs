@@ -38,7 +38,7 @@ impl ProcessStream {
             Reply::Process(ProcessReply::Output(output)) => ProcessEvent::Output(output, payload),
             Reply::Process(ProcessReply::Ended(status)) => ProcessEvent::Ended(status),
             other @ (Reply::Process(ProcessReply::Done) | Reply::File(_) | Reply::Description(_)) => {
-                let lost = self.client.link.misanswered(reply_name(&other));
+                let lost = self.client.misanswered(reply_name(&other));
                 return Some(Err(CallError::Lost(lost)));
             }
         };
@@ -61,9 +61,10 @@ impl AgentClient {
         ProcessStream { replies, client: self.clone() }
     }
 
-    /// Sends `content` to a process's standard input; answered when the process has been given it.
-    pub fn process_input(&self, process: ProcessId, content: Bytes, end: bool) -> TypedCall<()> {
-        self.process(ProcessRequest::Input { process, end }, content)
+    /// Sends `content` to a process's standard input, behind the `from` bytes that were sent before; answered when the
+    /// process has been given it.
+    pub fn process_input(&self, process: ProcessId, from: u64, content: Bytes, end: bool) -> TypedCall<()> {
+        self.process(ProcessRequest::Input { process, from, end }, content)
     }
 
     /// Sends a signal to a process's group.

@@ -1,8 +1,8 @@
 //! What the client has to know of a request to send it, and of a reply to complain about it.
 
-use wire::agent::file::{FileReply, FileRequest};
+use wire::agent::file::{FileReply, FileRequest, Target};
 use wire::agent::process::{ProcessReply, ProcessRequest};
-use wire::agent::{Reply, Request, StreamWindow};
+use wire::agent::{HandleId, Reply, Request, StreamWindow};
 
 /// Whether the request takes a place among the session's mutations, so that the agent applies it once however often it
 /// is sent.
@@ -59,8 +59,50 @@ pub(super) fn window(request: &Request) -> Option<StreamWindow> {
             | FileRequest::Walk { window, .. }
             | FileRequest::Watch { window, .. },
         )
-        | Request::Process(ProcessRequest::Spawn { window, .. }) => Some(*window),
+        | Request::Process(ProcessRequest::Spawn { window, .. } | ProcessRequest::Follow { window, .. }) => {
+            Some(*window)
+        }
         Request::File(_) | Request::Process(_) | Request::Describe => None,
+    }
+}
+
+/// The same, to be changed.
+pub(super) fn window_mut(request: &mut Request) -> Option<&mut StreamWindow> {
+    match request {
+        Request::File(
+            FileRequest::List { window, .. }
+            | FileRequest::Walk { window, .. }
+            | FileRequest::Watch { window, .. },
+        )
+        | Request::Process(ProcessRequest::Spawn { window, .. } | ProcessRequest::Follow { window, .. }) => {
+            Some(window)
+        }
+        Request::File(_) | Request::Process(_) | Request::Describe => None,
+    }
+}
+
+/// The open files that a request names.
+pub(super) fn handles(request: &FileRequest) -> [Option<HandleId>; 2] {
+    use FileRequest as F;
+    match request {
+        F::Read { handle, .. }
+        | F::Write { handle, .. }
+        | F::Close { handle }
+        | F::Allocate { handle, .. }
+        | F::Seek { handle, .. }
+        | F::Lock { handle, .. }
+        | F::TestLock { handle, .. }
+        | F::ReleaseLocks { handle, .. }
+        | F::Stat { target: Target::Handle(handle) }
+        | F::SetAttributes { target: Target::Handle(handle), .. }
+        | F::Link { target: Target::Handle(handle), .. }
+        | F::Sync { target: Target::Handle(handle), .. }
+        | F::GetXattr { target: Target::Handle(handle), .. }
+        | F::SetXattr { target: Target::Handle(handle), .. }
+        | F::ListXattrs { target: Target::Handle(handle) }
+        | F::RemoveXattr { target: Target::Handle(handle), .. } => [Some(*handle), None],
+        F::CopyRange { from, to, .. } => [Some(*from), Some(*to)],
+        _ => [None, None],
     }
 }
 

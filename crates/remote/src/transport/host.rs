@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use tokio::net::UnixStream;
 use tokio::process::Command;
+use wire::hello::SessionId;
 
 use super::program::{Program, ProgramError};
 
@@ -24,10 +25,14 @@ impl Default for HostOptions {
     }
 }
 
-/// Starts an agent. It ends when the stream is closed.
-pub fn open(options: &HostOptions) -> Result<(Program, UnixStream), ProgramError> {
+/// Starts an agent, for this session; zeros are for a new one. It ends when the stream is closed, unless the session is
+/// kept.
+pub fn open(options: &HostOptions, session: SessionId) -> Result<(Program, UnixStream), ProgramError> {
     let mut command = Command::new(&options.program);
     // A group of its own: an interrupt from a terminal is for the program in front, not for the agent.
     command.args(&options.arguments).process_group(0);
+    if session != SessionId::default() {
+        command.arg("--resume").arg(session.to_string());
+    }
     Program::start(command, "agent")
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use supervisor::stop::{Grace, stop};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -122,6 +123,16 @@ impl Program {
         Ok(Program { shared: Arc::new(Shared { pid, lines, exit, _wanted: wanted }) })
     }
 
+    /// Takes over a process that this one has not started, to be dismissed by a signal. It is a handle as any other, but
+    /// how the process ends and what it says is not known.
+    pub fn adopt(process: supervisor::Process) -> Program {
+        let pid = process.pid();
+        let (exit_sender, exit) = watch::channel(None);
+        let (wanted, unwanted) = tokio::sync::oneshot::channel();
+        tokio::spawn(attend_adopted(process, unwanted, exit_sender));
+        Program { shared: Arc::new(Shared { pid, lines: Arc::default(), exit, _wanted: wanted }) }
+    }
+
     /// The child's process id. It may have ended, but not for so long that the id means another process, as long as
     /// [`Program::has_ended`] is false.
     pub fn pid(&self) -> u32 {
@@ -140,6 +151,13 @@ impl Program {
             Ok(exit) => exit.clone().unwrap_or(Exit { status: None, last_words: self.last_words() }),
             Err(_) => Exit { status: None, last_words: self.last_words() },
         }
+    }
+
+    /// The child's end, for whoever waits for it without wanting the child any longer.
+    pub fn end(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut exit = self.shared.exit.clone();
+        // Without an attending task the child has been reaped with it.
+        async move { drop(exit.wait_for(Option::is_some).await) }
     }
 
     /// The last lines of the child's standard error so far.
@@ -189,6 +207,28 @@ async fn attend(
     exit.send_replace(Some(Exit { status, last_words }));
 }
 
+async fn attend_adopted(
+    mut process: supervisor::Process,
+    unwanted: tokio::sync::oneshot::Receiver<std::convert::Infallible>,
+    exit: watch::Sender<Option<Exit>>,
+) {
+    tokio::select! {
+        ended = process.exited() => {
+            if let Err(error) = ended {
+                tracing::warn!(pid = process.pid(), %error, "a process could not be waited for");
+            }
+        }
+        // Nothing is ever sent: this is the end of the last handle.
+        _ = unwanted => {
+            let grace = Grace { ask: Duration::ZERO, terminate: GRACE, kill: GRACE };
+            if let Err(error) = stop(&mut process, &grace, std::future::ready(Err::<(), ()>(()))).await {
+                tracing::warn!(%error, "a process that is not wanted any more does not end");
+            }
+        }
+    }
+    exit.send_replace(Some(Exit { status: None, last_words: Vec::new() }));
+}
+
 async fn dismiss(child: &mut Child, dismissal: Dismissal) -> io::Result<ExitStatus> {
     if dismissal == Dismissal::BySignal
         // The id is the child's as long as it has not been waited for, which only this task does.
@@ -235,5 +275,38 @@ async fn keep_lines(
             lines.pop_front();
         }
         lines.push_back(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// A process that somebody else has started, as far as the handle knows.
+    fn stranger() -> (std::process::Child, Program) {
+        let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let identity = supervisor::Identity::of(child.id()).unwrap();
+        (child, Program::adopt(supervisor::Process::adopt(identity).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn an_adopted_process_is_watched_and_ended_with_its_last_handle() {
+        let (mut child, program) = stranger();
+        assert!(program.pid() == child.id() && !program.has_ended());
+        let end = program.clone().end();
+        drop(program);
+        tokio::time::timeout(DEADLINE, end).await.unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(15));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_adopted_process_is_seen() {
+        let (mut child, program) = stranger();
+        child.kill().unwrap();
+        let exit = tokio::time::timeout(DEADLINE, program.ended()).await.unwrap();
+        assert_eq!((exit.status, program.has_ended()), (None, true));
+        child.wait().unwrap();
     }
 }

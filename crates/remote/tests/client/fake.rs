@@ -25,7 +25,7 @@ pub struct Peer {
 pub struct Asked {
     pub id: RequestId,
     pub sequence: Sequence,
-    _body: Request,
+    pub body: Request,
     pub payload: Vec<u8>,
 }
 
@@ -144,7 +144,7 @@ impl Peer {
     pub async fn asked(&mut self) -> Asked {
         match self.next().await {
             Some((ClientFrame::Request { id, sequence, body }, payload)) => {
-                Asked { id, sequence, _body: body, payload }
+                Asked { id, sequence, body, payload }
             }
             other => panic!("no request: {other:?}"),
         }

@@ -87,9 +87,12 @@ impl Table {
         }
     }
 
-    /// A change of the name was refused: what was known of it may be why.
+    /// A change of the name was refused: what was known of it may be why. What has the name is still reached by it.
     pub fn refused(&mut self, parent: Ino, name: &Name, notices: &mut Vec<Notice>) {
-        self.doubt_or_forget_name(parent, name, notices);
+        match self.directory_mut(parent).ok().and_then(|directory| directory.names.get_mut(name)) {
+            Some(slot) => slot.seen = Seen::default(),
+            None => self.doubt_or_forget_name(parent, name, notices),
+        }
     }
 
     /// The outcome of a change of the name is not known: nothing is believed of it, neither here nor by the kernel.

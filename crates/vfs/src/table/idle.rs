@@ -8,6 +8,7 @@ impl Table {
     pub fn add_lookup(&mut self, ino: Ino) {
         if let Ok(node) = self.known_mut(ino) {
             node.lookups += 1;
+            self.record_lookup(ino);
         }
     }
 
@@ -19,6 +20,7 @@ impl Table {
         let Ok(node) = self.known_mut(ino) else { return };
         debug_assert!(node.lookups >= count, "{ino:?} forgotten more often than looked up");
         node.lookups = node.lookups.saturating_sub(count);
+        self.record_forget(ino, count);
         self.consider_idle(ino);
         self.let_go();
     }
@@ -94,8 +96,9 @@ impl Table {
         }
     }
 
-    fn remove(&mut self, ino: Ino) {
+    pub(super) fn remove(&mut self, ino: Ino) {
         let Some(node) = self.nodes.remove(&ino) else { return };
+        self.record_gone(ino, &node);
         if self.by_id.get(&node.id) == Some(&ino) {
             self.by_id.remove(&node.id);
         }

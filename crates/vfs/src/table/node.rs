@@ -102,6 +102,8 @@ pub(super) struct Node {
     pub(super) queued: bool,
     /// Used since it was last considered for eviction.
     pub(super) used: bool,
+    /// The ledger has a record of it.
+    pub(super) recorded: bool,
     /// The content the kernel's pages are of.
     pub(super) pages: Option<Pages>,
     pub(super) directory: Option<Box<Directory>>,
@@ -123,6 +125,7 @@ impl Node {
             suspect: false,
             queued: false,
             used: false,
+            recorded: false,
             pages: None,
             directory,
         }

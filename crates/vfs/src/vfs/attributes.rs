@@ -110,6 +110,7 @@ impl<S: Source> Vfs<S> {
     pub async fn set_attributes(&self, of: AttributeTarget, changes: AttributeChanges) -> Result<Attributes> {
         let ino = of.ino;
         self.caught_up(ino).await;
+        self.record_done();
         let target = self.attribute_target(of).await?;
         let is_of_content = changes.size.is_some() || changes.modified != SetTime::Keep;
         let what = if is_of_content { Write::Content } else { Write::Attributes };

@@ -7,6 +7,7 @@ use super::Vfs;
 use crate::errno::{Errno, Result};
 use crate::file::{FileId, Kind};
 use crate::source::{HandleId, Listed, Listing, Page, Place, Source, Target};
+use crate::table::ledger::{Held, Opens, Stage};
 use crate::table::{Believe, Ino, Known, Notice, Ticket};
 
 use super::names::{View, checked_name};
@@ -67,13 +68,23 @@ impl<S: Source> Vfs<S> {
     /// `opendir(3)`.
     pub async fn open_directory(&self, ino: Ino) -> Result<OpenedDirectory> {
         let keep_listing = {
-            let mut table = self.table.lock();
+            let table = self.table.lock();
             if table.kind(ino)? != Kind::Directory {
                 return Err(Errno::ENOTDIR);
             }
-            table.opened(ino);
             table.is_listed(ino)
         };
+        let handle = self.new_handle();
+        // A predecessor has opened it, and the kernel has not heard of it.
+        self.release_directory(handle);
+        self.restore_directory(handle, ino);
+        let held = Held { ino, opens: Opens::Directory, stage: Stage::Open };
+        self.table.lock().handle_opened(handle, held);
+        Ok(OpenedDirectory { handle, keep_listing })
+    }
+
+    /// The handle has the directory open, and begins to list it where the next reader wants.
+    pub(super) fn restore_directory(&self, handle: HandleId, ino: Ino) {
         let stream = Stream {
             listing: None,
             entries: VecDeque::new(),
@@ -83,9 +94,14 @@ impl<S: Source> Vfs<S> {
             whole: false,
         };
         let open = Arc::new(OpenDirectory { ino, stream: tokio::sync::Mutex::new(stream) });
-        let handle = self.new_handle();
         self.directories.lock().insert(handle, open);
-        Ok(OpenedDirectory { handle, keep_listing })
+    }
+
+    /// Nobody knows the directory's handle any more.
+    pub(super) fn directory_is_closed(&self, handle: HandleId, ino: Ino) {
+        let mut table = self.table.lock();
+        table.handle_closed(handle);
+        table.closed(ino);
     }
 
     fn directory(&self, handle: HandleId) -> Result<Arc<OpenDirectory<S>>> {
@@ -275,7 +291,7 @@ impl<S: Source> Vfs<S> {
     pub fn release_directory(&self, handle: HandleId) {
         let removed = self.directories.lock().remove(&handle);
         if let Some(open) = removed {
-            self.table.lock().closed(open.ino);
+            self.directory_is_closed(handle, open.ino);
         }
     }
 

@@ -1,22 +1,25 @@
-//! Open files: opening, reading, writing, closing.
+//! Open files: opening, reading, closing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::names::has_content;
-use super::{SyncMode, Vfs, View};
+use super::sync::Syncs;
+use super::{Vfs, View};
 use crate::ahead::{Part, Plan, Reader};
 use crate::awaited::Awaited;
-use crate::behind::{Behind, Taken, Told, UNWRITTEN_BYTES_MAX};
+use crate::behind::{Behind, Told};
 use crate::errno::{Errno, Result};
-use crate::file::{Attributes, Caller, OpenFlags, WriteAt};
-use crate::source::{HandleId, Opened, Source, TRANSFER_BYTES_MAX, Target, Written};
-use crate::table::{Believe, Ino, Notice, Stamp, Write};
+use crate::file::{Attributes, Caller, OpenFlags};
+use crate::request::{current, is_repeat};
+use crate::source::{HandleId, Opened, Place, Source, TRANSFER_BYTES_MAX};
+use crate::table::ledger::{Held, Opens, Stage};
+use crate::table::{Believe, Ino, Stamp, Write};
 
 /// A file up to this size comes whole with the reply that opens it.
 const INLINE_BYTES_MAX: u32 = 128 << 10;
@@ -26,7 +29,15 @@ const INLINE_BYTES_MAX: u32 = 128 << 10;
 const CLOSE_TOGETHER: Duration = Duration::from_millis(2);
 
 /// Where files end at the latest: the kernel's `loff_t` is signed.
-const OFFSET_MAX: u64 = i64::MAX as u64;
+pub(super) const OFFSET_MAX: u64 = i64::MAX as u64;
+
+/// A handle, and what it has open how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HandleOf {
+    pub(super) ino: Ino,
+    pub(super) handle: HandleId,
+    pub(super) flags: OpenFlags,
+}
 
 /// What all handles of one file share.
 #[derive(Debug)]
@@ -38,6 +49,7 @@ pub(super) struct FileState {
     handles: Mutex<Vec<Holder>>,
     /// A POSIX lock was taken through one of them: closing any gives back those of its owner.
     pub(super) locked: AtomicBool,
+    pub(super) syncs: Syncs,
 }
 
 /// A handle of a file, as the others see it.
@@ -106,15 +118,6 @@ pub struct OpenedFile {
     pub around_pages: bool,
 }
 
-/// Where the bytes of a write come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteFrom {
-    /// A `write(2)` through the handle, under its flags.
-    Caller,
-    /// The kernel's pages, changed through a mapping. They know their offset, whatever handle the kernel picks.
-    Pages,
-}
-
 /// A change of a node's content under way. Dropped before its end, nothing is believed of the node.
 pub(super) struct Writing<'a, S: Source> {
     vfs: &'a Vfs<S>,
@@ -128,7 +131,7 @@ impl<S: Source> Writing<'_, S> {
     /// The change is over, with the attributes after it.
     pub(super) fn end(mut self, attributes: Option<Attributes>) {
         self.ended = true;
-        self.over(attributes);
+        self.over(attributes.filter(|_| !is_repeat()));
     }
 
     fn over(&self, attributes: Option<Attributes>) {
@@ -161,7 +164,8 @@ impl<S: Source> Vfs<S> {
     fn hold(&self, ino: Ino, holder: Holder) -> Arc<FileState> {
         let fresh = || {
             let (behind, content, handles) = (Behind::default(), AtomicU64::new(0), Mutex::default());
-            Arc::new(FileState { ino, behind, content, handles, locked: AtomicBool::new(false) })
+            let (locked, syncs) = (AtomicBool::new(false), Syncs::default());
+            Arc::new(FileState { ino, behind, content, handles, locked, syncs })
         };
         let mut files = self.files.lock();
         let file = files.entry(ino).or_insert_with(fresh).clone();
@@ -169,16 +173,21 @@ impl<S: Source> Vfs<S> {
         file
     }
 
-    fn register(
+    /// `stage` is how far the handle has come, to be recorded; `None` if that is recorded.
+    pub(super) fn register(
         &self,
-        ino: Ino,
-        handle: HandleId,
-        flags: OpenFlags,
+        HandleOf { ino, handle, flags }: HandleOf,
         opening: Awaited<Result<()>>,
+        stage: Option<Stage>,
     ) -> Arc<OpenFile> {
         let opening = Arc::new(opening);
         let file = self.hold(ino, Holder { handle, writes: flags.write, opening: opening.clone() });
-        self.table.lock().opened(ino);
+        match stage {
+            Some(stage) => {
+                self.table.lock().handle_opened(handle, Held { ino, opens: Opens::File(flags), stage })
+            }
+            None => self.table.lock().opened(ino),
+        }
         let told = Mutex::new(file.behind.told());
         let (flocked, reading) = (AtomicBool::new(false), Mutex::default());
         let open = Arc::new(OpenFile { handle, file, flags, opening, flocked, reading, told });
@@ -202,19 +211,28 @@ impl<S: Source> Vfs<S> {
         };
         let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
         let is_far = !self.near.load(Ordering::Relaxed);
-        if let (true, true, Some((_, Believe::Leased))) = (reads_only && is_far, pages, known) {
-            return self.open_at_once(ino, flags);
-        }
         let handle = self.new_handle();
+        if self.open_file(handle).is_ok() {
+            // A predecessor has opened it, and the kernel has not heard of it.
+            self.disown(handle);
+            self.close(handle).await;
+        }
+        if let (true, true, Some((_, Believe::Leased))) = (reads_only && is_far, pages, known) {
+            return self.open_at_once(ino, handle, flags);
+        }
         let inline = if flags.read && !flags.truncate && !flags.direct && !pages && before.size > 0 {
             INLINE_BYTES_MAX
         } else {
             0
         };
+        if flags.truncate {
+            self.caught_up(ino).await;
+            self.record_done();
+        }
         let writing = flags.truncate.then(|| self.begin_write(ino, Write::Content));
-        let outcome = self.source.open(place?, flags, handle, inline).await;
+        let outcome = self.open_at_source(place?, flags, handle, inline).await;
         let opened = self.checked(ino, outcome)?;
-        let open = self.register(ino, handle, flags, Awaited::ready(Ok(())));
+        let open = self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
         let content = open.file.content();
         let attributes = opened.entry.attributes;
         if let Some(writing) = writing {
@@ -224,10 +242,11 @@ impl<S: Source> Vfs<S> {
         let mut notices = Vec::new();
         let (is_current, keep_pages) = {
             let mut table = self.table.lock();
-            let is_current = table.is_current(ino, stamp);
-            let learnt = table.learn_attributes(ino, attributes, stamp, self.now(), &mut notices);
+            let is_current = table.is_current(ino, stamp) && !is_repeat();
+            let is_learnt = is_current
+                && table.learn_attributes(ino, attributes, stamp, self.now(), &mut notices).is_ok();
             let same_pages = table.keep_pages(ino, &attributes);
-            (is_current && learnt.is_ok(), same_pages && (is_current || flags.truncate) && !flags.append)
+            (is_learnt, same_pages && (is_current || flags.truncate) && !flags.append)
         };
         self.notify(notices);
         if is_current {
@@ -237,16 +256,27 @@ impl<S: Source> Vfs<S> {
         Ok(OpenedFile { handle, keep_pages, attributes_changed, around_pages: flags.append })
     }
 
+    async fn open_at_source(
+        &self,
+        place: Place,
+        flags: OpenFlags,
+        handle: HandleId,
+        inline_bytes: u32,
+    ) -> Result<Opened> {
+        let outcome = self.source.open(place.clone(), flags, handle, inline_bytes).await;
+        let is_refused = matches!(outcome, Err(Errno::EINVAL)) && current().is_some();
+        // A predecessor may have opened it and died before it could record that.
+        if is_refused && self.source.close(handle).await.is_ok() {
+            return self.source.open(place, flags, handle, inline_bytes).await;
+        }
+        outcome
+    }
+
     /// Opens without waiting a file whose pages the kernel has, and of which we would be told if it had changed since.
-    fn open_at_once(self: &Arc<Self>, ino: Ino, flags: OpenFlags) -> Result<OpenedFile> {
-        let handle = self.new_handle();
+    fn open_at_once(self: &Arc<Self>, ino: Ino, handle: HandleId, flags: OpenFlags) -> Result<OpenedFile> {
         let place = self.place(ino)?;
-        let open = self.register(ino, handle, flags, Awaited::new());
-        let (vfs, promise) = (self.clone(), open.opening.promise(Err(Errno::EIO)));
-        tokio::spawn(async move {
-            let outcome = vfs.source.open(place, flags, handle, 0).await;
-            promise.keep(vfs.checked(ino, outcome).map(|_| ()));
-        });
+        let open = self.register(HandleOf { ino, handle, flags }, Awaited::new(), Some(Stage::Assumed));
+        self.open_later(&open, Ok(place));
         Ok(OpenedFile { handle, keep_pages: true, attributes_changed: false, around_pages: false })
     }
 
@@ -272,6 +302,7 @@ impl<S: Source> Vfs<S> {
         caller: Caller,
     ) -> Result<(View, OpenedFile)> {
         let handle = self.new_handle();
+        self.disown(handle);
         let request = |place, name| self.source.create(place, name, mode, flags, handle, caller);
         let (view, opened) =
             self.make(parent, name, request, |opened: &Opened| (opened.entry, opened.directory)).await?;
@@ -288,6 +319,7 @@ impl<S: Source> Vfs<S> {
         caller: Caller,
     ) -> Result<(View, OpenedFile)> {
         let handle = self.new_handle();
+        self.disown(handle);
         let place = self.place(parent)?;
         let outcome = self.source.create_unnamed(place, mode, flags, handle, caller).await;
         let opened = self.checked(parent, outcome)?;
@@ -302,7 +334,7 @@ impl<S: Source> Vfs<S> {
     }
 
     fn created(&self, ino: Ino, handle: HandleId, flags: OpenFlags, opened: &Opened) -> OpenedFile {
-        self.register(ino, handle, flags, Awaited::ready(Ok(())));
+        self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
         let keep_pages = self.table.lock().keep_pages(ino, &opened.entry.attributes) && !flags.append;
         OpenedFile { handle, keep_pages, attributes_changed: false, around_pages: flags.append }
     }
@@ -383,79 +415,10 @@ impl<S: Source> Vfs<S> {
         });
     }
 
-    /// `pwrite(2)`. Gives how much was taken; an earlier write's error is reported here if it has not been yet.
-    pub async fn write(
-        self: &Arc<Self>,
-        handle: HandleId,
-        offset: u64,
-        bytes: Bytes,
-        from: WriteFrom,
-        clear_set_id: bool,
-    ) -> Result<u32> {
-        let open = self.open_file(handle)?;
-        if !open.flags.write {
-            return Err(Errno::EBADF);
-        }
-        open.behind_failure()?;
-        let Ok(length) = u32::try_from(bytes.len()) else { return Err(Errno::EINVAL) };
-        let append = open.flags.append && from == WriteFrom::Caller;
-        let end = offset.saturating_add(u64::from(length));
-        if end > OFFSET_MAX && !append {
-            return Err(Errno::EFBIG);
-        }
-        let in_order = append || open.flags.sync || self.options.sync == SyncMode::Strict;
-        // An append goes where the source decides: it overlaps everything.
-        let (start, end) = if append { (0, u64::MAX) } else { (offset, end) };
-        let permits = length.min(u32::try_from(UNWRITTEN_BYTES_MAX).unwrap_or(u32::MAX));
-        let room = self.unwritten.clone().acquire_many_owned(permits).await.map_err(|_closed| Errno::EIO)?;
-        let taken = open.file.behind.begin(start, end).await;
-        open.file.content_changed();
-        let begun = self.table.lock().begin_write(open.file.ino);
-        let under_way =
-            UnderWay { vfs: self.clone(), open: open.clone(), append, taken, begun, ended: false };
-        let task = async move {
-            let _room = room;
-            under_way.carry_out(offset, bytes, clear_set_id).await
-        };
-        if in_order {
-            return open.told_now(task.await).map(|()| length);
-        }
-        let mut task = Box::pin(task);
-        // The first poll sends the write from here: most often nothing is left to do but to wait for the reply.
-        if let Some(outcome) = poll_once(task.as_mut()).await {
-            return open.told_now(outcome).map(|()| length);
-        }
-        tokio::spawn(task);
-        Ok(length)
-    }
-
-    /// What `close(2)` waits for; also gives back the POSIX locks of `lock_owner`.
-    pub async fn flush(&self, handle: HandleId, lock_owner: u64) -> Result<()> {
-        let open = self.open_file(handle)?;
-        if open.file.locked.load(Ordering::Acquire) {
-            open.opening.get().await?;
-            self.source.release_locks(handle, lock_owner).await?;
-        }
-        if self.options.sync == SyncMode::Async {
-            return Ok(());
-        }
-        open.file.behind.caught_up().await;
-        open.behind_failure()
-    }
-
-    /// `fsync(2)` or, with `data_only`, `fdatasync(2)`.
-    pub async fn sync(&self, handle: HandleId, data_only: bool) -> Result<()> {
-        let open = self.open_file(handle)?;
-        open.opening.get().await?;
-        open.file.behind.caught_up().await;
-        let synced = self.source.sync(Target::Handle(handle), data_only).await;
-        open.behind_failure()?;
-        synced
-    }
-
     /// The kernel has closed the last descriptor of the handle.
     pub fn release(self: &Arc<Self>, handle: HandleId) {
         let Some(open) = self.handles.lock().remove(&handle) else { return };
+        self.table.lock().handle_released(handle);
         if open.was_only_read() {
             self.unregister(&open);
             self.close_soon(handle);
@@ -466,8 +429,9 @@ impl<S: Source> Vfs<S> {
             let opened = open.opening.get().await.is_ok();
             open.file.behind.caught_up().await;
             vfs.unregister(&open);
-            if opened {
-                vfs.close(handle).await;
+            match opened {
+                true => vfs.close(handle).await,
+                false => vfs.table.lock().handle_closed(handle),
             }
         });
     }
@@ -476,6 +440,7 @@ impl<S: Source> Vfs<S> {
         if let Err(errno) = self.source.close(handle).await {
             tracing::warn!(handle = handle.0, %errno, "close at the source failed after the kernel's");
         }
+        self.table.lock().handle_closed(handle);
     }
 
     /// Closes the handle together with others that are given up meanwhile: nobody waits for it, and one by one these
@@ -500,6 +465,14 @@ impl<S: Source> Vfs<S> {
         for handle in std::mem::take(&mut *self.closing.lock()) {
             let vfs = self.clone();
             tokio::spawn(async move { vfs.close(handle).await });
+        }
+    }
+
+    /// What a predecessor has opened as this, and the kernel has not heard of: it is about to be opened again.
+    fn disown(&self, handle: HandleId) {
+        let removed = self.handles.lock().remove(&handle);
+        if let Some(open) = removed {
+            self.unregister(&open);
         }
     }
 
@@ -541,12 +514,12 @@ impl OpenFile {
         is_open && !self.flags.write && !is_locked
     }
 
-    fn behind_failure(&self) -> Result<()> {
+    pub(super) fn behind_failure(&self) -> Result<()> {
         self.file.behind.failure(&mut self.told.lock())
     }
 
     /// The handle is told the outcome of its write at once: an error is not told again.
-    fn told_now(&self, outcome: Result<()>) -> Result<()> {
+    pub(super) fn told_now(&self, outcome: Result<()>) -> Result<()> {
         outcome.inspect_err(|_| {
             let _told = self.behind_failure().is_err();
         })
@@ -556,84 +529,6 @@ impl OpenFile {
 enum Planned {
     Here(Bytes),
     Ask(Plan),
-}
-
-/// A write that has its range and its place in the table's count. Dropped before its end, its outcome is unknown and
-/// the file's writers are told `EIO`.
-struct UnderWay<S: Source> {
-    vfs: Arc<Vfs<S>>,
-    open: Arc<OpenFile>,
-    append: bool,
-    taken: Taken,
-    begun: Stamp,
-    ended: bool,
-}
-
-impl<S: Source> UnderWay<S> {
-    async fn carry_out(mut self, offset: u64, bytes: Bytes, clear_set_id: bool) -> Result<()> {
-        let outcome = self.write_all(offset, bytes, clear_set_id).await;
-        self.finish(outcome);
-        outcome.map(|_| ())
-    }
-
-    async fn write_all(&self, mut offset: u64, mut bytes: Bytes, clear_set_id: bool) -> Result<Written> {
-        let source = &self.vfs.source;
-        self.open.opening.get().await?;
-        loop {
-            let part = bytes.slice(..bytes.len().min(TRANSFER_BYTES_MAX as usize));
-            let at = if self.append { WriteAt::End } else { WriteAt::Offset(offset) };
-            let written = source.write(self.open.handle, at, part.clone(), clear_set_id).await?;
-            match usize::try_from(written.bytes) {
-                Ok(taken) if taken <= part.len() && (taken > 0 || part.is_empty()) => bytes.advance(taken),
-                _ => return Err(Errno::EIO),
-            }
-            offset = offset.saturating_add(written.bytes);
-            if bytes.is_empty() {
-                if self.append && written.attributes.size != offset {
-                    // Somebody else appended meanwhile: the kernel thinks that these bytes are elsewhere.
-                    self.vfs.notify(vec![Notice::Content(self.open.file.ino)]);
-                }
-                return Ok(written);
-            }
-        }
-    }
-
-    fn finish(&mut self, outcome: Result<Written>) {
-        self.ended = true;
-        let (vfs, file) = (&self.vfs, &self.open.file);
-        let mut notices = Vec::new();
-        {
-            let mut table = vfs.table.lock();
-            let attributes = outcome.ok().map(|written| written.attributes);
-            table.end_write(file.ino, (self.begun, Write::Content), attributes, vfs.now(), &mut notices);
-            if outcome.is_err() {
-                table.doubt_content(file.ino, &mut notices);
-            }
-        }
-        file.content_changed();
-        file.behind.end(&self.taken, outcome.map(|_| ()));
-        vfs.notify(notices);
-    }
-}
-
-impl<S: Source> Drop for UnderWay<S> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.finish(Err(Errno::EIO));
-        }
-    }
-}
-
-/// Polls a future once. `None`: it is not ready.
-async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
-    std::future::poll_fn(|context| {
-        let pinned = std::pin::Pin::new(&mut future);
-        std::task::Poll::Ready(match pinned.poll(context) {
-            std::task::Poll::Ready(output) => Some(output),
-            std::task::Poll::Pending => None,
-        })
-    })
-    .await
 }
 
 /// At most what was asked for, whatever came.

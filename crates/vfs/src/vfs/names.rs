@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::Vfs;
 use crate::errno::{Errno, Result};
 use crate::file::{Attributes, Caller, Entry, FileId, Kind, NAME_BYTES_MAX, Name, RenameMode};
+use crate::request::is_repeat;
 use crate::source::{NewNode, Place, Source};
 use crate::table::{Believe, Ino, Known, Ticket};
 
@@ -203,12 +204,16 @@ impl<S: Source> Vfs<S> {
     /// The kernel has forgotten `count` of the lookups it was given.
     pub fn forget(&self, ino: Ino, count: u64) {
         self.table.lock().forget(ino, count);
+        self.commit_much();
     }
 
     /// The kernel has forgotten these.
     pub fn forget_all(&self, forgotten: impl Iterator<Item = (Ino, u64)>) {
-        let mut table = self.table.lock();
-        forgotten.for_each(|(ino, count)| table.forget(ino, count));
+        {
+            let mut table = self.table.lock();
+            forgotten.for_each(|(ino, count)| table.forget(ino, count));
+        }
+        self.commit_much();
     }
 
     /// The node with this identity, if it is known.
@@ -239,6 +244,10 @@ impl<S: Source> Vfs<S> {
         let mut table = self.table.lock();
         let place = table.place(parent)?;
         let begun = Some(table.begin_change(parent)?);
+        if is_repeat() {
+            // What the source answers is not younger than what others have changed since.
+            table.begin_change(parent)?;
+        }
         Ok((place, Changing { vfs: self, parent, name, also: None, begun, answered: false }))
     }
 
@@ -364,7 +373,10 @@ impl<S: Source> Vfs<S> {
             from_changing.also = Some(&to_name);
             (from_place.clone(), None)
         } else {
+            // Nothing has been sent: should the second fail, nothing is in doubt.
+            from_changing.answered = true;
             let (place, changing) = self.change(to.0, &to_name)?;
+            from_changing.answered = false;
             (place, Some(changing))
         };
         let outcome =

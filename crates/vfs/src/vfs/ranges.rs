@@ -8,7 +8,7 @@ use super::files::OpenFile;
 use crate::errno::{Errno, Result};
 use crate::file::{Allocation, Lock, LockFamily, LockKind, SeekFor};
 use crate::source::{HandleId, Source};
-use crate::table::Write;
+use crate::table::{HeldLock, Ino, Write};
 
 impl<S: Source> Vfs<S> {
     /// The handle, opened, with everything written to its file until now at the source.
@@ -22,6 +22,7 @@ impl<S: Source> Vfs<S> {
     /// `fallocate(2)`.
     pub async fn allocate(&self, handle: HandleId, what: Allocation, offset: u64, length: u64) -> Result<()> {
         let open = self.settled(handle).await?;
+        self.record_done();
         let writing = self.begin_write(open.ino(), Write::Content);
         let entry = self.source.allocate(handle, what, offset, length).await?;
         writing.end(Some(entry.attributes));
@@ -39,6 +40,7 @@ impl<S: Source> Vfs<S> {
     pub async fn copy_range(&self, from: (HandleId, u64), to: (HandleId, u64), length: u64) -> Result<u64> {
         self.settled(from.0).await?;
         let open = self.settled(to.0).await?;
+        self.record_done();
         let writing = self.begin_write(open.ino(), Write::Content);
         let written = self.source.copy_range(from, to, length).await?;
         writing.end(Some(written.attributes));
@@ -58,7 +60,16 @@ impl<S: Source> Vfs<S> {
         if lock.family == LockFamily::Flock {
             open.flocked.store(true, Ordering::Release);
         }
-        self.source.lock(handle, owner, lock, wait).await
+        self.source.lock(handle, owner, lock, wait).await?;
+        self.lock_changed(open.ino(), HeldLock { handle, owner, lock });
+        Ok(())
+    }
+
+    /// Records what locks are held.
+    pub(super) fn lock_changed(&self, ino: Ino, change: HeldLock) {
+        if let Some(ledger) = self.table.lock().ledger_mut() {
+            ledger.lock_changed(ino, change);
+        }
     }
 
     /// `fcntl(2)` with `F_GETLK`: the lock in the way, and its process where known.

@@ -11,6 +11,13 @@ pub struct ProcessId(pub u64);
 /// How many arguments and environment variables a process may be given.
 pub const WORDS_MAX: usize = 32 << 10;
 
+/// The most output of a process that is kept because it may not have arrived: what a fast line holds.
+pub const OUTPUT_KEPT_BYTES_MAX: u32 = 1 << 20;
+
+/// How many ended processes are kept because their end may not have been heard of: more do not end within a round trip
+/// of each other.
+pub const ENDED_KEPT_MAX: usize = 32;
+
 /// Size of a terminal, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -55,10 +62,28 @@ pub enum ProcessRequest {
         /// Credit for output.
         window: StreamWindow,
     },
+    /// Goes on, on a later stream of the session, with a process that was started on an earlier one. Streamed as
+    /// [`ProcessRequest::Spawn`] is. `ESRCH` if the session has no such process; `ENODATA` if output behind `from` is not
+    /// there any more.
+    ///
+    /// In a session that is kept, [`ClientFrame::Credit`](super::ClientFrame::Credit) for a process says that as many
+    /// bytes have been taken: what has not been is kept for this, and the window is at most [`OUTPUT_KEPT_BYTES_MAX`]. Of
+    /// processes whose last reply has been sent, the last [`ENDED_KEPT_MAX`] are kept.
+    Follow {
+        /// Which.
+        process: ProcessId,
+        /// How many bytes of output, of both outputs together, have arrived.
+        from: u64,
+        /// Credit for output.
+        window: StreamWindow,
+    },
     /// Sends the payload to the process's standard input. → [`ProcessReply::Done`] when it has been taken.
     Input {
         /// To this process.
         process: ProcessId,
+        /// How many bytes were sent before these. What the process has been given already, by the same request on an
+        /// earlier stream, it is not given again; `EINVAL` when bytes are missing in between.
+        from: u64,
         /// Nothing more comes.
         end: bool,
     },

@@ -117,7 +117,8 @@ fn requests() -> Vec<Request> {
             terminal: Some(size),
             window,
         },
-        ProcessRequest::Input { process, end: true },
+        ProcessRequest::Follow { process, from: 9, window },
+        ProcessRequest::Input { process, from: 8, end: true },
         ProcessRequest::Signal { process, signal: 9 },
         ProcessRequest::Resize { process, size },
     ];
@@ -132,6 +133,7 @@ fn client_frames() -> Vec<ClientFrame> {
         ClientFrame::Cancel { id },
         ClientFrame::Acknowledge { sequence: Sequence(5) },
         ClientFrame::Ping { nonce: 6 },
+        ClientFrame::Goodbye,
     ];
     let requests = requests().into_iter();
     frames.extend(requests.map(|body| ClientFrame::Request { id, sequence: Sequence(4), body }));

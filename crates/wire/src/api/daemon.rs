@@ -113,14 +113,28 @@ pub struct DaemonStatus {
     pub resident_bytes: u64,
 }
 
-/// Ends the daemon: mounts are flushed and taken away first. Answered when that is done; the process ends right
-/// after.
+/// Ends the daemon. Unless they are left to the next one, mounts are flushed and taken away first. Answered when that is
+/// done; the process ends right after.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
     /// What to do about unsaved writes and mounts in use. Without force a mount that cannot go keeps the daemon.
     #[serde(default)]
     pub force: Force,
+    /// What becomes of the mounts.
+    #[serde(default)]
+    pub mounts: Fate,
+}
+
+/// What becomes of the mounts of a daemon that ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// They are taken away.
+    #[default]
+    Unmounted,
+    /// They go on, and the next daemon takes them over.
+    Left,
 }
 
 /// The daemon ends.

@@ -90,6 +90,10 @@ id!(
     PromptId, "q", "prompt"
 );
 id!(
+    /// A client's subscription to events: `s1`.
+    SubscriptionId, "s", "subscription"
+);
+id!(
     /// A file or directory that a client holds open: `h1`.
     HandleId, "h", "handle"
 );

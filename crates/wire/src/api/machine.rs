@@ -22,6 +22,7 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::mount::{Force, RemovedMount};
 use super::status::ConnectionState;
 use crate::bytestring::ByteString;
 
@@ -589,7 +590,7 @@ pub enum Prompts {
 }
 
 /// Opens a connection and keeps it until [`Disconnect`]. Answered once the agent answers. One that is open already is
-/// kept as it is, which is no error.
+/// kept, with the options of this request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Connect {
@@ -601,19 +602,44 @@ pub struct Connect {
     /// Milliseconds between heartbeats; none for the default.
     #[serde(default)]
     pub heartbeat_interval_ms: Option<u64>,
-    /// Heartbeats that may go unanswered before the link counts as lost; none for the default.
+    /// Heartbeats that may go unanswered before the link counts as lost, 0 for any number; none for the default.
     #[serde(default)]
     pub max_heartbeat_failures: Option<u32>,
     /// Who asks.
     pub caller: Caller,
 }
 
-/// Closes a connection. Mounts that use it become disconnected.
+/// Closes the link to a machine and opens it again at once; this client can be asked what the login asks. Mounts and
+/// whatever else hangs on the connection stay, and go on with the new link. Without a connection one is opened, and
+/// kept as [`Connect`] does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redial {
+    /// Which machine.
+    pub machine: Machine,
+    /// Whether a lost link is opened again; none for what was said before.
+    #[serde(default)]
+    pub reconnect: Option<Reconnect>,
+    /// Milliseconds between heartbeats; none for what was said before.
+    #[serde(default)]
+    pub heartbeat_interval_ms: Option<u64>,
+    /// Heartbeats that may go unanswered, 0 for any number; none for what was said before.
+    #[serde(default)]
+    pub max_heartbeat_failures: Option<u32>,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// Closes a connection, and takes away what belongs to it: its mounts are unmounted, the processes that were started
+/// through it end. When a mount cannot go, the connection stays with that mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disconnect {
     /// Which one.
     pub machine: Machine,
+    /// What to do about unsaved writes and mounts in use.
+    #[serde(default)]
+    pub force: Force,
 }
 
 /// The connection is closed.
@@ -623,6 +649,9 @@ pub struct Disconnected {
     pub machine: Machine,
     /// What it was before.
     pub was: ConnectionState,
+    /// Its mounts, which are gone.
+    #[serde(default)]
+    pub mounts: Vec<RemovedMount>,
 }
 
 /// Looks at what works on a machine.

@@ -38,6 +38,13 @@ pub struct Create {
     /// Whether a lost link is opened again.
     #[serde(default)]
     pub reconnect: Reconnect,
+    /// Time between two heartbeats of the mount's link, in milliseconds; the daemon's default without one.
+    #[serde(default)]
+    pub heartbeat_interval_ms: Option<u64>,
+    /// How many heartbeats in a row may go unanswered before the link counts as lost; 0 for any number, the daemon's
+    /// default without one.
+    #[serde(default)]
+    pub max_heartbeat_failures: Option<u32>,
     /// Options of the backend, `-o KEY=VALUE`. An option that the backend does not know is refused.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
@@ -162,6 +169,13 @@ pub struct UnknownWord {
     noun: &'static str,
     text: String,
     known: &'static [&'static str],
+}
+
+impl UnknownWord {
+    /// `text` is none of the words `known` for a `noun`.
+    pub(super) fn new(noun: &'static str, text: &str, known: &'static [&'static str]) -> UnknownWord {
+        UnknownWord { noun, text: text.chars().take(64).collect(), known }
+    }
 }
 
 /// Takes mounts away. Answered once they are gone; waits for unsaved writes unless `force` says otherwise.

@@ -77,6 +77,18 @@ pub enum ConnectionState {
     Disconnected,
 }
 
+impl ConnectionState {
+    /// The word in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ConnectionState::Connecting => "connecting",
+            ConnectionState::Connected => "connected",
+            ConnectionState::Reconnecting => "reconnecting",
+            ConnectionState::Disconnected => "disconnected",
+        }
+    }
+}
+
 /// One link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
@@ -90,6 +102,12 @@ pub struct Connection {
     pub since: Timestamp,
     /// Its local processes: ssh, or the child that is the agent.
     pub pids: Vec<u32>,
+    /// While it is not connected: what stood in the way of the last try, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What mends that, where a person has to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// One mount.
@@ -118,6 +136,15 @@ pub struct Mount {
     /// What this mount cannot do here, in one line, such as taking over after its worker's death.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
+    /// Why the link is lost, while it is, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the last probe found.
+    #[serde(default)]
+    pub health: Health,
+    /// How the last worker that died left this mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<Crash>,
     /// The local port, of a backend that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -152,6 +179,34 @@ pub enum MountStatus {
     },
 }
 
+/// What a probe of a mount found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Health {
+    /// It answers.
+    #[default]
+    Healthy,
+    /// It answers, and something is amiss.
+    Degraded {
+        /// What, in one line.
+        why: String,
+    },
+    /// It does not answer.
+    Failed {
+        /// How that shows, in one line.
+        why: String,
+    },
+}
+
+/// The death of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crash {
+    /// What it said last, in one line.
+    pub message: String,
+    /// The local file with the rest.
+    pub report: ByteString,
+}
+
 /// The process of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
@@ -170,7 +225,8 @@ pub struct Journal {
     pub bytes: u64,
 }
 
-/// Counts since the mount began.
+/// Counts since the mount began, or since the daemon took it over. Of a worker that has died, what it did after it last
+/// said how it does is missing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counters {
@@ -180,10 +236,30 @@ pub struct Counters {
     pub hits: u64,
     /// Requests sent to the machine and waited for.
     pub round_trips: u64,
-    /// Content read from the machine.
+    /// Bytes that came from the machine, with what is around the content.
     pub bytes_read: u64,
-    /// Content written to the machine.
+    /// Bytes that went to the machine, with what is around the content.
     pub bytes_written: u64,
+    /// Requests that were sent again after a link was lost.
+    pub retries: u64,
+    /// How often a lost link was opened again.
+    pub reconnects: u64,
+}
+
+impl Counters {
+    /// What both have counted.
+    #[must_use]
+    pub fn plus(self, other: Counters) -> Counters {
+        Counters {
+            requests: self.requests + other.requests,
+            hits: self.hits + other.hits,
+            round_trips: self.round_trips + other.round_trips,
+            bytes_read: self.bytes_read + other.bytes_read,
+            bytes_written: self.bytes_written + other.bytes_written,
+            retries: self.retries + other.retries,
+            reconnects: self.reconnects + other.reconnects,
+        }
+    }
 }
 
 /// A copy-on-write line of work.

@@ -25,6 +25,8 @@ fn a_request_reads_back_as_it_was_written() {
             access: mount::Access::ReadOnly,
             sync: mount::SyncMode::Strict,
             reconnect: machine::Reconnect::Never,
+            heartbeat_interval_ms: None,
+            max_heartbeat_failures: None,
             options: [("a".to_owned(), "b".to_owned())].into(),
             caller: Caller { uid: 1, gid: 2, cwd: "/".into(), ..Caller::default() },
         }
@@ -213,6 +215,8 @@ fn the_status_document_has_the_fields_that_checks_read() {
             state: status::ConnectionState::Connected,
             since: "2026-01-01T00:00:00Z".parse().unwrap(),
             pids: vec![123],
+            reason: None,
+            hint: None,
         }],
         mounts: vec![status::Mount {
             id: MountId::new(1),
@@ -226,6 +230,9 @@ fn the_status_document_has_the_fields_that_checks_read() {
             access: mount::Access::ReadWrite,
             sync: mount::SyncMode::Close,
             degraded: None,
+            reason: None,
+            health: status::Health::Healthy,
+            crash: None,
             port: None,
             nfs: None,
         }],
@@ -243,8 +250,9 @@ fn the_status_document_has_the_fields_that_checks_read() {
             "mounts":[{"id":"m1","source":"ssh://box/src","dir":"/home/u/src","backend":"fuse",
                        "status":{"state":"active"},"worker":{"pid":124,"restarts":0},
                        "journal":{"operations":0,"bytes":0},
-                       "counters":{"requests":0,"hits":0,"round_trips":0,"bytes_read":0,"bytes_written":0},
-                       "access":"read_write","sync":"close"}],
+                       "counters":{"requests":0,"hits":0,"round_trips":0,"bytes_read":0,"bytes_written":0,
+                                   "retries":0,"reconnects":0},
+                       "access":"read_write","sync":"close","health":{"state":"healthy"}}],
             "threads":[],"vms":[],"tunnels":[],"processes":[],"operations":[]}"#,
     )
     .unwrap();

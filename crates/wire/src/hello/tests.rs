@@ -28,3 +28,16 @@ fn one_version_from_differing_sources_is_refused() {
     let text = mismatch.to_string();
     assert!(text.contains("00000000000000ab") && text.contains("00000000000000cd"), "{text}");
 }
+
+#[test]
+fn a_session_is_the_same_after_its_text() {
+    let session = SessionId([0, 1, 0xab, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xff]);
+    let text = session.to_string();
+    assert_eq!(text, "0001ab030405060708090a0b0c0d0eff");
+    assert_eq!(text.parse(), Ok(session));
+    for wrong in
+        ["", "0001AB030405060708090a0b0c0d0eff", "+001ab030405060708090a0b0c0d0eff", "../x", &text[1..]]
+    {
+        assert_eq!(wrong.parse::<SessionId>(), Err(NotASession), "{wrong}");
+    }
+}

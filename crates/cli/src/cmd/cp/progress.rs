@@ -6,6 +6,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
+use crate::client::news::News;
 use crate::output::text::bytes;
 
 /// How often the line is drawn: smooth to look at, and no work worth mentioning.
@@ -101,13 +102,20 @@ impl Progress {
     }
 }
 
-/// Draws until what is returned is dropped, then leaves the line empty.
-pub fn draw_in<'scope>(scope: &'scope Scope<'scope, '_>, progress: &'scope Progress) -> Sender<()> {
+/// Draws until what is returned is dropped, then leaves the line empty. What `news` there is stays above the line.
+pub fn draw_in<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    progress: &'scope Progress,
+    mut news: Option<News>,
+) -> Sender<()> {
     let (stop, stopped) = channel();
     scope.spawn(move || {
         let start = Instant::now();
         let mut drawn = false;
         while stopped.recv_timeout(DRAW_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            for line in news.iter_mut().flat_map(News::take) {
+                draw(&format!("{CLEAR_LINE}{line}\n"));
+            }
             draw(&format!("{CLEAR_LINE}{}", progress.line(start.elapsed())));
             drawn = true;
         }

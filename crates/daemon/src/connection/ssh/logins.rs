@@ -29,11 +29,27 @@ impl Logins {
         options: SshOptions,
         login: &LoginOptions,
     ) -> Result<Arc<Logins>, SshError> {
-        let attendants = Attendants::default();
-        let further = Further { settings: Arc::clone(settings), attendants: attendants.clone() };
-        let masters = Masters::start(options, login, Arc::new(further)).await?;
+        let (attendants, further) = further(settings);
+        let masters = Masters::start(options, login, further).await?;
         Ok(Arc::new(Logins { masters, attendants }))
     }
+
+    /// Takes over the logins of a daemon before this one, if there are any.
+    pub(super) async fn adopt(
+        settings: &Arc<SshSettings>,
+        options: &SshOptions,
+    ) -> Result<Option<Arc<Logins>>, SshError> {
+        let (attendants, further) = further(settings);
+        let adopted = Masters::adopt(options, further).await?;
+        Ok(adopted.map(|masters| Arc::new(Logins { masters, attendants })))
+    }
+}
+
+/// Who may be asked for a further login, and how it is opened.
+fn further(settings: &Arc<SshSettings>) -> (Attendants, Arc<Further>) {
+    let attendants = Attendants::default();
+    let further = Further { settings: Arc::clone(settings), attendants: attendants.clone() };
+    (attendants, Arc::new(further))
 }
 
 /// The commands that wait for something of a machine.

@@ -13,10 +13,11 @@ use rustix::process::{Pid, Signal};
 /// How long masters may take to end, all of them together. One that is told to does not wait for its machine.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Ends the masters that a previous life of the daemon left behind, waits until they have ended, and removes their
-/// sockets and those for questions and requests. They are in a directory that only this user can write to, so whoever
-/// listens there is ours. Must run before anything listens there for this life.
-pub fn end_masters(runtime_dir: &Path) -> io::Result<()> {
+/// Ends the masters that a previous life of the daemon left behind, but for those of the machines whose first master's
+/// socket is among `needed`, waits until they have ended, and removes their sockets and those for questions and
+/// requests. They are in a directory that only this user can write to, so whoever listens there is ours. Must run before
+/// anything listens there for this life.
+pub fn end_masters(runtime_dir: &Path, needed: &[PathBuf]) -> io::Result<()> {
     let mut sockets = Vec::new();
     let mut ending = Vec::new();
     for entry in std::fs::read_dir(runtime_dir)? {
@@ -25,6 +26,7 @@ pub fn end_masters(runtime_dir: &Path) -> io::Result<()> {
             continue;
         }
         match ControlSocket::of(&entry.file_name()) {
+            Some(ControlSocket::Master) if is_of(&entry.path(), needed) => continue,
             Some(ControlSocket::Master) => ending.extend(Ending::begin(entry.path())),
             Some(ControlSocket::Requests) => {}
             None if is_for_questions(&entry.file_name()) => {}
@@ -44,6 +46,12 @@ pub fn end_masters(runtime_dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a master's socket is that of a first one, or is beside it.
+fn is_of(path: &Path, firsts: &[PathBuf]) -> bool {
+    // The number of a further master follows a dot.
+    firsts.iter().any(|first| path == first || path.with_extension("") == *first)
 }
 
 /// Whether a login had its questions put there.
@@ -116,6 +124,9 @@ mod tests {
         let path = |name: &str| directory.path().join(name);
         let hash = "0123456789abcdef";
         let dead = [format!("s{hash}"), format!("s{hash}.1"), format!("s{hash}.31"), format!("s{hash}.more")];
+        for name in ["s00000000000000ff", "s00000000000000ff.2", "s00000000000000ff.more"] {
+            drop(UnixListener::bind(path(name)).unwrap());
+        }
         for name in dead.iter().map(String::as_str).chain(["a0123456789abcdef", "daemon.sock", "s", "sab.1"])
         {
             drop(UnixListener::bind(path(name)).unwrap());
@@ -123,10 +134,13 @@ mod tests {
         for name in ["s0123456789abcde0", "ssh_config"] {
             std::fs::write(path(name), "").unwrap();
         }
-        end_masters(directory.path()).unwrap();
+        end_masters(directory.path(), &[path("s00000000000000ff")]).unwrap();
         let mut left: Vec<_> =
             std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
+        let kept = ["s00000000000000ff", "s00000000000000ff.2"];
+        assert_eq!(left[2..4], kept, "what is needed stays");
+        left.retain(|name| kept.iter().all(|kept| name != kept));
         assert_eq!(left, ["daemon.sock", "s", "s0123456789abcde0", "sab.1", "ssh_config"]);
     }
 }

@@ -87,6 +87,8 @@ fn request(source: &str, dir: Option<&str>, cwd: &Path) -> Create {
         access: Access::ReadWrite,
         sync: SyncMode::Close,
         reconnect: Reconnect::Automatic,
+        heartbeat_interval_ms: None,
+        max_heartbeat_failures: None,
         options: BTreeMap::new(),
         caller: Caller { cwd: cwd.into(), ..Caller::default() },
     }

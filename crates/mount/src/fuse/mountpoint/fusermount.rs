@@ -61,7 +61,7 @@ pub(super) fn unmount(path: &Path, how: Unmount) -> Result<(), HelperError> {
     let deadline = Instant::now() + WAIT_MAX;
     let mut command = Command::new(PROGRAM);
     command.arg("-u");
-    if how == Unmount::Detach {
+    if how != Unmount::IfIdle {
         command.arg("-z");
     }
     command.arg("--").arg(OsStr::from_bytes(path_bytes(path))).stdin(Stdio::null());

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use vfs::errno::{Errno, Result};
 use vfs::file::{Attributes, FileId, Name, Space};
+use vfs::request::RequestId;
 use vfs::source::{HandleId, Source};
 use vfs::table::{Believe, Ino, Notice};
 use vfs::vfs::{OpenedDirectory, OpenedFile, View};
 
-use super::Serving;
 use super::translate::{attr, entry, lifetime};
+use super::{Manner, Serving};
 use crate::fuse::abi::{self, fopen};
 use crate::fuse::reply::{Delivery, Entry, Listing, ListingPlus, Opened, ReplyError, Responder};
 use crate::fuse::request::{CopyWidth, Lock};
@@ -86,7 +87,24 @@ fn statfs(space: &Space) -> abi::Kstatfs {
 
 impl<S: Source> Serving<S> {
     /// Answers. `told` is how many changes had been told before the operation began.
-    pub(super) fn deliver(self: &Arc<Self>, responder: Responder, outcome: Result<Answer>, told: u64) {
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        responder: Responder,
+        outcome: Result<Answer>,
+        told: u64,
+        manner: Manner,
+    ) {
+        let request = RequestId(abi::identity(responder.unique()));
+        // What the answer counts for must be known to a successor before the kernel knows it.
+        self.vfs.commit();
+        self.answer(responder, outcome, told);
+        self.progress.made();
+        if manner == Manner::Change {
+            self.vfs.settle(request);
+        }
+    }
+
+    fn answer(self: &Arc<Self>, responder: Responder, outcome: Result<Answer>, told: u64) {
         let answer = match outcome {
             Ok(answer) => answer,
             Err(errno) => {
@@ -175,7 +193,7 @@ impl<S: Source> Serving<S> {
 }
 
 /// A reply that the kernel refused is a bug; its caller got `EIO`.
-fn report(sent: std::result::Result<(), ReplyError>) {
+pub(super) fn report(sent: std::result::Result<(), ReplyError>) {
     if let Err(error) = sent {
         tracing::error!(%error, source = %error.source, "a reply was refused");
     }

@@ -4,7 +4,8 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use vfs::Kernel;
-use vfs::table::Notice;
+use vfs::file::Name;
+use vfs::table::{Ino, Notice};
 
 use crate::fuse::abi::InitFlags;
 use crate::fuse::device::Device;
@@ -21,6 +22,7 @@ struct Started {
     notifier: Notifier,
     device: Arc<Device>,
     forgetting: Forgetting,
+    has_epochs: bool,
     runtime: tokio::runtime::Handle,
 }
 
@@ -37,8 +39,8 @@ impl FuseKernel {
             true => Forgetting::Expire,
             false => Forgetting::Drop,
         };
-        let runtime = tokio::runtime::Handle::current();
-        let started = Started { notifier, device: device.clone(), forgetting, runtime };
+        let (has_epochs, runtime) = (negotiated.can_start_epoch(), tokio::runtime::Handle::current());
+        let started = Started { notifier, device: device.clone(), forgetting, has_epochs, runtime };
         self.started.set(started).map_err(|_| io::Error::other("the kernel is being told already"))
     }
 
@@ -48,6 +50,23 @@ impl FuseKernel {
         let Some(started) = self.started.get() else { return };
         if let Err(errno) = notify::write(&started.device, &notify::Notice::Attributes { node }) {
             tracing::warn!(node, %errno, "the kernel keeps old attributes until they expire");
+        }
+    }
+
+    /// The kernel is not to believe anything of what it was told of these, nor of any name. Waits for room: not for a thread
+    /// that answers requests.
+    pub(super) fn doubt(&self, names: Vec<(Ino, Name)>, nodes: Vec<Ino>) {
+        let Some(started) = self.started.get() else { return };
+        let names = names.into_iter().map(|(parent, name)| {
+            let (parent, name, how) = (parent.0, name.to_vec(), started.forgetting);
+            notify::Notice::Entry { parent, name, how }
+        });
+        let epoch = started.has_epochs.then_some(notify::Notice::Epoch);
+        let nodes = std::iter::once(Ino::ROOT).chain(nodes).map(|ino| notify::Notice::Inode { node: ino.0 });
+        for notice in epoch.into_iter().chain(names).chain(nodes) {
+            if let Err(error) = started.notifier.send(notice) {
+                return tracing::debug!(%error, "the mount is gone before the kernel has doubted it all");
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use super::answer::Answer;
 use super::translate::{
     allocation, changes, entry, file_type, found_lock, ino, kind, lock, open_flags, permissions, wide_device,
 };
-use super::{COPY_BYTES_MAX, Interruptible, Serving};
+use super::{COPY_BYTES_MAX, Manner, Serving};
 use crate::fuse::reply::{self, Entry, Listing, ListingPlus, Placed, Responder};
 use crate::fuse::request::{self, Header, Operation, Request};
 use crate::identity::inode_number;
@@ -62,33 +62,33 @@ pub(super) fn start<S: Source>(
     message: &Bytes,
     responder: Responder,
 ) {
-    use Interruptible::{No, Yes};
+    use Manner::{Change, Errand, Question};
     let (header, vfs) = (request.header, serving.vfs.clone());
     let at = ino(header.node);
     macro_rules! run {
-        ($interruptible:expr, $operation:expr) => {
-            serving.run(responder, $interruptible, async move { $operation })
+        ($manner:expr, $operation:expr) => {
+            serving.run(responder, $manner, async move { $operation })
         };
     }
     match request.operation {
         Operation::Lookup { name } => {
             let name: Name = name.into();
-            run!(Yes, lookup(&vfs, at, name).await)
+            run!(Question, lookup(&vfs, at, name).await)
         }
         Operation::Getattr { handle } => {
             let of = AttributeTarget { ino: at, handle: handle.map(HandleId) };
-            run!(Yes, attributes(&vfs, of).await)
+            run!(Question, attributes(&vfs, of).await)
         }
-        Operation::Setattr(set) => run!(No, set_attributes(&vfs, at, &set).await),
-        Operation::Readlink => run!(Yes, vfs.read_link(at).await.map(Answer::Bytes)),
+        Operation::Setattr(set) => run!(Change, set_attributes(&vfs, at, &set).await),
+        Operation::Readlink => run!(Question, vfs.read_link(at).await.map(Answer::Bytes)),
         Operation::Symlink { name, target } => {
             let (name, target, caller) =
                 (Name::from(name), Bytes::copy_from_slice(target), caller(&header, 0));
-            run!(No, vfs.symlink(at, &name, target, caller).await.map(|view| made(at, name, view)))
+            run!(Change, vfs.symlink(at, &name, target, caller).await.map(|view| made(at, name, view)))
         }
         Operation::Mknod { name, mode, rdev, umask } => {
             let (name, caller) = (Name::from(name), caller(&header, umask));
-            run!(No, {
+            run!(Change, {
                 let kind = kind(mode).ok_or(Errno::EINVAL)?;
                 let node = NewNode { kind, mode: permissions(mode), device: wide_device(rdev) };
                 vfs.make_node(at, &name, node, caller).await.map(|view| made(at, name, view))
@@ -97,35 +97,36 @@ pub(super) fn start<S: Source>(
         Operation::Mkdir { name, mode, umask } => {
             let (name, caller) = (Name::from(name), caller(&header, umask));
             let mode = permissions(mode);
-            run!(No, vfs.make_directory(at, &name, mode, caller).await.map(|view| made(at, name, view)))
+            run!(Change, vfs.make_directory(at, &name, mode, caller).await.map(|view| made(at, name, view)))
         }
         Operation::Unlink { name } => {
             let name = Name::from(name);
-            run!(No, vfs.remove(at, &name, Removal::Other).await.map(|()| Answer::Done))
+            run!(Change, vfs.remove(at, &name, Removal::Other).await.map(|()| Answer::Done))
         }
         Operation::Rmdir { name } => {
             let name = Name::from(name);
-            run!(No, vfs.remove(at, &name, Removal::Directory).await.map(|()| Answer::Done))
+            run!(Change, vfs.remove(at, &name, Removal::Directory).await.map(|()| Answer::Done))
         }
         Operation::Rename { name, new_parent, new_name, flags } => {
             let (name, new_name) = (Name::from(name), Name::from(new_name));
-            run!(No, {
+            run!(Change, {
                 let mode = rename_mode(flags)?;
                 vfs.rename((at, &name), (ino(new_parent), &new_name), mode).await.map(|()| Answer::Done)
             })
         }
         Operation::Link { node, new_name } => {
             let name = Name::from(new_name);
-            run!(No, vfs.link(ino(node), at, &name).await.map(|view| made(at, name, view)))
+            run!(Change, vfs.link(ino(node), at, &name).await.map(|view| made(at, name, view)))
         }
         Operation::Open { flags, .. } => {
             let serving = serving.clone();
-            run!(No, open(&serving, at, flags).await)
+            let manner = if open_flags(flags).truncate { Change } else { Errand };
+            run!(manner, open(&serving, at, flags).await)
         }
         Operation::Create(create) => {
             let (name, caller) = (Name::from(create.name), caller(&header, create.umask));
             let (flags, mode) = (open_flags(create.flags), permissions(create.mode));
-            run!(No, {
+            run!(Change, {
                 let (view, opened) = vfs.create(at, &name, mode, flags, caller).await?;
                 Ok(Answer::Created { parent: at, name, view, opened })
             })
@@ -133,14 +134,14 @@ pub(super) fn start<S: Source>(
         Operation::Tmpfile(create) => {
             let (flags, mode) = (open_flags(create.flags), permissions(create.mode));
             let caller = caller(&header, create.umask);
-            run!(No, {
+            run!(Change, {
                 let (view, opened) = vfs.create_unnamed(at, mode, flags, caller).await?;
                 Ok(Answer::Created { parent: at, name: Name::from([].as_slice()), view, opened })
             })
         }
         Operation::Read(read) => {
             let handle = HandleId(read.handle);
-            run!(Yes, vfs.read(handle, read.offset, read.size).await.map(Answer::Bytes))
+            run!(Question, vfs.read(handle, read.offset, read.size).await.map(Answer::Bytes))
         }
         Operation::Write(write) => {
             let bytes = match write.data.len() {
@@ -150,47 +151,52 @@ pub(super) fn start<S: Source>(
             let (handle, offset, kill) = (HandleId(write.handle), write.offset, write.kill_suid_sgid);
             let source =
                 if write.from_cache { vfs::vfs::WriteFrom::Pages } else { vfs::vfs::WriteFrom::Caller };
-            run!(No, vfs.write(handle, offset, bytes, source, kill).await.map(Answer::Written))
+            let manner = if vfs.write_happens_once(handle, source) { Change } else { Errand };
+            run!(manner, vfs.write(handle, offset, bytes, source, kill).await.map(Answer::Written))
         }
         Operation::Flush { handle, lock_owner } => {
-            run!(No, vfs.flush(HandleId(handle), lock_owner).await.map(|()| Answer::Done))
+            run!(Errand, vfs.flush(HandleId(handle), lock_owner).await.map(|()| Answer::Done))
         }
         Operation::Fsync { handle, data_only } => {
-            run!(No, vfs.sync(HandleId(handle), data_only).await.map(|()| Answer::Done))
+            run!(Errand, vfs.sync(HandleId(handle), data_only).await.map(|()| Answer::Done))
         }
         Operation::Fsyncdir { data_only, .. } => {
-            run!(No, vfs.sync_directory(at, data_only).await.map(|()| Answer::Done))
+            run!(Errand, vfs.sync_directory(at, data_only).await.map(|()| Answer::Done))
         }
-        Operation::Syncfs => run!(No, {
+        Operation::Syncfs => run!(Errand, {
             vfs.drain().await;
             Ok(Answer::Done)
         }),
         Operation::Release(release) => {
             vfs.release(HandleId(release.handle));
-            run!(No, Ok(Answer::Done))
+            run!(Errand, Ok(Answer::Done))
         }
-        Operation::Opendir { .. } => run!(No, vfs.open_directory(at).await.map(Answer::OpenedDirectory)),
+        Operation::Opendir { .. } => run!(Errand, vfs.open_directory(at).await.map(Answer::OpenedDirectory)),
         Operation::Readdir(read) => {
             let serving = serving.clone();
-            run!(Yes, list(&serving, read).await)
+            run!(Question, list(&serving, read).await)
         }
         Operation::Readdirplus(read) => {
             let serving = serving.clone();
-            run!(Yes, list_plus(&serving, at, read).await)
+            run!(Question, list_plus(&serving, at, read).await)
         }
         Operation::Releasedir(release) => {
             vfs.release_directory(HandleId(release.handle));
-            run!(No, Ok(Answer::Done))
+            run!(Errand, Ok(Answer::Done))
         }
-        Operation::Statfs => run!(Yes, vfs.space(at).await.map(Answer::Space)),
+        Operation::Statfs => run!(Question, vfs.space(at).await.map(Answer::Space)),
+        // Answered here: who asks wants to know whether anybody answers.
+        Operation::Getxattr { name, .. } if name == crate::probe::ATTRIBUTE.as_bytes() => {
+            run!(Question, Err(Errno::ENODATA))
+        }
         Operation::Getxattr { name, size } => {
             let name = Bytes::copy_from_slice(name);
-            run!(Yes, sized(vfs.get_xattr(at, &name).await?, size))
+            run!(Question, sized(vfs.get_xattr(at, &name).await?, size))
         }
-        Operation::Listxattr { size } => run!(Yes, sized(vfs.list_xattrs(at).await?, size)),
+        Operation::Listxattr { size } => run!(Question, sized(vfs.list_xattrs(at).await?, size)),
         Operation::Setxattr { name, value, flags, acl_kill_sgid } => {
             let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
-            run!(No, {
+            run!(Change, {
                 vfs.set_xattr(at, &name, value, xattr_mode(flags)?).await?;
                 if acl_kill_sgid {
                     clear_set_gid(&vfs, at).await?;
@@ -200,15 +206,15 @@ pub(super) fn start<S: Source>(
         }
         Operation::Removexattr { name } => {
             let name = Bytes::copy_from_slice(name);
-            run!(No, vfs.remove_xattr(at, &name).await.map(|()| Answer::Done))
+            run!(Change, vfs.remove_xattr(at, &name).await.map(|()| Answer::Done))
         }
-        Operation::Getlk(asked) => run!(Yes, {
+        Operation::Getlk(asked) => run!(Question, {
             let found = vfs.test_lock(HandleId(asked.handle), asked.owner, lock(&asked)).await?;
             Ok(Answer::Lock(found_lock(asked, found)))
         }),
         Operation::Setlk(asked) => {
             run!(
-                No,
+                Errand,
                 vfs.lock(HandleId(asked.handle), asked.owner, lock(&asked), false)
                     .await
                     .map(|()| Answer::Done)
@@ -216,17 +222,17 @@ pub(super) fn start<S: Source>(
         }
         Operation::Setlkw(asked) => {
             run!(
-                Yes,
+                Question,
                 vfs.lock(HandleId(asked.handle), asked.owner, lock(&asked), true)
                     .await
                     .map(|()| Answer::Done)
             )
         }
-        Operation::Fallocate { handle, offset, length, mode } => run!(No, {
+        Operation::Fallocate { handle, offset, length, mode } => run!(Change, {
             let what = allocation(mode).ok_or(Errno::EOPNOTSUPP)?;
             vfs.allocate(HandleId(handle), what, offset, length).await.map(|()| Answer::Done)
         }),
-        Operation::Lseek { handle, offset, whence } => run!(Yes, {
+        Operation::Lseek { handle, offset, whence } => run!(Question, {
             let what = match whence.cast_signed() {
                 libc::SEEK_DATA => SeekFor::Data,
                 libc::SEEK_HOLE => SeekFor::Hole,
@@ -234,7 +240,7 @@ pub(super) fn start<S: Source>(
             };
             vfs.seek(HandleId(handle), offset, what).await.map(Answer::Position)
         }),
-        Operation::CopyFileRange(copy) => run!(No, {
+        Operation::CopyFileRange(copy) => run!(Change, {
             let (from, to) = ((copy.handle, copy.offset), (copy.target_handle, copy.target_offset));
             // The narrow reply has 32 bits for the count.
             let length = match copy.width {
@@ -244,7 +250,7 @@ pub(super) fn start<S: Source>(
             let copied = vfs.copy_range((HandleId(from.0), from.1), (HandleId(to.0), to.1), length).await?;
             Ok(Answer::Copied(copied, copy.width))
         }),
-        Operation::Destroy => run!(No, Ok(Answer::Done)),
+        Operation::Destroy => run!(Errand, Ok(Answer::Done)),
         // The kernel checks permissions by the attributes, and knows what to do without the others.
         Operation::Access { .. }
         | Operation::Bmap { .. }
@@ -256,7 +262,7 @@ pub(super) fn start<S: Source>(
         | Operation::Forget { .. }
         | Operation::BatchForget(_)
         | Operation::Interrupt { .. }
-        | Operation::Unknown(_) => run!(No, Err(Errno::ENOSYS)),
+        | Operation::Unknown(_) => run!(Errand, Err(Errno::ENOSYS)),
     }
 }
 

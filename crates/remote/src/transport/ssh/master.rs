@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! start ──► logging in ──socket appears──► ready ──► ended (by itself, or because the last handle was dropped)
+//!               │                           ▲
+//!               │            adopt, checked ┘
 //!               └── ssh ends, or the time is over ──► error
 //! ```
 
@@ -13,6 +15,7 @@ use std::time::Duration;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::{Pid, Signal};
 use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::Command;
 
@@ -94,6 +97,25 @@ impl Master {
         Ok(Master { program, options })
     }
 
+    /// Takes over the master that listens at the control path: one that a daemon before this one has started with these
+    /// options. None when there is none. One that does not answer is ended.
+    pub async fn adopt(options: SshOptions) -> Option<Master> {
+        let process = listener_of(&options.control).await?;
+        let pid = process.pid();
+        let master = Master { program: Program::adopt(process), options };
+        match master.check().await {
+            Ok(()) => {
+                tracing::info!(machine = %master.options.target, pid, "an ssh from before is logged in");
+                Some(master)
+            }
+            Err(error) => {
+                tracing::warn!(machine = %master.options.target, pid, %error, "an ssh from before is ended");
+                master.end().await;
+                None
+            }
+        }
+    }
+
     /// How it was started.
     pub fn options(&self) -> &SshOptions {
         &self.options
@@ -150,6 +172,17 @@ impl Master {
             Err(_) => Err(SshError::timed_out(&self.options.target, CHECK_TIMEOUT)),
         }
     }
+}
+
+/// The process of this user that listens at a socket, if there is one.
+async fn listener_of(path: &Path) -> Option<supervisor::Process> {
+    // Open until the process is watched: so long its number is not another's.
+    let stream = UnixStream::connect(path).await.ok()?;
+    let peer = supervisor::socket::peer(&stream).ok()?;
+    if peer.uid != rustix::process::geteuid().as_raw() || peer.pid == std::process::id() {
+        return None;
+    }
+    supervisor::Process::adopt(supervisor::Identity::of(peer.pid).ok()?).ok()
 }
 
 fn command(options: &SshOptions, login: &LoginOptions) -> Command {

@@ -94,6 +94,37 @@ impl Masters {
         opener: Arc<dyn OpenMaster>,
     ) -> Result<Masters, SshError> {
         let first = Master::start(options, login).await?;
+        Masters::over(first, BTreeMap::new(), opener)
+    }
+
+    /// Takes over the masters that a daemon before this one has started with these options and that are still logged in.
+    /// None when the first is not: then those that are are ended.
+    pub async fn adopt(
+        options: &SshOptions,
+        opener: Arc<dyn OpenMaster>,
+    ) -> Result<Option<Masters>, SshError> {
+        let at = |slot: Slot| SshOptions { control: slot.path(&options.control), ..options.clone() };
+        let first = Master::adopt(at(Slot::FIRST)).await;
+        let mut further = BTreeMap::new();
+        for slot in Slot::all().skip(1) {
+            if let Some(master) = Master::adopt(at(slot)).await {
+                further.insert(slot, master);
+            }
+        }
+        if let Some(first) = first {
+            return Masters::over(first, further, opener).map(Some);
+        }
+        for master in further.into_values() {
+            master.end().await;
+        }
+        Ok(None)
+    }
+
+    fn over(
+        first: Master,
+        further: BTreeMap<Slot, Master>,
+        opener: Arc<dyn OpenMaster>,
+    ) -> Result<Masters, SshError> {
         let options = first.options().clone();
         let path = further::request_path(&options.control);
         let listener = listen(&path).map_err(|source| SshError::Listen { path, source })?;
@@ -112,6 +143,9 @@ impl Masters {
             pids: sender,
         };
         owner.add(Slot::FIRST, first.clone());
+        for (slot, master) in further {
+            owner.add(slot, master);
+        }
         tokio::spawn(owner.run());
         Ok(Masters { first, close, end: MastersEnd { pids } })
     }

@@ -1,0 +1,110 @@
+//! `cargo xtask soak`: a workload under faults, for as long as asked.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use e2e::Kind;
+use e2e::faults::fault::{SORTS, Sort};
+use e2e::faults::job::{JOBS, Job};
+use e2e::faults::{Plan, crew, run};
+
+const HELP: &str = "\
+soak [--seed N] [--seconds N] [--faults N] [--on host|ssh] [--only FAULT[,FAULT]] [--jobs JOB[,JOB]]
+     [--outage MS] [--scale N] [--quiet]
+
+  --seed     what the run is made from; a new one without it, which is printed
+  --seconds  ends after so long (600)
+  --faults   ends after so many
+  --on       a mount of this host, or over ssh (ssh)
+  --only     sorts of faults; all that this kind of mount can have, without it; `none` for the workload alone
+  --jobs     jobs of the workload; all without it
+  --outage   the longest outage, in milliseconds (20000)
+  --scale    how many times as long as the smallest one a pass of the workload is (1)
+  --quiet    does not print each fault
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((first, rest)) = args.split_first()
+        && first == "job"
+    {
+        crew::work(rest);
+        return ExitCode::SUCCESS;
+    }
+    let plan = match parse(&args) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprint!("soak: {error}\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    println!("seed {} on {:?}", plan.seed, plan.kind);
+    let report = run(&plan);
+    println!(
+        "seed {}: {} faults, {} passes of the workload, {:.1} s: nothing came of it",
+        plan.seed,
+        report.struck.len(),
+        report.passes,
+        report.took.as_secs_f64()
+    );
+    ExitCode::SUCCESS
+}
+
+fn parse(args: &[String]) -> Result<Plan, String> {
+    let mut plan = Plan::new(Kind::Ssh, any_seed(), &[], u32::MAX);
+    plan.outage_max = Duration::from_secs(20);
+    plan.is_told = true;
+    let mut sorts = None;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--seed" => plan.seed = number(value()?)?,
+            "--seconds" => plan.time_max = Duration::from_secs(number(value()?)?),
+            "--faults" => plan.faults_max = number(value()?)?,
+            "--outage" => plan.outage_max = Duration::from_millis(number(value()?)?),
+            "--scale" => plan.scale = number(value()?)?,
+            "--on" => plan.kind = kind(value()?)?,
+            "--only" => sorts = Some(value()?.clone()),
+            "--jobs" => plan.jobs = list(value()?, Job::named, JOBS.iter().map(|job| job.name))?,
+            "--quiet" => plan.is_told = false,
+            _ => return Err(format!("unknown argument {arg}")),
+        }
+    }
+    plan.sorts = match sorts.as_deref() {
+        None => Sort::all_for(plan.kind),
+        Some("none") => Vec::new(),
+        Some(names) => list(names, Sort::named, SORTS.iter().map(|(name, _)| *name))?,
+    };
+    if plan.kind == Kind::Host && plan.sorts.iter().any(|sort| sort.needs_line()) {
+        return Err("a mount of this host has no line, no master and no server".to_owned());
+    }
+    Ok(plan)
+}
+
+fn any_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::from(now.subsec_nanos()) ^ now.as_secs()
+}
+
+fn number<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("`{text}`: {error}"))
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    match text {
+        "host" => Ok(Kind::Host),
+        "ssh" => Ok(Kind::Ssh),
+        _ => Err(format!("`{text}` is neither host nor ssh")),
+    }
+}
+
+fn list<T>(
+    text: &str,
+    read: impl Fn(&str) -> Option<T>,
+    known: impl Iterator<Item = &'static str>,
+) -> Result<Vec<T>, String> {
+    let known: Vec<&str> = known.collect();
+    let one = |word: &str| read(word).ok_or_else(|| format!("no `{word}`; there are {}", known.join(", ")));
+    text.split(',').map(|word| one(word.trim())).collect()
+}

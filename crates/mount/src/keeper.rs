@@ -1,0 +1,68 @@
+//! The keeper's main: what is to be done with a mount that has no worker any more, and never will have.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use supervisor::keeper::Inheritance;
+use wire::worker::{CONFIG, CONFIG_BYTES_MAX, MountConfig};
+
+use crate::fuse::mountpoint::{AbortError, Mounts, Unmount, UnmountError, unmount};
+use crate::worker::log;
+
+/// Runs the keeper of one mount. `arguments` are those after the one that names this part.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    // SAFETY: this process has opened nothing yet, so the descriptors are those that it was started with.
+    let inheritance = match unsafe { Inheritance::take(arguments) } {
+        Ok(inheritance) => inheritance,
+        Err(error) => {
+            eprintln!("stead keeper: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    log::start();
+    let directory = inheritance.directory.clone();
+    match supervisor::keeper::run(inheritance, |_| give_up(&directory)) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(_)) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!(%error, "the keeper failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends whatever waits for the mount, and makes its directory a directory again.
+fn give_up(directory: &Path) {
+    match read_config(directory) {
+        Ok(config) => abort(config.dir.as_path()),
+        Err(error) => tracing::error!(%error, "it is not known where the mount is"),
+    }
+}
+
+fn read_config(directory: &Path) -> std::io::Result<MountConfig> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    std::fs::File::open(directory.join(CONFIG))?.take(CONFIG_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// Ends every request that waits for the mount of ours at `dir`, if there is one, and takes it out of the tree. A
+/// worker that was killed and has a thread in the kernel holds the connection open until its requests are ended so.
+pub fn abort(dir: &Path) {
+    let mounts = match Mounts::read() {
+        Ok(mounts) => mounts,
+        Err(error) => return tracing::error!(%error, "could not see what is mounted"),
+    };
+    let Some(entry) = mounts.at(dir).filter(|entry| entry.is_ours()) else { return };
+    match entry.connection().map(|connection| connection.abort(&mounts)) {
+        None | Some(Ok(()) | Err(AbortError::NoConnection(_))) => {}
+        // Unmounting does it too.
+        Some(Err(AbortError::Unsupported)) if rustix::process::geteuid().is_root() => {}
+        Some(Err(error)) => tracing::error!(%error, "what waits for the mount was not ended"),
+    }
+    match unmount(dir, Unmount::Abort) {
+        Ok(()) | Err(UnmountError::NotMounted(_)) => {}
+        Err(error) => tracing::error!(%error, "the mount was not detached"),
+    }
+}

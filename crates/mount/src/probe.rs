@@ -1,0 +1,29 @@
+//! `stead probe DIR`: puts one request to a mount, the way of every user's request, and ends.
+//!
+//! It asks for an extended attribute of the root that no file has. The kernel hands such a request to whoever serves
+//! the mount, and the FUSE server answers it by itself: neither a cache of the kernel nor the machine has a part in it,
+//! so no answer means that the mount hangs, and not that the machine is away.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use rustix::io::Errno;
+
+/// The name of the attribute. Reading in this namespace needs no right to the file.
+pub const ATTRIBUTE: &str = "security.stead.probe";
+
+/// The exit code when the kernel says that nobody serves the mount.
+pub const NOT_SERVED: u8 = 2;
+
+/// Carries it out. Any answer is one: that there is no such attribute is the usual one.
+pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(dir) = arguments.next() else {
+        eprintln!("usage: stead probe DIR");
+        return ExitCode::FAILURE;
+    };
+    let mut value = [0; 1];
+    match rustix::fs::lgetxattr(&dir, ATTRIBUTE, &mut value) {
+        Err(Errno::NOTCONN | Errno::CONNABORTED) => ExitCode::from(NOT_SERVED),
+        Ok(_) | Err(_) => ExitCode::SUCCESS,
+    }
+}

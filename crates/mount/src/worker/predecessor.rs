@@ -1,0 +1,115 @@
+//! What a worker that died may still be doing, and what it died of.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use supervisor::Identity;
+
+use crate::fuse::serve::{THREAD_PREFIX, current};
+
+/// How long threads of the predecessor are waited for. One that copies a request takes a millisecond at the most, and
+/// none waits for a successor.
+const THREADS_WAIT: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether they are gone.
+const THREADS_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Holds the numbers of requests that ended a worker, one a line.
+const PANICS: &str = "panics";
+
+/// As much of it is read: the last two hundred.
+const PANICS_BYTES_MAX: usize = 4 << 10;
+
+static PANICS_PATH: OnceLock<PathBuf> = OnceLock::new();
+
+/// Which process serves.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Server(Option<Identity>);
+
+impl Server {
+    /// This process.
+    pub(super) fn own() -> Server {
+        Server(
+            Identity::own().inspect_err(|error| tracing::warn!(%error, "this process has no identity")).ok(),
+        )
+    }
+
+    /// Waits until none of the threads that read requests is there any more. A process counts as dead before its last
+    /// thread has ended, and what such a thread is just taking would be asked for again too early, and never again.
+    pub(super) async fn gone(&self) {
+        let Server(Some(server)) = *self else { return };
+        let until = Instant::now() + THREADS_WAIT;
+        while server.exists().unwrap_or(false) && has_readers(server.pid) {
+            if Instant::now() >= until {
+                return tracing::warn!(pid = server.pid, "the predecessor's threads are still there");
+            }
+            tokio::time::sleep(THREADS_INTERVAL).await;
+        }
+    }
+}
+
+fn has_readers(pid: u32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().any(|task| {
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let rest = name.trim_end().strip_prefix(THREAD_PREFIX);
+        rest.is_some_and(|number| number.parse::<u32>().is_ok())
+    })
+}
+
+/// From now on a panic is reported, notes which request it was in, and ends the process.
+pub(super) fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if let (Some(path), Some(request)) = (PANICS_PATH.get(), current()) {
+            let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            // Without the note the successor meets the same request: it is no worse than that.
+            let _noted = file.and_then(|mut file| file.write_all(format!("{request}\n").as_bytes()));
+        }
+        end();
+    }));
+}
+
+/// Ends the process at once, also where it waits in the kernel.
+fn end() -> ! {
+    let itself = rustix::process::getpid();
+    if let Err(error) = rustix::process::kill_process(itself, rustix::process::Signal::KILL) {
+        tracing::error!(%error, "a process that cannot kill itself");
+    }
+    // A signal to oneself is carried out before the call returns.
+    std::process::abort()
+}
+
+/// Lets no memory be written to a disk when this process crashes. The system would wait for all threads first, and one that
+/// waits in the kernel for an answer of this very process would never come.
+pub(super) fn leave_no_core() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a crash may leave the mount without a process");
+    }
+}
+
+/// Panics are noted in `directory`, where no note is of another mount.
+pub(super) fn note_panics_afresh(directory: &Path) {
+    let path = directory.join(PANICS);
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, "old notes of panics stay");
+    }
+    PANICS_PATH.get_or_init(|| path);
+}
+
+/// Panics are noted in `directory`, where predecessors have noted theirs. These requests are not to be carried out again.
+pub(super) fn note_panics(directory: &Path) -> HashSet<u64> {
+    let path = PANICS_PATH.get_or_init(|| directory.join(PANICS));
+    let text = std::fs::read(path).unwrap_or_default();
+    let recent = &text[text.len().saturating_sub(PANICS_BYTES_MAX)..];
+    let lines = recent.split(|byte| *byte == b'\n');
+    lines.filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok()).collect()
+}
