@@ -90,19 +90,28 @@ impl Drop for Door {
     }
 }
 
-/// Connects to a session; `None` when there is no such session.
-pub(crate) fn knock(session: SessionId, variable: impl Fn(&str) -> Option<OsString>) -> Option<OwnedFd> {
+/// Connects to a session; `None` when there is no such session. Never waits. An error is no sign that there is none:
+/// `EAGAIN` comes of one that takes no streams.
+pub(crate) fn knock(
+    session: SessionId,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<OwnedFd>, Errno> {
     let name = format!("{session}{SUFFIX}");
-    directories(variable).iter().find_map(|path| {
-        let directory = private_directory(path).ok()?;
+    for path in directories(variable) {
+        let directory = match private_directory(&path) {
+            Ok(directory) => directory,
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO)) => return Err(errno),
+            // No session is kept there.
+            Err(_) => continue,
+        };
         match connect(&directory, &name) {
-            Ok(socket) => Some(socket),
-            Err(errno) => {
-                remove_if_dead(&directory, &name, errno);
-                None
-            }
+            Ok(socket) => return Ok(Some(socket)),
+            Err(Errno::NOENT) => {}
+            Err(Errno::CONNREFUSED) => remove_if_dead(&directory, &name, Errno::CONNREFUSED),
+            Err(errno) => return Err(errno),
         }
-    })
+    }
+    Ok(None)
 }
 
 fn directories(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
@@ -143,9 +152,12 @@ fn listen(directory: &OwnedFd, session: SessionId) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
+/// Connects without waiting: one that takes no streams, because it is stopped, has a full backlog.
 fn connect(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     let socket = unix_socket()?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
     rustix::net::connect(&socket, &address(directory, name)?)?;
+    rustix::io::ioctl_fionbio(&socket, false)?;
     Ok(socket)
 }
 
@@ -165,7 +177,9 @@ fn sweep(directory: &OwnedFd) {
     let Ok(names) = Dir::read_from(directory) else { return };
     for entry in names.take(SWEPT_MAX).flatten() {
         let Ok(name) = entry.file_name().to_str() else { continue };
-        if !name.ends_with(SUFFIX) {
+        // One that is about to be listened to looks dead, and is then made again.
+        let is_unfinished = name.strip_prefix('.').is_some_and(|name| name.parse::<SessionId>().is_ok());
+        if !name.ends_with(SUFFIX) && !is_unfinished {
             continue;
         }
         if let Err(errno) = connect(directory, name) {
@@ -188,13 +202,45 @@ mod tests {
     fn a_session_is_found_while_it_lives_and_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("d".repeat(200));
-        assert!(knock(SESSION, home(&deep)).is_none());
+        let knock = |session| knock(session, home(&deep)).unwrap();
+        assert!(knock(SESSION).is_none());
         let door = Door::open(SESSION, home(&deep)).unwrap();
-        assert!(knock(SESSION, home(&deep)).is_some());
-        assert!(knock(SessionId([6; 16]), home(&deep)).is_none());
+        assert!(knock(SESSION).is_some());
+        assert!(knock(SessionId([6; 16])).is_none());
         drop(door);
-        assert!(knock(SESSION, home(&deep)).is_none());
+        assert!(knock(SESSION).is_none());
         assert!(!deep.join("run/sessions").exists());
+    }
+
+    #[test]
+    fn a_session_that_takes_no_streams_is_neither_waited_for_nor_taken_for_dead() {
+        let directory = tempfile::tempdir().unwrap();
+        let stopped = Door::open(SESSION, home(directory.path())).unwrap();
+        let mut visits = Vec::new();
+        let refused = loop {
+            match knock(SESSION, home(directory.path())) {
+                Ok(visit) => visits.push(visit.expect("the session is there")),
+                Err(errno) => break errno,
+            }
+        };
+        assert_eq!(refused, Errno::AGAIN);
+        let next = Door::open(SessionId([6; 16]), home(directory.path())).unwrap();
+        drop(visits);
+        assert!(stopped.path.join(&stopped.name).exists());
+        drop(next);
+    }
+
+    #[test]
+    fn a_socket_that_a_killed_session_had_not_listened_to_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let door = Door::open(SESSION, home(directory.path())).unwrap();
+        let left = format!(".{}", SessionId([6; 16]));
+        let socket = unix_socket().unwrap();
+        rustix::net::bind(&socket, &address(&door.directory, &left).unwrap()).unwrap();
+        let left = door.path.join(left);
+        assert!(left.exists());
+        drop(Door::open(SessionId([7; 16]), home(directory.path())).unwrap());
+        assert!(!left.exists());
     }
 
     #[test]
@@ -210,7 +256,7 @@ mod tests {
         std::fs::hard_link(&left, &aside).unwrap();
         let third = Door::open(SessionId([7; 16]), home(directory.path())).unwrap();
         assert!(!left.exists());
-        assert!(knock(SessionId([6; 16]), home(directory.path())).is_some());
+        assert!(knock(SessionId([6; 16]), home(directory.path())).unwrap().is_some());
         // It ended while these were there.
         std::fs::rename(&aside, &left).unwrap();
         drop((next, third));

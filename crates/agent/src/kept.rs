@@ -91,6 +91,7 @@ pub(crate) fn serve(session: Arc<Session>, first: Greeted, relay: OwnedFd) -> Ex
     }
     // Nobody finds it from now on; who has come meanwhile sees the end and begins anew.
     drop(door);
+    kept.wait_until_parted();
     kept.session.end();
     ExitCode::SUCCESS
 }
@@ -171,6 +172,19 @@ impl Kept {
             let state = &mut *lock(&self.state);
             state.over |= state.streams == 0;
             self.wake();
+        }
+    }
+
+    /// Waits until the last stream's client has been told why it ends, within limits.
+    fn wait_until_parted(&self) {
+        let deadline = Instant::now() + END_TIMEOUT;
+        let mut state = lock(&self.state);
+        while state.attached.is_some() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            (state, _) = wait_timeout(&self.parted, state, left);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Leases on directories: what is watched, and what the client is told of it.
 //!
-//! One inotify instance and one thread per session; leases end with the stream that they were given on. The thread reads events in batches, looks at each name once per
-//! batch, and tells what is there now; so what it tells is never older than the events, and a flood of events about one
-//! file becomes a few tellings.
+//! One inotify instance and one thread per session; leases end with the stream that they were given on. The thread reads
+//! events in batches, looks at each name once per batch, and tells what is there now; so what it tells is never older
+//! than the events, and a flood of events about one file becomes a few tellings.
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
@@ -126,10 +126,13 @@ impl Leases {
 
     /// From now on changes are told on a new stream. It starts without any lease; what is given on an earlier one while
     /// this runs is covered all the same.
-    pub fn attach(&self, output: Arc<Output>) {
+    pub fn attach(&self, output: &Arc<Output>, is_over: &AtomicBool) {
         let table = &mut *lock(&self.table);
+        if is_over.load(Ordering::Acquire) {
+            return;
+        }
         self.end_all(table);
-        table.output = Some(output);
+        table.output = Some(output.clone());
     }
 
     /// Ends every lease of a stream that has ended; changes are told there no more.

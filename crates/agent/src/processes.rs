@@ -18,7 +18,7 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -30,7 +30,7 @@ use rustix::time::Timespec;
 use wire::agent::process::{
     ENDED_KEPT_MAX, ExitStatus, Output, ProcessId, ProcessReply, ProcessRequest, TerminalSize,
 };
-use wire::agent::{Reply, RequestId, Sequence};
+use wire::agent::{Failure, Reply, RequestId, Sequence};
 
 use crate::failure::failure;
 use crate::log::log;
@@ -71,10 +71,19 @@ pub(crate) struct Processes {
 #[derive(Default)]
 struct Table {
     running: HashMap<ProcessId, Arc<Running>>,
+    /// Those that are being started, or whose end is being told.
+    busy: HashMap<ProcessId, Busy>,
     /// Those whose end may not have been heard of, the latest last.
     ended: VecDeque<Ended>,
     /// The session ends: nothing is started any more.
     closed: bool,
+}
+
+/// A process that nobody can follow just now.
+struct Busy {
+    started_on: StreamNumber,
+    /// Who is to, as soon as that is possible.
+    next_follower: Option<Follower>,
 }
 
 /// A process that is gone.
@@ -84,6 +93,38 @@ struct Ended {
     started_on: StreamNumber,
     tail: Tail,
     status: ExitStatus,
+    /// Whether its last reply has been sent.
+    is_told: bool,
+}
+
+/// Who starts a process.
+enum Claim {
+    /// The request that asks.
+    Ours,
+    /// One of an earlier stream did.
+    Earlier,
+}
+
+impl Table {
+    fn started_on(&self, process: ProcessId) -> Option<StreamNumber> {
+        let running = self.running.get(&process).map(|running| running.started_on);
+        let busy = || self.busy.get(&process).map(|busy| busy.started_on);
+        let ended = || self.ended.iter().find(|ended| ended.process == process);
+        running.or_else(busy).or_else(|| ended().map(|ended| ended.started_on))
+    }
+
+    /// How many there are that may not be forgotten.
+    fn count(&self) -> usize {
+        let untold = self.ended.iter().filter(|ended| !ended.is_told).count();
+        self.running.len() + self.busy.len() + untold
+    }
+
+    /// Takes out the first whose end has been told, if there are too many.
+    fn forget_told(&mut self) -> Option<Ended> {
+        let told = self.ended.iter().filter(|ended| ended.is_told).count();
+        let first = self.ended.iter().position(|ended| ended.is_told)?;
+        if told > ENDED_KEPT_MAX { self.ended.remove(first) } else { None }
+    }
 }
 
 /// Whoever gets a process's output.
@@ -137,12 +178,22 @@ struct State {
 
 /// Bytes for a process, and the request that brought them.
 struct Input {
-    stream: Arc<Stream>,
+    /// They may wait for longer than it lives.
+    stream: Weak<Stream>,
     id: RequestId,
     sequence: Sequence,
     bytes: Vec<u8>,
     written: usize,
     end: bool,
+}
+
+impl Input {
+    fn finish(self, session: &Session, answer: Answer) {
+        match self.stream.upgrade() {
+            Some(stream) => Stream::finish(&stream, self.id, self.sequence, answer),
+            None => session.keep(self.sequence, &answer),
+        }
+    }
 }
 
 impl Processes {
@@ -153,27 +204,32 @@ impl Processes {
     /// Whether there is none, nor one whose end may not have been heard of.
     pub fn are_none(&self) -> bool {
         let table = lock(&self.table);
-        table.running.is_empty() && table.ended.is_empty()
+        table.running.is_empty() && table.busy.is_empty() && table.ended.is_empty()
     }
 
-    fn check(&self, process: ProcessId) -> Result<(), Errno> {
-        let table = lock(&self.table);
-        let is_known =
-            table.running.contains_key(&process) || table.ended.iter().any(|ended| ended.process == process);
-        match () {
-            () if table.closed => Err(Errno::CANCELED),
-            () if is_known => Err(Errno::INVAL),
-            () if table.running.len() >= PROCESSES_MAX => Err(Errno::AGAIN),
-            () => Ok(()),
+    /// Says who starts a process. One that the request is to start is [busy](Busy) from now on.
+    fn claim(&self, process: ProcessId, stream: StreamNumber) -> Result<Claim, Errno> {
+        let mut table = lock(&self.table);
+        match table.started_on(process) {
+            Some(earlier) if earlier < stream => return Ok(Claim::Earlier),
+            _ if table.closed => return Err(Errno::CANCELED),
+            Some(_) => return Err(Errno::INVAL),
+            None if table.count() >= PROCESSES_MAX => return Err(Errno::AGAIN),
+            None => {}
         }
+        table.busy.insert(process, Busy { started_on: stream, next_follower: None });
+        Ok(Claim::Ours)
     }
 
-    /// The stream that started the process, if it is known.
-    fn started_on(&self, process: ProcessId) -> Option<StreamNumber> {
-        let table = lock(&self.table);
-        let ended = || table.ended.iter().find(|ended| ended.process == process);
-        let running = table.running.get(&process).map(|running| running.started_on);
-        running.or_else(|| ended().map(|ended| ended.started_on))
+    /// Forgets a process that could not be started. Gives back who was to follow it.
+    fn not_started(&self, process: ProcessId) -> Option<Follower> {
+        let mut table = lock(&self.table);
+        let busy = table.busy.remove(&process);
+        let running = table.running.remove(&process);
+        drop(table);
+        self.fewer.notify_all();
+        let of_running = || running.and_then(|running| lock(&running.state).next_follower.take());
+        busy.and_then(|busy| busy.next_follower).or_else(of_running)
     }
 
     fn remove(&self, process: ProcessId) {
@@ -181,15 +237,18 @@ impl Processes {
         self.fewer.notify_all();
     }
 
-    /// Moves a process from those that run to those that ended, and keeps no more of these than there may be.
-    fn keep_ended(&self, ended: Ended) {
+    /// Enters a process among those that ended, and keeps no more of these than there may be. Gives back who is to hear of
+    /// its end next.
+    fn keep_ended(&self, ended: Ended) -> Option<Follower> {
         let mut table = lock(&self.table);
         table.running.remove(&ended.process);
-        let forgotten = (table.ended.len() >= ENDED_KEPT_MAX).then(|| table.ended.pop_front());
+        let busy = table.busy.remove(&ended.process);
         table.ended.push_back(ended);
+        let forgotten = table.forget_told();
         drop(table);
         drop(forgotten);
         self.fewer.notify_all();
+        busy.and_then(|busy| busy.next_follower)
     }
 
     /// Has every process look again who follows it.
@@ -279,10 +338,10 @@ impl Session {
                     environment.into_iter().map(|(k, v)| (k.into_vec(), v.into_vec())).collect();
                 let directory = directory.map(|directory| directory.into_vec());
                 let command = spawn::Command { words, environment, directory, terminal };
-                let before = self.processes.started_on(process);
-                return match before.is_some_and(|stream| stream < asked.stream.number()) {
-                    true => self.follow(asked, process, 0),
-                    false => self.spawn(asked, process, command),
+                return match self.processes.claim(process, asked.stream.number()) {
+                    Ok(Claim::Ours) => self.spawn(asked, process, command),
+                    Ok(Claim::Earlier) => self.follow(asked, process, 0),
+                    Err(errno) => errno.into(),
                 };
             }
             ProcessRequest::Follow { process, from, window: _ } => return self.follow(asked, process, from),
@@ -297,39 +356,34 @@ impl Session {
         Outcome::Answered(result.map_err(failure).and_then(|()| done()))
     }
 
+    /// Starts a process that the request has [claimed](Processes::claim).
     fn spawn(&self, asked: &Asked<'_>, process: ProcessId, command: spawn::Command) -> Outcome {
-        let Some(ticket) = asked.ticket.cloned() else {
-            return Errno::INVAL.into();
+        let Err(failure) = self.launch(asked, process, command) else {
+            return Outcome::Later;
         };
-        if let Err(errno) = self.processes.check(process) {
-            return errno.into();
+        if let Some(follower) = self.processes.not_started(process) {
+            follower.finish(Err(failure.clone()));
         }
-        let (mut child, streams) = match spawn::start(command, &self.options, self.umask) {
-            Ok(started) => started,
-            Err(failure) => return Outcome::Answered(Err(failure)),
-        };
-        match self.adopt(asked, process, ticket, &child, streams) {
-            Ok(mover) => {
-                let thread = std::thread::Builder::new().name("process".to_owned());
-                let running = mover.running.clone();
-                let session = asked.stream.session().clone();
-                match thread.spawn(move || mover.run(&session, process, child)) {
-                    Ok(_) => Outcome::Later,
-                    Err(error) => {
-                        log(format_args!("no thread for process {}: {error}", running.pid));
-                        running.kill_and_reap();
-                        self.processes.remove(process);
-                        Errno::AGAIN.into()
-                    }
-                }
-            }
-            Err(errno) => {
-                // It may have ended by itself.
-                let _ = child.kill();
-                let _ = child.wait();
-                errno.into()
-            }
-        }
+        Outcome::Answered(Err(failure))
+    }
+
+    fn launch(&self, asked: &Asked<'_>, process: ProcessId, command: spawn::Command) -> Result<(), Failure> {
+        let ticket = asked.ticket.cloned().ok_or_else(|| failure(Errno::INVAL))?;
+        let (mut child, streams) = spawn::start(command, &self.options, self.umask)?;
+        let mover = self.adopt(asked, process, ticket, &child, streams).map_err(|errno| {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+            failure(errno)
+        })?;
+        let thread = std::thread::Builder::new().name("process".to_owned());
+        let running = mover.running.clone();
+        let session = asked.stream.session().clone();
+        thread.spawn(move || mover.run(&session, process, child)).map(drop).map_err(|error| {
+            log(format_args!("no thread for process {}: {error}", running.pid));
+            running.kill_and_reap();
+            failure(Errno::AGAIN)
+        })
     }
 
     /// Enters a started process into the session.
@@ -355,8 +409,14 @@ impl Session {
         let exit = rustix::process::Pid::from_raw(pid.cast_signed())
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
         let mut table = lock(&self.processes.table);
-        if table.closed || table.running.contains_key(&process) {
+        if table.closed {
             return Err(Errno::CANCELED);
+        }
+        let next_follower = table.busy.remove(&process).and_then(|busy| busy.next_follower);
+        if let Some(next) = next_follower {
+            running.wake_with(&next.ticket);
+            lock(&running.state).next_follower = Some(next);
+            running.wake();
         }
         table.running.insert(process, running.clone());
         drop(table);
@@ -376,8 +436,7 @@ impl Session {
         let follower = Follower { stream: asked.stream.clone(), ticket, from };
         let table = lock(&self.processes.table);
         let Some(running) = table.running.get(&process).cloned() else {
-            drop(table);
-            self.tell_ended(process, &follower);
+            self.tell_ended(table, process, follower);
             return Outcome::Later;
         };
         running.wake_with(&follower.ticket);
@@ -392,18 +451,30 @@ impl Session {
     }
 
     /// Tells how a process ended, to whoever may not have heard of it.
-    fn tell_ended(&self, process: ProcessId, follower: &Follower) {
-        let mut table = lock(&self.processes.table);
+    fn tell_ended(&self, mut table: MutexGuard<'_, Table>, process: ProcessId, follower: Follower) {
+        if let Some(busy) = table.busy.get_mut(&process) {
+            let before = busy.next_follower.replace(follower);
+            drop(table);
+            if let Some(before) = before {
+                before.finish(Err(failure(Errno::INTR)));
+            }
+            return;
+        }
         let at = table.ended.iter().position(|ended| ended.process == process);
         let Some(mut ended) = at.and_then(|at| table.ended.remove(at)) else {
             drop(table);
             return follower.finish(Err(failure(Errno::SRCH)));
         };
-        // It is out of the table while it is told, which may have to wait for the stream.
+        // It is not in the way of others while it is told, which may have to wait for the stream.
+        table.busy.insert(process, Busy { started_on: ended.started_on, next_follower: None });
         drop(table);
-        let answer = ended.tell(follower);
-        self.processes.keep_ended(ended);
+        let answer = ended.tell(&follower);
+        ended.is_told |= answer.is_ok() && !follower.stream.is_over();
+        let next = self.processes.keep_ended(ended);
         follower.finish(answer);
+        if let Some(next) = next {
+            self.tell_ended(lock(&self.processes.table), process, next);
+        }
     }
 
     fn input(&self, asked: &Asked<'_>, process: ProcessId, from: u64, bytes: Vec<u8>, end: bool) -> Outcome {
@@ -425,7 +496,7 @@ impl Session {
         }
         state.input_bytes += bytes.len();
         state.input_end += bytes.len() as u64;
-        let (stream, id, sequence) = (asked.stream.clone(), asked.id, asked.sequence);
+        let (stream, id, sequence) = (Arc::downgrade(asked.stream), asked.id, asked.sequence);
         state.input.push_back(Input { stream, id, sequence, bytes, written: 0, end });
         drop(state);
         running.wake();
@@ -489,7 +560,7 @@ impl Mover {
             self.wait();
             self.change_follower();
             self.end_if_unwanted();
-            self.write_input();
+            self.write_input(session);
             self.send_tail();
             let idle = self.read_outputs(&mut buffer);
             if self.status.is_none() {
@@ -498,7 +569,7 @@ impl Mover {
                 break;
             }
         }
-        self.refuse_input();
+        self.refuse_input(session);
         let status = self.status.unwrap_or(ExitStatus::Signalled(0));
         let is_kept = self.follower.as_ref().is_none_or(|follower| follower.stream.is_kept());
         if !is_kept {
@@ -506,7 +577,8 @@ impl Mover {
         } else {
             let (pid, started_on) = (self.running.pid, self.running.started_on);
             let tail = std::mem::take(&mut self.tail);
-            session.processes.keep_ended(Ended { process, pid, started_on, tail, status });
+            let is_told = self.follower.as_ref().is_some_and(|follower| !follower.stream.is_over());
+            session.processes.keep_ended(Ended { process, pid, started_on, tail, status, is_told });
         }
         let answer = Ok((reply(ProcessReply::Ended(status)), Vec::new()));
         // One that came just now is answered from what is kept.
@@ -515,7 +587,7 @@ impl Mover {
             follower.finish(answer);
         }
         if let Some(follower) = late {
-            session.tell_ended(process, &follower);
+            session.tell_ended(lock(&session.processes.table), process, follower);
         }
     }
 
@@ -648,7 +720,7 @@ impl Mover {
         idle && (self.tail.is_sent() || self.is_unwanted())
     }
 
-    fn write_input(&mut self) {
+    fn write_input(&mut self, session: &Session) {
         loop {
             let mut state = lock(&self.running.state);
             let Some(next) = state.input.front_mut() else {
@@ -682,7 +754,7 @@ impl Mover {
                 lock(&self.running.state).input_broke = self.streams.input.is_none();
             }
             let answer = result.map_err(failure).and_then(|_| done());
-            Stream::finish(&taken.stream, taken.id, taken.sequence, answer);
+            taken.finish(session, answer);
         }
     }
 
@@ -713,13 +785,13 @@ impl Mover {
         state.reaped = true;
     }
 
-    fn refuse_input(&self) {
+    fn refuse_input(&self, session: &Session) {
         let mut state = lock(&self.running.state);
         state.deaf = true;
         let refused = std::mem::take(&mut state.input);
         drop(state);
         for input in refused {
-            Stream::finish(&input.stream, input.id, input.sequence, Err(failure(Errno::PIPE)));
+            input.finish(session, Err(failure(Errno::PIPE)));
         }
     }
 }
@@ -734,3 +806,6 @@ fn read_once(file: &OwnedFd, buffer: &mut [u8]) -> (Moved, usize) {
         Err(_) => (Moved::Ended, 0),
     }
 }
+
+#[cfg(test)]
+mod tests;

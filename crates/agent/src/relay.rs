@@ -46,6 +46,9 @@ const STREAMS: usize = 3;
 /// How long a session waits for what a relay sends first: it is on its way when the session hears of the relay.
 const HANDING_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a relay waits until a session has taken its streams: it does so at once, unless it is stopped.
+const TAKING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a session says to a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -65,17 +68,27 @@ pub(crate) enum Half {
 }
 
 /// Hands standard input, output and error to the session, and waits until it has done with them. `None`: there is no such
-/// session, or it cannot serve this build's clients and has ended.
+/// session, or it cannot serve this build's clients and has ended. A session that is there and cannot be reached is a
+/// failure, which the client may try again.
 pub(crate) fn resume(session: SessionId) -> Option<ExitCode> {
-    let socket = door::knock(session, |name| std::env::var_os(name))?;
-    if let Err(errno) = hand_over(&socket) {
+    let knock = || door::knock(session, |name| std::env::var_os(name));
+    let failed = |errno| {
         log(format_args!("could not reach session {session}: {errno}"));
-        return None;
-    }
-    match hear(&socket) {
-        Some(Said::Taken) => Some(wait(socket)),
-        // It has ended, or ends now.
-        Some(Said::Ended | Said::Failed) | None => None,
+        Some(ExitCode::FAILURE)
+    };
+    let socket = match knock() {
+        Ok(socket) => socket?,
+        Err(errno) => return failed(errno),
+    };
+    match hand_over(&socket).and_then(|()| hear_within(&socket, TAKING_TIMEOUT)) {
+        Ok(Some(Said::Taken)) => Some(wait(socket)),
+        // It has ended, or it could not take the streams: then it is there still, and has what a new one would lack.
+        Ok(Some(Said::Ended | Said::Failed) | None) | Err(Errno::PIPE | Errno::CONNRESET) => match knock() {
+            Ok(None) => None,
+            Ok(Some(_)) => failed(Errno::BUSY),
+            Err(errno) => failed(errno),
+        },
+        Err(errno) => failed(errno),
     }
 }
 
@@ -140,20 +153,29 @@ pub(crate) fn outlast(relay: &OwnedFd) {
 }
 
 fn hear(socket: &OwnedFd) -> Option<Said> {
+    // A socket that fails says nothing more.
+    listen(socket).ok().flatten()
+}
+
+/// As [`hear`], for so long at most: then it is `EAGAIN`.
+fn hear_within(socket: &OwnedFd, limit: Duration) -> Result<Option<Said>, Errno> {
+    set_socket_timeout(socket, Timeout::Recv, Some(limit))?;
+    let said = listen(socket)?;
+    set_socket_timeout(socket, Timeout::Recv, None)?;
+    Ok(said)
+}
+
+/// What the other side says next; `None` at the end.
+fn listen(socket: &OwnedFd) -> Result<Option<Said>, Errno> {
     let mut byte = [0];
-    loop {
-        match rustix::io::read(socket, &mut byte) {
-            Ok(0) => return None,
-            Ok(_) => break,
-            Err(Errno::INTR) => {}
-            Err(_) => return None,
-        }
+    if rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut byte))? == 0 {
+        return Ok(None);
     }
-    match byte[0] {
-        0 => Some(Said::Ended),
-        2 => Some(Said::Taken),
-        _ => Some(Said::Failed),
-    }
+    Ok(Some(match byte[0] {
+        0 => Said::Ended,
+        2 => Said::Taken,
+        _ => Said::Failed,
+    }))
 }
 
 fn hand_over(socket: &OwnedFd) -> Result<(), Errno> {

@@ -70,11 +70,13 @@ impl<W> Replies<W> {
         match state.kept.get_mut(&sequence) {
             Some(Kept::Answered(answer)) => return Admission::Answered(answer.clone()),
             // What an earlier stream has brought and nobody has begun is not carried out for that stream any more.
-            Some(Kept::Queued(of, joined)) if *of != stream => {
+            Some(Kept::Queued(of, joined)) if *of < stream => {
                 *of = stream;
                 joined.clear();
                 return Admission::Fresh;
             }
+            // This is the earlier one: it is over, and nobody hears its answer.
+            Some(Kept::Queued(of, _)) if *of > stream => return Admission::Joined,
             Some(Kept::Queued(_, joined) | Kept::Running(joined)) => {
                 joined.push(waiter);
                 return Admission::Joined;
@@ -197,6 +199,16 @@ mod tests {
             assert!(!replies.begin(sequence, FIRST, true));
             assert!(replies.keep(sequence, &done()).is_empty());
         }
+    }
+
+    #[test]
+    fn an_earlier_stream_takes_nothing_from_a_later_one() {
+        let replies = Replies::default();
+        assert!(matches!(replies.admit(Sequence(1), SECOND, 0), Admission::Fresh));
+        assert!(matches!(replies.admit(Sequence(1), FIRST, 1), Admission::Joined));
+        assert!(!replies.begin(Sequence(1), FIRST, true));
+        assert!(replies.begin(Sequence(1), SECOND, false));
+        assert!(replies.keep(Sequence(1), &done()).is_empty());
     }
 
     #[test]

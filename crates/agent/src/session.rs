@@ -179,16 +179,20 @@ impl Session {
 
     pub(crate) fn attach(&self, asked: &Asked<'_>, path: &[u8], read_only: bool) -> Replied {
         let stream = asked.stream.number();
-        if let Some(before) = self.export.get() {
+        let attached_before = |before: &Attached| {
             let is_repeat =
                 before.stream < stream && before.path == path && before.export.read_only == read_only;
-            return if is_repeat { self.attached_to(&before.export) } else { Err(Errno::ALREADY) };
+            if is_repeat { self.attached_to(&before.export) } else { Err(Errno::ALREADY) }
+        };
+        if let Some(before) = self.export.get() {
+            return attached_before(before);
         }
         let export = Export::attach(path, &self.options.home, read_only, &self.descriptors)?;
         let export = Arc::new(export);
         match self.export.set(Attached { export: export.clone(), path: path.to_vec(), stream }) {
             Ok(()) => self.attached_to(&export),
-            Err(_) => Err(Errno::ALREADY),
+            // The same request on an earlier stream was under way still.
+            Err(_) => self.export.get().map_or(Err(Errno::ALREADY), attached_before),
         }
     }
 

@@ -12,7 +12,6 @@
 //! saves two changes of threads. Cheap requests may still block, on a slow disk or a dead server. So a watchdog looks
 //! at the leader: when one operation has held it up too long, another thread leads from then on, and the first becomes
 //! a worker.
-
 //!
 //! A stream is one of several that its session may have, one after the other. Whatever ends with it is kept here.
 
@@ -90,7 +89,7 @@ struct Tickets {
 }
 
 /// What a thread besides the pool's does.
-type Helper = fn(&Arc<Stream>);
+type Duty = fn(&Arc<Stream>);
 
 /// Who leads, and whether an operation holds the leader up.
 #[derive(Default)]
@@ -101,7 +100,7 @@ struct Lead {
     watchdog: (Mutex<()>, Condvar),
 }
 
-fn start(stream: &Arc<Stream>, name: &str, run: Helper) -> std::io::Result<()> {
+fn start(stream: &Arc<Stream>, name: &str, run: Duty) -> std::io::Result<()> {
     let stream = stream.clone();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&stream)).map(drop)
 }
@@ -127,10 +126,11 @@ impl Stream {
     /// Serves the session on this stream until it ends, by itself or by [`Stream::end_with`]. When this returns, no
     /// request of the stream waits for anything, and none is begun any more.
     pub fn serve(self: &Arc<Stream>) -> Parting {
-        self.session.leases.attach(self.output.clone());
-        let helpers: [(&str, Helper); 2] =
+        // One that was replaced before it came to this must not take the leases of its successor.
+        self.session.leases.attach(&self.output, &self.over);
+        let threads: [(&str, Duty); 2] =
             [("writer", |s| s.output.write_queued()), ("watchdog", Stream::watch_leader)];
-        for (name, run) in helpers {
+        for (name, run) in threads {
             if let Err(error) = start(self, name, run) {
                 self.end_with(Parting::Failed(format!("could not start a thread: {error}")));
             }
@@ -248,7 +248,7 @@ impl Stream {
             return None;
         }
         let payload_bytes = payload.len();
-        let waiter = Waiter { stream: self.clone(), id };
+        let waiter = Waiter { stream: Arc::downgrade(self), id };
         match self.session.replies.admit(sequence, self.number, waiter) {
             Admission::Fresh => {}
             Admission::Joined => {
@@ -294,9 +294,7 @@ impl Stream {
     pub fn finish(self: &Arc<Stream>, id: RequestId, sequence: Sequence, answer: Answer) {
         // The last of several replies must not overtake the others.
         let ordered = self.close_ticket(id);
-        for repeat in self.session.replies.keep(sequence, &answer) {
-            repeat.stream.reply(repeat.id, answer.clone(), false);
-        }
+        self.session.keep(sequence, &answer);
         self.reply(id, answer, ordered);
     }
 
@@ -325,7 +323,8 @@ impl Stream {
         &self.session
     }
 
-    fn reply(&self, id: RequestId, answer: Answer, ordered: bool) {
+    /// Sends a request's last reply: behind its others, if it is `ordered`.
+    pub fn reply(&self, id: RequestId, answer: Answer, ordered: bool) {
         self.load.remove_request();
         let (body, payload) = match answer {
             Ok((reply, payload)) => (Ok(reply), payload),

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rustix::io::Errno;
 use wire::agent::{Request, RequestId, Sequence};
@@ -16,6 +16,7 @@ use crate::gates::Pass;
 use crate::locks::Wait;
 use crate::log::log;
 use crate::pool::Pushed;
+use crate::replies::Answer;
 use crate::session::{Asked, Outcome, Session, broken};
 use crate::stream::Stream;
 use crate::streamed::Task;
@@ -34,7 +35,8 @@ pub(crate) struct Job {
 
 /// A request that waits for what another with the same sequence number comes to.
 pub(crate) struct Waiter {
-    pub stream: Arc<Stream>,
+    /// What it waits for may take longer than it lives.
+    pub stream: Weak<Stream>,
     pub id: RequestId,
 }
 
@@ -138,6 +140,15 @@ impl Session {
             },
             // The panic's message has gone to the log.
             Err(_) => Stream::finish(&stream, id, sequence, Err(broken())),
+        }
+    }
+
+    /// Keeps what a mutation has come to, and answers every repeat of it.
+    pub fn keep(&self, sequence: Sequence, answer: &Answer) {
+        for repeat in self.replies.keep(sequence, answer) {
+            if let Some(stream) = repeat.stream.upgrade() {
+                stream.reply(repeat.id, answer.clone(), false);
+            }
         }
     }
 

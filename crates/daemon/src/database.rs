@@ -307,6 +307,8 @@ mod tests {
             nfs: None,
             degraded: None,
             agent_version: None,
+            pid: None,
+            restarts: None,
         };
         let terms = Some(Terms { caller: Caller::default(), ready });
         let token = Some(Token::random().unwrap());

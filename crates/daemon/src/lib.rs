@@ -40,6 +40,7 @@ use std::time::{Duration, SystemTime};
 
 use remote::transport::host::HostOptions;
 use remote::transport::ssh::UserConfig;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use supervisor::lock::{Lock, LockError};
 use supervisor::socket::{is_own, listen, peer, private_directory};
 use tokio::net::{UnixListener, UnixStream};
@@ -55,13 +56,16 @@ use database::Database;
 use failure::failure;
 use log::Echo;
 use mount::MountContext;
-use mount::adoption::{self, Adopted};
+use mount::adoption::{self, Adopted, Login};
 use mount::worker::{Launch, Programs};
 use owner::{Connectors, Event, Monitoring, Owner, OwnerHandle, Surroundings};
 use rpc::Daemon;
 
 /// Clients served at once. The next one waits until one goes.
 pub const CLIENTS_MAX: usize = 256;
+
+/// More open files than that a daemon with all its mounts, clients and connections does not have.
+const DESCRIPTORS_MAX: u64 = 64 << 10;
 
 /// How long the accepting of clients pauses when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -137,11 +141,25 @@ pub fn run(options: Options) -> Result<(), ErrorObject> {
         // Fails when it is a session's leader already, which is as good.
         let _ = rustix::process::setsid();
     }
+    raise_descriptors();
     let outcome = Life::begin(options).and_then(Life::live);
     if let (true, Err(error)) = (background, &outcome) {
         announce(&Announcement::Failed(error.clone()));
     }
     outcome
+}
+
+/// Raises the soft limit of open files to the hard one: each mount has up to three, and one that is there from before
+/// could not be reached without them.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(DESCRIPTORS_MAX).min(DESCRIPTORS_MAX);
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) =
+            setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
+    {
+        eprintln!("the limit of open files stays as it is: {error}");
+    }
 }
 
 /// Says the one line; whoever started the daemon may have gone meanwhile.
@@ -416,7 +434,15 @@ async fn adopt_mounts(paths: &Paths, database: &Database) -> Result<Vec<Adopted>
     let mounts_dir = paths.mounts_dir().to_owned();
     let detaching = tokio::task::spawn_blocking(move || mount::remains::detach_stale(&mounts_dir));
     detaching.await.map_err(|error| failure(&error))?;
-    let needed = adopted.iter().filter_map(|mount| mount.control_path.clone()).collect();
+    let mut needed = Vec::new();
+    for mount in &adopted {
+        match &mount.login {
+            Login::None => {}
+            Login::Through(control_path) => needed.push(control_path.clone()),
+            // Any of them may be its.
+            Login::Unknown => return Ok(adopted),
+        }
+    }
     end_masters(paths, needed).await;
     Ok(adopted)
 }

@@ -88,7 +88,8 @@ pub struct MountHandle {
 }
 
 impl MountHandle {
-    /// Takes the mount away. One that has gone meanwhile counts as taken away.
+    /// Takes the mount away. One that has gone meanwhile counts as taken away; one that was left to the next daemon does
+    /// not.
     pub async fn stop(&self, force: Force) -> Result<RemovedMount, ErrorObject> {
         let (answer, answered) = oneshot::channel();
         let gone = || RemovedMount { id: self.id, dir: self.dir.clone(), kept_aside: Vec::new() };
@@ -191,7 +192,7 @@ pub async fn go_on(
             let leasing = Leasing::begin(&task.owner, task.wanted(None), task.id);
             task.serve(Serving::new(*worker, None, leasing)).await;
         }
-        adoption::Standing::Failed { .. } => task.stay_failed(false).await,
+        adoption::Standing::Failed { .. } => task.stay_failed().await,
     }
 }
 
@@ -285,6 +286,14 @@ impl Task {
         })
     }
 
+    /// Cleans up, but for what may be the only copy of something. Returns where that is.
+    async fn keep_unknown(&self) -> Vec<ByteString> {
+        match self.clean_up(Leftover::KeepUnknown).await {
+            Cleaned::Removed => Vec::new(),
+            Cleaned::Kept => vec![ByteString::from(self.state_dir.as_path())],
+        }
+    }
+
     async fn forget(&mut self) {
         if let Err(error) = self.context.database.remove_mount(self.id).await {
             tracing::error!(mount = %self.id, error = chain(&error), "could not forget the mount");
@@ -293,19 +302,17 @@ impl Task {
     }
 
     /// Is a failed mount until it is told to go.
-    async fn stay_failed(mut self, unsaved: bool) {
+    async fn stay_failed(mut self) {
         loop {
             match self.commands.recv().await {
                 Some(Command::Poll(answer)) => drop(answer.send(())),
                 Some(Command::Reconnect) => {}
                 Some(Command::Stop { answer, .. }) => {
-                    let cleaned = self.clean_up(Leftover::KeepUnknown).await;
+                    let kept_aside = self.keep_unknown().await;
                     self.forget().await;
-                    let kept = cleaned == Cleaned::Kept && unsaved;
-                    let kept_aside = kept.then(|| ByteString::from(self.state_dir.as_path()));
-                    return drop(answer.send(Ok(self.removed(kept_aside.into_iter().collect()))));
+                    return drop(answer.send(Ok(self.removed(kept_aside))));
                 }
-                Some(Command::Leave(answer)) => return done(answer),
+                Some(Command::Leave(answer)) => return self.hand_over(None, answer).await,
                 None => return,
             }
         }

@@ -10,6 +10,9 @@ use wire::bytestring::ByteString;
 use crate::mount::MountHandle;
 use crate::owner::{Event, OwnerHandle};
 
+/// So many paths fit into the message of an error, which is one line.
+const KEPT_NAMED_MAX: usize = 8;
+
 /// Takes away mounts, side by side as far as none lies in another. `mounts` has the inner ones first.
 pub async fn stop_all(mounts: Vec<MountHandle>, force: Force) -> Vec<Result<RemovedMount, ErrorObject>> {
     let mut outcomes = Vec::new();
@@ -25,6 +28,39 @@ pub async fn stop_all(mounts: Vec<MountHandle>, force: Force) -> Vec<Result<Remo
         left = outer;
     }
     outcomes
+}
+
+/// What is told when all are gone, or else the first error, which says what was kept of those that are.
+pub fn all_gone(outcomes: Vec<Result<RemovedMount, ErrorObject>>) -> Result<Vec<RemovedMount>, ErrorObject> {
+    let (mut gone, mut errors) = (Vec::new(), Vec::new());
+    for outcome in outcomes {
+        match outcome {
+            Ok(removed) => gone.push(removed),
+            Err(error) => errors.push(error),
+        }
+    }
+    gone.sort_by_key(|mount| mount.id);
+    match errors.into_iter().next() {
+        None => Ok(gone),
+        Some(error) => {
+            let kept_aside: Vec<_> = gone.into_iter().flat_map(|mount| mount.kept_aside).collect();
+            Err(telling(error, &kept_aside))
+        }
+    }
+}
+
+/// An error that says what was kept, too: there is no other answer that could.
+fn telling(mut error: ErrorObject, kept_aside: &[ByteString]) -> ErrorObject {
+    let named: Vec<String> = kept_aside.iter().take(KEPT_NAMED_MAX).map(|path| format!("`{path}`")).collect();
+    if named.is_empty() {
+        return error;
+    }
+    let more = match kept_aside.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    error.message += &format!("; what others had not saved is kept in {}{more}", named.join(", "));
+    error
 }
 
 fn lies_in(inner: &MountHandle, outer: &MountHandle) -> bool {
@@ -51,6 +87,8 @@ pub async fn stop_mounts(owner: &OwnerHandle, force: Force) -> Result<Vec<ByteSt
         return Ok(kept_aside);
     }
     owner.send(Event::AbandonStop).await;
+    let first = telling(errors.remove(0), &kept_aside);
+    errors.insert(0, first);
     Err(errors)
 }
 
@@ -70,4 +108,27 @@ pub async fn close_connections(owner: &OwnerHandle) {
     owner.send(Event::Quit { answer }).await;
     // The owner may have ended before.
     drop(answered.await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::api::ErrorKind;
+    use wire::api::id::MountId;
+
+    fn gone(number: u64, kept_aside: &[&str]) -> RemovedMount {
+        let kept_aside = kept_aside.iter().map(|path| ByteString::from(*path)).collect();
+        RemovedMount { id: MountId::new(number), dir: ByteString::from("/m"), kept_aside }
+    }
+
+    #[test]
+    fn what_was_kept_is_told_also_when_another_mount_stays() {
+        let told = all_gone(vec![Ok(gone(2, &["/s/2"])), Ok(gone(1, &[]))]).unwrap();
+        assert_eq!(told.iter().map(|mount| mount.id.number()).collect::<Vec<_>>(), [1, 2]);
+        let busy = || Err(ErrorObject::new(ErrorKind::Conflict, "busy").with_hint("force it"));
+        let error = all_gone(vec![Ok(gone(2, &["/s/2"])), busy(), Ok(gone(1, &[]))]).unwrap_err();
+        assert_eq!((error.kind(), error.hint()), (ErrorKind::Conflict, Some("force it")));
+        assert_eq!(error.message, "busy; what others had not saved is kept in `/s/2`");
+        assert_eq!(all_gone(vec![busy()]).unwrap_err().message, "busy");
+    }
 }

@@ -191,6 +191,8 @@ impl FakeWorker<'_> {
             nfs: Some(NfsExport { port: self.port, export: "/stead".to_owned() }),
             degraded: Some("this is only a play".to_owned()),
             agent_version: None,
+            pid: Some(std::process::id()),
+            restarts: Some(self.tether.restarts()),
         }));
         self.tether.progress();
         self.serve(config, role);
@@ -546,8 +548,12 @@ fn a_client_that_goes_away_takes_its_unfinished_mount_along() {
 }
 
 fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    signal(pid, rustix::process::Signal::KILL);
+}
+
+fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 impl Life {
@@ -798,6 +804,48 @@ fn a_daemon_that_leaves_its_mounts_is_followed_by_one_that_has_them() {
         life.unmount(mount, Force::Always).unwrap();
     }
     assert!(mounts.iter().all(|mount| !exists(worker(mount))));
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn whoever_waits_for_a_flush_is_told_that_the_daemon_leaves_the_mount() {
+    let mut life = Life::begin();
+    let mount = life.mount("slow", "m");
+    let mut patient = life.client();
+    patient.send(Remove { target: Target::Id(mount.id), force: Force::Never });
+    eventually("the worker flushes", || life.document().mounts[0].counters.requests > 1);
+    life.client().call(Stop { force: Force::Never, mounts: Fate::Left }).unwrap();
+    assert_eq!(patient.response().outcome.unwrap_err().kind(), ErrorKind::Conflict);
+    assert!(life.daemon.wait().unwrap().success());
+    assert!(exists(worker(&mount)));
+    life.kill_and_begin_again();
+    life.unmount(&mount, Force::Always).unwrap();
+}
+
+#[test]
+fn a_mount_whose_keeper_is_silent_is_gone_on_with() {
+    let mut life = Life::begin();
+    let mount = life.mount("", "m");
+    let keeper = life.keeper(&mount);
+    signal(keeper, rustix::process::Signal::STOP);
+    life.kill_and_begin_again();
+    assert_eq!(life.shown(&mount).status, MountStatus::Active);
+    assert!(exists(worker(&mount)));
+    signal(keeper, rustix::process::Signal::CONT);
+    eventually("the worker is known", || life.shown(&mount).worker == mount.worker);
+    life.unmount(&mount, Force::Never).unwrap();
+    assert_eq!(life.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_mount_whose_configuration_cannot_be_read_is_gone_on_with() {
+    let mut life = Life::begin();
+    let mount = life.mount("", "m");
+    std::fs::write(life.paths().mount_state_dir(mount.id).join(CONFIG), "{").unwrap();
+    life.kill_and_begin_again();
+    let shown = life.shown(&mount);
+    assert_eq!((shown.status, shown.worker), (MountStatus::Active, mount.worker));
+    life.unmount(&mount, Force::Never).unwrap();
     assert_eq!(life.leftovers(), Vec::<String>::new());
 }
 

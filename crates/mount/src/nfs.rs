@@ -70,7 +70,7 @@ pub use places::PlacesError;
 
 use crate::{Counts, Progress};
 use convert::FileSystem;
-use limits::IDLE_MAX;
+use limits::{IDLE_MAX, PREDECESSOR_INTERVAL, PREDECESSOR_WAIT};
 use open_files::{OpenDirectories, OpenFiles};
 use places::Places;
 use replays::Replays;
@@ -186,7 +186,7 @@ struct Server<S: Source> {
 impl<S: Source> Server<S> {
     fn new(
         vfs: Arc<Vfs<S>>,
-        state: &Path,
+        places: Places,
         served: Served,
         progress: Progress,
     ) -> Result<Server<S>, NfsError> {
@@ -196,7 +196,6 @@ impl<S: Source> Server<S> {
             Audience::Everybody => Permissions::Modes,
         };
         let served = Served { permissions, ..served };
-        let places = Places::open(state)?;
         let mut write_verifier = [0; 8];
         places::random(&mut write_verifier).map_err(NfsError::Random)?;
         let key = places.key();
@@ -240,12 +239,26 @@ pub async fn serve<S: Source>(vfs: Arc<Vfs<S>>, options: NfsOptions) -> Result<N
         permissions: options.permissions,
         access: options.access,
     };
-    let server = Arc::new(Server::new(vfs, &options.state, served, options.progress)?);
+    let places = open_places(&options.state).await?;
+    let server = Arc::new(Server::new(vfs, places, served, options.progress)?);
     tracing::debug!(%address, files = server.places.lock().count(), "serving NFS");
     let (stop, stopping) = watch::channel(false);
     let counts = Arc::clone(&server.counts);
     let task = tokio::spawn(run(server, listener, stopping));
     Ok(NfsServer { port: address.port(), stop, task, counts })
+}
+
+/// Opens the table of file handles when nobody has it any more: a predecessor has it until its last thread has ended.
+async fn open_places(state: &Path) -> Result<Places, PlacesError> {
+    let until = Instant::now() + PREDECESSOR_WAIT;
+    loop {
+        match Places::open(state) {
+            Err(PlacesError::InUse(_)) if Instant::now() < until => {
+                tokio::time::sleep(PREDECESSOR_INTERVAL).await
+            }
+            opened => return opened,
+        }
+    }
 }
 
 async fn run<S: Source>(

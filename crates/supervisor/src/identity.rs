@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 /// A process, told apart from every other that had or will have its number: by when it started, and in which boot of
@@ -70,7 +72,9 @@ impl Identity {
 /// and hold its descriptors.
 pub fn has_ended(pid: u32) -> bool {
     let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else {
-        return true;
+        // `/proc` may hide it. One that has ended is not hidden.
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        return pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH));
     };
     let state = stat.iter().rposition(|&byte| byte == b')').and_then(|end| stat.get(end + 2));
     matches!(state, Some(b'Z' | b'X') | None)

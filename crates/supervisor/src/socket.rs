@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 /// The longest path of a unix socket, without its NUL.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -96,10 +97,17 @@ pub fn listen_in(directory: &Path, name: &str) -> Result<std::os::unix::net::Uni
 }
 
 /// Connects to the socket called `name` in `directory`, whose path may be longer than a socket's. Does not wait for
-/// anybody: whoever listens accepts it when he comes to it.
+/// anybody: whoever listens accepts it when he comes to it, and one who has let too many wait already is not reached, with
+/// [`io::ErrorKind::WouldBlock`]. The stream blocks.
 pub fn connect_in(directory: &Path, name: &str) -> io::Result<std::os::unix::net::UnixStream> {
     let handle = std::fs::File::open(directory)?;
-    std::os::unix::net::UnixStream::connect(through(&handle, name))
+    let address = SocketAddrUnix::new(through(&handle, name))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &address)?;
+    let stream = std::os::unix::net::UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// A path of a few bytes for what is in an open directory.
@@ -196,6 +204,22 @@ mod tests {
         let (served, _) = second.accept().unwrap();
         assert_eq!(peer(&client).unwrap().pid, peer(&served).unwrap().pid);
         assert_eq!(std::fs::read_dir(&deep).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whoever_accepts_nobody_is_not_waited_for() {
+        let scratch = tempfile::tempdir().unwrap();
+        let listener = listen_in(scratch.path(), "s").unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match connect_in(scratch.path(), "s") {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 10, "there is no end of them");
+        };
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

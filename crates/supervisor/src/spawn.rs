@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityError};
 use crate::process::Process;
 
 /// The program that is running now, even when its file has been replaced by a newer one.
@@ -200,7 +200,7 @@ impl Spawn {
         let pid = start(&strings, &placed)
             .map_err(|source| SpawnError::Start { program: self.program.clone(), source })?;
         // Not reaped before this function returns, so the number is still the child's.
-        Identity::of(pid).map_err(|error| {
+        identify(pid).map_err(|error| {
             kill_and_reap(pid);
             SpawnError::Watch { program: self.program.clone(), source: io::Error::other(error) }
         })
@@ -233,6 +233,12 @@ impl Spawn {
         }
         Ok(placed)
     }
+}
+
+/// A child that has just been started. Where `/proc` hides other processes, one that was quick to forbid that its memory is
+/// read is known by its number alone, which nobody else has before it is reaped.
+fn identify(pid: u32) -> Result<Identity, IdentityError> {
+    Identity::of(pid).or_else(|_| Ok(Identity { pid, started: 0, boot: Identity::own()?.boot }))
 }
 
 /// The texts of an exec, as C has them.

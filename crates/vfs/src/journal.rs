@@ -49,7 +49,8 @@ const MAGIC: [u8; 8] = *b"steadjnl";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 24;
 const RECORD_BYTES: usize = 64;
-const FILES: [&str; 2] = ["journal.0", "journal.1"];
+/// Their names, in a mount's directory.
+pub const FILES: [&str; 2] = ["journal.0", "journal.1"];
 
 /// One file. What may be unwritten at all fits into one, so that writers wait for the machine and not for the other file.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = UNWRITTEN_BYTES_MAX as u64;
@@ -398,6 +399,11 @@ impl Journal {
     /// Records what is over. Gives the numbers that may be settled now.
     pub(crate) fn record_done(&self) -> Vec<Sequence> {
         recorded_done(&mut self.state.lock())
+    }
+
+    /// Whether something is over and not recorded to be.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.state.lock().done.is_empty()
     }
 
     /// Why the last record could not be written, if it could not.

@@ -112,15 +112,22 @@ impl Log {
     /// Begins a log with `records`, in place of the one that is there. Whoever reads the path meanwhile finds the old
     /// one whole or the new one whole.
     pub fn create(path: &Path, records: &Records) -> Result<Log, LogError> {
-        let fails = |what| move |source| LogError::Access { path: path.to_owned(), what, source };
         let fresh = path.with_extension("new");
+        Log::create_beside(path, &fresh, records).inspect_err(|_| {
+            // Where there is no room, it takes what is left.
+            let _gone = std::fs::remove_file(&fresh);
+        })
+    }
+
+    fn create_beside(path: &Path, fresh: &Path, records: &Records) -> Result<Log, LogError> {
+        let fails = |what| move |source| LogError::Access { path: path.to_owned(), what, source };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(&fresh)
+            .open(fresh)
             .map_err(fails("begin"))?;
         let mut header = Vec::with_capacity(HEADER_BYTES as usize);
         header.extend_from_slice(&MAGIC);
@@ -128,7 +135,7 @@ impl Log {
         header.extend_from_slice(&[0; 4]);
         file.write_all(&header).map_err(fails("begin"))?;
         file.write_all(&records.bytes).map_err(fails("fill"))?;
-        std::fs::rename(&fresh, path).map_err(fails("replace"))?;
+        std::fs::rename(fresh, path).map_err(fails("replace"))?;
         Ok(Log { path: path.to_owned(), file, length: HEADER_BYTES + records.bytes.len() as u64 })
     }
 
@@ -303,6 +310,15 @@ mod tests {
         assert!(matches!(Log::open(&path, |_, _| ()), Err(LogError::Foreign { .. })));
         assert_eq!(std::fs::read(&path).expect("read"), b"these are sixteen bytes and more");
         assert!(Log::open(&scratch.path().join("none"), |_, _| ()).expect("no error").is_none());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_begun_leaves_nothing_beside() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let path = scratch.path().join("log");
+        std::fs::create_dir(&path).expect("made");
+        assert!(Log::create(&path, &records(&[(1, b"one".to_vec())])).is_err());
+        assert!(!path.with_extension("new").exists());
     }
 
     #[test]

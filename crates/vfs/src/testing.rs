@@ -109,6 +109,7 @@ struct State {
     calls: HashMap<&'static str, usize>,
     fails_after: Option<(usize, Errno)>,
     write_bytes_max: Option<usize>,
+    numbers_max: Option<u64>,
     /// The last number set aside, and what was answered under each that is not settled.
     sequence: u64,
     replies: HashMap<Sequence, Reply>,
@@ -159,6 +160,11 @@ impl Inner {
     /// The next request of this name fails.
     pub fn fail_next(&self, name: &'static str, errno: Errno) {
         self.state.lock().faults.push((name, errno));
+    }
+
+    /// No more numbers than these are set aside at once.
+    pub fn keep_numbers(&self, numbers_max: u64) {
+        self.state.lock().numbers_max = Some(numbers_max);
     }
 
     /// Writes are cut short.
@@ -775,6 +781,10 @@ impl Source for Memory {
 
     fn next_sequence(&self) -> Option<Sequence> {
         let mut state = self.state.lock();
+        let outstanding = state.sequence - state.settled.len() as u64;
+        if state.numbers_max.is_some_and(|numbers_max| outstanding >= numbers_max) {
+            return None;
+        }
         state.sequence += 1;
         Some(Sequence(state.sequence))
     }

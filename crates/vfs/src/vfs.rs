@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 pub use attributes::AttributeTarget;
 pub use directories::{DirectoryItem, OpenedDirectory};
@@ -99,6 +99,8 @@ pub struct Vfs<S: Source> {
     kernel: Arc<dyn Kernel>,
     recorder: Option<Recorder>,
     journalling: Option<Journalling>,
+    /// Tells one who waits for a number that one has been given back.
+    settled: Notify,
 }
 
 impl<S: Source> Vfs<S> {
@@ -127,6 +129,7 @@ impl<S: Source> Vfs<S> {
             kernel,
             recorder,
             journalling,
+            settled: Notify::new(),
         })
     }
 
@@ -177,9 +180,9 @@ impl<S: Source> Vfs<S> {
         self.near.store(round_trip <= NEAR, Ordering::Relaxed);
     }
 
-    /// A number that grows with every change that the source told, and with every notice. A backend reads it before it asks and again after it
-    /// has given the answer to the kernel: if the two differ, the answer may have overtaken the notice that takes it
-    /// back, and the backend takes it back itself.
+    /// A number that grows with every change that the source told, and with every notice. A backend reads it before it
+    /// asks and again after it has given the answer to the kernel: if the two differ, the answer may have overtaken the
+    /// notice that takes it back, and the backend takes it back itself.
     pub fn changes_told(&self) -> u64 {
         self.told.load(Ordering::Acquire)
     }

@@ -180,6 +180,12 @@ pub struct Ready {
     /// The version of the agent on the other end.
     #[serde(default)]
     pub agent_version: Option<String>,
+    /// The worker that says so.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// How many workers of this mount came before it: of two, the one with more is the later.
+    #[serde(default)]
+    pub restarts: Option<u32>,
 }
 
 /// Something could not be done.

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use wire::api::ErrorKind;
 use wire::api::event::Topic;
 use wire::api::machine::{Machine, Source};
-use wire::api::mount::{Access, Backend, Create, Force, Remove, SyncMode, Target};
+use wire::api::mount::{Access, Backend, Create, Force, List, Remove, SyncMode, Target};
 use wire::api::status::Mount;
 use wire::bytestring::ByteString;
 
@@ -67,17 +67,37 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     };
     // From here on an interrupt must not end the command between the mount and its removal.
     let interrupt = args.foreground.then(Interrupt::watch).transpose()?;
-    let client = context.daemon()?;
+    let mut client = context.daemon()?;
     let mount = client.call(request)?;
     print(&mount, context)?;
     context.output.flush()?;
     let Some(interrupt) = interrupt else {
         return Ok(());
     };
-    let news = News::follow(context, machines(&mount.source), &[Topic::Connection, Topic::Mount]);
-    wait(&interrupt, &client, news, context)?;
+    while wait(&interrupt, &client, follow(&mount, context), context)? == Woken::ByDaemon {
+        client = next_daemon(&mount, context)?;
+    }
     client.call(Remove { target: Target::Id(mount.id), force: Force::Never })?;
     Ok(())
+}
+
+fn follow(mount: &Mount, context: &Context) -> Option<News> {
+    News::follow(context, machines(&mount.source), &[Topic::Connection, Topic::Mount])
+}
+
+/// The daemon that goes on with the mount, which outlives the one that made it unless it was taken away first.
+fn next_daemon(mount: &Mount, context: &Context) -> Result<Client> {
+    let gone = || Error::new(ErrorKind::Failure, "the daemon went away").hint("stead daemon logs");
+    // One that was stopped is not started again.
+    if !context.paths()?.mount_state_dir(mount.id).exists() {
+        return Err(gone());
+    }
+    let client = context.daemon()?;
+    let there = client.call(List {})?.mounts;
+    match there.iter().any(|other| other.id == mount.id && other.dir == mount.dir) {
+        true => Ok(client),
+        false => Err(gone()),
+    }
 }
 
 fn machines(source: &Source) -> Vec<Machine> {
@@ -115,8 +135,21 @@ fn options(texts: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(options)
 }
 
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    ByInterrupt,
+    /// It has ended.
+    ByDaemon,
+}
+
 /// Waits for an interrupt, or for the end of the daemon; tells the news meanwhile.
-fn wait(interrupt: &Interrupt, client: &Client, mut news: Option<News>, context: &mut Context) -> Result<()> {
+fn wait(
+    interrupt: &Interrupt,
+    client: &Client,
+    mut news: Option<News>,
+    context: &mut Context,
+) -> Result<Woken> {
     loop {
         news.iter_mut().flat_map(News::take).for_each(|line| context.output.note(line));
         let mut watched = vec![PollFd::new(interrupt, PollFlags::IN), PollFd::new(client, PollFlags::IN)];
@@ -125,11 +158,9 @@ fn wait(interrupt: &Interrupt, client: &Client, mut news: Option<News>, context:
         match poll(&mut watched, None) {
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(Error::io("could not wait", &errno.into())),
-            Ok(_) if !watched[0].revents().is_empty() => return Ok(()),
+            Ok(_) if !watched[0].revents().is_empty() => return Ok(Woken::ByInterrupt),
             Ok(_) if watched[1].revents().is_empty() => {}
-            Ok(_) => {
-                return Err(Error::new(ErrorKind::Failure, "the daemon went away").hint("stead daemon logs"));
-            }
+            Ok(_) => return Ok(Woken::ByDaemon),
         }
     }
 }

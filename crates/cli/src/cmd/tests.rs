@@ -70,6 +70,28 @@ fn mount_asks_for_what_was_written_and_prints_where_it_is() {
 }
 
 #[test]
+fn mount_in_the_foreground_goes_on_with_the_next_daemon_as_long_as_the_mount_is_there() {
+    let mut daemons = 0;
+    let fake = Fake::new(move |call, peer| {
+        // Each daemon ends with its first answer, and the last one knows of no mount.
+        peer.end_after_answer();
+        daemons += 1;
+        let mount = mount_value("m1", json!({"state": "active"}));
+        match (call, daemons) {
+            (Call::MountCreate(_), _) => Ok(mount),
+            (_, 3) => Ok(json!({"mounts": [mount]})),
+            _ => Ok(json!({"mounts": []})),
+        }
+    });
+    let ran = fake.run(&["mount", "--foreground", "host:/srv"]);
+    assert_eq!((ran.code, fake.calls().len()), (1, 1), "what has no state has been taken away: {ran:?}");
+    std::fs::create_dir_all(fake.paths().mount_state_dir("m1".parse().unwrap())).unwrap();
+    let ran = fake.run(&["mount", "--foreground", "host:/srv"]);
+    assert_eq!((ran.code, fake.calls().len()), (1, 4), "{ran:?}");
+    assert!(ran.err.contains("the daemon went away"), "{ran:?}");
+}
+
+#[test]
 fn mount_prints_the_mount_for_programs() {
     let fake = Fake::new(|_, _| Ok(mount_value("m1", json!({"state": "active"}))));
     let ran = fake.run(&["mount", "host:/srv", "--json"]);

@@ -6,17 +6,25 @@
 //!  └─ neither, or it had never served ─► what is left of it is ended, unmounted, removed
 //! ```
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use wire::api::machine::{Machine, Source};
-use wire::worker::{CONFIG, CONFIG_BYTES_MAX, Dial, MountConfig};
+use supervisor::identity::Identity;
+use wire::api::machine::{Machine, Reconnect, Source};
+use wire::api::mount::{Access, Backend, SyncMode};
+use wire::worker::{CONFIG, CONFIG_BYTES_MAX, Dial, Heartbeat, MountConfig};
 
 use super::plan::{Place, Plan};
 use super::remains::{Leftover, clean_up, detach};
 use super::worker::{Found, Worker, end_remains};
 use crate::database::{MountRow, Terms};
 use crate::failure::chain;
+
+/// How long the processes of a mount that does not go on may take to end. With the search for them this is below the half
+/// minute that a daemon has to start.
+const END_TIMEOUT: Duration = Duration::from_secs(17);
 
 /// A mount that goes on.
 #[derive(Debug)]
@@ -27,10 +35,21 @@ pub struct Adopted {
     pub terms: Terms,
     /// What it is.
     pub plan: Plan,
-    /// The control socket of the master that it reaches its machine through, if it does.
-    pub control_path: Option<PathBuf>,
+    /// The login that it reaches its machine through.
+    pub login: Login,
     /// How it was found.
     pub found: Standing,
+}
+
+/// Which master a mount reaches its machine through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Login {
+    /// It needs none.
+    None,
+    /// The one with this control socket.
+    Through(PathBuf),
+    /// One of those that are there.
+    Unknown,
 }
 
 /// How a mount was found.
@@ -47,53 +66,44 @@ pub enum Standing {
 
 /// Finds out what has become of a mount. When there is nothing to go on with, nothing of it is left either.
 pub async fn adopt(row: MountRow, state_dir: PathBuf) -> Option<Adopted> {
-    let terms = row.terms.clone();
-    let known = terms.and_then(|terms| match read_config(&state_dir) {
-        Ok(config) => {
-            let control_path = match &config.dial {
-                Dial::Host => None,
-                Dial::Ssh(dial) => Some(dial.control_path.as_path().to_owned()),
-            };
-            Some((plan(&row, &terms, config)?, terms, control_path))
-        }
-        Err(error) => {
-            tracing::error!(mount = %row.id, %error, "it is not known what a mount was");
-            None
-        }
+    let known = row.terms.clone().and_then(|terms| {
+        let config = read_config(&state_dir);
+        let login = login(&row, config.as_ref().ok());
+        Some((plan(&row, &terms, config)?, terms, login))
     });
+    let identities: Vec<Identity> = row.keeper.into_iter().chain(row.worker).collect();
     let found = match row.token {
-        Some(token) => Worker::adopt(row.dir.as_path(), &state_dir, token).await,
+        Some(token) => Worker::adopt(row.dir.as_path(), &state_dir, token, &identities).await,
         None => Found::Nobody,
     };
     let found = match (found, known) {
-        (Found::Serving(worker), Some((plan, terms, control_path))) => {
+        (Found::Serving(worker), Some((plan, terms, login))) => {
             tracing::info!(mount = %row.id, source = %row.source, dir = %row.dir, "a mount is there from before");
-            return Some(Adopted { row, terms, plan, control_path, found: Standing::Serving(worker) });
+            return Some(Adopted { row, terms, plan, login, found: Standing::Serving(worker) });
         }
         (Found::Failed { reason }, Some((plan, terms, _))) => {
             tracing::warn!(mount = %row.id, source = %row.source, reason, "a mount has failed before");
-            return Some(Adopted {
-                row,
-                terms,
-                plan,
-                control_path: None,
-                found: Standing::Failed { reason },
-            });
+            // Whoever noted it may have been killed before the directory was one again.
+            detach_from(&row).await;
+            let found = Standing::Failed { reason };
+            return Some(Adopted { row, terms, plan, login: Login::None, found });
         }
         (found, _) => found,
     };
     tracing::warn!(mount = %row.id, source = %row.source, dir = %row.dir, "taking away what is left of a mount");
-    if let Found::Serving(mut worker) = found
-        && let Err(error) = worker.end(false).await
-    {
-        tracing::error!(mount = %row.id, error = chain(&error), "its processes do not end");
+    let ending = async {
+        if let Found::Serving(mut worker) = found
+            && let Err(error) = worker.end(false).await
+        {
+            tracing::error!(mount = %row.id, error = chain(&error), "its processes do not end");
+        }
+        // A dead worker with a thread that waits for the mount does not end before that.
+        detach_from(&row).await;
+        end_remains(&state_dir, identities).await;
+    };
+    if tokio::time::timeout(END_TIMEOUT, ending).await.is_err() {
+        tracing::error!(mount = %row.id, "its processes do not end, and are left to themselves");
     }
-    // A dead worker with a thread that waits for the mount does not end before that.
-    let dir = row.dir.as_path().to_owned();
-    if let Err(error) = tokio::task::spawn_blocking(move || detach(&dir)).await {
-        tracing::error!(mount = %row.id, %error, "detaching did not end");
-    }
-    end_remains(&state_dir, row.keeper.into_iter().chain(row.worker)).await;
     let (dir, made) = (row.dir.as_path().to_owned(), made(&row));
     let clearing = tokio::task::spawn_blocking(move || {
         clean_up(&dir, &made, &state_dir, Leftover::KeepUnknown);
@@ -102,6 +112,13 @@ pub async fn adopt(row: MountRow, state_dir: PathBuf) -> Option<Adopted> {
         tracing::error!(mount = %row.id, %error, "clearing a mount did not end");
     }
     None
+}
+
+async fn detach_from(row: &MountRow) {
+    let dir = row.dir.as_path().to_owned();
+    if let Err(error) = tokio::task::spawn_blocking(move || detach(&dir)).await {
+        tracing::error!(mount = %row.id, %error, "detaching did not end");
+    }
 }
 
 fn made(row: &MountRow) -> Vec<PathBuf> {
@@ -114,21 +131,46 @@ fn read_config(state_dir: &Path) -> io::Result<MountConfig> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-fn plan(row: &MountRow, terms: &Terms, config: MountConfig) -> Option<Plan> {
+fn login(row: &MountRow, config: Option<&MountConfig>) -> Login {
+    match (&row.source, config.map(|config| &config.dial)) {
+        (_, Some(Dial::Ssh(dial))) => Login::Through(dial.control_path.as_path().to_owned()),
+        (_, Some(Dial::Host)) | (Source::Files { machine: Machine::Host, .. }, None) => Login::None,
+        (_, None) => Login::Unknown,
+    }
+}
+
+/// What a mount is. One whose configuration cannot be read any more serves all the same: the usual is taken for it.
+fn plan(row: &MountRow, terms: &Terms, config: io::Result<MountConfig>) -> Option<Plan> {
     let Source::Files { machine, path } = &row.source else {
         return None;
     };
     let (machine, path): (Machine, PathBuf) = (machine.clone(), path.as_path().to_owned());
-    Some(Plan {
+    let usual = Plan {
         source: row.source.clone(),
         place: Place { dir: row.dir.as_path().to_owned(), machine, path },
+        backend: Backend::default(),
+        access: Access::ReadWrite,
+        sync: SyncMode::default(),
+        reconnect: Reconnect::default(),
+        heartbeat: Heartbeat::default(),
+        options: BTreeMap::new(),
+        caller: terms.caller.clone(),
+        made: made(row),
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(mount = %row.id, %error, "it is not known with which options a mount serves");
+            return Some(usual);
+        }
+    };
+    Some(Plan {
         backend: config.backend,
         access: config.access,
         sync: config.sync,
         reconnect: config.reconnect,
         heartbeat: config.heartbeat,
         options: config.options,
-        caller: terms.caller.clone(),
-        made: made(row),
+        ..usual
     })
 }

@@ -44,11 +44,19 @@ pub trait Takeover: Send + Sync + 'static {
 pub struct KeeperTakeover {
     /// The mount's own directory, where the keeper's socket is.
     pub state_dir: PathBuf,
+    /// The mounts that its directory lies in.
+    pub outer: Vec<Arc<dyn MountProbe>>,
 }
 
 impl Takeover for KeeperTakeover {
     fn take_over(&self) -> Later<'_, std::io::Result<()>> {
         Box::pin(async {
+            // Every request to the mount goes through these: while one of them hangs, this one's worker may be well.
+            for outer in &self.outer {
+                if let Health::Failed { why } = outer.probe(DEADLINE).await {
+                    return Err(std::io::Error::other(format!("the mount that it lies in hangs: {why}")));
+                }
+            }
             let mut keeper = keeper::Client::connect(&self.state_dir)?;
             keeper.tell(keeper::Command::TakeOver).await
         })
@@ -100,12 +108,12 @@ impl Monitor {
     /// Watches over a mount that serves.
     pub fn start(
         id: MountId,
-        probe: impl MountProbe,
+        probe: Arc<dyn MountProbe>,
         takeover: impl Takeover,
         interval: Duration,
         owner: OwnerHandle,
     ) -> Monitor {
-        let watch = Watch { id, probe: Arc::new(probe), takeover: Arc::new(takeover), interval, owner };
+        let watch = Watch { id, probe, takeover: Arc::new(takeover), interval, owner };
         Monitor(tokio::spawn(watch.run()).abort_handle())
     }
 }
@@ -187,6 +195,20 @@ mod tests {
         assert_eq!((pause(&Health::Healthy), pause(&failed())), (INTERVAL, SECOND_LOOK));
     }
 
+    #[tokio::test]
+    async fn a_mount_in_one_that_hangs_is_not_taken_over() {
+        let scratch = tempfile::tempdir().unwrap();
+        let keeper = supervisor::socket::listen(&scratch.path().join(keeper::KEEPER_SOCKET)).unwrap();
+        keeper.set_nonblocking(true).unwrap();
+        let outer: Arc<dyn MountProbe> = Arc::new(Script(Mutex::new([failed()].into())));
+        let takeover = KeeperTakeover { state_dir: scratch.path().to_owned(), outer: vec![outer] };
+        takeover.take_over().await.unwrap_err();
+        assert_eq!(keeper.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        // The outer one is well again.
+        takeover.take_over().await.unwrap();
+        keeper.accept().unwrap();
+    }
+
     /// Finds what it is told to find, and then that all is well.
     struct Script(Mutex<VecDeque<Health>>);
 
@@ -211,7 +233,7 @@ mod tests {
         let (owner, mut events) = OwnerHandle::new();
         let takeovers = Arc::new(AtomicU32::new(0));
         let script = [failed(), Health::Healthy, failed(), failed(), degraded(), Health::Healthy];
-        let probe = Script(Mutex::new(script.into()));
+        let probe = Arc::new(Script(Mutex::new(script.into())));
         let monitor =
             Monitor::start(MountId::new(1), probe, Counted(Arc::clone(&takeovers)), INTERVAL, owner);
         let mut told = Vec::new();

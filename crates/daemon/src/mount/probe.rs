@@ -8,9 +8,10 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use supervisor::{Exit, Spawn, Stdio};
+use supervisor::{Exit, Process, Spawn, Stdio};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use wire::api::status::Health;
 
 use super::MountHandle;
@@ -24,14 +25,25 @@ pub trait MountProbe: Send + Sync + 'static {
     fn probe(&self, deadline: Duration) -> Later<'_, Health>;
 }
 
+/// Children at once that wait for one mount and cannot be killed. More than one, since a mount whose successor answers
+/// again is well, even if an old request never is answered.
+const LINGERING_MAX: usize = 4;
+
 /// A mount that the kernel serves its users through FUSE.
 pub struct FuseProbe {
-    /// Where it is.
-    pub dir: PathBuf,
-    /// The program that asks the kernel, given the directory as its last argument.
-    pub launch: Launch,
-    /// Its task, which asks the worker.
-    pub mount: MountHandle,
+    dir: PathBuf,
+    launch: Launch,
+    mount: MountHandle,
+    /// Children that were killed and have not ended by then.
+    lingering: Mutex<Vec<Process>>,
+}
+
+impl FuseProbe {
+    /// Of the mount at `dir`. `launch` is the program that asks the kernel, given the directory as its last argument;
+    /// `mount` is the mount's task, which asks the worker.
+    pub fn new(dir: PathBuf, launch: Launch, mount: MountHandle) -> FuseProbe {
+        FuseProbe { dir, launch, mount, lingering: Mutex::default() }
+    }
 }
 
 /// A mount that is served over NFS.
@@ -52,10 +64,8 @@ enum Answer {
 impl MountProbe for FuseProbe {
     fn probe(&self, deadline: Duration) -> Later<'_, Health> {
         Box::pin(async move {
-            let (kernel, control) = tokio::join!(
-                kernel_round_trip(&self.launch, &self.dir, deadline),
-                said(&self.mount, deadline)
-            );
+            let (kernel, control) =
+                tokio::join!(self.kernel_round_trip(deadline), said(&self.mount, deadline));
             judge("the kernel's requests", kernel, control, deadline)
         })
     }
@@ -92,36 +102,52 @@ async fn said(mount: &MountHandle, deadline: Duration) -> Answer {
     }
 }
 
-/// Has a child put a request to the mount.
-async fn kernel_round_trip(launch: &Launch, dir: &std::path::Path, deadline: Duration) -> Answer {
-    let child = Spawn::new(&launch.program).arguments(&launch.arguments).argument(dir).stderr(Stdio::Null);
-    let mut child = match child.spawn() {
-        Ok(child) => child,
-        // This computer's fault, and none of the mount's.
-        Err(error) => {
-            tracing::warn!(dir = %dir.display(), error = chain(&error), "a mount could not be probed");
-            return Answer::Answered;
-        }
-    };
-    match tokio::time::timeout(deadline, child.exited()).await {
-        Ok(Ok(Exit::Code(0))) => Answer::Answered,
-        Ok(Ok(Exit::Code(code))) if code == i32::from(::mount::probe::NOT_SERVED) => {
-            Answer::Wrong("the kernel says that nobody serves it".to_owned())
-        }
-        Ok(Ok(exit)) => {
-            tracing::warn!(dir = %dir.display(), %exit, "a probe did not end as it should");
-            Answer::Answered
-        }
-        Ok(Err(error)) => {
-            tracing::warn!(dir = %dir.display(), %error, "a probe cannot be watched");
-            Answer::Answered
-        }
-        Err(_) => {
-            // It may be beyond signals until the mount answers or goes; it is reaped then.
-            if let Err(error) = child.signal(rustix::process::Signal::KILL) {
-                tracing::debug!(dir = %dir.display(), %error, "a probe was not killed");
+impl FuseProbe {
+    /// Has a child put a request to the mount.
+    async fn kernel_round_trip(&self, deadline: Duration) -> Answer {
+        let FuseProbe { dir, launch, .. } = self;
+        let mut lingering = self.lingering.lock().await;
+        let mut still = Vec::new();
+        for mut child in lingering.drain(..) {
+            if tokio::time::timeout(Duration::ZERO, child.exited()).await.is_err() {
+                still.push(child);
             }
-            Answer::Silent
+        }
+        *lingering = still;
+        if lingering.len() >= LINGERING_MAX {
+            return Answer::Silent;
+        }
+        let child =
+            Spawn::new(&launch.program).arguments(&launch.arguments).argument(dir).stderr(Stdio::Null);
+        let mut child = match child.spawn() {
+            Ok(child) => child,
+            // This computer's fault, and none of the mount's.
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), error = chain(&error), "a mount could not be probed");
+                return Answer::Answered;
+            }
+        };
+        match tokio::time::timeout(deadline, child.exited()).await {
+            Ok(Ok(Exit::Code(0))) => Answer::Answered,
+            Ok(Ok(Exit::Code(code))) if code == i32::from(::mount::probe::NOT_SERVED) => {
+                Answer::Wrong("the kernel says that nobody serves it".to_owned())
+            }
+            Ok(Ok(exit)) => {
+                tracing::warn!(dir = %dir.display(), %exit, "a probe did not end as it should");
+                Answer::Answered
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(dir = %dir.display(), %error, "a probe cannot be watched");
+                Answer::Answered
+            }
+            Err(_) => {
+                // It may be beyond signals until the mount answers or goes; it is reaped then.
+                if let Err(error) = child.signal(rustix::process::Signal::KILL) {
+                    tracing::debug!(dir = %dir.display(), %error, "a probe was not killed");
+                }
+                lingering.push(child);
+                Answer::Silent
+            }
         }
     }
 }
@@ -193,7 +219,30 @@ mod tests {
     }
 
     fn fuse(script: &str, answers: bool) -> FuseProbe {
-        FuseProbe { dir: "/".into(), launch: shell(script), mount: mount(answers) }
+        FuseProbe::new("/".into(), shell(script), mount(answers))
+    }
+
+    #[tokio::test]
+    async fn children_that_cannot_be_killed_are_few() {
+        let probe = fuse("exit 0", true);
+        for _ in 0..LINGERING_MAX {
+            let child = Spawn::new("/bin/sleep").argument("1000").spawn().unwrap();
+            probe.lingering.lock().await.push(child);
+        }
+        assert!(matches!(probe.probe(DEADLINE).await, Health::Failed { .. }));
+        let mut last = probe.lingering.lock().await.pop().unwrap();
+        assert_eq!(probe.probe(DEADLINE).await, Health::Healthy);
+        last.signal(rustix::process::Signal::KILL).unwrap();
+        last.exited().await.unwrap();
+        for child in probe.lingering.lock().await.iter() {
+            child.signal(rustix::process::Signal::KILL).unwrap();
+        }
+        let all_gone = async {
+            while !probe.lingering.lock().await.is_empty() {
+                assert_eq!(probe.probe(DEADLINE).await, Health::Healthy);
+            }
+        };
+        tokio::time::timeout(DEADLINE, all_gone).await.unwrap();
     }
 
     #[tokio::test]

@@ -12,7 +12,8 @@ use crate::failure::chain;
 
 /// Files that are of no value once there is no process any more, as are those that are empty. What a worker writes
 /// besides them may be the only copy of something.
-const WORTHLESS: &[&str] = &[CONFIG, PLAN, FAILED, KEEPER_SOCKET, CONTROL_SOCKET, "state", "nfs-places"];
+const WORTHLESS: &[&str] =
+    &[CONFIG, PLAN, FAILED, KEEPER_SOCKET, CONTROL_SOCKET, "state", "nfs-places", "panics"];
 
 /// Logs, which may have been put aside.
 const LOGS: &[&str] = &[LOG, KEEPER_LOG];

@@ -13,12 +13,12 @@ use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 use wire::worker::{FromWorker, Ready, Stopping, ToWorker, WorkerError, WorkerStatus};
 
-use super::remains::{Cleaned, Leftover, detach};
+use super::remains::{Leftover, detach};
 use super::worker::{self, Greeted, Heard, Over, Worker, WorkerFailure};
 use super::{Command, Task, done};
 use crate::connection::Lease;
 use crate::failure::{chain, from_worker};
-use crate::owner::{Event, MountEvent, OwnerHandle, Wanted};
+use crate::owner::{Event, MountEvent, OwnerHandle, Wanted, ending};
 
 /// How long a worker that is to stop without force may be silent. It is asked how it does every [`ASK_INTERVAL`], so one
 /// that flushes for an hour is not taken for dead.
@@ -123,8 +123,8 @@ impl Serving {
 
 /// The process that serves, and how many came before it.
 pub(super) fn greeted(worker: &Worker) -> (u32, u32) {
-    let Greeted { identity, restarts } = worker.greeted().unwrap_or(Greeted { identity: None, restarts: 0 });
-    (identity.map_or(0, |identity| identity.pid), restarts)
+    let Greeted { pid, restarts } = worker.greeted().unwrap_or(Greeted { pid: None, restarts: 0 });
+    (pid.unwrap_or(0), restarts)
 }
 
 impl Task {
@@ -168,7 +168,7 @@ impl Task {
             match end {
                 None => {}
                 Some(End::Died(reason)) => return self.fail(serving, reason).await,
-                Some(End::Handed(answer)) => return done(answer),
+                Some(End::Handed(answer)) => return self.hand_over(Some(serving), answer).await,
                 Some(end @ (End::Stopped(_) | End::Left)) => {
                     tracing::info!(mount = %self.id, "unmounted from outside");
                     return self.finish(serving, end).await;
@@ -352,6 +352,20 @@ impl Task {
         }
     }
 
+    /// Leaves the mount to the next daemon, and says so to whoever wants it to stop until this one has ended. What the
+    /// mount has of this daemon is kept as long.
+    pub(super) async fn hand_over(mut self, _serving: Option<Serving>, answer: oneshot::Sender<()>) {
+        self.answer_stops(&Err(ending()));
+        done(answer);
+        while let Some(command) = self.commands.recv().await {
+            match command {
+                Command::Stop { answer, .. } => drop(answer.send(Err(ending()))),
+                Command::Leave(answer) | Command::Poll(answer) => done(answer),
+                Command::Reconnect => {}
+            }
+        }
+    }
+
     /// Answers all who wait for the mount to stop.
     fn answer_stops(&mut self, outcome: &Result<wire::api::mount::RemovedMount, ErrorObject>) {
         for answer in self.stopping.drain(..) {
@@ -371,25 +385,28 @@ impl Task {
     }
 
     /// Cleans up after a worker that has ended, for good.
-    async fn finish(&mut self, serving: Serving, end: End) {
+    async fn finish(mut self, serving: Serving, end: End) {
         let unsaved = serving.journal.operations > 0;
-        drop(serving);
-        let kept_aside = match end {
-            End::Stopped(stopping) => {
-                let nothing_kept = stopping.kept_aside.is_empty();
-                self.clean_up(if nothing_kept { Leftover::Remove } else { Leftover::KeepUnknown }).await;
-                stopping.kept_aside
-            }
-            End::Left => {
-                self.clean_up(Leftover::KeepUnknown).await;
-                Vec::new()
-            }
+        let told = match end {
+            End::Handed(answer) => return self.hand_over(Some(serving), answer).await,
+            End::Stopped(stopping) => Some(stopping.kept_aside),
+            End::Left => None,
             End::Died(reason) => {
                 tracing::warn!(mount = %self.id, reason, "the worker did not end by itself");
-                let kept = self.clean_up(Leftover::KeepUnknown).await == Cleaned::Kept;
-                (kept && unsaved).then(|| ByteString::from(self.state_dir.as_path())).into_iter().collect()
+                None
             }
-            End::Handed(answer) => return done(answer),
+        };
+        drop(serving);
+        let kept_aside = match told {
+            Some(told) if told.is_empty() && !unsaved => {
+                self.clean_up(Leftover::Remove).await;
+                told
+            }
+            // A worker that had changes to write when it was last asked says nothing of them if it is an old one.
+            None | Some(_) => {
+                let left = self.keep_unknown().await;
+                told.filter(|told| !told.is_empty()).unwrap_or(left)
+            }
         };
         self.forget().await;
         tracing::info!(mount = %self.id, dir = %self.plan.place.dir.display(), "unmounted");
@@ -400,7 +417,6 @@ impl Task {
     /// Stays as a failed mount, also for the next daemon, until it is told to go.
     async fn fail(self, serving: Serving, reason: String) {
         tracing::error!(mount = %self.id, reason, "the mount has failed");
-        let unsaved = serving.journal.operations > 0;
         drop(serving);
         if worker::noted_failure(&self.state_dir).is_none()
             && let Err(error) = worker::note_failure(&self.state_dir, &reason)
@@ -415,7 +431,7 @@ impl Task {
         if let Some(crash) = last_crash(&self.state_dir) {
             self.tell(MountEvent::Crashed(crash)).await;
         }
-        self.stay_failed(unsaved).await;
+        self.stay_failed().await;
     }
 }
 

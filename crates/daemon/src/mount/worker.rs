@@ -23,11 +23,12 @@ use supervisor::stop::{Grace, StopError, stop};
 use supervisor::{Process, SpawnError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wire::api::mount::Force;
 use wire::bytestring::ByteString;
 use wire::decode::DecodeError;
-use wire::worker::{CONFIG, Decoder, EncodeError, FromWorker, MountConfig, ToWorker, encode};
+use wire::worker::{CONFIG, Decoder, EncodeError, FromWorker, MountConfig, Ready, ToWorker, encode};
 
 pub use supervisor::keeper::Launch;
 
@@ -141,6 +142,8 @@ pub struct Worker {
     decoder: Decoder,
     /// The worker that has said `ready`, once it has.
     greeted: Option<Greeted>,
+    /// Whether that one has said itself how many came before it.
+    says_place: bool,
     keeper: Option<Client>,
     /// Since when it is gone, after it was there.
     lacks_keeper: Option<Instant>,
@@ -157,8 +160,8 @@ pub struct Worker {
 /// A worker that serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Greeted {
-    /// The process, as far as the keeper has said which one it is.
-    pub identity: Option<Identity>,
+    /// The process, as far as it or the keeper has said which one it is.
+    pub pid: Option<u32>,
     /// How many came before it.
     pub restarts: u32,
 }
@@ -230,7 +233,9 @@ impl Worker {
     }
 
     /// Finds the processes of a mount that a daemon before this one had started.
-    pub async fn adopt(dir: &Path, state_dir: &Path, token: Token) -> Found {
+    /// `known` are those that were noted, as far as they were: one that is alive and silent is stopped or very busy, and
+    /// what it serves is not taken from it.
+    pub async fn adopt(dir: &Path, state_dir: &Path, token: Token, known: &[Identity]) -> Found {
         if let Some(reason) = noted_failure(state_dir) {
             return Found::Failed { reason };
         }
@@ -238,6 +243,10 @@ impl Worker {
         let found = tokio::time::timeout(ADOPT_PATIENCE, worker.find_keeper()).await;
         match (found, worker.over.take()) {
             (Ok(()), None) => Found::Serving(Box::new(worker)),
+            (Err(_), None) if worker.keeper.is_some() || !known.iter().all(has_gone) => {
+                tracing::warn!(state_dir = %state_dir.display(), "a mount's processes are silent");
+                Found::Serving(Box::new(worker))
+            }
             (Err(_), None) | (_, Some(Over::Left)) => Found::Nobody,
             (_, Some(Over::Failed { reason })) => match noted_failure(state_dir) {
                 Some(reason) => Found::Failed { reason },
@@ -257,6 +266,7 @@ impl Worker {
             control: None,
             decoder: Decoder::new(),
             greeted: None,
+            says_place: false,
             keeper: None,
             lacks_keeper: None,
             status: None,
@@ -315,8 +325,8 @@ impl Worker {
     pub async fn hear(&mut self) -> Result<Heard, WorkerFailure> {
         loop {
             if let Some(message) = self.decoder.next_frame::<FromWorker>()? {
-                if matches!(message, FromWorker::Ready(_)) {
-                    self.greet();
+                if let FromWorker::Ready(ready) = &message {
+                    self.greet(ready);
                 }
                 return Ok(Heard::Said(message));
             }
@@ -350,11 +360,16 @@ impl Worker {
         }
     }
 
-    /// Notes who said `ready`.
-    fn greet(&mut self) {
-        let restarts = self.status.as_ref().map_or(0, |status| status.restarts);
-        let identity = self.status.as_ref().and_then(|status| status.worker);
-        self.greeted = Some(Greeted { identity, restarts });
+    /// Notes who said `ready`. The keeper may not have said yet that there is this one: what the worker says of itself
+    /// counts more.
+    fn greet(&mut self, ready: &Ready) {
+        let status = self.status.as_ref();
+        let worker = status.and_then(|status| status.worker);
+        self.greeted = Some(Greeted {
+            pid: ready.pid.or(worker.map(|worker| worker.pid)),
+            restarts: ready.restarts.or(status.map(|status| status.restarts)).unwrap_or(0),
+        });
+        self.says_place = ready.restarts.is_some();
     }
 
     fn on_keeper(&mut self, told: io::Result<Option<Status>>) {
@@ -383,11 +398,16 @@ impl Worker {
             State::Ended => self.set_over(Over::Left),
             State::Failed { reason } => self.set_over(Over::Failed { reason: reason.clone() }),
         }
-        if let (Some(greeted), Some(identity)) = (&mut self.greeted, status.worker) {
+        if let (Some(greeted), Some(worker)) = (&mut self.greeted, status.worker) {
+            let has_successor = match self.says_place {
+                true => status.restarts > greeted.restarts,
+                // It does not say how many came before it: whoever has another number is taken for its successor.
+                false => greeted.pid.is_some_and(|pid| pid != worker.pid),
+            };
             // One with a thread that waits in the kernel holds its end of the stream until its successor serves.
-            match greeted.identity {
-                Some(known) if known != identity => self.forget_stream(),
-                _ => greeted.identity = Some(identity),
+            match has_successor {
+                true => self.forget_stream(),
+                false => _ = greeted.pid.get_or_insert(worker.pid),
             }
         }
         self.status = Some(status);
@@ -422,7 +442,7 @@ impl Worker {
     /// Looks for what is missing.
     fn look(&mut self) {
         if self.keeper.is_none() {
-            self.keeper = Client::connect(&self.state_dir).ok();
+            self.connect_keeper();
         }
         if self.control.is_none() {
             match connect(&self.state_dir) {
@@ -442,12 +462,22 @@ impl Worker {
         }
     }
 
+    fn connect_keeper(&mut self) {
+        match Client::connect(&self.state_dir) {
+            Ok(keeper) => self.keeper = Some(keeper),
+            Err(error) if is_nobody(&error) => {}
+            Err(error) => {
+                tracing::warn!(state_dir = %self.state_dir.display(), %error, "the keeper cannot be reached");
+            }
+        }
+    }
+
     /// Whether there is no keeper, and nobody to start another one. A dead worker with a thread that waits in the kernel
     /// holds all that it held.
     fn is_abandoned(&self) -> bool {
         let is_alone = self.lacks_keeper.is_some_and(|since| since.elapsed() > KEEPER_PATIENCE);
         let worker = self.status.as_ref().and_then(|status| status.worker);
-        is_alone && worker.is_none_or(|worker| has_ended(worker.pid))
+        self.keeper.is_none() && is_alone && worker.is_none_or(|worker| has_ended(worker.pid))
     }
 
     /// As long as there is a keeper or a worker, it holds the socket that workers listen at.
@@ -484,7 +514,7 @@ impl Worker {
         }
         self.withdraw();
         if self.keeper.is_none() {
-            self.keeper = Client::connect(&self.state_dir).ok();
+            self.connect_keeper();
         }
         let told = match &mut self.keeper {
             Some(keeper) => keeper.tell(keeper::Command::End).await.is_ok(),
@@ -498,10 +528,13 @@ impl Worker {
         if let Err(error) = tokio::task::spawn_blocking(move || detach(&dir)).await {
             tracing::error!(%error, "detaching did not end");
         }
+        // One that does not end is no reason to let the other one live.
+        let mut outcome = Ok(());
         for mut process in self.processes() {
-            stop(&mut process, &REMAINS, std::future::ready(Err::<(), ()>(()))).await?;
+            let ended = stop(&mut process, &REMAINS, std::future::ready(Err::<(), ()>(()))).await;
+            outcome = outcome.and(ended.map(drop));
         }
-        Ok(())
+        outcome
     }
 
     /// Handles to the keeper and the worker, as far as they are there. They are watched only when they are to end: a
@@ -533,12 +566,22 @@ pub async fn end_remains(state_dir: &Path, identities: impl IntoIterator<Item = 
     if let Err(error) = keeper::Plan::withdraw(state_dir) {
         tracing::error!(error = chain(&error), "a mount could not be withdrawn");
     }
-    for identity in identities {
-        let Some(mut process) = watch(identity) else { continue };
-        tracing::warn!(pid = identity.pid, "ending a process of a mount");
-        if let Err(error) = stop(&mut process, &WRITING, std::future::ready(Err::<(), ()>(()))).await {
-            tracing::error!(error = chain(&error), "a process of a mount does not end");
-        }
+    let ending: JoinSet<()> = identities.into_iter().filter_map(watch).map(end_process).collect();
+    ending.join_all().await;
+}
+
+async fn end_process(mut process: Process) {
+    tracing::warn!(pid = process.pid(), "ending a process of a mount");
+    if let Err(error) = stop(&mut process, &WRITING, std::future::ready(Err::<(), ()>(()))).await {
+        tracing::error!(error = chain(&error), "a process of a mount does not end");
+    }
+}
+
+/// Whether a process that was noted does nothing any more. One that cannot be looked at is believed to be there.
+fn has_gone(identity: &Identity) -> bool {
+    match identity.exists() {
+        Ok(exists) => !exists || has_ended(identity.pid),
+        Err(_) => false,
     }
 }
 

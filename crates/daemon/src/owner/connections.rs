@@ -106,6 +106,15 @@ impl ConnectionRecord {
         Some(Lease::new(self.id, link, owner.clone()))
     }
 
+    /// Has the owner told when nobody has wanted it for [`IDLE_GRACE`].
+    fn await_idle(&self, owner: &OwnerHandle) {
+        let (owner, id, leases) = (owner.clone(), self.id, self.leases);
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE_GRACE).await;
+            owner.send(Event::Idle { id, leases }).await;
+        });
+    }
+
     /// What the loss of the link is: one is opened again at once, but not one after the other.
     fn lost(&mut self) -> link::Event {
         match self.opened.is_some_and(|opened| opened.elapsed() < SHORT_LIFE) {
@@ -396,6 +405,11 @@ impl Owner {
         let Some(record) = self.connections.get_mut(&machine).filter(|record| record.tries == number) else {
             return;
         };
+        let event = match event {
+            // A try that failed while it was called off is closed.
+            ConnectionEvent::Failed(_) if !record.disconnecting.is_empty() => ConnectionEvent::Closed,
+            event => event,
+        };
         match event {
             ConnectionEvent::Up(link) => {
                 record.link = Some(link);
@@ -411,6 +425,10 @@ impl Owner {
                 }
                 let status = record.status(&machine);
                 let redialling = std::mem::take(&mut record.redialling);
+                // Whoever wanted it may have gone while it was opened.
+                if !record.is_needed() {
+                    record.await_idle(&owner);
+                }
                 if !redialling.is_empty() {
                     self.reconnect_mounts(&machine);
                 }
@@ -470,6 +488,7 @@ impl Owner {
     }
 
     pub(super) fn release(&mut self, id: ConnectionId) {
+        let owner = self.handle.clone();
         let Some(machine) = self.machine_of(id) else {
             return;
         };
@@ -482,13 +501,7 @@ impl Owner {
         }
         match record.link_state {
             State::Disconnected => self.settle(&machine),
-            State::Connected => {
-                let (owner, leases) = (self.handle.clone(), record.leases);
-                tokio::spawn(async move {
-                    tokio::time::sleep(IDLE_GRACE).await;
-                    owner.send(Event::Idle { id, leases }).await;
-                });
-            }
+            State::Connected => record.await_idle(&owner),
             State::Reconnecting { .. } if record.waiting.is_empty() && record.redialling.is_empty() => {
                 self.advance(&machine, link::Event::Disconnect, None);
             }
@@ -500,7 +513,10 @@ impl Owner {
         let Some(machine) = self.machine_of(id) else {
             return;
         };
-        let is_idle = |record: &ConnectionRecord| record.leases == leases && !record.is_needed();
+        // One that is opened again meanwhile is somebody's, who may be typing a passphrase.
+        let is_idle = |record: &ConnectionRecord| {
+            record.leases == leases && !record.is_needed() && record.link_state == State::Connected
+        };
         if self.connections.get(&machine).is_some_and(is_idle) {
             self.advance(&machine, link::Event::Disconnect, None);
         }

@@ -1,11 +1,9 @@
 //! The part of the owner's state that is mounts.
 
-use std::path::PathBuf;
-
 use super::*;
 use crate::mount::adoption;
 use crate::mount::monitor::KeeperTakeover;
-use crate::mount::probe::{FuseProbe, NfsProbe};
+use crate::mount::probe::{FuseProbe, MountProbe, NfsProbe};
 
 impl MountRecord {
     /// A mount that has never served is its creator's business alone.
@@ -28,15 +26,16 @@ impl MountRecord {
     }
 
     /// Begins to watch over a mount that serves.
-    fn watch(&self, id: MountId, how: &Monitoring, state_dir: PathBuf, owner: OwnerHandle) -> Monitor {
+    fn watch(&self, id: MountId, how: &Monitoring, takeover: KeeperTakeover, owner: OwnerHandle) -> Monitor {
+        Monitor::start(id, self.probe(id, how), takeover, how.interval, owner)
+    }
+
+    /// How it is found out whether it answers.
+    fn probe(&self, id: MountId, how: &Monitoring) -> Arc<dyn MountProbe> {
         let mount = MountHandle { id, dir: self.shown.dir.clone(), commands: self.commands.clone() };
-        let takeover = KeeperTakeover { state_dir };
         match self.shown.port {
-            Some(port) => Monitor::start(id, NfsProbe { port, mount }, takeover, how.interval, owner),
-            None => {
-                let (dir, launch) = (self.place.dir.clone(), how.probe.clone());
-                Monitor::start(id, FuseProbe { dir, launch, mount }, takeover, how.interval, owner)
-            }
+            Some(port) => Arc::new(NfsProbe { port, mount }),
+            None => Arc::new(FuseProbe::new(self.place.dir.clone(), how.probe.clone(), mount)),
         }
     }
 }
@@ -90,7 +89,13 @@ impl Owner {
                 let (pid, restarts) = worker.serving().unwrap_or_default();
                 self.on_mount(id, MountEvent::Serving { pid, ready });
                 match pid {
-                    0 => self.on_mount(id, MountEvent::WorkerLost { why: "its worker died".to_owned() }),
+                    0 => {
+                        let why = match worker.identities() {
+                            (None, _) => "its keeper does not answer",
+                            (Some(_), _) => "its worker died",
+                        };
+                        self.on_mount(id, MountEvent::WorkerLost { why: why.to_owned() });
+                    }
                     pid => self.on_mount(id, MountEvent::WorkerServes { pid, restarts }),
                 }
             }
@@ -157,7 +162,10 @@ impl Owner {
 
     pub(super) fn on_mount(&mut self, id: MountId, event: MountEvent) {
         let (handle, monitoring) = (self.handle.clone(), self.surroundings.monitoring.clone());
-        let state_dir = self.surroundings.mounts.paths.mount_state_dir(id);
+        let takeover = match &event {
+            MountEvent::Serving { .. } => Some(self.takeover(id)),
+            _ => None,
+        };
         let Some(record) = self.mounts.get_mut(&id) else {
             return;
         };
@@ -170,7 +178,7 @@ impl Owner {
                 record.shown.degraded = ready.degraded;
                 record.shown.port = ready.port;
                 record.shown.nfs = ready.nfs;
-                record.monitor = Some(record.watch(id, &monitoring, state_dir, handle));
+                record.monitor = takeover.map(|takeover| record.watch(id, &monitoring, takeover, handle));
             }
             // These tell of what a mount that serves no more was doing.
             MountEvent::WorkerLost { .. } | MountEvent::WorkerServes { .. } | MountEvent::Probed(_)
@@ -209,6 +217,18 @@ impl Owner {
             MountEvent::Ended => return self.forget_mount(id),
         }
         self.announce_mount(id);
+    }
+
+    /// How another worker is put in the place of one that hangs.
+    fn takeover(&self, id: MountId) -> KeeperTakeover {
+        let state_dir = self.surroundings.mounts.paths.mount_state_dir(id);
+        let dir = self.mounts.get(&id).map(|record| record.place.dir.as_path());
+        let is_outer = |other: &MountRecord| {
+            dir.is_some_and(|dir| dir != other.place.dir && dir.starts_with(&other.place.dir))
+        };
+        let outer = self.mounts.iter().filter(|(_, other)| is_outer(other));
+        let outer = outer.map(|(id, other)| other.probe(*id, &self.surroundings.monitoring)).collect();
+        KeeperTakeover { state_dir, outer }
     }
 
     /// Tells what a mount has become, if that is another word than the last one.

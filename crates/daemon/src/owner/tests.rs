@@ -503,6 +503,41 @@ async fn disconnecting_while_connecting_tells_who_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_try_that_fails_while_it_is_called_off_is_closed() {
+    let gate = Arc::new(Notify::new());
+    let rig = rig_with(FakeMachines { gate: Some(Arc::clone(&gate)), ..FakeMachines::default() });
+    rig.fail_next(&[ErrorKind::Unreachable]);
+    let disconnecting = async {
+        rig.until(&[ConnectionState::Connecting]).await;
+        // It fails before it hears that it is called off, which is known before it is heard that it has failed.
+        gate.notify_one();
+        rig.owner.ask(|answer| Event::Disconnect { machine: ssh_box(), answer }).await
+    };
+    let both = async { tokio::join!(rig.owner.acquire(wanted(ssh_box())), disconnecting) };
+    let (asked, was) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("both are answered");
+    assert_eq!(asked.unwrap_err().kind(), ErrorKind::Interrupted);
+    assert_eq!(was.unwrap(), ConnectionState::Connecting);
+    rig.until(&[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_under_way_is_not_taken_for_an_idle_connection() {
+    let gate = Arc::new(Notify::new());
+    let rig = rig_with(FakeMachines { gate: Some(Arc::clone(&gate)), ..FakeMachines::default() });
+    gate.notify_one();
+    drop(rig.owner.acquire(wanted(ssh_box())).await.unwrap());
+    let typing = async {
+        rig.until(&[ConnectionState::Connecting]).await;
+        tokio::time::sleep(IDLE_GRACE * 2).await;
+        gate.notify_one();
+    };
+    let (shown, ()) = tokio::join!(rig.redial(wanted(ssh_box())), typing);
+    assert_eq!(shown.unwrap().state, ConnectionState::Connected);
+    // Nobody needs it, and it does not stay for ever.
+    rig.until(&[]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_nobody_took_is_given_back() {
     let gate = Arc::new(Notify::new());
     let rig = rig_with(FakeMachines { gate: Some(Arc::clone(&gate)), ..FakeMachines::default() });
@@ -631,6 +666,8 @@ fn serving() -> MountEvent {
         nfs: None,
         degraded: None,
         agent_version: None,
+        pid: None,
+        restarts: None,
     };
     MountEvent::Serving { pid: 1, ready: Box::new(ready) }
 }

@@ -71,9 +71,7 @@ pub async fn disconnect(daemon: &Daemon, disconnect: Disconnect) -> Result<Disco
     daemon.owner.send(Event::SelectMountsOf { machine: machine.clone(), answer }).await;
     let mounts = answered.await.map_err(|_| ending())?;
     let outcomes = shutdown::stop_all(mounts, disconnect.force).await;
-    let gone: Result<Vec<_>, _> = outcomes.into_iter().collect();
-    let mut mounts = gone?;
-    mounts.sort_by_key(|mount| mount.id);
+    let mounts = shutdown::all_gone(outcomes)?;
     let was = daemon.owner.ask(|answer| Event::Disconnect { machine: machine.clone(), answer }).await;
     match was {
         Ok(was) => Ok(Disconnected { machine, was, mounts }),

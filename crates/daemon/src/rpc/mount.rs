@@ -39,10 +39,7 @@ pub async fn remove(daemon: &Daemon, remove: Remove) -> Result<Removed, ErrorObj
     let target = remove.target;
     let mounts = daemon.owner.ask(|answer| Event::SelectMounts { target, answer }).await?;
     let outcomes = shutdown::stop_all(mounts, remove.force).await;
-    let gone: Result<Vec<_>, _> = outcomes.into_iter().collect();
-    let mut gone = gone?;
-    gone.sort_by_key(|mount| mount.id);
-    Ok(removed(gone))
+    Ok(removed(shutdown::all_gone(outcomes)?))
 }
 
 /// All mounts.

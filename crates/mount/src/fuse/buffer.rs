@@ -2,8 +2,9 @@
 //!
 //! A buffer is as large as the largest message, 1 MiB and a page, and all of it is there before the kernel is asked for
 //! a message: a process that is killed while the kernel has to find pages for one fails the request of whoever waits with
-//! `EIO`, while one that has them leaves the request to its successor. [`PooledBuffer::freeze`] turns a message into shared [`Bytes`], so that a WRITE's payload can
-//! outlive the thread that read it; the buffer goes back to its pool when the last slice is dropped.
+//! `EIO`, while one that has them leaves the request to its successor. [`PooledBuffer::freeze`] turns a message into
+//! shared [`Bytes`], so that a WRITE's payload can outlive the thread that read it; the buffer goes back to its pool when
+//! the last slice is dropped.
 
 use bytes::Bytes;
 use parking_lot::Mutex;

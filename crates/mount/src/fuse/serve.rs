@@ -19,7 +19,8 @@
 //! **Panics** end the process, and [`current()`] says in which request: the successor is told to refuse it.
 //!
 //! **Interrupts.** Operations that change nothing end with `EINTR` when their caller is interrupted; others are carried
-//! out, unless the machine is away: then whether they are is not known. An interrupt may overtake the registration of its request: it is remembered.
+//! out, unless the machine is away: then whether they are is not known. An interrupt may overtake the registration of its
+//! request: it is remembered.
 
 mod answer;
 mod current;
@@ -224,7 +225,13 @@ impl Server {
         }
         let serving = Arc::new(Serving::new(start));
         if begin == Begin::Takeover {
-            serving.take_resent(device);
+            let (serving, device) = (serving.clone(), device.clone());
+            // By its name a successor sees that it has to be waited for.
+            let taking = std::thread::Builder::new()
+                .name(format!("{THREAD_PREFIX}0"))
+                .spawn(move || serving.take_resent(&device))
+                .map_err(ServeError::Thread)?;
+            taking.join().map_err(|_panic| ServeError::Thread(io::Error::other("it has panicked")))??;
         }
         let mut threads = Vec::new();
         // Without a descriptor of its own, a thread shares the first.
@@ -374,10 +381,16 @@ impl<S: Source> Serving<S> {
     ///
     /// By one thread, so that when it has read another request, or there is none, each that was to come has been found
     /// in the record. Forgets and interrupts may come in between.
-    fn take_resent(self: &Arc<Self>, device: &Arc<Device>) {
+    fn take_resent(self: &Arc<Self>, device: &Arc<Device>) -> std::result::Result<(), DeviceError> {
+        let _in_runtime = self.runtime.enter();
+        // What is there to be read may be taken back before it is.
+        device.set_nonblocking(true)?;
         while device.has_message() && read_one(self, device) == Read::Early {}
+        device.set_nonblocking(false)?;
         let gone = std::mem::take(&mut *self.inherited.lock());
         gone.into_iter().for_each(|request| self.vfs.settle(request));
+        self.vfs.all_came_again();
+        Ok(())
     }
 
     /// Makes the kernel doubt all that the predecessor told it.
@@ -397,14 +410,18 @@ impl<S: Source> Serving<S> {
     {
         let told = self.vfs.changes_told();
         let request = RequestId(super::abi::identity(responder.unique()));
-        let slot = match manner {
-            Manner::Change => {
-                self.inherited.lock().remove(&request);
-                self.vfs.choose(request)
-            }
-            Manner::Question | Manner::Errand => None,
+        if manner == Manner::Change {
+            self.inherited.lock().remove(&request);
+        }
+        let vfs = self.vfs.clone();
+        let numbered = async move {
+            let slot = match manner {
+                Manner::Change => vfs.choose(request).await,
+                Manner::Question | Manner::Errand => None,
+            };
+            answering(request, slot, operation).await
         };
-        let mut operation = Box::pin(PartOf::new(request.0, answering(request, slot, operation)));
+        let mut operation = Box::pin(PartOf::new(request.0, numbered));
         let parked = Parked::new(self.runtime.clone());
         if let Poll::Ready(outcome) = parked.first_poll(operation.as_mut()) {
             tracing::trace!(unique = responder.unique(), "answered at once");

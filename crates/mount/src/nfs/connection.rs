@@ -213,6 +213,8 @@ fn carry_out<S: Source>(server: Arc<Server<S>>, connection: Arc<Connection>, cal
             }
             Poll::Pending => work.await,
         };
+        // What the reply counts for must be known to a successor before the client knows it.
+        server.vfs.commit();
         answer.give(reply);
     });
 }

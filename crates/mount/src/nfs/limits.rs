@@ -41,3 +41,9 @@ pub const REPLIES_KEPT_MAX: usize = 1024;
 
 /// Failed writes remembered for the next COMMIT after their file was closed here.
 pub const LOST_WRITES_MAX: usize = 1024;
+
+/// How long a predecessor's threads are waited for. One that waits for a disk may take seconds to end.
+pub const PREDECESSOR_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether they are gone.
+pub const PREDECESSOR_INTERVAL: Duration = Duration::from_millis(5);

@@ -84,7 +84,8 @@ impl Place {
     /// The insides of a server, without connections.
     fn inside(&self, served: Served) -> (Server<Disk>, Arc<Faults>) {
         let (vfs, faults) = file_system(self.files.path());
-        (Server::new(vfs, self.state.path(), served, Progress::untold()).unwrap(), faults)
+        let places = Places::open(self.state.path()).unwrap();
+        (Server::new(vfs, places, served, Progress::untold()).unwrap(), faults)
     }
 }
 

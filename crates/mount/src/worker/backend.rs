@@ -69,8 +69,8 @@ pub(super) enum Backend {
 }
 
 impl Backend {
-    /// What is told of it once it serves.
-    pub(super) fn ready(&self, agent_version: String) -> Ready {
+    /// What is told of it once it serves. `restarts` is how many workers came before this one.
+    pub(super) fn ready(&self, agent_version: String, restarts: u32) -> Ready {
         let ready = Ready {
             backend: BackendName::Fuse,
             connection: None,
@@ -78,6 +78,8 @@ impl Backend {
             nfs: None,
             degraded: None,
             agent_version: Some(agent_version),
+            pid: Some(std::process::id()),
+            restarts: Some(restarts),
         };
         match self {
             Backend::Fuse(mount) => Ready {

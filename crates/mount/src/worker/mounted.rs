@@ -14,6 +14,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use remote::WorkerDialer;
@@ -32,6 +33,7 @@ use wire::api::ErrorKind;
 use wire::api::machine::{Reconnect, Source};
 use wire::api::mount::{Access, Force, SyncMode};
 use wire::api::status::{Counters, Journal, MountStatus};
+use wire::bytestring::ByteString;
 use wire::hello::SessionId;
 use wire::worker::{Dial, FromWorker, MountConfig, Ready, Stopping, ToWorker, WorkerError, WorkerStatus};
 
@@ -74,6 +76,8 @@ pub(super) struct Mounted {
     backend: Backend,
     /// How it leaves, if it does.
     leaving: Option<(Force, Leaving)>,
+    /// Whether writes were given up that had been taken from their writers.
+    has_given_up: Arc<AtomicBool>,
 }
 
 /// Whatever can wake a mount.
@@ -144,8 +148,8 @@ impl Mounted {
 
     fn of(home: Home, backend: Backend, parts: Parts) -> Mounted {
         let Parts { client, vfs, standing, release } = parts;
-        let ready = backend.ready(release);
-        Mounted { home, ready, client, vfs, standing, backend, leaving: None }
+        let ready = backend.ready(release, home.tether.restarts());
+        Mounted { home, ready, client, vfs, standing, backend, leaving: None, has_given_up: Arc::default() }
     }
 
     /// Serves until it is gone.
@@ -173,7 +177,7 @@ impl Mounted {
         }
         // Whoever dies from here on needs no successor.
         self.home.tether.leaving();
-        control.send(&FromWorker::Stopping(Stopping::default())).await;
+        control.send(&FromWorker::Stopping(Stopping { kept_aside: self.keep_aside() })).await;
         self.client.goodbye().await;
         self.backend.finish().await;
         Ok(())
@@ -228,11 +232,16 @@ impl Mounted {
     fn leave_now(&self) -> Leaving {
         let (vfs, client, mut unmount) =
             (self.vfs.clone(), self.client.clone(), self.backend.unmount(How::Now));
+        let has_given_up = self.has_given_up.clone();
+        let give_up = move |bytes: usize| {
+            tracing::error!(bytes, "writes are given up");
+            has_given_up.fetch_or(bytes > 0, Ordering::Relaxed);
+        };
         Box::pin(async move {
             // Nothing gets through to a machine that is away.
             let patience = if client.away().is_some() { Duration::ZERO } else { FORCED_DRAIN };
             if tokio::time::timeout(patience, vfs.drain()).await.is_err() {
-                tracing::error!(bytes = vfs.unwritten_bytes(), "writes are given up");
+                give_up(vfs.unwritten_bytes());
                 client.close_link();
             }
             let unmounted = match tokio::time::timeout(FORCED_UNMOUNT, &mut unmount).await {
@@ -245,10 +254,27 @@ impl Mounted {
             };
             unmounted?;
             if tokio::time::timeout(FORCED_DRAIN, vfs.drain()).await.is_err() {
-                tracing::error!(bytes = vfs.unwritten_bytes(), "writes are given up");
+                give_up(vfs.unwritten_bytes());
             }
             Ok(())
         })
+    }
+
+    /// Removes the journal of a mount that is gone, or says where it stays: in it is what was taken from writers and is
+    /// not on the machine.
+    fn keep_aside(&self) -> Vec<ByteString> {
+        if self.has_given_up.load(Ordering::Relaxed) || self.vfs.unwritten_bytes() > 0 {
+            return vec![ByteString::from(self.home.directory.as_path())];
+        }
+        for name in vfs::journal::FILES {
+            let path = self.home.directory.join(name);
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "a journal with nothing unwritten stays");
+            }
+        }
+        Vec::new()
     }
 
     /// What it cannot do here, in one line.

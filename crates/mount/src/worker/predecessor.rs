@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -11,9 +12,9 @@ use supervisor::Identity;
 
 use crate::fuse::serve::{THREAD_PREFIX, current};
 
-/// How long threads of the predecessor are waited for. One that copies a request takes a millisecond at the most, and
-/// none waits for a successor.
-const THREADS_WAIT: Duration = Duration::from_millis(100);
+/// How long threads of the predecessor are waited for. One that copies a request takes a millisecond, and more where memory
+/// comes from a disk or there is no processor for it; none waits for a successor.
+const THREADS_WAIT: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether they are gone.
 const THREADS_INTERVAL: Duration = Duration::from_millis(1);
@@ -43,7 +44,7 @@ impl Server {
     pub(super) async fn gone(&self) {
         let Server(Some(server)) = *self else { return };
         let until = Instant::now() + THREADS_WAIT;
-        while server.exists().unwrap_or(false) && has_readers(server.pid) {
+        while server.exists().unwrap_or(true) && has_readers(server.pid) {
             if Instant::now() >= until {
                 return tracing::warn!(pid = server.pid, "the predecessor's threads are still there");
             }
@@ -52,13 +53,27 @@ impl Server {
     }
 }
 
+/// Whether a thread of the process may read requests: also where that cannot be seen.
 fn has_readers(pid: u32) -> bool {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    tasks.flatten().any(|task| {
-        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        let rest = name.trim_end().strip_prefix(THREAD_PREFIX);
-        rest.is_some_and(|number| number.parse::<u32>().is_ok())
+    let tasks = match std::fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(tasks) => tasks,
+        Err(error) => return !is_gone(&error),
+    };
+    let mut names = tasks.map(|task| std::fs::read_to_string(task?.path().join("comm")));
+    names.any(|name| match name {
+        Ok(name) => {
+            let rest = name.trim_end().strip_prefix(THREAD_PREFIX);
+            rest.is_some_and(|number| number.parse::<u32>().is_ok())
+        }
+        Err(error) => !is_gone(&error),
     })
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(
+        rustix::io::Errno::from_io_error(error),
+        Some(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH)
+    )
 }
 
 /// From now on a panic is reported, notes which request it was in, and ends the process.
@@ -67,7 +82,7 @@ pub(super) fn end_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
         if let (Some(path), Some(request)) = (PANICS_PATH.get(), current()) {
-            let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
             // Without the note the successor meets the same request: it is no worse than that.
             let _noted = file.and_then(|mut file| file.write_all(format!("{request}\n").as_bytes()));
         }

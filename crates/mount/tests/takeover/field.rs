@@ -6,12 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Pid;
 use supervisor::keeper::{self, CONTROL_SOCKET, Launch, Plan, State, Status, Token};
 use wire::api::id::MountId;
 use wire::api::machine::{Reconnect, Source};
 use wire::api::mount::{Access, Backend, Force, SyncMode};
 use wire::worker::{
-    CONFIG, Decoder, Dial, FromWorker, Heartbeat, MountConfig, Owner, Ready, ToWorker, encode,
+    CONFIG, Decoder, Dial, FromWorker, Heartbeat, MountConfig, Owner, Ready, Stopping, ToWorker, encode,
 };
 
 /// How long anything may take.
@@ -140,16 +141,22 @@ impl Field {
         stream
     }
 
-    /// Tells the worker to unmount, and waits for the end of all processes.
+    /// Tells the worker to unmount, and waits for the end of all processes. Nothing is kept.
     pub fn stop(mut self) {
+        assert_eq!(self.leave(Force::Never).kept_aside, []);
+        assert!(!self.state().join("journal.0").exists() && !self.state().join("journal.1").exists());
+    }
+
+    /// The same, however it may end.
+    pub fn leave(&mut self, force: Force) -> Stopping {
         let stream = self.connect();
-        (&stream).write_all(&encode(&ToWorker::Stop { force: Force::Never }).unwrap()).unwrap();
+        (&stream).write_all(&encode(&ToWorker::Stop { force }).unwrap()).unwrap();
         let mut said = None;
         while let Some(heard) = hear(&stream) {
             assert!(!matches!(heard, FromWorker::Error(_)), "{heard:?}");
             said = Some(heard);
         }
-        assert!(matches!(said, Some(FromWorker::Stopping(_))), "{said:?}: {}", self.log());
+        let Some(FromWorker::Stopping(stopping)) = said else { panic!("{said:?}: {}", self.log()) };
         let exit = self.runtime.block_on(self.keeper.exited()).unwrap();
         assert_eq!(exit, supervisor::Exit::Code(0), "{}", self.log());
         assert_eq!(
@@ -157,6 +164,21 @@ impl Field {
             0,
             "the directory is a directory again"
         );
+        stopping
+    }
+
+    /// The agent's process that has the source open: it outlives the one that the worker has started.
+    pub fn agent(&self) -> Pid {
+        let source = self.source();
+        let has_source = |process: &Path| {
+            let descriptors = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+            let mut targets = descriptors.map(|descriptor| std::fs::read_link(descriptor.path()));
+            targets.any(|target| target.is_ok_and(|target| target == source))
+        };
+        let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        let mut found = processes.filter(|process| has_source(process));
+        let number = found.next().expect("an agent").file_name().unwrap().to_str().unwrap().parse().unwrap();
+        Pid::from_raw(number).unwrap()
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 
-use wire::api::mount::Backend;
+use rustix::process::{Signal, kill_process};
+use wire::api::mount::{Backend, Force};
 
 use super::Field;
 
@@ -54,6 +55,21 @@ fn what_is_open_goes_on_after_the_worker_was_killed() {
     drop(without_name);
     assert_eq!(fs::read_to_string(field.source().join("d/open")).unwrap(), "before after after after ");
     field.stop();
+}
+
+#[test]
+fn what_was_taken_from_a_writer_and_is_not_on_the_machine_is_kept_and_named() {
+    let Some(mut field) = mount() else { return };
+    let mut open = File::create(field.mounted().join("a")).unwrap();
+    let agent = field.agent();
+    kill_process(agent, Signal::STOP).unwrap();
+    open.write_all(b"unsaved").unwrap();
+    let stopping = field.leave(Force::Always);
+    kill_process(agent, Signal::KILL).unwrap();
+    drop(open);
+    assert_eq!(stopping.kept_aside, [field.state().as_path().into()]);
+    let kept = fs::read(field.state().join("journal.0")).unwrap();
+    assert!(kept.windows(7).any(|bytes| bytes == b"unsaved"));
 }
 
 #[test]

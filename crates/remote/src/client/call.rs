@@ -19,8 +19,8 @@ use super::session::Session;
 type Admission<T> = Pin<Box<dyn Future<Output = Result<T, CallError>> + Send>>;
 
 /// A request with one reply. It is on its way as soon as it exists, unless the link is full; then it is sent when it is
-/// polled and there is room. While the machine is away it waits. Dropped before the reply has come, it is cancelled: the machine may or may not have
-/// carried it out.
+/// polled and there is room. While the machine is away it waits. Dropped before the reply has come, it is cancelled: the
+/// machine may or may not have carried it out.
 ///
 /// Two requests leave in the order in which they were made only if the first was [`queued`](Call::queued) before the
 /// second was made.

@@ -1,7 +1,7 @@
 //! What a session holds on the machine: its export, open files, locks. Learned from the answers that pass, so that it can
 //! be had again from an agent that knows nothing of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,12 @@ pub struct HeldFile {
     pub locks: Vec<HeldLock>,
 }
 
+impl HeldFile {
+    fn has_locks(&self, owner: u64, family: LockFamily) -> bool {
+        self.locks.iter().any(|held| held.owner == owner && held.lock.family == family)
+    }
+}
+
 /// A lock that was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldLock {
@@ -62,10 +68,18 @@ pub(super) struct Held {
     judged: HashMap<FileId, Judged>,
     /// Handles whose files could not be had again.
     stale: HashSet<HandleId>,
-    /// Requests for locks whose callers have gone while the answer was on its way.
-    unasked_locks: Vec<(HandleId, HeldLock)>,
-    /// Files that were being opened then.
-    unasked_files: Vec<HandleId>,
+    /// What is to be given back to the machine: closes, and locks given back. No more than there were files, locks, and
+    /// requests under way.
+    owed: VecDeque<FileRequest>,
+}
+
+/// What gives back what is owed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Corrections {
+    /// How much of what is owed.
+    pub(super) count: usize,
+    /// In this order.
+    pub(super) requests: Vec<FileRequest>,
 }
 
 /// Where a file ended, by the answer to a request.
@@ -214,38 +228,70 @@ impl Held {
         self.judged.clear();
     }
 
-    /// The caller of a request has gone while nobody could be told. What that may have given it is taken back later.
-    pub(super) fn abandon(&mut self, request: &Request) {
+    /// A request has failed, or lost its caller, for want of a machine. What it may have been given is had by nobody, and
+    /// what it was to give back is not wanted any more: the machine is owed both.
+    pub(super) fn request_lost(&mut self, request: &Request, was_sent: bool) {
         let Request::File(request) = request else { return };
-        match request {
-            FileRequest::Lock { handle, owner, lock, .. } if lock.kind != LockKind::Unlocked => {
-                self.unasked_locks.push((*handle, HeldLock { owner: *owner, lock: *lock }));
+        let owed = match request {
+            FileRequest::Close { handle } => {
+                self.closed(*handle);
+                request.clone()
+            }
+            FileRequest::Lock { handle, owner, lock, .. } if lock.kind == LockKind::Unlocked => {
+                let Some(file) = self.files.get_mut(handle) else { return };
+                if !file.has_locks(*owner, lock.family) {
+                    return;
+                }
+                change_locks(&mut file.locks, *owner, *lock);
+                request.clone()
+            }
+            FileRequest::ReleaseLocks { handle, owner } => {
+                let Some(id) = self.files.get(handle).map(|file| file.place.id) else { return };
+                let mut same = self.files.values().filter(|file| file.place.id == id);
+                if !same.any(|file| file.has_locks(*owner, LockFamily::Posix)) {
+                    return;
+                }
+                self.released(*handle, *owner);
+                request.clone()
+            }
+            FileRequest::Lock { handle, owner, lock, .. } if was_sent => {
+                let lock = Lock { kind: LockKind::Unlocked, ..*lock };
+                FileRequest::Lock { handle: *handle, owner: *owner, lock, wait: false }
             }
             FileRequest::Open { handle, .. }
             | FileRequest::Create { handle, .. }
-            | FileRequest::CreateUnnamed { handle, .. } => self.unasked_files.push(*handle),
-            _ => {}
-        }
+            | FileRequest::CreateUnnamed { handle, .. }
+                if was_sent =>
+            {
+                FileRequest::Close { handle: *handle }
+            }
+            _ => return,
+        };
+        self.owed.push_back(owed);
     }
 
-    /// What puts right what nobody may have wanted: files are closed, and each lock is given back, and what its owner had
-    /// before is taken again.
-    pub(super) fn corrections(&mut self) -> Vec<FileRequest> {
-        let files = std::mem::take(&mut self.unasked_files).into_iter();
-        let mut corrections: Vec<_> = files.map(|handle| FileRequest::Close { handle }).collect();
-        for (handle, HeldLock { owner, lock }) in std::mem::take(&mut self.unasked_locks) {
-            let unlocked = Lock { kind: LockKind::Unlocked, ..lock };
-            corrections.push(FileRequest::Lock { handle, owner, lock: unlocked, wait: false });
-            let held = self.files.get(&handle).into_iter().flat_map(|file| &file.locks);
-            let before = held.filter(|held| held.owner == owner && held.lock.family == lock.family);
-            corrections.extend(before.map(|held| FileRequest::Lock {
-                handle,
-                owner,
+    /// What gives back all that is owed: files are closed, and each lock is given back, and what its owner had before is
+    /// taken again.
+    pub(super) fn corrections(&self) -> Corrections {
+        let mut requests = Vec::new();
+        for owed in &self.owed {
+            requests.push(owed.clone());
+            let FileRequest::Lock { handle, owner, lock, .. } = owed else { continue };
+            let held = self.files.get(handle).into_iter().flat_map(|file| &file.locks);
+            let before = held.filter(|held| held.owner == *owner && held.lock.family == lock.family);
+            requests.extend(before.map(|held| FileRequest::Lock {
+                handle: *handle,
+                owner: *owner,
                 lock: held.lock,
                 wait: false,
             }));
         }
-        corrections
+        Corrections { count: self.owed.len(), requests }
+    }
+
+    /// The first `count` of what was owed have been given back.
+    pub(super) fn corrected(&mut self, count: usize) {
+        self.owed.drain(..count.min(self.owed.len()));
     }
 
     /// Learns from the answer to a request.

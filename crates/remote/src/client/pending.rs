@@ -288,11 +288,13 @@ impl Pending {
         (entries.into_iter().filter_map(|(id, entry)| entry.send_again(*id, current)).collect(), retries)
     }
 
-    /// The agent's session is another: what was sent to the last one may or may not have been carried out.
-    pub(super) fn doubt_all(&self) {
+    /// The agent's session is another: what was sent to the last one may or may not have been carried out. Under numbers
+    /// up to `inherited` a predecessor has sent what has been set aside.
+    pub(super) fn doubt_all(&self, inherited: Sequence) {
         let mut table = self.table.lock();
         for entry in table.entries.values_mut() {
-            let was_sent = entry.generation != Generation::default();
+            let is_predecessors = entry.set_aside && entry.sequence <= inherited;
+            let was_sent = entry.generation != Generation::default() || is_predecessors;
             entry.doubtful |= was_sent && entry.lane == Lane::Ordinary && entry.is_risky();
         }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use wire::agent::file::{FileId, FileRequest};
 use wire::agent::{HandleId, Request};
 
-use super::held::{HeldFile, HeldLock};
+use super::held::{Corrections, HeldFile, HeldLock};
 use super::pending::Doubt;
 use super::repeat::{Settled, settle};
 use super::session::Session;
@@ -119,6 +119,32 @@ async fn lock_again(
         }
     }
     Ok(())
+}
+
+/// Gives back what nobody has any more, before anybody may ask for it again.
+pub(super) async fn give_back(session: &Arc<Session>) -> Result<(), LinkLost> {
+    let client = AgentClient::recovering(session);
+    let Some(held) = session.held() else { return Ok(()) };
+    loop {
+        // What is not given back over this stream stays owed.
+        let Corrections { count, requests } = held.lock().corrections();
+        if count == 0 {
+            return Ok(());
+        }
+        for requests in requests.chunks(AT_ONCE) {
+            let ask = |request: &FileRequest| client.call(Request::File(request.clone()), Bytes::new());
+            let calls: Vec<_> = requests.iter().map(ask).collect();
+            for call in calls {
+                match call.await {
+                    Ok(_) => {}
+                    Err(CallError::Lost(lost)) => return Err(lost),
+                    // What is not there need not be given back.
+                    Err(error) => tracing::debug!(%error, "what nobody has any more could not be given back"),
+                }
+            }
+        }
+        held.lock().corrected(count);
+    }
 }
 
 /// Settles the mutations in doubt, one after the other: a later one may rest on an earlier.

@@ -15,7 +15,9 @@
 //!
 //! While there is no stream, requests wait: until [`RelinkOptions::offline_timeout`] after the stream was lost, and those
 //! of a [patient](AgentClient::patient) client for as long as streams are tried. Then they fail, and so does what comes
-//! later, at once, until there is a stream again. A request that is dropped while it waits is not sent.
+//! later, at once, until there is a stream again. A request that is dropped while it waits is not sent. What such requests
+//! leave to be given back (files and locks that they may have got, and those that they were to give back) is given back
+//! on the next stream, before anybody may ask for it again.
 //!
 //! When a stream is tried again is decided by [`crate::link`].
 
@@ -30,7 +32,7 @@ use wire::hello::{Hello, SessionId};
 
 use super::held::{Export, Held, HeldFile};
 use super::pending::Patience;
-use super::recover::{RecoverError, hold_again, settle_doubts};
+use super::recover::{RecoverError, give_back, hold_again, settle_doubts};
 use super::sequence::Sequences;
 use super::session::{Session, Standing};
 use super::{AgentClient, EventSink, Heartbeat, Introduced, LinkLost};
@@ -137,8 +139,8 @@ pub struct Resumption {
     pub mark: SessionMark,
     /// Mutations have had numbers up to here at most.
     pub watermark: Sequence,
-    /// Numbers that mutations may be sent under [again](AgentClient::with_sequence): the agent keeps their replies until they are
-    /// [settled](AgentClient::settled).
+    /// Numbers that mutations may be sent under [again](AgentClient::with_sequence): the agent keeps their replies until
+    /// they are [settled](AgentClient::settled).
     pub unanswered: Vec<Sequence>,
     /// What is exported.
     pub export: Option<Export>,
@@ -355,7 +357,7 @@ impl Driver {
                     }
                     Woken::Settled
                 }
-                () = self.session.doubted.notified(), if self.settling.is_none() => Woken::Doubted,
+                () = self.session.doubted.notified(), if self.may_settle() => Woken::Doubted,
                 _ = sleep_checks.tick() => Woken::SleptOrNot,
             };
             match woken {
@@ -377,6 +379,11 @@ impl Driver {
             }
             self.look_for_loss();
         }
+    }
+
+    /// Whether mutations in doubt can be settled now. Those that come while there is no stream are settled with the next.
+    fn may_settle(&self) -> bool {
+        self.settling.is_none() && self.state == link::State::Connected
     }
 
     fn settle(&mut self) {
@@ -553,6 +560,7 @@ async fn recover(session: &Arc<Session>, stream: Introduced) -> Result<Option<Lo
     if let Some(held) = session.held() {
         held.lock().doubts_settled();
     }
+    give_back(session).await?;
     if !session.open(generation) {
         return Err(lost().into());
     }

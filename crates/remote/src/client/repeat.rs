@@ -16,7 +16,7 @@
 //! | rename | `ENOENT`, and there is a file of the new name |
 //! | set attribute that must not exist | `EEXIST`, and it has this value |
 //! | remove attribute | `ENODATA` |
-//! | write at the end | the bytes stand behind where the end was known to be, and are not another's; else it is done again |
+//! | write at the end | the bytes stand behind where the end was known to be, and are not another's; else it is done again, or its missing rest |
 //! | exchange; taking out and putting in ranges | never: it is answered with `EIO`, and not done again |
 
 use std::ops::Range;
@@ -305,7 +305,9 @@ async fn appended(
     // What was there may have been cut off.
     let Some(behind) = entry.attributes.size.checked_sub(end) else { return no_telling() };
     let length = payload.len() as u64;
-    if behind >= length {
+    let mut rest = payload.clone();
+    let mut begun = 0;
+    if behind > 0 {
         let there = match u32::try_from(behind).ok().filter(|behind| *behind <= COMPARED_BYTES) {
             Some(length) => read_at(client, place, end, length).await,
             None => return no_telling(),
@@ -316,17 +318,28 @@ async fn appended(
                     let reply = FileReply::Written { bytes: length, attributes: entry.attributes };
                     return Ok(Settled { answer: Ok(done(reply)), claim: Some((file, at..at + length)) });
                 }
+                begun = begun_bytes(&there, &payload, end, &claimed);
+                rest = payload.slice(begun..);
             }
             Err(lost @ CallError::Lost(_)) => return Err(lost),
             Err(_) => return no_telling(),
         }
     }
-    let mut settled = kept(client.call(Request::File(request), payload).await)?;
-    if let Ok((Reply::File(FileReply::Written { attributes, .. }), _)) = &settled.answer {
+    let mut settled = kept(client.call(Request::File(request), rest).await)?;
+    if let Ok((Reply::File(FileReply::Written { bytes, attributes }), _)) = &mut settled.answer {
+        *bytes += begun as u64;
         let end = attributes.size;
         settled.claim = Some((file, end.saturating_sub(length)..end));
     }
     Ok(settled)
+}
+
+/// How many bytes of a write stand at the end of the file: an agent that is killed may have written its beginning only.
+fn begun_bytes(behind: &[u8], wanted: &[u8], end: u64, claimed: &[Range<u64>]) -> usize {
+    let claimed_to = claimed.iter().map(|claim| claim.end).max().unwrap_or_default();
+    let skipped = usize::try_from(claimed_to.saturating_sub(end)).unwrap_or(usize::MAX);
+    let unclaimed = behind.get(skipped..).unwrap_or_default();
+    if wanted.starts_with(unclaimed) { unclaimed.len() } else { 0 }
 }
 
 /// Where `wanted` stands in the bytes behind `end`, beside what is claimed of them.

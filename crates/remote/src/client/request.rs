@@ -9,9 +9,13 @@ use wire::agent::{HandleId, Reply, Request, StreamWindow};
 ///
 /// Requests that only change what the session holds (opens, closes, locks, processes) take none: they name what they
 /// make by an id of the client's choosing, and some of them wait without limit, which would keep the agent from
-/// forgetting any later reply.
+/// forgetting any later reply. A signal names nothing, and is not to be delivered twice.
 pub(super) fn is_mutation(request: &Request) -> bool {
-    let Request::File(request) = request else { return false };
+    let request = match request {
+        Request::File(request) => request,
+        Request::Process(request) => return matches!(request, ProcessRequest::Signal { .. }),
+        Request::Describe => return false,
+    };
     match request {
         FileRequest::SetAttributes { .. }
         | FileRequest::Symlink { .. }

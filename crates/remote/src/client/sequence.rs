@@ -91,6 +91,11 @@ impl Sequences {
         number <= self.inherited
     }
 
+    /// The last number of a predecessor's.
+    pub(super) fn inherited(&self) -> Sequence {
+        Sequence(self.inherited)
+    }
+
     /// The agent has lost its session: whether what was sent so far was carried out is not known.
     pub(super) fn doubt(&mut self) {
         self.in_doubt = self.last;

@@ -32,7 +32,7 @@ use super::EventSink;
 use super::call::{Asked, AskedStream, CancelOnDrop};
 use super::counters::{Tally, add};
 use super::error::{CallError, LinkLost};
-use super::held::{Held, Moment};
+use super::held::{Corrections, Held, Moment};
 use super::input::Input;
 use super::outbox::{Gate, Generation, Lane, Outbox, Outgoing, WriteError, Written};
 use super::pending::{Abandoned, Again, Arrived, Entry, Patience, Pending, StreamWaiter, Waiter, unasked};
@@ -233,8 +233,8 @@ impl Session {
                 true
             }
         });
-        self.correct();
         self.flush();
+        self.correct();
         // A stream that was lost since has been told before it was linked.
         let (current, gate) = self.outbox.standing();
         if current == generation && gate == Gate::Away {
@@ -243,17 +243,19 @@ impl Session {
         true
     }
 
-    /// Takes back what was had by nobody.
+    /// Gives back what has become owed since the recovery has looked. Without room for it, it is owed still.
     fn correct(&self) {
         let Some(held) = &self.held else { return };
-        let corrections = held.lock().corrections();
-        for correction in corrections {
+        let Corrections { count, requests } = held.lock().corrections();
+        let room = u32::try_from(requests.len()).map(|many| self.in_flight.try_acquire_many(many));
+        let Ok(Ok(permits)) = room else {
+            tracing::warn!(count, "what nobody has any more is given back later");
+            return;
+        };
+        permits.forget();
+        held.lock().corrected(count);
+        for correction in requests {
             let manner = Manner { lane: Lane::Ordinary, patience: Patience::Some, sequence: None };
-            let Ok(permit) = self.in_flight.try_acquire() else {
-                tracing::error!("what nobody waits for any more was not given back");
-                return;
-            };
-            permit.forget();
             if let Err(error) = self.send(manner, Request::File(correction), Bytes::new(), Waiter::Nobody) {
                 tracing::error!(%error, "what nobody waits for any more was not given back");
             }
@@ -344,6 +346,9 @@ impl Session {
         loop {
             let moved = self.limits_moved.notified();
             if let Some(lost) = self.pending.refusal(manner.patience, manner.lane) {
+                if let Some(held) = &self.held {
+                    held.lock().request_lost(request, false);
+                }
                 return Err(CallError::Lost(lost));
             }
             tokio::select! {
@@ -379,7 +384,7 @@ impl Session {
         payload: Bytes,
         waiter: Waiter,
     ) -> Result<RequestId, CallError> {
-        let id = self.pending.next_id();
+        let mut id = RequestId(0);
         let wants_number = manner.wants_number(&request);
         let chosen = manner.sequence.filter(|_| is_mutation(&request));
         let doubtful = chosen.is_some_and(|chosen| self.is_in_doubt(manner.lane, chosen, &request));
@@ -387,6 +392,8 @@ impl Session {
         let share = if manner.lane == Lane::Recovery { 0 } else { outbox_share(&payload) as usize };
         let mut refused = None;
         let queued = self.outbox.push(lane, |stream| {
+            // Ids are in the order in which requests are sent.
+            id = self.pending.next_id();
             let sequence = match chosen {
                 Some(chosen) => chosen,
                 None if wants_number => self.give(),
@@ -414,7 +421,11 @@ impl Session {
                 progress: Default::default(),
                 breaches: 0,
             };
-            refused = self.pending.insert(id, entry);
+            // Nothing sends a request of the recovery again.
+            refused = match stream {
+                None if manner.lane == Lane::Recovery => Some((Box::new(entry), LinkLost::Ended)),
+                _ => self.pending.insert(id, entry),
+            };
             Ok(Outgoing { head, payload, share: queued })
         });
         if let Err(error) = queued {
@@ -468,11 +479,7 @@ impl Session {
             Abandoned::Answered => {}
             Abandoned::Asked => self.post(&ClientFrame::Cancel { id }),
             Abandoned::Withdrawn(entry) => {
-                if let (Some(held), Some(again)) = (&self.held, &entry.again)
-                    && entry.generation != Generation::default()
-                {
-                    held.lock().abandon(&again.request);
-                }
+                self.owe(&entry);
                 self.release(&entry);
             }
         }
@@ -555,11 +562,6 @@ impl Session {
         self.outbox_bytes.add_permits(share);
         self.end_pings();
         for entry in self.pending.detach(&lost) {
-            if matches!(entry.waiter, Waiter::Nobody)
-                && let (Some(held), Some(again)) = (&self.held, &entry.again)
-            {
-                held.lock().abandon(&again.request);
-            }
             self.lose_entry(entry, &lost);
         }
         self.tell_away(lost);
@@ -621,8 +623,17 @@ impl Session {
 
     fn lose_entry(&self, mut entry: Entry, lost: &LinkLost) {
         let waiter = std::mem::replace(&mut entry.waiter, Waiter::Nobody);
+        self.owe(&entry);
         self.release(&entry);
         waiter.lose(lost.clone());
+    }
+
+    /// Notes what a request that is not answered leaves to be given back. What the recovery asks for is held.
+    fn owe(&self, entry: &Entry) {
+        if let (Some(held), Some(again), Lane::Ordinary) = (&self.held, &entry.again, entry.lane) {
+            let was_sent = entry.generation != Generation::default();
+            held.lock().request_lost(&again.request, was_sent);
+        }
     }
 
     /// Gives back what a request had of the limits.
@@ -695,9 +706,13 @@ impl Session {
 
     /// The agent's session is another than it was.
     pub(super) fn replace(&self) {
-        self.sequences.lock().doubt();
+        let inherited = {
+            let mut sequences = self.sequences.lock();
+            sequences.doubt();
+            sequences.inherited()
+        };
         self.unrecover();
-        self.pending.doubt_all();
+        self.pending.doubt_all(inherited);
     }
 
     /// What the session held is not yet held by the agent's.
@@ -839,10 +854,11 @@ impl Session {
         }
         let failed = answer.is_err();
         let waiter = std::mem::replace(&mut entry.waiter, Waiter::Nobody);
-        waiter.finish(answer, bytes)?;
+        let finished = waiter.finish(answer, bytes);
+        self.release(&entry);
+        finished?;
         add(&self.tally.round_trips, 1);
         add(&self.tally.failures, usize::from(failed));
-        self.release(&entry);
         Ok(())
     }
 

@@ -711,6 +711,29 @@ async fn equal_writes_at_the_end_are_told_apart() {
     assert_eq!(soon(write).await.unwrap_err().errno(), Some(Errno(5)));
 }
 
+#[tokio::test]
+async fn of_a_write_at_the_end_that_was_cut_short_only_the_rest_is_written() {
+    let (mut world, mut peer) = World::linked().await;
+    let handle = HandleId(40);
+    open_file(&world, &mut peer, handle, WRITE).await;
+    let write =
+        |text: &'static [u8]| world.client.write(handle, WriteAt::End, false, Bytes::from_static(text));
+    let (whole, torn) = (write(b"line"), write(b"word"));
+    let asked = [peer.asked().await, peer.asked().await];
+    drop(peer);
+
+    let size = |size| FileReply::Entry(entry(7, Kind::File, size));
+    let mut peer = world.accept(FIRST, SECOND).await;
+    reopen(&mut peer, handle).await;
+    shows_end(&mut peer, size(106), b"linewo").await;
+    shows_end(&mut peer, size(106), b"linewo").await;
+    let rest = peer.asked().await;
+    assert_eq!((rest.sequence, rest.payload.as_slice()), (asked[1].sequence, &b"rd"[..]));
+    peer.send(&file(rest.id, FileReply::Written { bytes: 2, attributes: attributes(Kind::File, 108) })).await;
+    assert_eq!(soon(whole).await.unwrap().bytes, 4);
+    assert_eq!(soon(torn).await.unwrap().bytes, 4);
+}
+
 /// Plays the agent while the client looks what stands behind the end of the file of `open_file`.
 async fn shows_end(peer: &mut Peer, stat: FileReply, behind: &[u8]) {
     let asked = peer.asked().await;
@@ -755,18 +778,52 @@ async fn a_successor_resumes_the_session_and_repeats_under_the_same_numbers() {
         "nothing below the watermark will come again"
     );
 
-    // In a session that is not the one the number was used in, the request is in doubt.
-    let mut successor = World::start(options(), Some(Resumption { unanswered: vec![number], ..left }));
-    let mut peer = successor.accept(FIRST, SECOND).await;
-    reopen(&mut peer, handle).await;
-    successor.heard(|event| matches!(event, Event::Replaced(_))).await;
-    let unlink = successor.client.with_sequence(number).unlink(place(1, ""), name("gone"));
+    // In a session that is not the one the number was used in, the request is in doubt, also when it is made before that
+    // is known.
+    for asks_first in [false, true] {
+        let resumption = Resumption { unanswered: vec![number], ..left.clone() };
+        let mut successor = World::start(options(), Some(resumption));
+        let unlink = |world: &World| world.client.with_sequence(number).unlink(place(1, ""), name("gone"));
+        let early = asks_first.then(|| unlink(&successor));
+        let mut peer = successor.accept(FIRST, SECOND).await;
+        reopen(&mut peer, handle).await;
+        let unlink = early.unwrap_or_else(|| unlink(&successor));
+        let asked = peer.asked().await;
+        assert_eq!(asked.sequence, number);
+        peer.send(&failure(asked.id, 2, "")).await;
+        let asked = peer.asked().await;
+        peer.send(&file(asked.id, FileReply::Entry(entry(1, Kind::Directory, 0)))).await;
+        soon(unlink).await.unwrap();
+        successor.heard(|event| matches!(event, Event::Replaced(_))).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_doubt_and_asked_for_without_a_stream_does_not_keep_later_doubts_waiting() {
+    let numbers = [Sequence(1), Sequence(2)];
+    let left = Resumption {
+        mark: SessionMark { session: FIRST, in_doubt: numbers[1], unrecovered: false },
+        watermark: Sequence(9),
+        unanswered: numbers.to_vec(),
+        ..Resumption::default()
+    };
+    let mut successor = World::start(options(), Some(left));
+    let attempt = successor.tried().await;
+    let unlink = |number| successor.client.with_sequence(number).unlink(place(1, ""), name("gone"));
+    let (early, late) = (unlink(numbers[0]), numbers[1]);
+    drop(attempt);
+    successor.heard(|event| matches!(event, Event::Reconnecting { .. })).await;
+    let mut peer = successor.accept(FIRST, FIRST).await;
+    let removed = || FileReply::Removed { entry: None, directory: attributes(Kind::Directory, 0) };
     let asked = peer.asked().await;
-    assert_eq!(asked.sequence, number);
-    peer.send(&failure(asked.id, 2, "")).await;
+    peer.send(&file(asked.id, removed())).await;
+    soon(early).await.unwrap();
+    successor.heard(|event| *event == Event::Resumed).await;
+    let late = successor.client.with_sequence(late).unlink(place(1, ""), name("gone"));
     let asked = peer.asked().await;
-    peer.send(&file(asked.id, FileReply::Entry(entry(1, Kind::Directory, 0)))).await;
-    soon(unlink).await.unwrap();
+    assert_eq!(asked.sequence, numbers[1]);
+    peer.send(&file(asked.id, removed())).await;
+    soon(late).await.unwrap();
 }
 
 #[tokio::test]
@@ -856,7 +913,7 @@ async fn the_last_handle_says_goodbye() {
 }
 
 #[tokio::test]
-async fn what_came_after_its_caller_had_gone_is_given_back() {
+async fn what_came_after_its_caller_had_gone_is_given_back_before_it_is_asked_for_again() {
     let (mut world, mut peer) = World::linked().await;
     let handle = HandleId(40);
     open_file(&world, &mut peer, handle, WRITE).await;
@@ -868,12 +925,68 @@ async fn what_came_after_its_caller_had_gone_is_given_back() {
     drop(peer);
     world.heard(|event| matches!(event, Event::Lost { .. })).await;
     drop((lock, open));
-    let mut peer = world.accept(FIRST, FIRST).await;
-    let asked = peer.asked().await;
-    assert_eq!(*asked.file(), FileRequest::Close { handle: HandleId(41) });
-    peer.send(&failure(asked.id, 9, "")).await;
-    let asked = peer.asked().await;
+    // Its program asks again: that lock must not be given back.
+    let retried = world.client.lock(handle, 8, wanted, true);
     let unlocked = Lock { kind: LockKind::Unlocked, ..wanted };
-    assert_eq!(*asked.file(), FileRequest::Lock { handle, owner: 8, lock: unlocked, wait: false });
+    // A stream that is lost before it is given back is not the last try.
+    for is_lost in [true, false] {
+        let mut peer = world.accept(FIRST, FIRST).await;
+        let unlock = peer.asked().await;
+        assert_eq!(*unlock.file(), FileRequest::Lock { handle, owner: 8, lock: unlocked, wait: false });
+        let close = peer.asked().await;
+        assert_eq!(*close.file(), FileRequest::Close { handle: HandleId(41) });
+        if is_lost {
+            continue;
+        }
+        peer.send(&done(unlock.id)).await;
+        peer.send(&failure(close.id, 9, "")).await;
+        let asked = peer.asked().await;
+        assert_eq!(*asked.file(), FileRequest::Lock { handle, owner: 8, lock: wanted, wait: true });
+        peer.send(&done(asked.id)).await;
+        soon(retried).await.unwrap();
+        assert_eq!(world.client.resumption().unwrap().files[0].locks.len(), 1);
+        return;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_closed_and_unlocked_while_the_machine_is_offline_is_given_back_when_it_returns() {
+    let offline_timeout = Duration::from_secs(10);
+    let (mut world, mut peer) = World::linked_with(RelinkOptions { offline_timeout, ..options() }).await;
+    let handle = HandleId(40);
+    open_file(&world, &mut peer, handle, WRITE).await;
+    let held = Lock { family: LockFamily::Posix, kind: LockKind::Exclusive, start: 0, end: u64::MAX };
+    let lock = world.client.lock(handle, 8, held, false);
+    let asked = peer.asked().await;
     peer.send(&done(asked.id)).await;
+    soon(lock).await.unwrap();
+    // The answer to this one is lost, and its caller is told so.
+    let open = world.client.open(place(9, "other"), WRITE, HandleId(41), 0);
+    peer.asked().await;
+    drop(peer);
+    let attempt = world.tried().await;
+    let release = world.client.release_locks(handle, 8);
+    assert!(soon(open).await.is_err() && soon(release).await.is_err());
+    world.heard(|event| matches!(event, Event::Offline { .. })).await;
+    assert!(soon(world.client.close(handle)).await.is_err());
+    assert_eq!(world.client.resumption().unwrap().files, []);
+    drop(attempt);
+
+    let mut peer = world.accept(FIRST, FIRST).await;
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        let request = peer.asked().await;
+        peer.send(&done(request.id)).await;
+        asked.push(request.file().clone());
+    }
+    // The first two were lost at the same moment.
+    assert_eq!(asked.pop(), Some(FileRequest::Close { handle }));
+    assert!(asked.contains(&FileRequest::ReleaseLocks { handle, owner: 8 }), "{asked:?}");
+    assert!(asked.contains(&FileRequest::Close { handle: HandleId(41) }), "{asked:?}");
+    world.heard(|event| *event == Event::Resumed).await;
+    let read = world.client.read(HandleId(1), 0, 1);
+    let asked = peer.asked().await;
+    assert!(matches!(asked.file(), FileRequest::Read { .. }), "{asked:?}");
+    peer.send(&data(asked.id, b"x")).await;
+    soon(read).await.unwrap();
 }

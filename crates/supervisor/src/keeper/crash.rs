@@ -40,16 +40,15 @@ pub(super) struct Report {
     pub(super) pid: u32,
     pub(super) exit: Exit,
     pub(super) lived: Duration,
-    /// Where in the log its own part begins.
-    pub(super) begins: u64,
+    /// The end of what it said, taken when it died: its successor writes to the same file.
+    pub(super) log: String,
 }
 
 impl Report {
     /// How and why it died, in one line.
-    pub(super) fn reason(&self, directory: &Path) -> String {
-        let log = own_part(directory, self.begins);
+    pub(super) fn reason(&self) -> String {
         let exit = self.exit;
-        match last_complaint(&log) {
+        match last_complaint(&self.log) {
             Some(words) => {
                 let words: String = words.chars().take(LAST_WORDS_BYTES_MAX / 4).collect();
                 format!("its worker ended with {exit}: {}", words.replace(char::is_control, " "))
@@ -72,15 +71,17 @@ impl Report {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path(self.number))?;
         write!(file, "worker {pid} ended with {exit} after {lived:.3} s, at {now} s since 1970\n\n")?;
-        file.write_all(own_part(directory, self.begins).as_bytes())
+        file.write_all(self.log.as_bytes())
     }
 }
 
-/// The end of what was logged since `begins`.
-fn own_part(directory: &Path, begins: u64) -> String {
+/// The end of what a worker has logged that began to at `begins`. It may have put the log aside in between, and then the
+/// whole file is its own.
+pub(super) fn own_part(directory: &Path, begins: u64) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut log = File::open(directory.join(LOG))?;
         let length = log.metadata()?.len();
+        let begins = if begins > length { 0 } else { begins };
         log.seek(SeekFrom::Start(begins.max(length.saturating_sub(REPORT_BYTES_MAX))))?;
         let mut bytes = Vec::new();
         log.take(REPORT_BYTES_MAX).read_to_end(&mut bytes)?;
@@ -128,15 +129,26 @@ mod tests {
     fn reports_hold_what_the_worker_itself_said_and_are_few() {
         let scratch = tempfile::tempdir().unwrap();
         std::fs::write(scratch.path().join(LOG), "earlier\nlater\n").unwrap();
-        let report =
-            |number| Report { number, pid: 7, exit: Exit::Signal(9), lived: Duration::ZERO, begins: 8 };
-        assert_eq!(report(1).reason(scratch.path()), "its worker ended with signal 9: later");
+        let log = own_part(scratch.path(), 8);
+        std::fs::write(scratch.path().join(LOG), "earlier\nlater\na successor\n").unwrap();
+        let report = |number| {
+            let log = log.clone();
+            Report { number, pid: 7, exit: Exit::Signal(9), lived: Duration::ZERO, log }
+        };
+        assert_eq!(report(1).reason(), "its worker ended with signal 9: later");
         for number in 1..=REPORTS_MAX + 3 {
             report(number).write(scratch.path()).unwrap();
         }
         let text = std::fs::read_to_string(scratch.path().join("crash-11.txt")).unwrap();
         assert!(text.starts_with("worker 7 ended with signal 9") && text.ends_with("\n\nlater\n"), "{text}");
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), REPORTS_MAX as usize + 1);
+    }
+
+    #[test]
+    fn last_words_are_found_in_a_log_that_the_worker_has_put_aside() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join(LOG), "later\n").unwrap();
+        assert_eq!(own_part(scratch.path(), 1 << 20), "later\n");
     }
 
     #[test]

@@ -4,20 +4,22 @@
 //! of whatever its workers leave behind, and reaps it.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, wait};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, getppid, pidfd_open, pidfd_send_signal, wait};
 use rustix::time::Timespec;
 
 use super::arguments::{CHANNEL, CONTROL, Inheritance, KEEPER, KEPT_MAX, Kept, LIFE};
 use super::channel::{self, Heard, Word};
 use super::client::{Command, LINE_BYTES_MAX, State, Status};
-use super::crash::{Report, open_log};
+use super::crash::{Report, open_log, own_part};
 use super::policy::{Death, Losses, Verdict};
 use super::{FAILED, KeeperError, PLAN, Plan, in_full, system};
 use crate::identity::Identity;
@@ -175,8 +177,12 @@ impl Keeper {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
             Err(error) => return Err(system("watch the worker")(error)),
         };
-        // Only now: from here on the descriptor keeps meaning the process that is checked.
-        let is_it = Identity::of(pid).is_ok_and(|found| found.started == started);
+        // Only now: from here on the descriptor keeps meaning the process that is checked. It is known by its thread, or by
+        // having started this keeper: `/proc` may hide it, which is not its end.
+        let is_it = match &life {
+            Some(life) => !is_readable(life.as_fd()),
+            None => getppid().is_some_and(|parent| parent.as_raw_nonzero().get().unsigned_abs() == pid),
+        };
         self.worker = Some(Worker {
             identity: Identity { pid, started, boot: self.identity.boot },
             ended: watched.filter(|_| is_it),
@@ -311,10 +317,8 @@ impl Keeper {
                 Ok(Heard::Keep(_)) => tracing::error!("the worker hands over more than is kept"),
                 Ok(Heard::Nonsense) => tracing::error!("the worker does not keep to the protocol"),
                 Ok(Heard::End) => worker.channel = None,
-                Err(error) => {
-                    tracing::error!(%error, "the worker cannot be heard");
-                    worker.channel = None;
-                }
+                // That message is lost. The channel stays: its end would tell the worker that it has no keeper.
+                Err(error) => return tracing::error!(%error, "the worker cannot be heard"),
             }
         }
     }
@@ -324,7 +328,9 @@ impl Keeper {
         self.hear_worker();
         let Some(worker) = self.worker.take() else { return };
         self.kill_at = None;
-        if worker.is_leaving || self.state == State::Ending || !self.directory.join(PLAN).exists() {
+        // A plan that cannot be looked for was not withdrawn.
+        let is_withdrawn = matches!(self.directory.join(PLAN).try_exists(), Ok(false));
+        if worker.is_leaving || self.state == State::Ending || is_withdrawn {
             self.await_status(worker.identity.pid, LAST_STATUS_WAIT);
             self.enter(State::Ended);
             return;
@@ -337,12 +343,12 @@ impl Keeper {
             pid: worker.identity.pid,
             exit: worker.exit.unwrap_or(Exit::Unknown),
             lived,
-            begins: worker.log_begins,
+            log: own_part(&self.directory, worker.log_begins),
         };
         self.dead = Some(Dead { report, status_until: now + STATUS_WAIT });
         self.on_loss(now, worker.had_progress, lived, |keeper| {
             keeper.await_status(worker.identity.pid, LAST_STATUS_WAIT);
-            let reason = keeper.dead.as_ref().map(|dead| dead.report.reason(&keeper.directory));
+            let reason = keeper.dead.as_ref().map(|dead| dead.report.reason());
             keeper.report_dead(now + STATUS_WAIT);
             reason.unwrap_or_else(|| "its worker ended".to_owned())
         });
@@ -411,7 +417,7 @@ impl Keeper {
     fn report_dead(&mut self, now: Instant) {
         let is_due = |dead: &mut Dead| dead.report.exit != Exit::Unknown || dead.status_until <= now;
         let Some(dead) = self.dead.take_if(is_due) else { return };
-        let reason = dead.report.reason(&self.directory);
+        let reason = dead.report.reason();
         tracing::warn!(pid = dead.report.pid, reason, "a worker died");
         if let Err(error) = dead.report.write(&self.directory) {
             tracing::error!(%error, "a crash report could not be written");
@@ -419,7 +425,10 @@ impl Keeper {
     }
 
     fn note_failure(&self, reason: &str) {
-        if let Err(error) = std::fs::write(self.directory.join(FAILED), reason) {
+        let mut options = OpenOptions::new();
+        let file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(self.directory.join(FAILED));
+        if let Err(error) = file.and_then(|mut file| file.write_all(reason.as_bytes())) {
             tracing::error!(%error, "that the mount has failed could not be noted");
         }
     }

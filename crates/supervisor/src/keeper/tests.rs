@@ -45,6 +45,8 @@ fn play_worker() {
         eprintln!("this world is not for me");
         std::process::exit(4);
     }
+    // As real ones do: where `/proc` hides other processes, such a one is not found there.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).unwrap();
     let (tether, control, kept) = Tether::new(inheritance).unwrap();
     let tether = std::sync::Arc::new(tether);
     let minding = tether.clone();
@@ -124,7 +126,7 @@ impl Life {
     fn ask(&self, command: &str) -> Option<Answer> {
         let stream = crate::socket::connect_in(self.directory.path(), CONTROL_SOCKET).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        (&stream).write_all(format!("{command}\n").as_bytes()).unwrap();
+        (&stream).write_all(format!("{command}\n").as_bytes()).ok()?;
         answer(&stream)
     }
 

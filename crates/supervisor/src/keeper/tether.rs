@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::pidfd_open;
 use rustix::thread::gettid;
@@ -15,7 +15,7 @@ use super::{Channel, Inheritance, KeeperError, Kept, Orphan, Word, begin, system
 use crate::identity::Identity;
 use crate::process::Process;
 
-/// How long it is waited before another keeper is tried when one could not be started.
+/// How long it is waited before another keeper is tried when one could not be started, or has not lived for as long.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a worker has to do with its keeper. When that is gone, [`mind`](Self::mind) starts another one, which is given
@@ -105,11 +105,15 @@ impl Tether {
     /// this worker leaves, or the mount was withdrawn. Needs a tokio runtime.
     pub async fn mind(&self) {
         loop {
+            let since = Instant::now();
             let channel = Arc::clone(&self.held().channel);
             if let Err(error) = channel.lost().await {
                 return tracing::error!(%error, "the keeper cannot be watched");
             }
             drop(channel);
+            if since.elapsed() < RETRY {
+                tokio::time::sleep(RETRY).await;
+            }
             while !self.held().is_leaving {
                 match self.begin_another() {
                     Ok(keeper) => {

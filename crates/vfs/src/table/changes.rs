@@ -140,6 +140,28 @@ impl Table {
         }
     }
 
+    /// A rename made from here succeeded, and a predecessor may have taken its outcome in.
+    ///
+    /// What the table says then is right already, and a second time would give the new name to nothing. It has not been
+    /// taken in while the old name is still of something; an exchange does not show.
+    pub fn renamed_again(
+        &mut self,
+        from: (Ino, &Name, Ticket),
+        to: (Ino, &Name, Ticket),
+        exchange: bool,
+        now: Moment,
+        notices: &mut Vec<Notice>,
+    ) {
+        if !exchange && matches!(self.meaning(from.0, from.1), Meaning::Present(_)) {
+            return self.renamed_here(from, to, exchange, now, notices);
+        }
+        for (parent, name, _) in [from, to] {
+            self.doubt_attributes(parent);
+            self.refused(parent, name, notices);
+            notices.push(Notice::Name { parent, name: name.clone() });
+        }
+    }
+
     fn meaning(&self, directory: Ino, name: &Name) -> Meaning {
         let slot = self.directory(directory).ok().and_then(|d| d.names.get(name));
         slot.map_or(Meaning::Unknown, |slot| slot.what)

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::errno::Errno;
 use crate::file::{Attributes, Entry, FileId, Kind, Lock, LockFamily, LockKind, Name, OpenFlags, Time};
 use crate::log::Records;
 use crate::request::{RequestId, Sequence, Slot};
@@ -36,6 +37,7 @@ mod kind {
     pub(super) const SETTLED: u8 = 13;
     pub(super) const KEPT: u8 = 14;
     pub(super) const LOCKED: u8 = 15;
+    pub(super) const FAILED: u8 = 16;
 }
 
 /// Something that is kept for a successor and means nothing here.
@@ -83,6 +85,8 @@ pub(crate) struct Ledger {
     slots: HashMap<RequestId, Slot>,
     kept: BTreeMap<Kept, Vec<u8>>,
     locks: Locks,
+    /// Errors of writes that were taken, by handles that are to be told.
+    failures: HashMap<HandleId, Errno>,
     /// No handle with this number or a higher one has been used.
     next_handle: u64,
 }
@@ -124,6 +128,31 @@ impl Ledger {
     pub(crate) fn lock_changed(&mut self, ino: Ino, change: HeldLock) {
         self.locks.changed(ino, change);
         self.push_lock(ino, change);
+    }
+
+    /// A write that was taken has failed, and the handle is to be told; `None`, it has been.
+    pub(crate) fn write_failed(&mut self, handle: HandleId, failure: Option<Errno>) {
+        if !self.handles.contains_key(&handle) {
+            return;
+        }
+        self.set_failure(handle, failure);
+        self.push_failure(handle, failure);
+    }
+
+    fn set_failure(&mut self, handle: HandleId, failure: Option<Errno>) {
+        match failure {
+            Some(errno) => self.failures.insert(handle, errno),
+            None => self.failures.remove(&handle),
+        };
+    }
+
+    fn push_failure(&mut self, handle: HandleId, failure: Option<Errno>) {
+        self.push(kind::FAILED, &[handle.0, failure.map_or(0, |errno| errno.0.into())], &[]);
+    }
+
+    /// The error of a write that the handle has not been told.
+    pub(crate) fn failure(&self, handle: HandleId) -> Option<Errno> {
+        self.failures.get(&handle).copied()
     }
 
     pub(crate) fn locks(&self) -> &Locks {
@@ -341,6 +370,7 @@ impl Table {
         let Some(ledger) = &mut self.ledger else { return };
         if let Some(held) = ledger.handles.remove(&handle) {
             ledger.end_locks(handle, held.ino);
+            ledger.failures.remove(&handle);
             ledger.push(kind::CLOSED, &[handle.0], &[]);
         }
     }
@@ -368,6 +398,8 @@ impl Table {
         let Some(ledger) = &mut self.ledger else { return 0 };
         let handles: Vec<_> = ledger.handles.iter().map(|(handle, held)| (*handle, *held)).collect();
         handles.into_iter().for_each(|(handle, held)| ledger.push_handle(handle, held));
+        let failures: Vec<_> = ledger.failures.iter().map(|(handle, errno)| (*handle, *errno)).collect();
+        failures.into_iter().for_each(|(handle, errno)| ledger.push_failure(handle, Some(errno)));
         let locks: Vec<_> = ledger.locks.all().collect();
         locks.into_iter().for_each(|(ino, held)| ledger.push_lock(ino, held));
         ledger.take_pending(records)
@@ -468,6 +500,7 @@ impl Replay {
                 let handle = HandleId(number()?);
                 if let Some(held) = ledger.handles.remove(&handle) {
                     ledger.end_locks(handle, held.ino);
+                    ledger.failures.remove(&handle);
                 }
             }
             kind::LOCKED => {
@@ -478,6 +511,10 @@ impl Replay {
                 let kind = *LOCK_KINDS.get(usize::from(kind))?;
                 let lock = Lock { family, kind, start, end };
                 ledger.locks.changed(ino, HeldLock { handle, owner, lock });
+            }
+            kind::FAILED => {
+                let (handle, errno) = (HandleId(number()?), u16::try_from(number()?).ok()?);
+                ledger.set_failure(handle, (errno != 0).then_some(Errno(errno)));
             }
             kind::SLOT => {
                 let (request, sequence) = (number()?, number()?);

@@ -229,7 +229,7 @@ impl Life {
     /// Carries a request out and answers it; the process may die between any two steps.
     async fn perform(vfs: Arc<Vfs<Memory>>, state: Arc<Mutex<State>>, number: u64, ask: Ask) {
         let request = RequestId(number);
-        let slot = if ask.happens_once() { vfs.choose(request) } else { None };
+        let slot = if ask.happens_once() { vfs.choose(request).await } else { None };
         tokio::task::yield_now().await;
         let answer = answering(request, slot, Life::carry_out(&vfs, &ask)).await;
         vfs.commit();

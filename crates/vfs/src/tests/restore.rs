@@ -73,7 +73,7 @@ impl Kernel {
     async fn act(&mut self) {
         self.requests += 1;
         let request = RequestId(self.requests * 2);
-        let slot = self.vfs.choose(request);
+        let slot = self.vfs.choose(request).await;
         let (parent, name) = (self.some(Kind::Directory).expect("the root"), self.name().as_bytes());
         let vfs = self.vfs.clone();
         match self.random.below(14) {
@@ -333,5 +333,93 @@ fn locks_are_known_to_a_successor_for_as_long_as_they_are_held() {
         vfs.release(second.handle);
         vfs.commit();
         assert_eq!(held(), []);
+    });
+}
+
+async fn file(vfs: &Arc<Vfs<Memory>>, name: &str) -> Ino {
+    let exclusive = OpenFlags { exclusive: true, ..BOTH };
+    let made = vfs.create(Ino::ROOT, name.as_bytes(), 0o644, exclusive, CALLER).await;
+    made.expect("created").0.ino
+}
+
+#[test]
+fn a_rename_that_was_recorded_and_not_answered_moves_nothing_when_it_is_repeated() {
+    for mode in [RenameMode::Replace, RenameMode::Exchange] {
+        let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
+        let request = RequestId(84);
+        let nodes = block_on(async {
+            let vfs = recorded(&memory, Recording::Fresh(scratch.path().to_owned()));
+            let nodes = [file(&vfs, "a").await, file(&vfs, "b").await];
+            let slot = vfs.choose(request).await;
+            let rename = vfs.rename((Ino::ROOT, b"a"), (Ino::ROOT, b"b"), mode);
+            answering(request, slot, rename).await.expect("renamed");
+            vfs.commit();
+            nodes
+        });
+        block_on(async {
+            let vfs = recorded(&memory, restored(scratch.path()));
+            let slot = vfs.choose(request).await;
+            assert!(slot.is_some_and(|slot| slot.is_repeat));
+            let rename = vfs.rename((Ino::ROOT, b"a"), (Ino::ROOT, b"b"), mode);
+            answering(request, slot, rename).await.expect("renamed");
+            assert_eq!(vfs.name_of(nodes[0]), Some((Ino::ROOT, bytes("b"))), "{mode:?}");
+            if mode == RenameMode::Exchange {
+                assert_eq!(vfs.name_of(nodes[1]), Some((Ino::ROOT, bytes("a"))));
+            }
+            assert_eq!(
+                vfs.lookup(Ino::ROOT, b"b").await.map(|looked| match looked {
+                    Looked::Present(view) => Some(view.ino),
+                    Looked::Absent(_) => None,
+                }),
+                Ok(Some(nodes[0]))
+            );
+        });
+    }
+}
+
+#[test]
+fn a_change_waits_for_a_number_and_is_not_carried_out_without_one() {
+    let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
+    block_on(async {
+        let vfs = recorded(&memory, Recording::Fresh(scratch.path().to_owned()));
+        memory.keep_numbers(2);
+        let (first, second, third) = (RequestId(2), RequestId(4), RequestId(6));
+        assert!(vfs.choose(first).await.is_some() && vfs.choose(second).await.is_some());
+        let waiting = {
+            let vfs = vfs.clone();
+            tokio::spawn(async move { vfs.choose(third).await })
+        };
+        settle().await;
+        assert!(!waiting.is_finished());
+        // What has one has it still.
+        assert!(vfs.choose(second).await.is_some_and(|slot| slot.is_repeat));
+        vfs.settle(first);
+        assert!(waiting.await.expect("no panic").is_some());
+        assert_eq!(vfs.unsettled().len(), 2);
+    });
+}
+
+#[test]
+fn what_is_about_to_be_closed_is_closed_by_a_successor_that_does_not_know_its_file() {
+    let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
+    memory.edit(|tree| {
+        let root = tree.root;
+        tree.make(root, &bytes("f"), Kind::File, 0o644).expect("a new name")
+    });
+    block_on(async {
+        let vfs = recorded(&memory, Recording::Fresh(scratch.path().to_owned()));
+        let Ok(Looked::Present(view)) = vfs.lookup(Ino::ROOT, b"f").await else { panic!("not there") };
+        let opened = vfs.open(view.ino, READ).await.expect("opened");
+        vfs.release(opened.handle);
+        vfs.forget(view.ino, 1);
+        // All that is to be known is written, and nothing is said of what is over.
+        vfs.commit();
+    });
+    assert_eq!(memory.open_handles(), 1);
+    block_on(async {
+        let vfs = recorded(&memory, restored(scratch.path()));
+        settle().await;
+        assert_eq!(memory.open_handles(), 0);
+        assert!(vfs.table.lock().ledger().is_some_and(|ledger| ledger.handles().is_empty()));
     });
 }

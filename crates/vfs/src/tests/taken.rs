@@ -203,6 +203,46 @@ fn a_write_that_fails_at_a_successors_is_told_by_the_next_sync() {
     });
 }
 
+#[test]
+fn a_write_that_failed_before_its_writer_heard_of_it_is_told_once_whoever_dies() {
+    let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
+    let (handle, later) = runtime().block_on(async {
+        let vfs = fresh(&memory, scratch.path());
+        let handle = create(&vfs, "f").await;
+        let gate = memory.stop(Stop::Asking("write"));
+        memory.fail_next("write", Errno::ENOSPC);
+        answering(RequestId(84), None, write(&vfs, handle, 0, b"x")).await.expect("taken");
+        gate.release();
+        vfs.drain().await;
+        vfs.record_done();
+        assert_eq!(memory.unsettled(), 0);
+        let ino = vfs.find(memory.look(|tree| tree.entry(tree.at("f").expect("there")).expect("a file").id));
+        let later = vfs.open(ino.expect("known"), BOTH).await.expect("opened").handle;
+        vfs.commit();
+        (handle, later)
+    });
+    for _ in 0..2 {
+        // An answer that was recorded may not have come to the kernel.
+        runtime().block_on(async {
+            let vfs = successor(&memory, scratch.path());
+            assert_eq!(answering(RequestId(84), None, write(&vfs, later, 0, b"x")).await, Ok(1));
+            assert_eq!(vfs.sync(handle, false).await, Err(Errno::ENOSPC));
+            assert_eq!(vfs.sync(later, false).await, Ok(()));
+            vfs.commit();
+        });
+    }
+    runtime().block_on(async {
+        let vfs = successor(&memory, scratch.path());
+        assert_eq!(vfs.flush(handle, 0).await, Err(Errno::ENOSPC));
+        assert_eq!(vfs.flush(handle, 0).await, Ok(()));
+        vfs.commit();
+    });
+    runtime().block_on(async {
+        let vfs = successor(&memory, scratch.path());
+        assert_eq!(vfs.flush(handle, 0).await, Ok(()));
+    });
+}
+
 /// Whether a writer waits until the source has answered.
 async fn writer_waits(memory: &Arc<Memory>, vfs: &Arc<Vfs<Memory>>, handle: HandleId) -> bool {
     let gate = memory.stop(Stop::Asking("write"));

@@ -102,7 +102,17 @@ pub(super) struct OpenFile {
     /// A `flock(2)` was taken through it, and ends with it.
     pub(super) flocked: AtomicBool,
     reading: Mutex<Reading>,
-    told: Mutex<Told>,
+    told: Mutex<Failures>,
+}
+
+/// What a handle has been told of the writes of its file that failed.
+#[derive(Debug)]
+struct Failures {
+    told: Told,
+    /// What a predecessor had to tell.
+    inherited: Option<Errno>,
+    /// It has been told one, which a successor would tell again: its answer may not have come to the kernel.
+    is_kept: bool,
 }
 
 /// What the kernel needs to know of a file it opened.
@@ -188,7 +198,7 @@ impl<S: Source> Vfs<S> {
             }
             None => self.table.lock().opened(ino),
         }
-        let told = Mutex::new(file.behind.told());
+        let told = Mutex::new(Failures { told: file.behind.told(), inherited: None, is_kept: false });
         let (flocked, reading) = (AtomicBool::new(false), Mutex::default());
         let open = Arc::new(OpenFile { handle, file, flags, opening, flocked, reading, told });
         self.handles.lock().insert(handle, open.clone());
@@ -263,10 +273,23 @@ impl<S: Source> Vfs<S> {
         handle: HandleId,
         inline_bytes: u32,
     ) -> Result<Opened> {
+        match current() {
+            Some(_) => self.open_anew(place, flags, handle, inline_bytes).await,
+            None => self.source.open(place, flags, handle, inline_bytes).await,
+        }
+    }
+
+    /// Opens at the source what a predecessor may have opened and died before it could record that: then the source refuses
+    /// to have one number mean two things, and the source's client does not know of the first.
+    pub(super) async fn open_anew(
+        &self,
+        place: Place,
+        flags: OpenFlags,
+        handle: HandleId,
+        inline_bytes: u32,
+    ) -> Result<Opened> {
         let outcome = self.source.open(place.clone(), flags, handle, inline_bytes).await;
-        let is_refused = matches!(outcome, Err(Errno::EINVAL)) && current().is_some();
-        // A predecessor may have opened it and died before it could record that.
-        if is_refused && self.source.close(handle).await.is_ok() {
+        if matches!(outcome, Err(Errno::EINVAL)) && self.source.close(handle).await.is_ok() {
             return self.source.open(place, flags, handle, inline_bytes).await;
         }
         outcome
@@ -436,7 +459,7 @@ impl<S: Source> Vfs<S> {
         });
     }
 
-    async fn close(&self, handle: HandleId) {
+    pub(super) async fn close(&self, handle: HandleId) {
         if let Err(errno) = self.source.close(handle).await {
             tracing::warn!(handle = handle.0, %errno, "close at the source failed after the kernel's");
         }
@@ -514,15 +537,46 @@ impl OpenFile {
         is_open && !self.flags.write && !is_locked
     }
 
-    pub(super) fn behind_failure(&self) -> Result<()> {
-        self.file.behind.failure(&mut self.told.lock())
+    /// A predecessor has not told the handle of this error of a write, as far as is known.
+    pub(super) fn inherit_failure(&self, errno: Errno) {
+        self.told.lock().inherited = Some(errno);
+    }
+
+    /// The error the handle has not been told yet, if there is one. The second is whether a record of one that it was told
+    /// is of no use any more: the kernel has asked again.
+    fn next_failure(&self) -> (Result<()>, bool) {
+        let mut failures = self.told.lock();
+        let inherited = failures.inherited.take().map_or(Ok(()), Err);
+        let outcome = self.file.behind.failure(&mut failures.told).and(inherited);
+        let was_kept = std::mem::replace(&mut failures.is_kept, outcome.is_err());
+        (outcome, was_kept && outcome.is_ok())
+    }
+}
+
+impl<S: Source> Vfs<S> {
+    /// Tells the handle the error of a write that it has not been told yet, if there is one.
+    pub(super) fn behind_failure(&self, open: &OpenFile) -> Result<()> {
+        let (outcome, is_over) = open.next_failure();
+        if is_over && let Some(ledger) = self.table.lock().ledger_mut() {
+            ledger.write_failed(open.handle, None);
+        }
+        outcome
     }
 
     /// The handle is told the outcome of its write at once: an error is not told again.
-    pub(super) fn told_now(&self, outcome: Result<()>) -> Result<()> {
+    pub(super) fn told_now(&self, open: &OpenFile, outcome: Result<()>) -> Result<()> {
         outcome.inspect_err(|_| {
-            let _told = self.behind_failure().is_err();
+            let _told = self.behind_failure(open).is_err();
         })
+    }
+
+    /// A write that was taken has failed: a successor tells the handles that have not been told.
+    pub(super) fn keep_failure(&self, file: &FileState, errno: Errno) {
+        let handles: Vec<_> = file.handles.lock().iter().map(|holder| holder.handle).collect();
+        if let Some(ledger) = self.table.lock().ledger_mut() {
+            handles.into_iter().for_each(|handle| ledger.write_failed(handle, Some(errno)));
+        }
+        self.commit();
     }
 }
 

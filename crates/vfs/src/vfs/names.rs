@@ -390,13 +390,15 @@ impl<S: Source> Vfs<S> {
         let from_ticket = from_changing.end();
         let to_ticket = to_changing.map_or(from_ticket, Changing::end);
         let mut notices = Vec::new();
-        self.table.lock().renamed_here(
-            (from.0, &from_name, from_ticket),
-            (to.0, &to_name, to_ticket),
-            mode == RenameMode::Exchange,
-            self.now(),
-            &mut notices,
-        );
+        let (from, to) = ((from.0, &from_name, from_ticket), (to.0, &to_name, to_ticket));
+        let (exchange, now) = (mode == RenameMode::Exchange, self.now());
+        {
+            let mut table = self.table.lock();
+            match is_repeat() {
+                true => table.renamed_again(from, to, exchange, now, &mut notices),
+                false => table.renamed_here(from, to, exchange, now, &mut notices),
+            }
+        }
         self.notify(notices);
         Ok(())
     }

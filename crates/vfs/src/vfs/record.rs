@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -52,8 +53,14 @@ const UNANSWERED_RECORDS_MAX: u64 = 1024;
 /// How many handles are set aside at once, so that a successor uses none that its predecessor may have used.
 const HANDLES_RESERVED: u64 = 4096;
 
-/// How long a log that could not be written is left alone.
+/// How long a log that could not be written is left alone the first time; each time after that, twice as long.
 const RETRY_MS: u64 = 1000;
+
+/// And at most: a large one that does not fit is some work each time.
+const RETRY_MS_MAX: u64 = 30_000;
+
+/// How often it is looked whether the source has a number again, if nothing is heard before.
+const NUMBER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a mount cannot be taken over.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +173,7 @@ struct Writer {
     compact_at: u64,
     failure: Option<String>,
     retry_at: Moment,
+    retry_ms: u64,
 }
 
 /// See the module's documentation.
@@ -206,7 +214,8 @@ impl Recorder {
     fn new(ledger: &Ledger, path: PathBuf, log: Option<Log>) -> Recorder {
         let compact_at = log.as_ref().map_or(0, |log| log.length() * 2 + COMPACT_BYTES_MIN);
         let (failure, retry_at) = (None, Moment(0));
-        let writer = Writer { path, log, spare: Records::default(), compact_at, failure, retry_at };
+        let (spare, retry_ms) = (Records::default(), RETRY_MS);
+        let writer = Writer { path, log, spare, compact_at, failure, retry_at, retry_ms };
         Recorder {
             recorded: ledger.recorded(),
             written: AtomicU64::new(0),
@@ -294,7 +303,12 @@ impl<S: Source> Vfs<S> {
             let (handle, held) = (*handle, *held);
             let known = self.table.lock().kind(held.ino);
             match (held.opens, known) {
-                (_, Err(_)) => self.table.lock().handle_closed(handle),
+                // It was on its way to be closed when the node went from the record.
+                (Opens::File(_), Err(_)) => {
+                    let vfs = self.clone();
+                    tokio::spawn(async move { vfs.close(handle).await });
+                }
+                (Opens::Directory, Err(_)) => self.table.lock().handle_closed(handle),
                 (Opens::Directory, Ok(_)) => {
                     self.table.lock().opened(held.ino);
                     match held.stage {
@@ -319,6 +333,10 @@ impl<S: Source> Vfs<S> {
         let open = self.register(HandleOf { ino, handle, flags }, opening, None);
         // Whoever took a lock is not known: whoever closes gives back what he has.
         open.file.locked.store(true, Ordering::Release);
+        let failure = self.table.lock().ledger().and_then(|ledger| ledger.failure(handle));
+        if let Some(errno) = failure {
+            open.inherit_failure(errno);
+        }
         if stage == Stage::Assumed {
             let place = self.table.lock().last_place(ino);
             self.open_later(&open, place);
@@ -385,7 +403,7 @@ impl<S: Source> Vfs<S> {
         match Log::create(&writer.path, records) {
             Ok(log) => {
                 writer.compact_at = log.length() * 2 + COMPACT_BYTES_MIN;
-                (writer.log, writer.failure) = (Some(log), None);
+                (writer.log, writer.failure, writer.retry_ms) = (Some(log), None, RETRY_MS);
                 self.set_record_failing(false);
             }
             Err(error) => {
@@ -393,7 +411,8 @@ impl<S: Source> Vfs<S> {
                 writer.failure = Some(error.to_string());
                 writer.log = None;
                 self.set_record_failing(true);
-                writer.retry_at = Moment(now.0 + RETRY_MS);
+                writer.retry_at = Moment(now.0 + writer.retry_ms);
+                writer.retry_ms = (writer.retry_ms * 2).min(RETRY_MS_MAX);
                 // An old one would mislead.
                 if let Err(error) = Log::remove(&writer.path) {
                     tracing::error!(path = %writer.path.display(), %error, "an old record stays");
@@ -442,14 +461,24 @@ impl<S: Source> Vfs<S> {
         self.commit();
     }
 
-    /// Chooses under what the change of a request is sent; the same as before when the kernel asks again. `None` where nothing is recorded. To be given back with [`Vfs::settle`] when the kernel has the answer.
-    pub fn choose(&self, request: RequestId) -> Option<Slot> {
+    /// Chooses under what the change of a request is sent; the same as before when the kernel asks again. `None` where
+    /// nothing is recorded. Waits while the source has no number: without one a successor would carry the change out again.
+    /// To be given back with [`Vfs::settle`] when the kernel has the answer.
+    pub async fn choose(&self, request: RequestId) -> Option<Slot> {
         self.recorder.as_ref()?;
         let known = self.table.lock().ledger().and_then(|ledger| ledger.slots().get(&request).copied());
         if let Some(slot) = known {
             return Some(Slot { is_repeat: true, ..slot });
         }
-        let slot = Slot { sequence: self.next_sequence()?, is_repeat: false };
+        let sequence = loop {
+            let settled = self.settled.notified();
+            if let Some(sequence) = self.next_sequence() {
+                break sequence;
+            }
+            // Numbers that the source gave to others come back unheard.
+            let _heard = tokio::time::timeout(NUMBER_INTERVAL, settled).await.is_ok();
+        };
+        let slot = Slot { sequence, is_repeat: false };
         self.table.lock().ledger_mut()?.choose(request, slot);
         self.commit();
         Some(slot)
@@ -460,6 +489,14 @@ impl<S: Source> Vfs<S> {
         let settled = self.table.lock().ledger_mut().and_then(|ledger| ledger.settle(request));
         if let Some(slot) = settled {
             self.source.settled(slot.sequence);
+            self.settled.notify_one();
+        }
+    }
+
+    /// What a predecessor had taken has come again, or will not.
+    pub fn all_came_again(&self) {
+        if let Some(journalling) = &self.journalling {
+            *journalling.taken.lock() = HashMap::new();
         }
     }
 
@@ -489,7 +526,8 @@ impl<S: Source> Vfs<S> {
         HandleId::of_number(handle)
     }
 
-    /// Every node that the kernel may believe something of, without the root, in no order: after a takeover each is to be doubted.
+    /// Every node that the kernel may believe something of, without the root, in no order: after a takeover each is to be
+    /// doubted.
     pub fn known_nodes(&self) -> Vec<Ino> {
         self.table.lock().known_nodes()
     }
@@ -508,11 +546,10 @@ impl<S: Source> Vfs<S> {
         let (vfs, open, promise) = (self.clone(), open.clone(), open.opening.promise(Err(Errno::EIO)));
         tokio::spawn(async move {
             let outcome = match place {
-                // A predecessor may have opened it: then the source refuses to have one number mean two things.
-                Ok(place) => match vfs.source.open(place, open.flags, open.handle, 0).await {
-                    Err(Errno::EINVAL) => Ok(()),
-                    outcome => vfs.checked(open.ino(), outcome).map(|_| ()),
-                },
+                Ok(place) => {
+                    let outcome = vfs.open_anew(place, open.flags, open.handle, 0).await;
+                    vfs.checked(open.ino(), outcome).map(|_| ())
+                }
                 Err(errno) => Err(errno),
             };
             if outcome.is_ok() {

@@ -72,7 +72,7 @@ impl<S: Source> Vfs<S> {
             return Ok(());
         }
         open.file.behind.caught_up().await;
-        open.behind_failure()
+        self.behind_failure(&open)
     }
 
     /// `fsync(2)` or, with `data_only`, `fdatasync(2)`: everything written to the file until now is at the source, and on
@@ -90,7 +90,7 @@ impl<S: Source> Vfs<S> {
             Err(Errno::EBADF) => self.source.sync(Target::Handle(handle), data_only).await,
             synced => synced,
         };
-        open.behind_failure()?;
+        self.behind_failure(&open)?;
         synced
     }
 

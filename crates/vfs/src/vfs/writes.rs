@@ -19,13 +19,16 @@ use super::{SyncMode, Vfs};
 use crate::behind::{Taken, UNWRITTEN_BYTES_MAX};
 use crate::errno::{Errno, Result};
 use crate::file::WriteAt;
-use crate::journal::{Done, Header, Pending};
+use crate::journal::{Done, Header, Journal, Pending};
 use crate::request::{RequestId, Sequence, current, is_repeat, numbered};
 use crate::source::{HandleId, Source, TRANSFER_BYTES_MAX, Written};
 use crate::table::{Notice, Stamp, Write};
 
 /// How long a write that is over waits to be recorded together with others. Meanwhile the source keeps its answer.
 const DONE_WITHIN: Duration = Duration::from_millis(50);
+
+/// How soon after a failure it is tried again to record what is over.
+const DONE_RETRY: Duration = Duration::from_secs(1);
 
 /// Where the bytes of a write come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +66,7 @@ impl<S: Source> Vfs<S> {
         if !open.flags.write {
             return Err(Errno::EBADF);
         }
-        open.behind_failure()?;
+        self.behind_failure(&open)?;
         let Ok(length) = u32::try_from(bytes.len()) else { return Err(Errno::EINVAL) };
         let append = open.flags.append && from == WriteFrom::Caller;
         let end = offset.saturating_add(u64::from(length));
@@ -94,7 +97,7 @@ impl<S: Source> Vfs<S> {
         let sequence = match kept {
             KeptIn::Nowhere => {
                 self.record_done();
-                return open.told_now(task.await).map(|()| length);
+                return self.told_now(&open, task.await).map(|()| length);
             }
             KeptIn::Journal(sequence) => Some(sequence),
             KeptIn::Memory => None,
@@ -102,7 +105,7 @@ impl<S: Source> Vfs<S> {
         let mut task = Box::pin(numbered(sequence, task));
         // The first poll sends the write from here: most often nothing is left to do but to wait for the reply.
         if let Some(outcome) = poll_once(task.as_mut()).await {
-            return open.told_now(outcome).map(|()| length);
+            return self.told_now(&open, outcome).map(|()| length);
         }
         tokio::spawn(task);
         Ok(length)
@@ -156,6 +159,10 @@ impl<S: Source> Vfs<S> {
             tokio::spawn(async move {
                 tokio::time::sleep(DONE_WITHIN).await;
                 vfs.record_done();
+                while vfs.journal().is_some_and(Journal::is_behind) {
+                    tokio::time::sleep(DONE_RETRY).await;
+                    vfs.record_done();
+                }
             });
         }
     }
@@ -278,6 +285,10 @@ impl<S: Source> UnderWay<S> {
         let outcome = self.write_all(offset, bytes, clear_set_id).await;
         self.finish(outcome);
         if let Some(sequence) = self.journalled {
+            if let Err(errno) = outcome {
+                // The journal says that the write is over, and not what it came to.
+                self.vfs.keep_failure(&self.open.file, errno);
+            }
             self.vfs.is_done(sequence);
         }
         outcome.map(|_| ())

@@ -35,6 +35,8 @@ fn messages() -> Vec<FromWorker> {
             nfs: None,
             degraded: None,
             agent_version: Some("0.1.0".into()),
+            pid: Some(4711),
+            restarts: Some(2),
         }),
         FromWorker::Status(Box::new(WorkerStatus {
             status: MountStatus::Failed { reason: "no".into() },

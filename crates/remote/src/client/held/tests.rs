@@ -225,15 +225,44 @@ fn what_nobody_waited_for_is_given_back_and_what_was_had_before_is_not() {
     open(&mut held, 1, 7, "a");
     lock(&mut held, 1, 5, posix(LockKind::Shared, 0, 9));
     let wanted = posix(LockKind::Exclusive, 0, 99);
-    held.abandon(&Request::File(FileRequest::Lock {
-        handle: HandleId(1),
-        owner: 5,
-        lock: wanted,
-        wait: true,
-    }));
-    held.abandon(&Request::File(FileRequest::Close { handle: HandleId(9) }));
+    let asked = FileRequest::Lock { handle: HandleId(1), owner: 5, lock: wanted, wait: true };
+    held.request_lost(&Request::File(asked.clone()), false);
+    assert_eq!(held.corrections().count, 0, "what was not sent was not given");
+    held.request_lost(&Request::File(asked), true);
     let lock = |lock| FileRequest::Lock { handle: HandleId(1), owner: 5, lock, wait: false };
     let expected = [lock(posix(LockKind::Unlocked, 0, 99)), lock(posix(LockKind::Shared, 0, 9))];
-    assert_eq!(held.corrections(), expected);
-    assert!(held.corrections().is_empty());
+    assert_eq!(held.corrections(), Corrections { count: 1, requests: expected.into() });
+    held.corrected(1);
+    assert_eq!(held.corrections(), Corrections { count: 0, requests: Vec::new() });
+}
+
+#[test]
+fn what_could_not_be_given_back_is_not_had_again_and_is_owed() {
+    let mut held = Held::default();
+    open(&mut held, 1, 7, "a");
+    open(&mut held, 2, 7, "a");
+    open(&mut held, 3, 8, "b");
+    lock(&mut held, 1, 5, posix(LockKind::Exclusive, 0, 9));
+    lock(&mut held, 3, 6, posix(LockKind::Shared, 0, 9));
+    let owed = [
+        FileRequest::Lock {
+            handle: HandleId(3),
+            owner: 6,
+            lock: posix(LockKind::Unlocked, 5, 9),
+            wait: false,
+        },
+        FileRequest::ReleaseLocks { handle: HandleId(2), owner: 5 },
+        FileRequest::Close { handle: HandleId(2) },
+    ];
+    for request in &owed {
+        held.request_lost(&Request::File(request.clone()), false);
+    }
+    // Of a lock that nobody has, nothing is owed.
+    held.request_lost(&Request::File(FileRequest::ReleaseLocks { handle: HandleId(1), owner: 5 }), false);
+    let again = posix(LockKind::Shared, 0, 4);
+    let again = FileRequest::Lock { handle: HandleId(3), owner: 6, lock: again, wait: false };
+    let [unlock, release, close] = owed;
+    assert_eq!(held.corrections(), Corrections { count: 3, requests: vec![unlock, again, release, close] });
+    let left: Vec<_> = held.files().iter().map(|file| (file.handle.0, file.locks.len())).collect();
+    assert_eq!(left, [(1, 0), (3, 1)]);
 }
