@@ -13,7 +13,7 @@ use mount::machine::{Events, Machine};
 use mount::nfs::NoNotices;
 use remote::client::{AgentClient, ByteStream, ConnectOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use vfs::file::{Caller, OpenFlags, RenameMode};
+use vfs::file::{Caller, OpenFlags, RenameMode, ThreadId};
 use vfs::table::Ino;
 use vfs::vfs::{Looked, Removal, WriteFrom};
 use vfs::{Options, Vfs};
@@ -193,11 +193,11 @@ async fn write(vfs: &Arc<Vfs<Machine>>) {
     let Ok((view, open)) = vfs.create(Ino::ROOT, b"new", 0o644, flags, CALLER).await else { return };
     for offset in [0, 5, 1 << 20] {
         let bytes = Bytes::from_static(b"hello");
-        let _told = vfs.write(open.handle, offset, bytes, WriteFrom::Caller, false).await;
+        let _told = vfs.write(open.handle, offset, bytes, WriteFrom::Caller(ThreadId::UNKNOWN), false).await;
     }
     let _told = vfs.read(open.handle, 0, 100).await;
     let _told = vfs.sync(open.handle, false).await;
-    let _told = vfs.flush(open.handle, 1).await;
+    let _told = vfs.flush(open.handle, 1, None).await;
     vfs.release(open.handle);
     vfs.forget(view.ino, 1);
 }

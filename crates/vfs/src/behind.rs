@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::errno::Errno;
+use crate::file::ThreadId;
 
 /// Writes of one file under way at once. Enough to fill a link with 4 KiB writes; a bound on tasks.
 const WRITES_MAX: usize = 1024;
@@ -20,6 +21,7 @@ struct Range {
     number: u64,
     start: u64,
     end: u64,
+    writer: ThreadId,
 }
 
 impl Range {
@@ -72,7 +74,7 @@ impl Behind {
     }
 
     /// Waits until the range is free and there is room, then takes it.
-    pub(crate) async fn begin(&self, start: u64, end: u64) -> Taken {
+    pub(crate) async fn begin(&self, start: u64, end: u64, writer: ThreadId) -> Taken {
         loop {
             let written = self.written.notified();
             {
@@ -81,7 +83,7 @@ impl Behind {
                 if !overlaps && state.ranges.len() < WRITES_MAX {
                     state.begun += 1;
                     let number = state.begun;
-                    state.ranges.push(Range { number, start, end });
+                    state.ranges.push(Range { number, start, end, writer });
                     return Taken(number);
                 }
             }
@@ -95,7 +97,7 @@ impl Behind {
         let mut state = self.state.lock();
         state.begun += 1;
         let number = state.begun;
-        state.ranges.push(Range { number, start, end });
+        state.ranges.push(Range { number, start, end, writer: ThreadId::UNKNOWN });
         Taken(number)
     }
 
@@ -136,6 +138,11 @@ impl Behind {
     /// Whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.state.lock().ranges.is_empty()
+    }
+
+    /// Whose writes are under way, each as often as it comes.
+    pub(crate) fn writers(&self) -> Vec<ThreadId> {
+        self.state.lock().ranges.iter().map(|range| range.writer).collect()
     }
 
     /// Waits until every write that has been taken by now is over.

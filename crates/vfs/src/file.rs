@@ -102,6 +102,15 @@ pub struct Caller {
     pub umask: u16,
 }
 
+/// A thread of a program that uses the mount, as this system numbers its threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadId(pub u32);
+
+impl ThreadId {
+    /// One that cannot be told: of another system, of a namespace that is not seen from here, or of the kernel itself.
+    pub const UNKNOWN: ThreadId = ThreadId(0);
+}
+
 /// What to do with one time of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]

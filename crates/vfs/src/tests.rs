@@ -84,7 +84,15 @@ impl Mount {
     }
 
     async fn write(&self, handle: HandleId, offset: u64, bytes: &[u8]) -> Result<u32> {
-        self.vfs.write(handle, offset, bytes::Bytes::copy_from_slice(bytes), WriteFrom::Caller, false).await
+        self.vfs
+            .write(
+                handle,
+                offset,
+                bytes::Bytes::copy_from_slice(bytes),
+                WriteFrom::Caller(crate::file::ThreadId::UNKNOWN),
+                false,
+            )
+            .await
     }
 
     fn content(&self, path: &str) -> Vec<u8> {

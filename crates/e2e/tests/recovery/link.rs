@@ -23,6 +23,9 @@ const INTERRUPTED_MAX: Duration = Duration::from_millis(100);
 /// What a person is promised who takes away a mount by force.
 const FORCED_MAX: Duration = Duration::from_secs(2);
 
+/// How soon a program has started and ended that inherits a file whose writes wait.
+const STARTED_MAX: Duration = Duration::from_secs(5);
+
 /// How a mount behaves whose line is cut and stays so.
 fn stays_usable(field: &Field, state: &str) {
     fs::write(field.far.join("cached"), "known here").unwrap();
@@ -88,6 +91,21 @@ fn a_cut_line_costs_only_time() {
         e2e::faults::role::holders(&field, Role::Agent).iter().map(|agent| agent.pid).collect();
     assert!(agents.contains(&agent), "the session goes on in the same agent: {agent} in {agents:?}");
     eventually(SOON, "the mount is active", || field.is_active());
+}
+
+#[test]
+fn a_program_starts_while_what_it_inherits_waits() {
+    let field = Field::new(Kind::Ssh, &[]);
+    let mut file = File::create(field.dir.join("f")).unwrap();
+    file.sync_all().unwrap();
+    field.proxy().cut();
+    file.write_all(b"meanwhile").unwrap();
+    let mut child = Command::new("true").spawn().unwrap();
+    assert!(wait_readable(Pid::from_child(&child), STARTED_MAX), "it has not ended");
+    assert!(child.wait().unwrap().success());
+    field.proxy().mend();
+    file.sync_all().unwrap();
+    assert_eq!(fs::read(field.far.join("f")).unwrap(), b"meanwhile");
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub struct Header {
     pub uid: u32,
     /// The caller's file system group, with the same exception.
     pub gid: u32,
-    /// The caller's process in the mount's pid namespace; 0 for the kernel itself and for other namespaces.
+    /// The caller's thread in the mount's pid namespace; 0 for the kernel itself and for other namespaces.
     pub pid: u32,
 }
 

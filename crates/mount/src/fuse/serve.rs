@@ -23,6 +23,7 @@
 //! request: it is remembered.
 
 mod answer;
+mod closing;
 mod current;
 mod fault;
 mod interrupts;

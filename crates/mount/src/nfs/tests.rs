@@ -397,7 +397,7 @@ async fn files_nobody_uses_are_synced_and_closed_and_what_was_lost_is_told_later
     server.files.keep(view.ino, opened.handle).await;
     let open = server.files.hold(view.ino, open_files::For::Writing).await.unwrap();
     faults.full.store(true, Ordering::SeqCst);
-    let from = vfs::vfs::WriteFrom::Caller;
+    let from = vfs::vfs::WriteFrom::Caller(vfs::file::ThreadId::UNKNOWN);
     server.vfs.write(open.handle(), 0, bytes::Bytes::from_static(b"lost"), from, false).await.unwrap();
     open.written();
     drop(open);

@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 
 use super::{Memory, Random};
 use crate::errno::{Errno, Result};
-use crate::file::{AttributeChanges, Attributes, Caller, FileId, Kind, Name, OpenFlags, RenameMode, Time};
+use crate::file::{
+    AttributeChanges, Attributes, Caller, FileId, Kind, Name, OpenFlags, RenameMode, ThreadId, Time,
+};
 use crate::source::HandleId;
 use crate::table::{Believe, Ino, Notice};
 use crate::vfs::{Looked, Removal, View, WriteFrom};
@@ -298,7 +300,7 @@ impl BelievingKernel {
             self.believed.lock().attributes_changed(ino);
         }
         let outcome = self.read_open(ino, opened.handle).await;
-        self.vfs.flush(opened.handle, 0).await?;
+        self.vfs.flush(opened.handle, 0, None).await?;
         self.vfs.release(opened.handle);
         outcome
     }
@@ -327,7 +329,7 @@ impl BelievingKernel {
             self.believed.lock().attributes_changed(ino);
         }
         let outcome = self.write_open(ino, opened.handle, offset, bytes).await;
-        let flushed = self.vfs.flush(opened.handle, 0).await;
+        let flushed = self.vfs.flush(opened.handle, 0, None).await;
         self.vfs.release(opened.handle);
         outcome.and(flushed)
     }
@@ -336,8 +338,10 @@ impl BelievingKernel {
         let lock = self.directory_lock(ino);
         let _guard = lock.lock().await;
         self.believed.lock().pages.remove(&ino);
-        let outcome =
-            self.vfs.write(handle, offset, Bytes::copy_from_slice(bytes), WriteFrom::Caller, false).await;
+        let outcome = self
+            .vfs
+            .write(handle, offset, Bytes::copy_from_slice(bytes), WriteFrom::Caller(ThreadId::UNKNOWN), false)
+            .await;
         let mut believed = self.believed.lock();
         believed.pages.remove(&ino);
         believed.attributes_changed(ino);

@@ -71,7 +71,7 @@ async fn create(kernel: &Arc<BelievingKernel>, parent: Ino, name: &[u8]) -> crat
     let flags = OpenFlags { write: true, ..OpenFlags::default() };
     let (ino, handle) = kernel.create(parent, name, flags).await?;
     let outcome = kernel.write_open(ino, handle, 0, b"new").await;
-    kernel.vfs.flush(handle, 0).await?;
+    kernel.vfs.flush(handle, 0, None).await?;
     kernel.vfs.release(handle);
     outcome
 }

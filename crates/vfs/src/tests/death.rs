@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::errno::Errno;
-use crate::file::{AttributeChanges, FileId, Kind, RenameMode};
+use crate::file::{AttributeChanges, FileId, Kind, RenameMode, ThreadId};
 use crate::log::Records;
 use crate::request::{RequestId, answering};
 use crate::testing::Random;
@@ -274,20 +274,24 @@ impl Life {
                 let bytes: Vec<u8> = (*from..*to).flat_map(|_| version.to_le_bytes()).collect();
                 let length = bytes.len() as u32;
                 let offset = from * WORD as u64;
-                let taken = vfs.write(file.handle, offset, bytes.into(), WriteFrom::Caller, false).await?;
+                let taken = vfs
+                    .write(file.handle, offset, bytes.into(), WriteFrom::Caller(ThreadId::UNKNOWN), false)
+                    .await?;
                 assert_eq!(taken, length);
                 Ok((None, None))
             }
             Ask::Append { file, token } => {
                 let bytes = bytes::Bytes::copy_from_slice(&token.to_le_bytes());
-                vfs.write(file.handle, 0, bytes, WriteFrom::Caller, false).await.map(|_| (None, None))
+                vfs.write(file.handle, 0, bytes, WriteFrom::Caller(ThreadId::UNKNOWN), false)
+                    .await
+                    .map(|_| (None, None))
             }
             Ask::Truncate { ino, by } => {
                 Life::walk(vfs, by).await?;
                 let changes = AttributeChanges { size: Some(0), ..AttributeChanges::default() };
                 vfs.set_attributes((*ino).into(), changes).await.map(|_| (None, None))
             }
-            Ask::Flush { file } => vfs.flush(file.handle, 0).await.map(|()| (None, None)),
+            Ask::Flush { file } => vfs.flush(file.handle, 0, None).await.map(|()| (None, None)),
             Ask::Sync { file } => vfs.sync(file.handle, true).await.map(|()| (None, None)),
             Ask::Release { file } => {
                 vfs.release(file.handle);

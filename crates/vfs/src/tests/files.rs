@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::errno::Errno;
-use crate::file::AttributeChanges;
+use crate::file::{AttributeChanges, ThreadId};
 use crate::source::TRANSFER_BYTES_MAX;
 use crate::vfs::Removal;
 use crate::{SyncMode, Vfs};
@@ -23,7 +23,14 @@ fn overlapping_writes_arrive_in_order_and_others_side_by_side() {
         // It overlaps the first: it waits, while one beside it does not.
         let vfs = mount.vfs.clone();
         let overlapping = tokio::spawn(async move {
-            vfs.write(handle, 2, bytes::Bytes::from_static(b"bbbb"), WriteFrom::Caller, false).await
+            vfs.write(
+                handle,
+                2,
+                bytes::Bytes::from_static(b"bbbb"),
+                WriteFrom::Caller(ThreadId::UNKNOWN),
+                false,
+            )
+            .await
         });
         settle().await;
         mount.write(handle, 8, b"cc").await.expect("taken");
@@ -50,9 +57,9 @@ fn an_error_of_a_write_behind_is_told_once_to_every_handle_that_was_open() {
         assert_eq!(mount.vfs.sync(writer, false).await, Err(Errno::ENOSPC));
         assert_eq!(mount.vfs.sync(writer, false).await, Ok(()));
         assert_eq!(mount.write(other, 0, b"x").await, Err(Errno::ENOSPC));
-        assert_eq!(mount.vfs.flush(other, 0).await, Ok(()));
+        assert_eq!(mount.vfs.flush(other, 0, None).await, Ok(()));
         let late = mount.vfs.open(ino, WRITE).await.expect("opened").handle;
-        assert_eq!(mount.vfs.flush(late, 0).await, Ok(()));
+        assert_eq!(mount.vfs.flush(late, 0, None).await, Ok(()));
         assert!(mount.take_notices().contains(&Notice::Content(ino)), "pages of lost bytes are dropped");
     });
 }
@@ -64,7 +71,7 @@ fn an_error_that_a_write_has_returned_is_not_told_again() {
         let (_, handle) = open(&mount, "f", OpenFlags { sync: true, ..WRITE }).await;
         mount.memory.fail_next("write", Errno::EDQUOT);
         assert_eq!(mount.write(handle, 0, b"lost").await, Err(Errno::EDQUOT));
-        assert_eq!(mount.vfs.flush(handle, 0).await, Ok(()));
+        assert_eq!(mount.vfs.flush(handle, 0, None).await, Ok(()));
     });
 }
 
@@ -75,10 +82,13 @@ fn a_write_that_is_taken_in_parts_arrives_whole_and_one_that_is_not_taken_fails(
         let (_, handle) = open(&mount, "f", WRITE).await;
         mount.memory.write_at_most(3);
         mount.write(handle, 0, b"0123456789").await.expect("taken");
-        mount.vfs.flush(handle, 0).await.expect("written");
+        mount.vfs.flush(handle, 0, None).await.expect("written");
         assert_eq!(mount.content("f"), b"0123456789");
         mount.memory.write_at_most(0);
-        assert_eq!(mount.write(handle, 0, b"x").await.and(mount.vfs.flush(handle, 0).await), Err(Errno::EIO));
+        assert_eq!(
+            mount.write(handle, 0, b"x").await.and(mount.vfs.flush(handle, 0, None).await),
+            Err(Errno::EIO)
+        );
     });
 }
 
@@ -179,7 +189,7 @@ fn content_that_came_with_the_open_is_not_read_after_an_own_write() {
         let opened = tokio::spawn(async move { vfs.open(ino, READ).await });
         gate.reached().await;
         mount.write(writer, 0, b"new").await.expect("taken");
-        mount.vfs.flush(writer, 0).await.expect("written");
+        mount.vfs.flush(writer, 0, None).await.expect("written");
         gate.release();
         let reader = opened.await.expect("no panic").expect("opened").handle;
         assert_eq!(mount.vfs.read(reader, 0, 10).await.expect("read"), "new");
@@ -332,14 +342,21 @@ fn a_dropped_write_is_an_error_of_its_file_and_nothing_is_believed() {
         let gate = mount.stop(Stop::Replying("write"));
         let vfs = mount.vfs.clone();
         let write = tokio::spawn(async move {
-            vfs.write(handle, 0, bytes::Bytes::from_static(b"12345"), WriteFrom::Caller, false).await
+            vfs.write(
+                handle,
+                0,
+                bytes::Bytes::from_static(b"12345"),
+                WriteFrom::Caller(ThreadId::UNKNOWN),
+                false,
+            )
+            .await
         });
         gate.reached().await;
         write.abort();
         assert!(write.await.is_err());
         assert_eq!(mount.vfs.attributes(ino.into()).await.expect("asked").0.size, 5);
-        assert_eq!(mount.vfs.flush(handle, 0).await, Err(Errno::EIO));
-        assert_eq!(mount.vfs.flush(handle, 0).await, Ok(()));
+        assert_eq!(mount.vfs.flush(handle, 0, None).await, Err(Errno::EIO));
+        assert_eq!(mount.vfs.flush(handle, 0, None).await, Ok(()));
     });
 }
 
@@ -370,7 +387,7 @@ fn close_waits_for_the_file_and_in_asynchronous_mode_for_nothing() {
             mount.write(opened.handle, 0, b"x").await.expect("taken");
             gate.reached().await;
             let vfs: Arc<Vfs<Memory>> = mount.vfs.clone();
-            let flushed = tokio::spawn(async move { vfs.flush(opened.handle, 0).await });
+            let flushed = tokio::spawn(async move { vfs.flush(opened.handle, 0, None).await });
             settle().await;
             assert_eq!(flushed.is_finished(), !waits, "{sync:?}");
             gate.release();

@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use super::*;
 use crate::behind::UNWRITTEN_BYTES_MAX;
-use crate::file::{Attributes, Entry, FileId, Kind};
+use crate::file::{Attributes, Entry, FileId, Kind, ThreadId};
 use crate::source::Lease;
 use crate::table::{Limits, Moment, Table};
 
@@ -135,7 +135,9 @@ fn bytes_that_wait_to_be_written_are_bounded() {
         let (vfs, part) = (mount.vfs.clone(), block.clone());
         let writer = tokio::spawn(async move {
             for offset in 0..40u64 {
-                vfs.write(handle, offset << 20, part.clone(), WriteFrom::Caller, false).await.expect("taken");
+                vfs.write(handle, offset << 20, part.clone(), WriteFrom::Caller(ThreadId::UNKNOWN), false)
+                    .await
+                    .expect("taken");
             }
         });
         settle().await;

@@ -249,7 +249,7 @@ impl Program {
     }
 
     async fn close(&mut self, handle: HandleId) -> Result<()> {
-        let flushed = self.mount.vfs.flush(handle, 0).await;
+        let flushed = self.mount.vfs.flush(handle, 0, None).await;
         self.mount.vfs.release(handle);
         flushed
     }

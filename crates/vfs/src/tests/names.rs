@@ -97,7 +97,7 @@ fn a_renamed_directory_keeps_everything_below_it() {
         let (file, opened) = vfs.create(b, b"f", 0o644, BOTH, CALLER).await.expect("created");
         vfs.rename((Ino::ROOT, b"a"), (Ino::ROOT, b"z"), RenameMode::Replace).await.expect("renamed");
         mount.write(opened.handle, 0, b"x").await.expect("taken");
-        vfs.flush(opened.handle, 0).await.expect("written");
+        vfs.flush(opened.handle, 0, None).await.expect("written");
         assert_eq!(mount.content("z/b/f"), b"x");
         let z = mount.view(Ino::ROOT, "z").await.ino;
         let below = mount.view(mount.view(z, "b").await.ino, "f").await.ino;

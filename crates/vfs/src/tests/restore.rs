@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::errno::Errno;
-use crate::file::{FileId, Kind, RenameMode};
+use crate::file::{FileId, Kind, RenameMode, ThreadId};
 use crate::request::{RequestId, answering};
 use crate::testing::Random;
 use crate::vfs::{DirectoryItem, Recording, Removal, Restored};
@@ -126,8 +126,10 @@ impl Kernel {
                     let byte = self.random.below(256) as u8;
                     let offset = self.random.below(30);
                     let bytes = bytes::Bytes::from(vec![byte; 7]);
-                    vfs.write(handle, offset, bytes, WriteFrom::Caller, false).await.expect("written");
-                    vfs.flush(handle, 0).await.expect("flushed");
+                    vfs.write(handle, offset, bytes, WriteFrom::Caller(ThreadId::UNKNOWN), false)
+                        .await
+                        .expect("written");
+                    vfs.flush(handle, 0, None).await.expect("flushed");
                 }
             }
             10 => {
@@ -327,7 +329,7 @@ fn locks_are_known_to_a_successor_for_as_long_as_they_are_held() {
         assert_eq!(held(), [(first.handle, 7, Lock { end: 9, ..shared }), (second.handle, 8, flock)]);
         let vfs = recorded(&memory, restored(scratch.path()));
         assert_eq!(held().len(), 2);
-        vfs.flush(first.handle, 7).await.expect("closed");
+        vfs.flush(first.handle, 7, None).await.expect("closed");
         vfs.commit();
         assert_eq!(held(), [(second.handle, 8, flock)]);
         vfs.release(second.handle);

@@ -7,6 +7,7 @@ use super::*;
 use crate::SyncMode;
 use crate::behind::UNWRITTEN_BYTES_MAX;
 use crate::errno::Errno;
+use crate::file::ThreadId;
 use crate::request::{RequestId, answering};
 use crate::vfs::{Recording, Restored};
 
@@ -35,7 +36,8 @@ async fn create(vfs: &Arc<Vfs<Memory>>, name: &str) -> HandleId {
 }
 
 async fn write(vfs: &Arc<Vfs<Memory>>, handle: HandleId, offset: u64, bytes: &'static [u8]) -> Result<u32> {
-    vfs.write(handle, offset, bytes::Bytes::from_static(bytes), WriteFrom::Caller, false).await
+    vfs.write(handle, offset, bytes::Bytes::from_static(bytes), WriteFrom::Caller(ThreadId::UNKNOWN), false)
+        .await
 }
 
 fn content(memory: &Memory, path: &str) -> Vec<u8> {
@@ -80,7 +82,7 @@ fn a_write_that_is_over_is_not_repeated_over_what_others_have_written_since() {
         let vfs = fresh(&memory, scratch.path());
         let handle = create(&vfs, "f").await;
         write(&vfs, handle, 0, b"ours").await.expect("taken");
-        vfs.flush(handle, 0).await.expect("flushed");
+        vfs.flush(handle, 0, None).await.expect("flushed");
     });
     memory.edit(|tree| {
         let file = tree.at("f").expect("there");
@@ -120,7 +122,7 @@ fn the_later_of_two_writes_wins_at_a_source_that_has_forgotten_the_first() {
         let vfs = fresh(&memory, scratch.path());
         let handle = create(&vfs, "f").await;
         write(&vfs, handle, 0, b"earlier").await.expect("taken");
-        vfs.flush(handle, 0).await.expect("flushed");
+        vfs.flush(handle, 0, None).await.expect("flushed");
         write(&vfs, handle, 0, b"later").await.expect("taken");
     });
     memory.forget_replies();
@@ -169,7 +171,7 @@ fn while_the_source_is_away_writes_are_taken_up_to_a_bound_and_outlive_the_proce
         let mut taken = 0;
         while let Ok(written) = tokio::time::timeout(
             AWAY,
-            vfs.write(handle, taken << 20, block.clone(), WriteFrom::Caller, false),
+            vfs.write(handle, taken << 20, block.clone(), WriteFrom::Caller(ThreadId::UNKNOWN), false),
         )
         .await
         {
@@ -233,13 +235,13 @@ fn a_write_that_failed_before_its_writer_heard_of_it_is_told_once_whoever_dies()
     }
     runtime().block_on(async {
         let vfs = successor(&memory, scratch.path());
-        assert_eq!(vfs.flush(handle, 0).await, Err(Errno::ENOSPC));
-        assert_eq!(vfs.flush(handle, 0).await, Ok(()));
+        assert_eq!(vfs.flush(handle, 0, None).await, Err(Errno::ENOSPC));
+        assert_eq!(vfs.flush(handle, 0, None).await, Ok(()));
         vfs.commit();
     });
     runtime().block_on(async {
         let vfs = successor(&memory, scratch.path());
-        assert_eq!(vfs.flush(handle, 0).await, Ok(()));
+        assert_eq!(vfs.flush(handle, 0, None).await, Ok(()));
     });
 }
 
@@ -316,11 +318,17 @@ fn a_write_costs_one_call_of_the_system() {
         let block = bytes::Bytes::from(vec![1; 4096]);
         let (before, begun) = (calls(), Instant::now());
         for number in 0..WRITES {
-            let taken = vfs.write(handle, number % 64 * 4096, block.clone(), WriteFrom::Caller, false);
+            let taken = vfs.write(
+                handle,
+                number % 64 * 4096,
+                block.clone(),
+                WriteFrom::Caller(ThreadId::UNKNOWN),
+                false,
+            );
             answering(RequestId(number * 2), None, taken).await.expect("taken");
             vfs.commit();
         }
-        vfs.flush(handle, 0).await.expect("flushed");
+        vfs.flush(handle, 0, None).await.expect("flushed");
         let elapsed = begun.elapsed();
         let made = calls() - before;
         println!("{made} calls for {WRITES} writes, {} ns each", elapsed.as_nanos() as u64 / WRITES);

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -12,7 +13,7 @@ use super::files::OpenFile;
 use super::{SyncMode, Vfs};
 use crate::awaited::Awaited;
 use crate::errno::{Errno, Result};
-use crate::file::{Lock, LockFamily, LockKind};
+use crate::file::{Lock, LockFamily, LockKind, ThreadId};
 use crate::source::{HandleId, Source, Target};
 use crate::table::HeldLock;
 
@@ -59,8 +60,14 @@ impl Syncs {
 }
 
 impl<S: Source> Vfs<S> {
-    /// What `close(2)` waits for; also gives back the POSIX locks of `lock_owner`.
-    pub async fn flush(&self, handle: HandleId, lock_owner: u64) -> Result<()> {
+    /// The threads whose writes to the file are not at the source yet. Empty where a `close(2)` would not wait.
+    pub fn writers(&self, handle: HandleId) -> Vec<ThreadId> {
+        self.open_file(handle).map(|open| open.file.behind.writers()).unwrap_or_default()
+    }
+
+    /// What `close(2)` waits for, and no longer than `patience` when there is one; also gives back the POSIX locks of
+    /// `lock_owner`.
+    pub async fn flush(&self, handle: HandleId, lock_owner: u64, patience: Option<Duration>) -> Result<()> {
         let open = self.open_file(handle)?;
         if open.file.locked.load(Ordering::Acquire) {
             open.opening.get().await?;
@@ -71,7 +78,12 @@ impl<S: Source> Vfs<S> {
         if self.options.sync == SyncMode::Async {
             return Ok(());
         }
-        open.file.behind.caught_up().await;
+        let caught_up = open.file.behind.caught_up();
+        match patience {
+            None => caught_up.await,
+            Some(patience) if tokio::time::timeout(patience, caught_up).await.is_err() => return Ok(()),
+            Some(_) => {}
+        }
         self.behind_failure(&open)
     }
 

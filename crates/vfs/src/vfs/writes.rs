@@ -18,7 +18,7 @@ use super::files::{OFFSET_MAX, OpenFile};
 use super::{SyncMode, Vfs};
 use crate::behind::{Taken, UNWRITTEN_BYTES_MAX};
 use crate::errno::{Errno, Result};
-use crate::file::WriteAt;
+use crate::file::{ThreadId, WriteAt};
 use crate::journal::{Done, Header, Journal, Pending};
 use crate::request::{RequestId, Sequence, current, is_repeat, numbered};
 use crate::source::{HandleId, Source, TRANSFER_BYTES_MAX, Written};
@@ -33,10 +33,19 @@ const DONE_RETRY: Duration = Duration::from_secs(1);
 /// Where the bytes of a write come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteFrom {
-    /// A `write(2)` through the handle, under its flags.
-    Caller,
+    /// A `write(2)` of this thread through the handle, under its flags.
+    Caller(ThreadId),
     /// The kernel's pages, changed through a mapping. They know their offset, whatever handle the kernel picks.
     Pages,
+}
+
+impl WriteFrom {
+    fn writer(self) -> ThreadId {
+        match self {
+            WriteFrom::Caller(thread) => thread,
+            WriteFrom::Pages => ThreadId::UNKNOWN,
+        }
+    }
 }
 
 /// Where a write is kept until it is at the source.
@@ -68,7 +77,7 @@ impl<S: Source> Vfs<S> {
         }
         self.behind_failure(&open)?;
         let Ok(length) = u32::try_from(bytes.len()) else { return Err(Errno::EINVAL) };
-        let append = open.flags.append && from == WriteFrom::Caller;
+        let append = open.flags.append && from != WriteFrom::Pages;
         let end = offset.saturating_add(u64::from(length));
         if end > OFFSET_MAX && !append {
             return Err(Errno::EFBIG);
@@ -81,7 +90,7 @@ impl<S: Source> Vfs<S> {
         let (start, end) = if append { (0, u64::MAX) } else { (offset, end) };
         let permits = length.min(u32::try_from(UNWRITTEN_BYTES_MAX).unwrap_or(u32::MAX));
         let room = self.unwritten.clone().acquire_many_owned(permits).await.map_err(|_closed| Errno::EIO)?;
-        let taken = open.file.behind.begin(start, end).await;
+        let taken = open.file.behind.begin(start, end, from.writer()).await;
         let mut under_way = UnderWay::new(self, &open, taken, append);
         let kept = match waits {
             true => KeptIn::Nowhere,
@@ -114,7 +123,7 @@ impl<S: Source> Vfs<S> {
     /// Whether a write through this handle, asked for twice, does harm: it is to be carried out under a
     /// [`Slot`](crate::request::Slot).
     pub fn write_happens_once(&self, handle: HandleId, from: WriteFrom) -> bool {
-        from == WriteFrom::Caller && self.open_file(handle).is_ok_and(|open| open.flags.append)
+        from != WriteFrom::Pages && self.open_file(handle).is_ok_and(|open| open.flags.append)
     }
 
     /// Whether a predecessor has taken the write that is being answered, of `length` bytes, and had not told its writer.

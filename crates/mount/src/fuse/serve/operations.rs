@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use vfs::errno::{Errno, Result};
-use vfs::file::{AttributeChanges, Caller, Name, RenameMode, SeekFor, XattrMode};
+use vfs::file::{AttributeChanges, Caller, Name, RenameMode, SeekFor, ThreadId, XattrMode};
 use vfs::source::{HandleId, NewNode, Source};
 use vfs::table::Ino;
-use vfs::vfs::{AttributeTarget, DirectoryItem, Looked, Removal, View};
+use vfs::vfs::{AttributeTarget, DirectoryItem, Looked, Removal, View, WriteFrom};
 
 use super::answer::Answer;
 use super::translate::{
     allocation, changes, entry, file_type, found_lock, ino, kind, lock, open_flags, permissions, wide_device,
 };
-use super::{COPY_BYTES_MAX, Manner, Serving};
+use super::{COPY_BYTES_MAX, Manner, Serving, closing};
 use crate::fuse::reply::{self, Entry, Listing, ListingPlus, Placed, Responder};
 use crate::fuse::request::{self, Header, Operation, Request};
 use crate::identity::inode_number;
@@ -150,12 +150,14 @@ pub(super) fn start<S: Source>(
             };
             let (handle, offset, kill) = (HandleId(write.handle), write.offset, write.kill_suid_sgid);
             let source =
-                if write.from_cache { vfs::vfs::WriteFrom::Pages } else { vfs::vfs::WriteFrom::Caller };
+                if write.from_cache { WriteFrom::Pages } else { WriteFrom::Caller(ThreadId(header.pid)) };
             let manner = if vfs.write_happens_once(handle, source) { Change } else { Errand };
             run!(manner, vfs.write(handle, offset, bytes, source, kill).await.map(Answer::Written))
         }
         Operation::Flush { handle, lock_owner } => {
-            run!(Errand, vfs.flush(HandleId(handle), lock_owner).await.map(|()| Answer::Done))
+            let handle = HandleId(handle);
+            let patience = closing::patience(ThreadId(header.pid), &vfs.writers(handle));
+            run!(Errand, vfs.flush(handle, lock_owner, patience).await.map(|()| Answer::Done))
         }
         Operation::Fsync { handle, data_only } => {
             run!(Errand, vfs.sync(HandleId(handle), data_only).await.map(|()| Answer::Done))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nfs3_types::nfs3::{COMMIT3resok, WRITE3resok, nfsstat3, stable_how, writeverf3};
 use vfs::errno::Errno;
-use vfs::file::{Attributes, Kind};
+use vfs::file::{Attributes, Kind, ThreadId};
 use vfs::source::Source;
 use vfs::vfs::WriteFrom;
 
@@ -100,7 +100,10 @@ impl<S: Source> Server<S> {
         let open = self.files.hold(node.ino, For::Writing).await?;
         self.tell_lost(&node)?;
         let clear_set_id = user.uid != 0;
-        let count = self.vfs.write(open.handle(), offset, bytes, WriteFrom::Caller, clear_set_id).await?;
+        let count = self
+            .vfs
+            .write(open.handle(), offset, bytes, WriteFrom::Caller(ThreadId::UNKNOWN), clear_set_id)
+            .await?;
         open.written();
         let committed = match stable {
             stable_how::UNSTABLE => stable_how::UNSTABLE,
