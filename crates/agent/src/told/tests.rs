@@ -10,19 +10,13 @@ fn name(text: &str) -> Name {
 fn entry(inode: u64, changed: i64) -> Entry {
     let time = Time { seconds: changed, nanoseconds: 0 };
     let attributes = Attributes {
-        kind: Kind::File,
         mode: 0o644,
-        links: 1,
-        uid: 0,
-        gid: 0,
-        device: 0,
         size: 1,
         blocks: 8,
-        block_size: 4096,
         accessed: time,
         modified: time,
         changed: time,
-        xattrs: false,
+        ..Attributes::new(Kind::File)
     };
     Entry { id: FileId { device: 1, inode, birth: 0 }, attributes }
 }

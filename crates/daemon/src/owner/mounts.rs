@@ -59,7 +59,7 @@ impl Owner {
     }
 
     /// Makes a record of a mount that does not serve yet. Returns where its task's commands arrive.
-    fn know_mount(&mut self, id: MountId, plan: &Plan) -> mpsc::Receiver<Command> {
+    pub(super) fn know_mount(&mut self, id: MountId, plan: &Plan) -> mpsc::Receiver<Command> {
         let (commands, arriving) = mpsc::channel(crate::mount::COMMANDS_MAX);
         let record = MountRecord {
             source: plan.source.clone(),

@@ -638,23 +638,9 @@ fn owner_of_a_mount(scratch: &tempfile::TempDir) -> (Owner, MountId, mpsc::Recei
         caller: Caller::default(),
         made: Vec::new(),
     };
-    let (commands, arriving) = mpsc::channel(crate::mount::COMMANDS_MAX);
-    let record = MountRecord {
-        source: plan.source.clone(),
-        place: plan.place.clone(),
-        shown: plan.status(id),
-        phase: MountPhase::Starting,
-        commands,
-        reconnect: plan.reconnect,
-        standing: Standing::serving(),
-        announced: None,
-        kept_aside: Vec::new(),
-        earlier: Default::default(),
-        monitor: None,
-    };
     let surroundings = surroundings(&Arc::default(), scratch.path());
     let mut owner = Owner::new(OwnerHandle::new().0, surroundings, 1);
-    owner.mounts.insert(id, record);
+    let arriving = owner.know_mount(id, &plan);
     (owner, id, arriving)
 }
 

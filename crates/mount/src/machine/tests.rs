@@ -7,22 +7,7 @@ use super::*;
 use crate::nfs::NoNotices;
 
 fn attached() -> Attached {
-    let time = far::Time::default();
-    let attributes = far::Attributes {
-        kind: far::Kind::Directory,
-        mode: 0o755,
-        links: 2,
-        uid: 0,
-        gid: 0,
-        device: 0,
-        size: 0,
-        blocks: 0,
-        block_size: 4096,
-        accessed: time,
-        modified: time,
-        changed: time,
-        xattrs: false,
-    };
+    let attributes = far::Attributes { mode: 0o755, links: 2, ..far::Attributes::new(far::Kind::Directory) };
     let root = far::Entry { id: far::FileId::default(), attributes };
     Attached { root, uid: 0, gid: 0, privileged: false, path: b"/".to_vec() }
 }

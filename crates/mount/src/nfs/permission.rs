@@ -143,25 +143,9 @@ fn allow(condition: bool, otherwise: nfsstat3) -> Outcome<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vfs::file::Time;
 
     fn file(kind: Kind, mode: u16, uid: u32, gid: u32) -> Attributes {
-        let (never, size) = (Time::default(), 0);
-        Attributes {
-            kind,
-            mode,
-            links: 1,
-            uid,
-            gid,
-            device: 0,
-            size,
-            blocks: 0,
-            block_size: 4096,
-            accessed: never,
-            modified: never,
-            changed: never,
-            xattrs: false,
-        }
+        Attributes { mode, uid, gid, ..Attributes::new(kind) }
     }
 
     fn user(uid: u32, groups: &[u32]) -> User {

@@ -14,21 +14,7 @@ use super::fake::{data, encoded, link, link_with, nothing, read_request, reply, 
 
 fn attributes() -> Attributes {
     let time = Time { seconds: 1, nanoseconds: 2 };
-    Attributes {
-        kind: Kind::File,
-        mode: 0o644,
-        links: 1,
-        uid: 0,
-        gid: 0,
-        device: 0,
-        size: 0,
-        blocks: 0,
-        block_size: 4096,
-        accessed: time,
-        modified: time,
-        changed: time,
-        xattrs: false,
-    }
+    Attributes { mode: 0o644, accessed: time, modified: time, changed: time, ..Attributes::new(Kind::File) }
 }
 
 fn written(id: wire::agent::RequestId) -> Vec<u8> {

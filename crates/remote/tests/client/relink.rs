@@ -166,21 +166,7 @@ impl World {
 
 fn attributes(kind: Kind, size: u64) -> Attributes {
     let time = Time { seconds: 1, nanoseconds: 2 };
-    Attributes {
-        kind,
-        mode: 0o644,
-        links: 1,
-        uid: 0,
-        gid: 0,
-        device: 0,
-        size,
-        blocks: 0,
-        block_size: 4096,
-        accessed: time,
-        modified: time,
-        changed: time,
-        xattrs: false,
-    }
+    Attributes { mode: 0o644, size, accessed: time, modified: time, changed: time, ..Attributes::new(kind) }
 }
 
 fn id(inode: u64) -> FileId {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::errno::Errno;
-use crate::file::{Attributes, Entry, FileId, Kind, Lock, LockFamily, LockKind, Name, OpenFlags, Time};
+use crate::file::{Attributes, Entry, FileId, Kind, Lock, LockFamily, LockKind, Name, OpenFlags};
 use crate::log::Records;
 use crate::request::{RequestId, Sequence, Slot};
 use crate::source::HandleId;
@@ -630,21 +630,7 @@ impl Table {
 
 /// Of a file of which only the kind is known. More than one link: no directory's lease covers it.
 fn unknown_attributes(kind: Kind) -> Attributes {
-    Attributes {
-        kind,
-        mode: 0,
-        links: 2,
-        uid: 0,
-        gid: 0,
-        device: 0,
-        size: 0,
-        blocks: 0,
-        block_size: 4096,
-        accessed: Time::default(),
-        modified: Time::default(),
-        changed: Time::default(),
-        xattrs: true,
-    }
+    Attributes { links: 2, xattrs: true, ..Attributes::new(kind) }
 }
 
 const KINDS: [Kind; 7] = [

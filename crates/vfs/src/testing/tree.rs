@@ -51,22 +51,8 @@ pub struct Tree {
 }
 
 fn zero(kind: Kind, mode: u16) -> Attributes {
-    let time = Time::default();
-    Attributes {
-        kind,
-        mode,
-        links: if kind == Kind::Directory { 2 } else { 0 },
-        uid: 0,
-        gid: 0,
-        device: 0,
-        size: 0,
-        blocks: 0,
-        block_size: 4096,
-        accessed: time,
-        modified: time,
-        changed: time,
-        xattrs: false,
-    }
+    let links = if kind == Kind::Directory { 2 } else { 0 };
+    Attributes { mode, links, ..Attributes::new(kind) }
 }
 
 impl Default for Tree {

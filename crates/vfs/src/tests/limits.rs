@@ -40,21 +40,7 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 fn entry(inode: u64, kind: Kind) -> Entry {
-    let attributes = Attributes {
-        kind,
-        mode: 0o644,
-        links: 1,
-        uid: 0,
-        gid: 0,
-        device: 0,
-        size: 0,
-        blocks: 0,
-        block_size: 4096,
-        accessed: Default::default(),
-        modified: Default::default(),
-        changed: Default::default(),
-        xattrs: false,
-    };
+    let attributes = Attributes { mode: 0o644, ..Attributes::new(kind) };
     Entry { id: FileId { device: 1, inode, birth: 0 }, attributes }
 }
 

@@ -98,6 +98,27 @@ pub struct Attributes {
     pub xattrs: bool,
 }
 
+impl Attributes {
+    /// Of an empty file of root's that nobody may use, with one name: to be filled in.
+    pub fn new(kind: Kind) -> Attributes {
+        Attributes {
+            kind,
+            mode: 0,
+            links: 1,
+            uid: 0,
+            gid: 0,
+            device: 0,
+            size: 0,
+            blocks: 0,
+            block_size: 4096,
+            accessed: Time::default(),
+            modified: Time::default(),
+            changed: Time::default(),
+            xattrs: false,
+        }
+    }
+}
+
 /// A file as a directory shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {

@@ -1,24 +1,9 @@
-use wire::agent::file::{AttributeChanges, Attributes, Kind, Time};
+use wire::agent::file::{AttributeChanges, Attributes, Kind};
 
 use super::*;
 
 fn attributes(size: u64) -> Attributes {
-    let time = Time { seconds: 0, nanoseconds: 0 };
-    Attributes {
-        kind: Kind::File,
-        mode: 0o644,
-        links: 1,
-        uid: 0,
-        gid: 0,
-        device: 0,
-        size,
-        blocks: 0,
-        block_size: 4096,
-        accessed: time,
-        modified: time,
-        changed: time,
-        xattrs: false,
-    }
+    Attributes { mode: 0o644, size, ..Attributes::new(Kind::File) }
 }
 
 fn id(inode: u64) -> FileId {
