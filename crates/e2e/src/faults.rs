@@ -34,7 +34,7 @@ use field::Field;
 use job::{JOBS, Job};
 
 use crate::tree::{Compare, differences};
-use crate::wait::holds_within;
+use crate::wait::{eventually, holds_within};
 use crate::{Kind, Program};
 
 /// How long the workload may take from the last fault on. It is a few seconds' work.
@@ -52,6 +52,13 @@ const HASTE_MAX: Duration = Duration::from_millis(30);
 
 /// A worker that dies so often in a row before it has done anything is a crash loop, which ends a mount by design.
 const HASTE_IN_A_ROW_MAX: u32 = 2;
+
+/// Outages in a row that the mount is not given the time to recover from. Programs are promised an answer for a minute, and
+/// it is tried more and more rarely whether the machine is back: the next time comes within that minute.
+const OUTAGES_MAX: Duration = Duration::from_secs(20);
+
+/// How long a mount may take to be itself again.
+const RECOVERED_MAX: Duration = Duration::from_secs(60);
 
 /// Everything that the trees have in common; times and owners are chance's.
 pub const COMPARED: Compare = Compare { owners: false, times: false, xattrs: true };
@@ -114,8 +121,14 @@ pub fn run(plan: &Plan) -> Report {
     run_locally(plan, scratch.path(), &expected);
     let mut field = Field::new(plan.kind, &[]);
     let began_with = field.descriptors();
-    let mut run =
-        Run { plan, dice: Dice::named(plan.seed, "faults"), began, report: Report::default(), hasty: 0 };
+    let mut run = Run {
+        plan,
+        dice: Dice::named(plan.seed, "faults"),
+        began,
+        report: Report::default(),
+        hasty: 0,
+        outages: Duration::ZERO,
+    };
     // What strikes may panic too, when nobody takes a role again; the seed must be told then as well.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         while run.goes_on() {
@@ -140,6 +153,8 @@ struct Run<'a> {
     report: Report,
     /// Faults in a row that came right after the one before.
     hasty: u32,
+    /// How long the mount has been kept away, in all, since it was last seen to be itself.
+    outages: Duration,
 }
 
 impl Run<'_> {
@@ -182,6 +197,11 @@ impl Run<'_> {
 
     fn strike(&mut self, field: &mut Field) {
         let fault: Fault = self.dice.pick(&self.plan.sorts).roll(&mut self.dice, self.plan.outage_max);
+        self.outages += fault.outage();
+        if self.outages > OUTAGES_MAX && self.outages != fault.outage() {
+            eventually(RECOVERED_MAX, "the mount is active between two outages", || field.is_active());
+            self.outages = fault.outage();
+        }
         let at = self.began.elapsed();
         let line = format!("{:>8.3} s  {fault}", at.as_secs_f64());
         if self.plan.is_told {

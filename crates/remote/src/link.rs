@@ -48,13 +48,14 @@ impl Policy {
         afterwards: Afterwards::GiveUp,
     };
 
-    /// For a machine over a network, which comes back some day.
+    /// For a machine over a network, which comes back some day. However long it was away, it is found again while programs
+    /// wait for it: they do so for a minute.
     pub const SSH: Policy = Policy {
         reconnect: true,
         base: Duration::from_secs(2),
         cap: Duration::from_secs(30),
         tries: 5,
-        afterwards: Afterwards::Slowly(Duration::from_secs(60)),
+        afterwards: Afterwards::Slowly(Duration::from_secs(30)),
     };
 
     /// The pause before try number `attempt`, counted from 1. `chance`, from 0 to [`u32::MAX`], takes away up to a
@@ -67,8 +68,15 @@ impl Policy {
                 self.base.saturating_mul(1_u32.checked_shl(attempt - 2).unwrap_or(u32::MAX)).min(self.cap)
             }
         };
-        whole - whole.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 4.0)
+        shortened(whole, chance)
     }
+}
+
+/// The pause between tries that only a person can make succeed: each of them is a refused login in the machine's log.
+const PERSON_PAUSE: Duration = Duration::from_secs(60);
+
+fn shortened(pause: Duration, chance: u32) -> Duration {
+    pause - pause.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 4.0)
 }
 
 /// Why a try failed, as far as that decides what comes next.
@@ -227,7 +235,11 @@ impl Circumstances<'_> {
             Hindrance::NeedsPerson => attempt.max(self.policy.tries) + 1,
             Hindrance::Passing | Hindrance::Lasting => attempt.saturating_add(1),
         };
-        let at = self.now + self.policy.pause(attempt, self.chance);
+        let pause = match hindrance {
+            Hindrance::NeedsPerson => shortened(PERSON_PAUSE, self.chance),
+            Hindrance::Passing | Hindrance::Lasting => self.policy.pause(attempt, self.chance),
+        };
+        let at = self.now + pause;
         let state = State::Reconnecting { attempt, next: Some(at), hindrance: Some(hindrance) };
         (state, vec![Action::Announce, Action::WakeAt(at)])
     }
@@ -286,7 +298,7 @@ mod tests {
         world.on(Event::Lost);
         let pauses: Vec<_> =
             (0..8).map_while(|_| world.fail(Hindrance::Passing)).map(|p| p.as_secs()).collect();
-        assert_eq!(pauses, [2, 4, 8, 16, 60, 60, 60, 60]);
+        assert_eq!(pauses, [2, 4, 8, 16, 30, 30, 30, 30]);
         world.needed = false;
         assert_eq!(world.fail(Hindrance::Passing), None);
         assert_eq!(world.state, State::Disconnected);

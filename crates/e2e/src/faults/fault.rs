@@ -117,6 +117,14 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
+    /// How long the mount is without its machine, or without who serves it.
+    pub fn outage(&self) -> Duration {
+        match self.sort {
+            Sort::Kill(_) | Sort::Abort | Sort::Restart => Duration::ZERO,
+            Sort::Stop(_) | Sort::Sshd | Sort::Stall | Sort::Cut | Sort::CutInFrame => self.lasts,
+        }
+    }
+
     /// Carries it out, and mends what does not mend by itself: what was stopped or cut, a server, a daemon (which the
     /// next command would start).
     #[track_caller]
