@@ -4,20 +4,21 @@
 //!
 //! | RUN | when |
 //! |---|---|
-//! | `$STEAD_HOME/run/sessions` | the variable is set |
+//! | `$STEAD_HOME/run/sessions` | the variable is set, as it is for the agents of the daemon's own computer if it is for the daemon |
 //! | `$XDG_RUNTIME_DIR/stead/sessions` | that is a directory which only the user can enter |
-//! | `${XDG_CACHE_HOME:-~/.cache}/stead/run` | |
+//! | `${XDG_CACHE_HOME:-~/.cache}/stead/run-HOST` | HOST is the machine's own name for itself |
 //!
-//! A login may have a runtime directory and the next one none: a session is looked for in all of them. Its socket is
-//! removed when it ends, and RUN with the last one. What a killed session leaves there is removed by whichever begins or
-//! ends after it.
+//! A login may have a runtime directory and the next one none: a session is looked for in all of them. A home directory
+//! may be that of several machines, and a socket is reached on its own machine alone: there it would look dead to the
+//! others, who would remove it. Its socket is removed when it ends, and RUN with the last one. What a killed session
+//! leaves there is removed by whichever begins or ends after it.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use wire::hello::SessionId;
@@ -122,7 +123,15 @@ fn directories(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let runtime = path("XDG_RUNTIME_DIR").filter(|runtime| private_directory(runtime).is_ok());
     let cache = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
     let runtime = runtime.map(|runtime| runtime.join("stead/sessions"));
-    runtime.into_iter().chain(cache.map(|cache| cache.join("stead/run"))).collect()
+    let own = format!("stead/run-{}", host_name());
+    runtime.into_iter().chain(cache.map(|cache| cache.join(own))).collect()
+}
+
+/// The machine's own name for itself, as part of a file's name.
+fn host_name() -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let plain = |byte: u8| if is_plain(&byte) { char::from(byte) } else { '_' };
+    rustix::system::uname().nodename().to_bytes().iter().copied().map(plain).collect()
 }
 
 /// Opens a directory that belongs to this user, and that nobody else may enter.
@@ -147,6 +156,7 @@ fn listen(directory: &OwnedFd, session: SessionId) -> Result<OwnedFd, Errno> {
     let (new, name) = (format!(".{session}"), format!("{session}{SUFFIX}"));
     let socket = unix_socket()?;
     rustix::net::bind(&socket, &address(directory, &new)?)?;
+    rustix::fs::chmodat(directory, &new, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
     rustix::net::listen(&socket, BACKLOG)?;
     rustix::fs::renameat(directory, &new, directory, &name)?;
     Ok(socket)
@@ -283,7 +293,8 @@ mod tests {
             "HOME" => Some("/home/ann".into()),
             _ => None,
         };
-        let cache = PathBuf::from("/home/ann/.cache/stead/run");
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let cache = PathBuf::from(format!("/home/ann/.cache/stead/run-{host}"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(directories(variables), [path.join("stead/sessions"), cache.clone()]);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();

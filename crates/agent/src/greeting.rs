@@ -19,12 +19,16 @@ pub(crate) struct Greeted {
 }
 
 impl Greeted {
-    /// Sends the preface and reads what the client says first. A client that cannot be understood is told why.
-    pub fn read(ends: &Arc<Ends>, session: SessionId) -> Result<Greeted, String> {
+    /// Sends the preface and reads what the client says first. A client that cannot be understood is told why. As soon as
+    /// it has begun to speak, `begun` is called.
+    pub fn read(ends: &Arc<Ends>, session: SessionId, begun: impl FnOnce()) -> Result<Greeted, String> {
         let output = Arc::new(Output::new(ends.clone()));
         let mut input = Input::new(ends.clone());
         output.send_raw(wire::frame::PREFACE).map_err(unwritable)?;
-        let theirs = input.preface().and_then(|()| input.frame::<Hello>());
+        let theirs = input.preface().and_then(|()| {
+            begun();
+            input.frame::<Hello>()
+        });
         let reason = match theirs {
             Ok(Some((theirs, _))) => match hello(session, 0).agree(&theirs) {
                 Ok(_) => return Ok(Greeted { ends: ends.clone(), input, output, theirs }),

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! One thread waits at the [`Door`], one serves each stream. The newest stream wins: a link that is half dead looks alive
-//! from this end, and must not keep its client out.
+//! from this end, and must not keep its client out. A stream counts from when its client begins to speak: until then it is
+//! in reserve, disturbs nobody, and keeps nothing from ending.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -32,6 +33,10 @@ use crate::session::{END_TIMEOUT, Session};
 use crate::stream::{Parting, Stream};
 use crate::sync::{lock, wait_timeout};
 
+/// How many streams may be there whose clients have said nothing: one that is about to be used, and one in reserve. Of more,
+/// the oldest are cut.
+const SILENT_MAX: usize = 2;
+
 /// How long nobody is let in after that has failed: it fails when there are too many descriptors.
 const DOOR_PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,7 +51,9 @@ struct Kept {
 
 struct State {
     attached: Option<Arc<Stream>>,
-    /// One that has not said hello yet.
+    /// Those that have said nothing yet, the oldest first.
+    silent: Vec<Arc<Ends>>,
+    /// One that has begun to say hello.
     arriving: Option<Arc<Ends>>,
     /// How many streams there have been.
     streams: u64,
@@ -77,6 +84,7 @@ pub(crate) fn serve(session: Arc<Session>, first: Greeted, relay: OwnedFd) -> Ex
     };
     let state = State {
         attached: None,
+        silent: Vec::new(),
         arriving: Some(first.ends.clone()),
         streams: 0,
         keep: Duration::ZERO,
@@ -204,13 +212,9 @@ impl Kept {
         if let Err(errno) = ends.make_cuttable() {
             return log(format_args!("could not take a stream: {errno}"));
         }
-        {
-            let state = &mut *lock(&self.state);
-            if let Some(older) = state.arriving.replace(ends.clone()) {
-                older.cut();
-            }
-        }
-        let greeted = Greeted::read(&ends, self.session.id).and_then(|greeted| {
+        self.await_word(&ends);
+        let greeted = Greeted::read(&ends, self.session.id, || self.begin_arriving(&ends));
+        let greeted = greeted.and_then(|greeted| {
             let asked = greeted.theirs.session;
             match asked == self.session.id || asked == SessionId::default() {
                 true => Ok(greeted),
@@ -228,10 +232,29 @@ impl Kept {
             Err(reason) => {
                 log(format_args!("{reason}"));
                 let mut state = lock(&self.state);
+                state.silent.retain(|silent| !Arc::ptr_eq(silent, &ends));
                 state.arriving.take_if(|arriving| Arc::ptr_eq(arriving, &ends));
                 drop(state);
                 relay::say(&relay, Said::Failed);
             }
+        }
+    }
+
+    /// A stream is there whose client has said nothing.
+    fn await_word(&self, ends: &Arc<Ends>) {
+        let state = &mut *lock(&self.state);
+        if state.silent.len() == SILENT_MAX {
+            state.silent.remove(0).cut();
+        }
+        state.silent.push(ends.clone());
+    }
+
+    /// Its client has begun to speak. From now on it is the newest.
+    fn begin_arriving(&self, ends: &Arc<Ends>) {
+        let state = &mut *lock(&self.state);
+        state.silent.retain(|silent| !Arc::ptr_eq(silent, ends));
+        if let Some(older) = state.arriving.replace(ends.clone()) {
+            older.cut();
         }
     }
 
@@ -315,6 +338,6 @@ impl Kept {
     }
 }
 
-fn timespec(duration: Duration) -> Timespec {
+pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: duration.subsec_nanos().into() }
 }

@@ -85,7 +85,7 @@ pub fn serve(input: impl AsFd, output: impl AsFd, options: Options) -> Ended {
 fn greet(input: impl AsFd, output: impl AsFd, session: SessionId) -> Result<Greeted, String> {
     let duplicate = |stream: &dyn AsFd| -> std::io::Result<OwnedFd> { stream.as_fd().try_clone_to_owned() };
     match (duplicate(&input), duplicate(&output)) {
-        (Ok(input), Ok(output)) => Greeted::read(&Arc::new(Ends::new(input, output)), session),
+        (Ok(input), Ok(output)) => Greeted::read(&Arc::new(Ends::new(input, output)), session, || {}),
         (Err(error), _) | (_, Err(error)) => Err(format!("could not duplicate the stream: {error}")),
     }
 }

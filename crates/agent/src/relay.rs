@@ -24,8 +24,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
@@ -35,6 +36,7 @@ use rustix::net::{
 use wire::hello::{SCHEMA_HASH, SessionId};
 
 use crate::door;
+use crate::kept::timespec;
 use crate::log::log;
 
 const MAGIC: [u8; 8] = *b"STEADRL\x01";
@@ -46,7 +48,8 @@ const STREAMS: usize = 3;
 /// How long a session waits for what a relay sends first: it is on its way when the session hears of the relay.
 const HANDING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a relay waits until a session has taken its streams: it does so at once, unless it is stopped.
+/// How long a relay waits until a session has taken its streams: it does so at once, unless it is stopped. It waits no
+/// longer than its client is there.
 const TAKING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a session says to a relay.
@@ -80,7 +83,7 @@ pub(crate) fn resume(session: SessionId) -> Option<ExitCode> {
         Ok(socket) => socket?,
         Err(errno) => return failed(errno),
     };
-    match hand_over(&socket).and_then(|()| hear_within(&socket, TAKING_TIMEOUT)) {
+    match hand_over(&socket).and_then(|()| hear_if_taken(&socket)) {
         Ok(Some(Said::Taken)) => Some(wait(socket)),
         // It has ended, or it could not take the streams: then it is there still, and has what a new one would lack.
         Ok(Some(Said::Ended | Said::Failed) | None) | Err(Errno::PIPE | Errno::CONNRESET) => match knock() {
@@ -157,12 +160,23 @@ fn hear(socket: &OwnedFd) -> Option<Said> {
     listen(socket).ok().flatten()
 }
 
-/// As [`hear`], for so long at most: then it is `EAGAIN`.
-fn hear_within(socket: &OwnedFd, limit: Duration) -> Result<Option<Said>, Errno> {
-    set_socket_timeout(socket, Timeout::Recv, Some(limit))?;
-    let said = listen(socket)?;
-    set_socket_timeout(socket, Timeout::Recv, None)?;
-    Ok(said)
+/// What a session says to the streams it was handed. `EAGAIN` when it says nothing in time, `ECONNABORTED` when the other
+/// end of standard input is gone: nobody waits for that session any more.
+fn hear_if_taken(socket: &OwnedFd) -> Result<Option<Said>, Errno> {
+    let until = Instant::now() + TAKING_TIMEOUT;
+    let input = io::stdin();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        // That the other end is gone is told without being asked for. What it has sent is not read here.
+        let mut polled = [PollFd::new(socket, PollFlags::IN), PollFd::new(&input, PollFlags::empty())];
+        match poll(&mut polled, Some(&timespec(left))) {
+            Ok(0) => return Err(Errno::AGAIN),
+            Ok(_) if !polled[0].revents().is_empty() => return listen(socket),
+            Ok(_) => return Err(Errno::CONNABORTED),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// What the other side says next; `None` at the end.

@@ -149,7 +149,7 @@ mod tests {
 
     fn mount(number: u64) -> Happened {
         let id = MountId::new(number);
-        Happened::Mount { id, dir: "/m".into(), state: MountWord::Active, reason: None, path: None }
+        Happened::Mount { id, dir: "/m".into(), state: MountWord::Active, reason: None, path: None, of: None }
     }
 
     fn process(number: u64) -> Happened {

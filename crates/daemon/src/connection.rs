@@ -17,6 +17,7 @@ mod ssh;
 pub use host::HostConnector;
 pub use ssh::{SshConnector, SshSettings, end_masters};
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::ops::RangeInclusive;
 use std::pin::Pin;
@@ -28,9 +29,10 @@ use remote::client::{AgentClient, Heartbeat};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::api::id::ConnectionId;
-use wire::api::machine::{Caller, Machine};
+use wire::api::machine::{CALLER_VARIABLES, Caller, Machine};
 use wire::api::prompt::Secret;
 use wire::api::{ErrorKind, ErrorObject};
+use wire::hello::SessionId;
 use wire::worker::Dial;
 
 use crate::owner::{Event, OwnerHandle};
@@ -100,6 +102,13 @@ pub trait Connector: Send + Sync + 'static {
     }
 }
 
+/// What of a caller's environment reaches the processes that are started for him.
+fn variables_of(caller: &Caller) -> Vec<(OsString, OsString)> {
+    let known = |name: &str| CALLER_VARIABLES.contains(&name);
+    let environment = caller.environment.iter().filter(|(name, _)| known(name));
+    environment.map(|(name, value)| (OsString::from(name), value.clone().into())).collect()
+}
+
 /// A command that waits for something of a machine.
 #[derive(Debug)]
 pub struct Attendant {
@@ -154,6 +163,10 @@ pub trait Link: Send + Sync + 'static {
             Ok(Commands { client: Arc::new(connection.client.clone()), _carrier: Some(connection) })
         })
     }
+
+    /// Ends a session that a client which is gone has left with the machine's agent, and waits for its end. On this computer
+    /// it is looked for where the client's environment says. One that is gone already has been ended.
+    fn end_session(&self, session: SessionId, client: &Caller) -> Later<'_, Result<(), ErrorObject>>;
 
     /// There will be no other link to go on with: what outlives this one is to end with it.
     fn be_last(&self) {}
@@ -287,6 +300,11 @@ impl Lease {
     /// The link.
     pub fn link(&self) -> &dyn Link {
         &*self.link
+    }
+
+    /// The link, for a task. It is open at least as long as the lease is there.
+    pub(crate) fn shared_link(&self) -> Arc<dyn Link> {
+        Arc::clone(&self.link)
     }
 }
 

@@ -309,6 +309,7 @@ mod tests {
             agent_version: None,
             pid: None,
             restarts: None,
+            replayed: None,
         };
         let terms = Some(Terms { caller: Caller::default(), ready });
         let token = Some(Token::random().unwrap());

@@ -56,7 +56,8 @@ use database::Database;
 use failure::failure;
 use log::Echo;
 use mount::MountContext;
-use mount::adoption::{self, Adopted, Login};
+use mount::adoption::{self, Adopted, Login, Outcome};
+use mount::goodbye::Goodbye;
 use mount::worker::{Launch, Programs};
 use owner::{Connectors, Event, Monitoring, Owner, OwnerHandle, Surroundings};
 use rpc::Daemon;
@@ -232,8 +233,9 @@ impl Life {
             "the daemon starts"
         );
         let database = Database::open(&paths.database()).map_err(|error| failure(&error))?;
-        let adopted = adopt_mounts(&paths, &database).await?;
+        let (adopted, goodbyes) = adopt_mounts(&paths, &database).await?;
         let last_mount = database.last_mount().await.map_err(|error| failure(&error))?;
+        let last_mount = last_mount.max(mount::unsaved::last_number(&paths.state_dir().join("mounts")));
 
         let (owner, events) = OwnerHandle::new();
         let mounts = MountContext { database, programs: self.options.programs.clone(), paths: paths.clone() };
@@ -243,6 +245,9 @@ impl Life {
         // Before there is a client that could ask for them.
         for mount in adopted {
             owner.send(Event::AdoptMount(Box::new(mount))).await;
+        }
+        for goodbye in goodbyes {
+            owner.send(Event::SayGoodbye(Box::new(goodbye))).await;
         }
 
         let world = tokio::spawn(world::watch(owner.clone()));
@@ -417,18 +422,24 @@ fn leave(paths: &Paths) -> ! {
 }
 
 /// Finds the mounts that a daemon before this one has left, and takes away what nobody serves any more: processes,
-/// mounts, directories, rows.
-async fn adopt_mounts(paths: &Paths, database: &Database) -> Result<Vec<Adopted>, ErrorObject> {
+/// mounts, directories, rows. What is owed to the agents of those is said later.
+async fn adopt_mounts(
+    paths: &Paths,
+    database: &Database,
+) -> Result<(Vec<Adopted>, Vec<Goodbye>), ErrorObject> {
     let rows = database.mounts().await.map_err(|error| failure(&error))?;
     let adopting: Vec<_> = rows
         .into_iter()
         .map(|row| (row.id, tokio::spawn(adoption::adopt(row.clone(), paths.mount_state_dir(row.id)))))
         .collect();
-    let mut adopted = Vec::new();
+    let (mut adopted, mut goodbyes) = (Vec::new(), Vec::new());
     for (id, adopting) in adopting {
         match adopting.await.map_err(|error| failure(&error))? {
-            Some(mount) => adopted.push(mount),
-            None => database.remove_mount(id).await.map_err(|error| failure(&error))?,
+            Outcome::Adopted(mount) => adopted.push(*mount),
+            Outcome::Gone { goodbye } => {
+                goodbyes.extend(goodbye);
+                database.remove_mount(id).await.map_err(|error| failure(&error))?;
+            }
         }
     }
     let mounts_dir = paths.mounts_dir().to_owned();
@@ -440,11 +451,11 @@ async fn adopt_mounts(paths: &Paths, database: &Database) -> Result<Vec<Adopted>
             Login::None => {}
             Login::Through(control_path) => needed.push(control_path.clone()),
             // Any of them may be its.
-            Login::Unknown => return Ok(adopted),
+            Login::Unknown => return Ok((adopted, goodbyes)),
         }
     }
     end_masters(paths, needed).await;
-    Ok(adopted)
+    Ok((adopted, goodbyes))
 }
 
 /// Ends the logins that are there, but for those that are needed.

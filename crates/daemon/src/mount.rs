@@ -21,7 +21,7 @@ use supervisor::keeper::Token;
 use tokio::sync::{mpsc, oneshot};
 use wire::api::id::MountId;
 use wire::api::machine::{CALLER_VARIABLES, Caller, Prompts};
-use wire::api::mount::{Force, RemovedMount};
+use wire::api::mount::{Access, Force, RemovedMount};
 use wire::api::status;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
@@ -35,17 +35,21 @@ use crate::owner::{Answer, Event, Keep, MountEvent, OwnerHandle, Wanted};
 use crate::prompt::Prompter;
 
 pub mod adoption;
+pub mod goodbye;
 pub mod monitor;
 pub mod plan;
 pub mod probe;
 pub mod remains;
 mod serving;
 pub mod standing;
+pub mod unsaved;
 pub mod worker;
 
+use goodbye::Goodbye;
 use plan::Plan;
 use remains::{Cleaned, Leftover, clean_up};
 use serving::{Leasing, Serving};
+use unsaved::Unsaved;
 use worker::{Heard, Over, Programs, Worker};
 
 pub(crate) use remains::detach;
@@ -174,7 +178,7 @@ pub async fn run(
         terms: None,
     };
     let task = Task { context, owner, id, plan, state_dir, row, commands, stopping: Vec::new() };
-    task.run(prompter, answer).await;
+    Box::pin(task.run(prompter, answer)).await;
 }
 
 /// Goes on with a mount that a daemon before this one has made, until it is gone.
@@ -192,7 +196,10 @@ pub async fn go_on(
             let leasing = Leasing::begin(&task.owner, task.wanted(None), task.id);
             task.serve(Serving::new(*worker, None, leasing)).await;
         }
-        adoption::Standing::Failed { .. } => task.stay_failed().await,
+        adoption::Standing::Failed { .. } => {
+            task.say_goodbye().await;
+            task.stay_failed().await;
+        }
     }
 }
 
@@ -223,7 +230,12 @@ impl Task {
         shown.port = ready.port;
         shown.nfs = ready.nfs.clone();
         tracing::info!(mount = %self.id, source = %self.plan.source, dir = %shown.dir, backend = %ready.backend, pid, "mounted");
+        shown.replayed = ready.replayed.clone();
+        let replayed = ready.replayed.clone();
         self.tell(MountEvent::Serving { pid, ready: Box::new(ready) }).await;
+        if let Some(replayed) = replayed {
+            self.tell(MountEvent::Replayed(Box::new(replayed))).await;
+        }
         let leasing = Leasing::none();
         let serving = Serving::new(worker, Some(lease), leasing);
         if answer.send(Ok(shown)).is_err() {
@@ -272,8 +284,23 @@ impl Task {
         {
             tracing::error!(mount = %self.id, error = chain(&error), "the worker does not end");
         }
+        self.say_goodbye().await;
         self.clean_up(Leftover::Remove).await;
         self.forget().await;
+    }
+
+    /// Has the machine's agent told that nobody comes back, unless the worker has told it. In the background: neither the
+    /// mount's end nor whoever waits for that is held up by a machine that is away. To be called when the worker has ended
+    /// and before its files are removed.
+    async fn say_goodbye(&self) {
+        let (machine, caller) = (self.plan.place.machine.clone(), self.plan.caller.clone());
+        let state_dir = self.state_dir.clone();
+        let reading = tokio::task::spawn_blocking(move || Goodbye::owed(machine, caller, &state_dir));
+        match reading.await {
+            Ok(Some(goodbye)) => self.owner.send(Event::SayGoodbye(Box::new(goodbye))).await,
+            Ok(None) => {}
+            Err(error) => tracing::error!(mount = %self.id, %error, "looking for its session did not end"),
+        }
     }
 
     async fn clean_up(&self, leftover: Leftover) -> Cleaned {
@@ -368,16 +395,19 @@ impl Starting<'_> {
         row.token = Some(token);
         // Known before there is a process that has it.
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
-        let config = config(row.id, plan, &state_dir, lease.link().dial());
+        let Unsaved { directories, patience } = find_unsaved(context, plan, &state_dir).await?;
+        let mut config = config(row.id, plan, &state_dir, lease.link().dial());
+        config.unsaved = directories;
         let environment = known_environment(&plan.caller).into_iter();
         let started = Worker::start(&context.programs, &config, token, environment);
         let worker = worker.insert(started.map_err(|error| failure(&error))?);
         (row.keeper, row.worker) = worker.identities();
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
-        let ready = match tokio::time::timeout(READY_TIMEOUT, ready(worker, plan)).await {
+        let patience = READY_TIMEOUT + patience;
+        let ready = match tokio::time::timeout(patience, ready(worker, plan)).await {
             Ok(ready) => ready?,
             Err(_) => {
-                let seconds = READY_TIMEOUT.as_secs();
+                let seconds = patience.as_secs();
                 let message =
                     format!("could not mount `{}`: its worker was not ready in {seconds} s", plan.source);
                 return Err(ErrorObject::new(ErrorKind::TimedOut, message));
@@ -390,6 +420,24 @@ impl Starting<'_> {
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
         Ok((lease, ready))
     }
+}
+
+/// What mounts of the same source have left that are gone. A mount that changes nothing does not replay it.
+async fn find_unsaved(
+    context: &MountContext,
+    plan: &Plan,
+    state_dir: &std::path::Path,
+) -> Result<Unsaved, ErrorObject> {
+    let Some(mounts) = state_dir.parent().filter(|_| plan.access == Access::ReadWrite) else {
+        return Ok(Unsaved::default());
+    };
+    let known = context.database.mounts().await.map_err(|error| failure(&error))?;
+    let known: Vec<MountId> = known.iter().map(|row| row.id).collect();
+    let (mounts, source, uid) = (mounts.to_owned(), plan.source.clone(), plan.caller.uid);
+    let finding = tokio::task::spawn_blocking(move || unsaved::of_source(&mounts, &source, uid, &known));
+    finding
+        .await
+        .map_err(|error| ErrorObject::internal(format!("looking for what is unsaved did not end: {error}")))
 }
 
 /// What of a caller's environment reaches a mount's processes.
@@ -437,5 +485,6 @@ fn config(id: MountId, plan: &Plan, state_dir: &std::path::Path, dial: Dial) -> 
         state_dir: ByteString::from(state_dir),
         dial,
         owner: Owner { uid: plan.caller.uid, gid: plan.caller.gid },
+        unsaved: Vec::new(),
     }
 }

@@ -30,6 +30,7 @@ use wire::worker::{Heartbeat, Ready, WorkerStatus};
 use crate::bus::{Bus, Subscription};
 use crate::connection::{self, ConnectRequest, ConnectionEvent, Connector, IDLE_GRACE, Lease, Link};
 use crate::mount::adoption::Adopted;
+use crate::mount::goodbye::Goodbye;
 use crate::mount::monitor::Monitor;
 use crate::mount::plan::{Place, Plan};
 use crate::mount::standing::{Change, Standing};
@@ -38,6 +39,7 @@ use crate::mount::{Command, MountContext, MountHandle};
 use crate::prompt::{Prompter, Ticket};
 
 mod connections;
+mod goodbyes;
 mod mounts;
 mod processes;
 
@@ -45,6 +47,7 @@ mod processes;
 mod tests;
 
 use connections::ConnectionRecord;
+use goodbyes::Goodbyes;
 pub use processes::ProcessRecord;
 
 /// Events that may wait. Whoever sends beyond it waits too; the owner itself sends none.
@@ -131,6 +134,15 @@ pub enum Event {
         /// What.
         event: ConnectionEvent,
     },
+    /// The agent of a mount that is over is to be told so.
+    SayGoodbye(Box<Goodbye>),
+    /// That was tried; if it failed, with what.
+    GoodbyeTried {
+        /// Where.
+        machine: Machine,
+        /// What was not said.
+        failed: Option<Box<Goodbye>>,
+    },
     /// The moment of a connection's next try has come.
     TryAgain(ConnectionId),
     /// The computer slept, or its network changed.
@@ -203,6 +215,8 @@ pub enum MountEvent {
     },
     /// A report of its worker's death is there.
     Crashed(status::Crash),
+    /// What earlier mounts of its source had not saved was saved before it served, as far as that was possible.
+    Replayed(Box<status::Replayed>),
     /// It was probed.
     Probed(Health),
     /// Its worker is gone, its directory is a directory again.
@@ -337,6 +351,7 @@ pub struct Owner {
     last_connection: u64,
     processes: BTreeMap<ProcessId, ProcessRecord>,
     tickets: Vec<(Secret, Prompter)>,
+    goodbyes: Goodbyes,
     bus: Bus,
     course: Course,
 }
@@ -389,6 +404,7 @@ impl Owner {
             last_connection: 0,
             processes: BTreeMap::new(),
             tickets: Vec::new(),
+            goodbyes: Goodbyes::default(),
             bus: Bus::default(),
             course: Course::Serving,
         }
@@ -398,7 +414,8 @@ impl Owner {
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         while let Some(event) = events.recv().await {
             self.on(event);
-            if matches!(self.course, Course::Quitting(_)) && self.connections.is_empty() {
+            let is_quitting = matches!(self.course, Course::Quitting(_));
+            if is_quitting && self.connections.is_empty() && !self.goodbyes.are_being_said() {
                 break;
             }
         }
@@ -426,6 +443,10 @@ impl Owner {
             Event::Redial { wanted, answer } => self.redial(*wanted, answer),
             Event::Disconnect { machine, answer } => self.disconnect(&machine, answer),
             Event::Connection { id, number, event } => self.on_connection(id, number, event),
+            Event::SayGoodbye(goodbye) => self.say_goodbye(*goodbye),
+            Event::GoodbyeTried { machine, failed } => {
+                self.on_goodbye(&machine, failed.map(|goodbye| *goodbye));
+            }
             Event::TryAgain(id) => self.try_again(id),
             Event::WorldChanged => self.world_changed(),
             Event::Subscribe { topics, answer } => drop(answer.send(self.bus.subscribe(topics))),
@@ -440,7 +461,9 @@ impl Owner {
             Event::AbandonStop => self.course = Course::Serving,
             Event::Quit { answer } => {
                 self.course = Course::Quitting(answer);
-                self.close_all();
+                if !self.goodbyes.are_being_said() {
+                    self.close_all();
+                }
             }
         }
     }

@@ -39,6 +39,9 @@ use wire::worker::{
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long processes of a daemon that was killed may take to see that it is gone.
+const LEAVE_TIME: Duration = Duration::from_secs(10);
+
 fn again(test: &str) -> (PathBuf, Vec<String>) {
     let arguments = ["--ignored", "--exact", "--nocapture", "--test-threads=1", test];
     (std::env::current_exe().unwrap(), arguments.map(str::to_owned).to_vec())
@@ -193,6 +196,7 @@ impl FakeWorker<'_> {
             agent_version: None,
             pid: Some(std::process::id()),
             restarts: Some(self.tether.restarts()),
+            replayed: None,
         }));
         self.tether.progress();
         self.serve(config, role);
@@ -287,7 +291,8 @@ fn answer_null_calls(tether: &Tether, kept: Option<OwnedFd>) -> u16 {
     port
 }
 
-/// A daemon in a state directory of its own. Killed when it is dropped, with the processes of its mounts.
+/// A daemon in a state directory of its own. Killed when it is dropped, with the processes of its mounts. That panics when
+/// others are left.
 struct Life {
     home: tempfile::TempDir,
     daemon: Child,
@@ -390,11 +395,46 @@ impl Drop for Life {
         let _ = self.daemon.wait();
         let mounts = std::fs::read_dir(self.home.path().join("mounts"));
         mounts.into_iter().flatten().for_each(|entry| end_processes(&entry.unwrap().path()));
+        let left = self.outlive();
+        assert!(left.is_empty() || std::thread::panicking(), "left behind: {left:?}");
         if std::thread::panicking()
             && let Ok(log) = std::fs::read_to_string(self.paths().log())
         {
             eprintln!("the daemon's log:\n{log}");
         }
+    }
+}
+
+impl Life {
+    /// Kills what is still there after a while: they have the state directory in their environment. Says what that was.
+    fn outlive(&self) -> Vec<String> {
+        let deadline = Instant::now() + LEAVE_TIME;
+        let mut left = self.processes();
+        while !left.is_empty() && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(2));
+            left = self.processes();
+        }
+        for (pid, _) in &left {
+            // One that has gone meanwhile is as good.
+            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        left.into_iter().map(|(pid, command)| format!("{pid}: {command}")).collect()
+    }
+
+    fn processes(&self) -> Vec<(u32, String)> {
+        let mine = format!("STEAD_HOME={}", self.home.path().display());
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let is_mine = |pid: &u32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mine.as_bytes()) && exists(*pid)
+        };
+        let command = |pid| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            (pid, String::from_utf8_lossy(&command).replace('\0', " "))
+        };
+        pids.filter(is_mine).map(command).collect()
     }
 }
 

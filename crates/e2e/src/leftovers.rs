@@ -37,6 +37,14 @@ pub fn processes_of(dir: &Path) -> Vec<Process> {
         .collect()
 }
 
+/// Those of [`processes_of`] that serve a session of an agent, whether a stream is attached or not.
+pub fn sessions_of(dir: &Path) -> Vec<Process> {
+    /// What such a process calls itself.
+    const SESSION: &str = "stead-session";
+    let name = |pid: Pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    processes_of(dir).into_iter().filter(|process| name(process.pid).trim() == SESSION).collect()
+}
+
 /// The arguments of every process but this one, by pid. One that ends meanwhile is left out.
 pub fn command_lines() -> Vec<(i32, Vec<Vec<u8>>)> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -90,6 +98,14 @@ fn holds(pid: u32, dir: &Path) -> bool {
     let links = links.chain([PathBuf::from(format!("/proc/{pid}/cwd"))]);
     // A process that ends meanwhile has no links any more, and is not left behind.
     links.filter_map(|link| std::fs::read_link(link).ok()).any(|target| target.starts_with(dir))
+}
+
+/// Whether a process has a file or a directory open that does not lie below `dir`; devices do not count.
+pub fn has_open_beside(pid: i32, dir: &Path) -> bool {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+    let is_file = |target: &PathBuf| target.is_absolute() && !target.starts_with("/dev");
+    targets.filter(is_file).any(|target| !target.starts_with(dir))
 }
 
 /// The mount points at or below `dir`, innermost first.

@@ -29,7 +29,8 @@ const GONE_DEADLINE: Duration = Duration::from_secs(3);
 /// option of its own would not do: ssh tries the keys of all entries that match.
 pub const DENIED: &str = "denied";
 
-/// A running server. Dropping it ends it and everything that ran on the machine.
+/// A running server. Dropping it ends it and everything that ran on the machine, and panics when a session of an agent
+/// was left there that nobody would have come for.
 pub struct Sshd {
     dir: tempfile::TempDir,
     port: u16,
@@ -140,6 +141,33 @@ impl Sshd {
         leftovers::processes_of(&self.machine())
     }
 
+    /// The sessions of mounts that are left on the machine although no login is there any more which could have them: they
+    /// have a tree open, other than those of commands, which are promised to be hung up some minutes later. None while the
+    /// server is gone: nobody could have told them that they are over.
+    fn sessions_left(&mut self) -> Vec<leftovers::Process> {
+        if ended(&mut self.server) {
+            return Vec::new();
+        }
+        let mut left = Vec::new();
+        let is_clean = holds_within(GONE_DEADLINE, || {
+            left = leftovers::sessions_of(&self.machine());
+            left.retain(|session| leftovers::has_open_beside(session.pid.as_raw_pid(), &self.runtime()));
+            left.is_empty()
+        });
+        // Who is still logged in may still use them.
+        if is_clean || !self.connections().is_empty() { Vec::new() } else { left }
+    }
+
+    /// The server's processes for those who are logged in.
+    fn connections(&self) -> Vec<Pid> {
+        let is_server = |pid: &i32| {
+            let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            text.starts_with(b"sshd") || text.starts_with(sshd_bin().as_os_str().as_encoded_bytes())
+        };
+        let started = leftovers::descendants_of(Pid::from_child(&self.server).as_raw_nonzero().get());
+        started.into_iter().filter(is_server).filter_map(Pid::from_raw).collect()
+    }
+
     /// Kills the connections and the server, as a machine that falls over. [`Sshd::revive`] brings it back.
     pub fn kill_all(&mut self) {
         let _gone = self.server.kill();
@@ -149,12 +177,7 @@ impl Sshd {
 
     /// Ends the server and its connections, and leaves what runs on the machine. [`Sshd::revive`] brings it back.
     pub fn kill_server(&mut self) {
-        let is_server = |pid: &i32| {
-            let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            text.starts_with(b"sshd") || text.starts_with(sshd_bin().as_os_str().as_encoded_bytes())
-        };
-        let connections = leftovers::descendants_of(Pid::from_child(&self.server).as_raw_nonzero().get());
-        let connections = connections.into_iter().filter(is_server).filter_map(Pid::from_raw);
+        let connections = self.connections();
         let _gone = self.server.kill();
         self.server.wait().expect("reaping sshd");
         for connection in connections {
@@ -190,13 +213,16 @@ impl Sshd {
 
 impl Drop for Sshd {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        let failed_already = std::thread::panicking();
+        if failed_already {
             eprintln!("sshd's log:\n{}", self.log());
         }
+        let left = if failed_already { Vec::new() } else { self.sessions_left() };
         let _gone = self.server.kill();
         let _reaped = self.server.wait();
         holds_within(GONE_DEADLINE, || self.far_processes().is_empty());
         leftovers::kill(&self.far_processes());
+        assert!(left.is_empty(), "agents of mounts that are over are left on the machine: {left:?}");
     }
 }
 
@@ -207,11 +233,12 @@ fn serve(dir: &Path, port: u16, cache: &Path, config: &str) -> Option<Child> {
         std::fs::create_dir_all("/run/sshd").expect("creating /run/sshd");
     }
     let shown = dir.display();
+    // As if bash had been started by a shell: it reads ~/.bashrc otherwise, and how long that takes is the machine's affair.
     let text = format!(
         "{config}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {shown}/host\nAuthorizedKeysFile {shown}/authorized_keys\n\
          PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
          PermitRootLogin yes\nSubsystem sftp internal-sftp\nMaxStartups 100\nMaxSessions 100\nUseDNS no\n\
-         PrintMotd no\nSetEnv XDG_CACHE_HOME={cache} XDG_RUNTIME_DIR={runtime} \
+         PrintMotd no\nSetEnv SHLVL=1 XDG_CACHE_HOME={cache} XDG_RUNTIME_DIR={runtime} \
          STEAD_TEST_MACHINE={shown}/machine\n",
         cache = cache.display(),
         runtime = runtime_dir(dir).display()

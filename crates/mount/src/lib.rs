@@ -8,6 +8,7 @@ pub mod machine;
 pub mod nfs;
 pub mod probe;
 mod progress;
+pub mod unsaved;
 pub mod worker;
 
 pub use counts::Counts;

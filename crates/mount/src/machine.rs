@@ -26,6 +26,7 @@ use vfs::source::{
 use vfs::table::Kept;
 use wire::agent::file as far;
 
+use crate::worker::session::SessionNote;
 use crate::worker::succession::{SourcePart, write_part};
 use convert::{Far, Near, near};
 
@@ -385,6 +386,8 @@ pub struct Events {
     vfs: OnceLock<Weak<vfs::Vfs<Machine>>>,
     /// What a successor needs of the link.
     part: Mutex<Option<SourcePart>>,
+    /// Where the session is noted, once that is known.
+    note: OnceLock<SessionNote>,
     standing: tokio::sync::watch::Sender<LinkStanding>,
 }
 
@@ -412,6 +415,7 @@ impl Events {
         Arc::new(Events {
             vfs: OnceLock::new(),
             part: Mutex::default(),
+            note: OnceLock::new(),
             standing: tokio::sync::watch::Sender::default(),
         })
     }
@@ -424,6 +428,13 @@ impl Events {
         if let Some(part) = &*self.part.lock() {
             self.record(part);
         }
+    }
+
+    /// From now on each session is noted here, before anything is asked of it.
+    pub(crate) fn note_at(&self, note: SessionNote) {
+        // A second place for one link would be a bug of the worker; the first stays.
+        let first = self.note.set(note).is_ok();
+        debug_assert!(first, "one note of a link");
     }
 
     /// This is how the machine is reached. To be said before the link changes any of it.
@@ -473,6 +484,9 @@ impl EventSink for Events {
     }
 
     fn session_marked(&self, mark: &SessionMark) {
+        if let Some(note) = self.note.get() {
+            note.write(mark.session);
+        }
         self.update(|part| part.mark = *mark);
     }
 

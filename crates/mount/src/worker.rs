@@ -23,6 +23,8 @@ mod mounted;
 mod nfs;
 mod options;
 mod predecessor;
+pub(crate) mod session;
+mod spare;
 pub(crate) mod succession;
 
 use std::ffi::OsString;
@@ -89,8 +91,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn run(inheritance: Inheritance) -> Result<(), Failure> {
+async fn run(mut inheritance: Inheritance) -> Result<(), Failure> {
     let directory = inheritance.directory.clone();
+    let spare = succession::spare_of(std::mem::take(&mut inheritance.spares));
     let (tether, control, kept) = Tether::new(inheritance)?;
     let tether = Arc::new(tether);
     let minding = tether.clone();
@@ -100,7 +103,11 @@ async fn run(inheritance: Inheritance) -> Result<(), Failure> {
     let begun = match succession::read_config(&directory) {
         Ok(config) => {
             let home = Home { config, directory, tether: tether.clone() };
-            if is_successor { Mounted::take_over(home, kept).await } else { Mounted::begin(home).await }
+            if is_successor {
+                Mounted::take_over(home, kept, spare).await
+            } else {
+                Mounted::begin(home).await
+            }
         }
         Err(error) => Err(failure(ErrorKind::Failure, in_full(&error))),
     };
@@ -121,7 +128,7 @@ fn failure(kind: ErrorKind, message: impl Into<String>) -> WorkerError {
 }
 
 /// An error and all its causes in one line, in the system's own words.
-fn in_full(error: &dyn std::error::Error) -> String {
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
     let mut line = plain(error.to_string());
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -136,7 +143,7 @@ fn in_full(error: &dyn std::error::Error) -> String {
 }
 
 /// Without Rust's `(os error N)`, where that comes last.
-fn plain(mut text: String) -> String {
+pub(crate) fn plain(mut text: String) -> String {
     if let Some(at) = text.rfind(" (os error ").filter(|_| text.ends_with(')')) {
         text.truncate(at);
     }

@@ -44,7 +44,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use wire::agent::file::Changed;
 use wire::agent::process::ProcessId;
-use wire::agent::{Description, HandleId, Reply, Request, Sequence};
+use wire::agent::{ClientFrame, Description, HandleId, Reply, Request, Sequence};
 use wire::frame::{PREFACE, decode_head, encode_head};
 use wire::hello::{Hello, SessionId};
 
@@ -229,6 +229,17 @@ impl Introduced {
     pub fn peer(&self) -> &Hello {
         &self.halves.peer
     }
+
+    /// Tells the agent that its session is over, and closes the stream.
+    pub(crate) async fn goodbye(mut self) -> Result<(), LinkLost> {
+        let frame = encode_head(&ClientFrame::Goodbye, 0)?;
+        let writer = &mut self.halves.writer;
+        let said = async {
+            writer.write_all(&frame).await?;
+            writer.flush().await
+        };
+        Ok(said.await?)
+    }
 }
 
 impl AgentClient {
@@ -409,11 +420,13 @@ impl AgentClient {
         self.session.close(LinkLost::Closed);
     }
 
-    /// Ends the session for every clone when what is queued has been sent, or after a second.
-    pub async fn goodbye(&self) {
+    /// Ends the session for every clone when what is queued has been sent, or after a second. Says whether the agent has
+    /// been told; if not, it keeps the session for as long as after the loss of a stream.
+    pub async fn goodbye(&self) -> bool {
         self.session.say_goodbye();
-        self.session.drained().await;
+        let is_told = self.session.drained().await;
         self.session.close(LinkLost::Closed);
+        is_told
     }
 
     pub(super) fn misanswered(&self, reply: &'static str) -> LinkLost {

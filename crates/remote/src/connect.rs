@@ -1,8 +1,10 @@
 //! From a way to a machine to a link with its agent.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use wire::api::error::ErrorKind;
@@ -14,6 +16,7 @@ use crate::client::relink::{DialFailed, Dialed, Dialer, Later};
 use crate::client::{AgentClient, ByteStream, ConnectError, ConnectOptions, EventSink, Introduced};
 use crate::link::Hindrance;
 use crate::place::{self, Absence, Agents, PlaceError};
+use crate::spare::{self, Room, Spare, SpareCarrier};
 use crate::transport::host::{self, HostOptions};
 use crate::transport::ssh::{self, Route, SshError, SshOptions};
 use crate::transport::{Exit, Program, ProgramError};
@@ -161,6 +164,38 @@ pub async fn connect(
     Ok(Connection { client: AgentClient::over(stream, sink), program })
 }
 
+/// Ends a session that its client has left with the agent, as [`AgentClient::leave`] does or by its death: there must be
+/// nobody any more who serves it. Returns when nothing of it is left there. One that is gone already has been ended.
+pub async fn end_session(dial: &SshDial, session: SessionId) -> Result<(), OpenError> {
+    let (stream, program) = reach_ssh(dial, ConnectOptions { session, ..ConnectOptions::default() }).await?;
+    part(stream, program, session).await
+}
+
+/// The same for a session with an agent of this host, whose client had these variables.
+pub async fn end_host_session(
+    host: &HostOptions,
+    variables: &[(OsString, OsString)],
+    session: SessionId,
+) -> Result<(), OpenError> {
+    let (program, stream) = host::open_with(host, session, variables)?;
+    let options = ConnectOptions { session, ..ConnectOptions::default() };
+    let (stream, program) =
+        introduce(program, stream, options).await.map_err(|failed| failed.into_error())?;
+    part(stream, program, session).await
+}
+
+/// Says goodbye if it is that session, and waits for its end. The process at the stream's other end outlasts it.
+async fn part(stream: Introduced, program: Program, session: SessionId) -> Result<(), OpenError> {
+    if stream.peer().session == session {
+        let said = stream.goodbye().await;
+        said.map_err(|lost| OpenError::Agent { source: ConnectError::Lost(lost), exit: None })?;
+    } else {
+        drop(stream);
+    }
+    drop(program.ended().await);
+    Ok(())
+}
+
 type Reached = (Introduced, Program);
 
 async fn reach_host(host: &HostOptions, options: ConnectOptions) -> Result<Reached, OpenError> {
@@ -169,10 +204,13 @@ async fn reach_host(host: &HostOptions, options: ConnectOptions) -> Result<Reach
 }
 
 async fn reach(dial: &Dial, host: &HostOptions, options: ConnectOptions) -> Result<Reached, OpenError> {
-    let dial = match dial {
-        Dial::Host => return reach_host(host, options).await,
-        Dial::Ssh(dial) => dial,
-    };
+    match dial {
+        Dial::Host => reach_host(host, options).await,
+        Dial::Ssh(dial) => reach_ssh(dial, options).await,
+    }
+}
+
+async fn reach_ssh(dial: &SshDial, options: ConnectOptions) -> Result<Reached, OpenError> {
     let path = || dial.agent.clone();
     let command = place::start_at(dial.agent.as_bytes(), options.session)
         .ok_or_else(|| OpenError::AgentPath { path: path() })?;
@@ -192,17 +230,51 @@ pub struct WorkerDialer {
     dial: Dial,
     host: HostOptions,
     options: ConnectOptions,
+    /// Used up by the first stream.
+    spare: Arc<Mutex<Option<Spare>>>,
 }
 
 impl WorkerDialer {
     /// A dialer that asks for sessions which are kept for `keep_seconds` after their stream is lost.
     pub fn new(dial: Dial, host: HostOptions, keep_seconds: u32) -> WorkerDialer {
-        WorkerDialer { dial, host, options: ConnectOptions { keep_seconds, ..ConnectOptions::default() } }
+        let options = ConnectOptions { keep_seconds, ..ConnectOptions::default() };
+        WorkerDialer { dial, host, options, spare: Arc::default() }
+    }
+
+    /// The same, with a channel that a predecessor has dialled ahead: it is the first that is tried.
+    pub fn with_spare(self, spare: Option<Spare>) -> WorkerDialer {
+        WorkerDialer { spare: Arc::new(Mutex::new(spare)), ..self }
+    }
+
+    /// Dials a channel for a successor, which goes on with this session; to be handed over at once. `None` where one is
+    /// dialled as fast as it is handed over.
+    pub fn dial_ahead(&self, session: SessionId) -> Option<Result<(Spare, SpareCarrier), OpenError>> {
+        match &self.dial {
+            Dial::Host => None,
+            Dial::Ssh(dial) => Some(spare::dial(dial, session)),
+        }
+    }
+
+    /// What tells whether there is room for a channel that is dialled ahead. `None` where none is.
+    pub fn room(&self) -> Option<Room> {
+        match &self.dial {
+            Dial::Host => None,
+            Dial::Ssh(dial) => Some(Room::of(dial)),
+        }
     }
 
     /// Tries once, and says in full why it failed.
     pub async fn reach(&self, session: SessionId) -> Result<Dialed, OpenError> {
         let options = ConnectOptions { session, ..self.options };
+        let spare = self.spare.lock().take();
+        if let Some(spare) = spare {
+            match spare.introduce(options).await {
+                Ok(dialed) if dialed.stream.peer().session == session => return Ok(dialed),
+                // Dialled for a session that was gone by then: behind it is a fresh agent, and ours may live.
+                Ok(_other) => tracing::info!("the channel in reserve leads to another session"),
+                Err(why) => tracing::info!(%why, "the channel in reserve is of no use"),
+            }
+        }
         let (stream, program) = reach(&self.dial, &self.host, options).await?;
         Ok(Dialed { stream, carrier: Some(program) })
     }

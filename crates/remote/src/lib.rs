@@ -5,6 +5,7 @@
 //! - [`client`]: the agent protocol over any byte stream: many requests at once, streams, changes, heartbeats.
 //! - [`client::relink`]: a client that goes on with another stream when one is lost.
 //! - [`connect()`], [`connect_host`], [`connect_placing`], [`WorkerDialer`]: all of these together.
+//! - [`spare`]: a channel that is dialled ahead, for another process to go on with.
 //! - [`askpass`]: how what ssh asks reaches a person.
 //! - [`doctor`]: what is at the other end.
 //! - [`link`]: when a lost connection is opened again, as a pure function.
@@ -27,6 +28,10 @@ mod connect;
 pub mod doctor;
 pub mod link;
 pub mod place;
+pub mod spare;
 pub mod transport;
 
-pub use connect::{Connection, OpenError, WorkerDialer, connect, connect_host, connect_placing};
+pub use connect::{
+    Connection, OpenError, WorkerDialer, connect, connect_host, connect_placing, end_host_session,
+    end_session,
+};

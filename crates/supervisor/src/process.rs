@@ -1,7 +1,7 @@
 //! A handle to a process that is watched.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
@@ -9,7 +9,7 @@ use rustix::process::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, has_ended};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,14 +69,34 @@ impl Process {
         }
     }
 
+    /// Takes over the process that this pidfd means, as another process has [shown](show_child) it, if it is still there.
+    /// It is watched and signalled, not reaped.
+    pub fn inherit(pidfd: OwnedFd) -> Result<Process, AdoptError> {
+        let pid = pid_of(pidfd.as_fd()).map_err(|source| AdoptError::Watch { pid: 0, source })?;
+        let pid = pid.ok_or(AdoptError::Gone { pid: 0 })?;
+        let identity = match Identity::of(pid) {
+            Err(IdentityError::Gone { pid }) => return Err(AdoptError::Gone { pid }),
+            identity => identity?,
+        };
+        let watch = |source| AdoptError::Watch { pid, source };
+        // Only now: the number meant the same process while it was identified if that is there still.
+        if pid_of(pidfd.as_fd()).map_err(watch)? != Some(pid) || has_ended(pid) {
+            return Err(AdoptError::Gone { pid });
+        }
+        Process::watching(identity, Kinship::Adopted, pidfd).map_err(watch)
+    }
+
     pub(crate) fn child(identity: Identity) -> Result<Process, AdoptError> {
         Process::open(identity, Kinship::Child)
             .map_err(|source| AdoptError::Watch { pid: identity.pid, source })
     }
 
     fn open(identity: Identity, kinship: Kinship) -> io::Result<Process> {
-        let pid = raw_pid(identity.pid)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let pidfd = pidfd_open(raw_pid(identity.pid)?, PidfdFlags::empty())?;
+        Process::watching(identity, kinship, pidfd)
+    }
+
+    fn watching(identity: Identity, kinship: Kinship, pidfd: OwnedFd) -> io::Result<Process> {
         // SAFETY: an `OwnedFd` is one open descriptor for as long as it exists, and the `AsyncFd` owns it.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
         Ok(Process { identity, kinship, pidfd: Some(pidfd), exit: None })
@@ -166,9 +186,28 @@ async fn wait(pidfd: &AsyncFd<OwnedFd>, kinship: Kinship) -> io::Result<Exit> {
     }
 }
 
-fn as_fd(pidfd: &AsyncFd<OwnedFd>) -> std::os::fd::BorrowedFd<'_> {
-    use std::os::fd::AsFd;
+fn as_fd(pidfd: &AsyncFd<OwnedFd>) -> BorrowedFd<'_> {
     pidfd.get_ref().as_fd()
+}
+
+/// A descriptor of a child of this process that has not been reaped, for another process to [inherit](Process::inherit).
+/// Fails when there is no such child.
+pub fn show_child(pid: u32) -> io::Result<OwnedFd> {
+    let pidfd = pidfd_open(raw_pid(pid)?, PidfdFlags::empty())?;
+    // Whoever has got the number of a child that was reaped is not this process's to wait for.
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
+    Ok(pidfd)
+}
+
+/// The number of the process that a pidfd means, until it has been reaped.
+fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let number: i64 =
+        number.and_then(|number| number.trim().parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    // Minus one when it has been reaped, and zero when it cannot be seen from here.
+    Ok(u32::try_from(number).ok().filter(|pid| *pid != 0))
 }
 
 fn raw_pid(pid: u32) -> io::Result<Pid> {

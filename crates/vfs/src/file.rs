@@ -68,7 +68,22 @@ pub struct Version {
     changed: Time,
 }
 
+/// What tells one content of a file from another across processes. Unlike a [`Version`] it says nothing of names and rights:
+/// a change that keeps size and time of modification is not seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "stat(2)'s own words")]
+pub struct Content {
+    pub size: u64,
+    pub modified: Time,
+}
+
 impl Attributes {
+    /// The content these attributes describe; `None` where they are of a file of which only the kind is known.
+    pub fn content(&self) -> Option<Content> {
+        let is_known = self.changed != Time::default() || self.modified != Time::default();
+        is_known.then_some(Content { size: self.size, modified: self.modified })
+    }
+
     /// Of an empty file of root's that nobody may use, with one name: to be filled in.
     pub fn new(kind: Kind) -> Attributes {
         Attributes {

@@ -7,7 +7,7 @@
 //! ```text
 //! offset  size  header
 //!      0     8  "steadjnl"
-//!      8     4  version: 1
+//!      8     4  version: 2; 1 has no records of files
 //!     12     4  zero
 //!     16     8  epoch: of two files, the higher is the younger
 //!
@@ -15,16 +15,26 @@
 //!      0     4  CRC-32 (IEEE) of what follows, the bytes included
 //!      4     4  length of the bytes
 //!      8     8  epoch of the file when it was written
-//!     16     1  kind: 1 a write, 2 writes that are done
-//!     17     1  for a write, bit 0: clears set-id bits
+//!     16     1  kind: 1 a write, 2 writes that are done, 3 a file
+//!     17     1  for a write, bit 0: clears set-id bits; for a file, bit 0: its content is known, bit 1: its place is said
 //!     18     6  zero
 //!     24     8  sequence number under which it is sent
 //!     32     8  the kernel's number of the request
 //!     40     8  handle
 //!     48     8  node
 //!     56     8  offset in the file
-//!     64   ...  bytes; of kind 2, sequence numbers of 8 bytes each
+//!     64   ...  bytes; of kind 2, sequence numbers of 8 bytes each; of kind 3, see below
+//!
+//! offset  size  bytes of a file's record, all other fields but the node being zero
+//!      0     8  size
+//!      8     8  last change of the content: seconds since 1970
+//!     16     8  nanoseconds
+//!     24    24  where the place is said: device, inode, birth
+//!     48   ...  its path below the root; empty for a file without a name
 //! ```
+//!
+//! A file is described in each journal file before its first write there; then, where it has writes that are not done, each
+//! time its content is known to be another. Of what is said of a file the last counts.
 //!
 //! The first record that does not match its checksum, or is of another epoch, ends a file. That a write is done is recorded
 //! before the source is told that its number is settled, in the file that is younger than or the same as the write's.
@@ -41,12 +51,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::behind::UNWRITTEN_BYTES_MAX;
+use crate::file::{Content, FileId, Time};
 use crate::request::{RequestId, Sequence};
-use crate::source::HandleId;
+use crate::source::{HandleId, Place};
 use crate::table::Ino;
 
 const MAGIC: [u8; 8] = *b"steadjnl";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Versions that are read.
+const VERSIONS: [u32; 2] = [1, VERSION];
 const HEADER_BYTES: usize = 24;
 const RECORD_BYTES: usize = 64;
 /// Their names, in a mount's directory.
@@ -57,6 +70,19 @@ pub(crate) const SEGMENT_BYTES_MAX: u64 = UNWRITTEN_BYTES_MAX as u64;
 
 /// The longest write that is journalled in one record, and a bound on what a damaged length can ask for.
 const WRITE_BYTES_MAX: usize = 16 << 20;
+
+/// The bytes of a file's record before its path, without and with the place.
+const CONTENT_BYTES: usize = 24;
+const PLACE_BYTES: usize = 48;
+
+/// What is read of one file at most: it is begun anew when it is full, but for lists of what is done.
+const READ_BYTES_MAX: u64 = 2 * SEGMENT_BYTES_MAX + WRITE_BYTES_MAX as u64;
+
+mod kind {
+    pub(super) const WRITE: u8 = 1;
+    pub(super) const DONE: u8 = 2;
+    pub(super) const FILE: u8 = 3;
+}
 
 /// Writes that are done and not yet recorded to be: they cost a successor a question each.
 const DONE_MAX: usize = 64;
@@ -82,6 +108,15 @@ pub(crate) struct Pending {
     pub(crate) bytes: Bytes,
 }
 
+/// What is known of a file that has writes in the journal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Described {
+    /// Which, and where it was last; an empty path is of a file without a name.
+    pub(crate) place: Option<(FileId, Box<[u8]>)>,
+    /// The content that the writes were for.
+    pub(crate) content: Option<Content>,
+}
+
 /// Why a write was not journalled.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {what} the journal `{}`", path.display())]
@@ -105,9 +140,19 @@ struct Segment {
 struct State {
     segments: [Segment; 2],
     current: usize,
-    /// Where each pending write is.
-    pending: HashMap<Sequence, usize>,
+    /// Where each pending write is, and of which file it is.
+    pending: HashMap<Sequence, (usize, Ino)>,
+    /// How many are pending of each file.
+    files: HashMap<Ino, usize>,
+    /// Files whose place the current segment says.
+    placed: HashSet<Ino>,
+    /// What the current segment says of contents.
+    contents: HashMap<Ino, Content>,
+    /// Contents that are known and not recorded yet: those that writes which are done have left.
+    unsaid: HashMap<Ino, Content>,
     done: Vec<Sequence>,
+    /// Nothing will be brought to the source any more.
+    has_given_up: bool,
     segment_bytes_max: u64,
     /// Why the last record could not be written, if it could not.
     failure: Option<String>,
@@ -136,6 +181,41 @@ pub(crate) struct Left {
     pub(crate) pending: Vec<Pending>,
     /// Requests whose writes were taken, with how much: they need no other answer.
     pub(crate) taken: HashMap<RequestId, u32>,
+    /// What is said of files.
+    pub(crate) files: HashMap<Ino, Described>,
+}
+
+impl Left {
+    fn take(&mut self, kind: u8, flags: u8, header: Header, bytes: Vec<u8>, done: &mut HashSet<Sequence>) {
+        match kind {
+            kind::DONE => done.extend(bytes.chunks_exact(8).map(|chunk| Sequence(number(chunk, 0)))),
+            kind::FILE => self.describe(header.ino, flags, &bytes),
+            _ => {
+                if header.request != RequestId(0) {
+                    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    *self.taken.entry(header.request).or_default() += length;
+                }
+                self.pending.push(Pending { header, bytes: bytes.into() });
+            }
+        }
+    }
+
+    fn describe(&mut self, ino: Ino, flags: u8, bytes: &[u8]) {
+        let file = self.files.entry(ino).or_default();
+        if bytes.len() < CONTENT_BYTES {
+            return;
+        }
+        if flags & 1 != 0
+            && let Ok(nanoseconds) = u32::try_from(number(bytes, 16))
+        {
+            let modified = Time { seconds: number(bytes, 8).cast_signed(), nanoseconds };
+            file.content = Some(Content { size: number(bytes, 0), modified });
+        }
+        if flags & 2 != 0 && bytes.len() >= PLACE_BYTES {
+            let (device, inode, birth) = (number(bytes, 24), number(bytes, 32), number(bytes, 40));
+            file.place = Some((FileId { device, inode, birth }, bytes[PLACE_BYTES..].into()));
+        }
+    }
 }
 
 enum Placed {
@@ -143,12 +223,39 @@ enum Placed {
     Full,
 }
 
-fn record(epoch: u64, kind: u8, header: &Header, bytes: &[u8]) -> [u8; RECORD_BYTES] {
+const NO_WRITE: Header = Header {
+    sequence: Sequence(0),
+    request: RequestId(0),
+    handle: HandleId(0),
+    ino: Ino(0),
+    offset: 0,
+    clear_set_id: false,
+};
+
+/// A file's record, whole.
+fn file_record(epoch: u64, ino: Ino, content: Option<Content>, place: Option<&Place>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(RECORD_BYTES + PLACE_BYTES);
+    bytes.resize(RECORD_BYTES, 0);
+    let Content { size, modified } = content.unwrap_or_default();
+    let known = [size, modified.seconds.cast_unsigned(), modified.nanoseconds.into()];
+    known.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+    if let Some(Place { id: FileId { device, inode, birth }, path }) = place {
+        [device, inode, birth].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+        bytes.extend_from_slice(path);
+    }
+    let flags = u8::from(content.is_some()) | u8::from(place.is_some()) << 1;
+    let header = Header { ino, ..NO_WRITE };
+    let record = record(epoch, (kind::FILE, flags), &header, &bytes[RECORD_BYTES..]);
+    bytes[..RECORD_BYTES].copy_from_slice(&record);
+    bytes
+}
+
+fn record(epoch: u64, (kind, flags): (u8, u8), header: &Header, bytes: &[u8]) -> [u8; RECORD_BYTES] {
     let mut record = [0; RECORD_BYTES];
     record[4..8].copy_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     record[8..16].copy_from_slice(&epoch.to_le_bytes());
     record[16] = kind;
-    record[17] = u8::from(header.clear_set_id);
+    record[17] = flags;
     let Header { sequence, request, handle, ino, offset, .. } = *header;
     for (at, number) in [sequence.0, request.0, handle.0, ino.0, offset].into_iter().enumerate() {
         record[24 + at * 8..32 + at * 8].copy_from_slice(&number.to_le_bytes());
@@ -197,17 +304,18 @@ impl Segment {
         Ok(())
     }
 
-    /// Reads the records, and is ready to go on behind the last.
-    fn read(&mut self, mut each: impl FnMut(u8, Header, Vec<u8>)) -> Result<(), JournalError> {
-        let found = self.file.metadata().map_err(self.fails("read"))?.len();
+    /// Reads the records, and is ready to go on behind the last. Says whether the file is empty or a journal's.
+    fn read(&mut self, mut each: impl FnMut((u8, u8), Header, Vec<u8>)) -> Result<bool, JournalError> {
+        let found = self.file.metadata().map_err(self.fails("read"))?.len().min(READ_BYTES_MAX);
         let mut reader = BufReader::with_capacity(256 << 10, &self.file);
         let mut header = [0; HEADER_BYTES];
         if found < HEADER_BYTES as u64 {
-            return Ok(());
+            return Ok(true);
         }
         reader.read_exact(&mut header).map_err(self.fails("read"))?;
-        if header[..8] != MAGIC || header[8..12] != VERSION.to_le_bytes() {
-            return Ok(());
+        let is_known = VERSIONS.iter().any(|version| header[8..12] == version.to_le_bytes());
+        if header[..8] != MAGIC || !is_known {
+            return Ok(false);
         }
         let epoch = number(&header, 16);
         let mut length = HEADER_BYTES as u64;
@@ -223,11 +331,12 @@ impl Segment {
                 offset: number(&record, 56),
                 clear_set_id: record[17] & 1 != 0,
             };
-            each(record[16], header, bytes);
+            each((record[16], record[17]), header, bytes);
         }
         drop(reader);
         (self.epoch, self.length) = (epoch, length);
-        self.file.seek(SeekFrom::Start(length)).map(drop).map_err(self.fails("read"))
+        self.file.seek(SeekFrom::Start(length)).map_err(self.fails("read"))?;
+        Ok(true)
     }
 }
 
@@ -273,8 +382,9 @@ fn next_record(reader: &mut impl Read, epoch: u64, left: u64) -> io::Result<Opti
 }
 
 impl State {
-    fn place(&mut self, kind: u8, header: &Header, bytes: &[u8]) -> Result<Placed, JournalError> {
-        let needed = (RECORD_BYTES + bytes.len()) as u64;
+    /// Makes sure that there is a segment to write `bytes` more to.
+    fn make_room(&mut self, bytes: usize) -> Result<Placed, JournalError> {
+        let needed = (RECORD_BYTES + bytes) as u64;
         let segment = &self.segments[self.current];
         if segment.length + needed > self.segment_bytes_max.max(HEADER_BYTES as u64 + needed)
             || segment.length == 0
@@ -286,9 +396,36 @@ impl State {
             let epoch = self.segments[self.current].epoch + 1;
             self.segments[next].begin(epoch)?;
             self.current = next;
+            self.placed.clear();
+            self.contents.clear();
         }
+        Ok(Placed::Yes)
+    }
+
+    /// Appends a write, and before it what is to be known of its file. That may go over the limit: it is small, and once
+    /// for each file.
+    fn place(&mut self, header: &Header, bytes: &[u8], file: &impl Describe) -> Result<Placed, JournalError> {
+        if let Placed::Full = self.make_room(bytes.len())? {
+            return Ok(Placed::Full);
+        }
+        let (ino, content) = (header.ino, file.content());
+        let is_placed = self.placed.contains(&ino);
+        let is_news = content.is_some() && self.contents.get(&ino) != content.as_ref();
         let segment = &mut self.segments[self.current];
-        segment.append(&record(segment.epoch, kind, header, bytes), bytes)?;
+        let mut lead = Vec::new();
+        if !is_placed || is_news {
+            let place = if is_placed { None } else { file.place() };
+            lead = file_record(segment.epoch, ino, content, place.as_ref());
+        }
+        lead.extend_from_slice(&record(
+            segment.epoch,
+            (kind::WRITE, u8::from(header.clear_set_id)),
+            header,
+            bytes,
+        ));
+        segment.append(&lead, bytes)?;
+        self.placed.insert(ino);
+        self.contents.extend(content.map(|content| (ino, content)));
         Ok(Placed::Yes)
     }
 
@@ -297,20 +434,82 @@ impl State {
         if self.done.is_empty() {
             return Ok(Vec::new());
         }
-        let none = Header {
-            sequence: Sequence(0),
-            request: RequestId(0),
-            handle: HandleId(0),
-            ino: Ino(0),
-            offset: 0,
-            clear_set_id: false,
-        };
-        let bytes: Vec<u8> = self.done.iter().flat_map(|sequence| sequence.0.to_le_bytes()).collect();
         // A list of what is done may go over the limit: it is what makes room.
         let segment = &mut self.segments[self.current];
-        segment.append(&record(segment.epoch, 2, &none, &bytes), &bytes)?;
+        let mut news = Vec::new();
+        // Of a file with nothing pending nobody asks; it is said with the next write.
+        self.unsaid.retain(|ino, _| self.files.contains_key(ino));
+        for (ino, content) in &self.unsaid {
+            if self.contents.get(ino) != Some(content) {
+                news.extend_from_slice(&file_record(segment.epoch, *ino, Some(*content), None));
+            }
+        }
+        let bytes: Vec<u8> = self.done.iter().flat_map(|sequence| sequence.0.to_le_bytes()).collect();
+        news.extend_from_slice(&record(segment.epoch, (kind::DONE, 0), &NO_WRITE, &bytes));
+        segment.append(&news, &bytes)?;
+        self.contents.extend(self.unsaid.drain());
         Ok(std::mem::take(&mut self.done))
     }
+
+    /// Records where the files with pending writes are now, and what they hold.
+    fn describe_pending(&mut self, describe: impl Fn(Ino) -> Described) -> Result<(), JournalError> {
+        let segment = &mut self.segments[self.current];
+        let mut news = Vec::new();
+        for ino in self.files.keys() {
+            let Described { place, content } = describe(*ino);
+            let place = place.map(|(id, path)| Place { id, path });
+            news.extend_from_slice(&file_record(segment.epoch, *ino, content, place.as_ref()));
+        }
+        segment.append(&news, &[])
+    }
+}
+
+/// What is to be known of the file of a write. Asked while the journal is locked.
+pub(crate) trait Describe {
+    /// Its content as the source has said it last.
+    fn content(&self) -> Option<Content>;
+    /// Which it is, and where.
+    fn place(&self) -> Option<Place>;
+}
+
+/// The journal of a mount that is gone, as it is.
+pub(crate) fn read_left(directory: &Path) -> Result<Left, JournalError> {
+    let mut left = Left::default();
+    let (mut found, mut done) = ([(0, Vec::new()), (0, Vec::new())], HashSet::new());
+    for (name, (epoch, records)) in FILES.iter().zip(&mut found) {
+        let path = directory.join(name);
+        let fails = |what, source| JournalError { path: path.clone(), what, source };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(fails("open", error)),
+        };
+        let mut segment = Segment { path: path.clone(), file, epoch: 0, length: 0, pending: 0 };
+        let is_known = segment.read(|kind, header, bytes| records.push((kind, header, bytes)))?;
+        if !is_known {
+            return Err(fails("understand", io::ErrorKind::InvalidData.into()));
+        }
+        *epoch = segment.epoch;
+    }
+    // The older first: of what is said of a file the last counts.
+    found.sort_by_key(|(epoch, _)| *epoch);
+    for ((kind, flags), header, bytes) in found.into_iter().flat_map(|(_, records)| records) {
+        left.take(kind, flags, header, bytes, &mut done);
+    }
+    left.pending.retain(|write| !done.contains(&write.header.sequence));
+    Ok(left)
+}
+
+/// Its files, the older first: the younger says what in the older is done, and is removed last.
+pub fn files_by_age(directory: &Path) -> [&'static str; 2] {
+    let epoch = |name: &&str| -> io::Result<u64> {
+        let mut header = [0; HEADER_BYTES];
+        File::open(directory.join(name))?.read_exact(&mut header)?;
+        Ok(number(&header, 16))
+    };
+    let mut files = FILES;
+    files.sort_by_key(|name| epoch(name).unwrap_or(0));
+    files
 }
 
 impl Journal {
@@ -323,23 +522,16 @@ impl Journal {
     ) -> Result<(Journal, Left), JournalError> {
         let [mut first, mut second] =
             [Segment::open(directory.join(FILES[0]))?, Segment::open(directory.join(FILES[1]))?];
-        let (mut found, mut done) = ([Vec::new(), Vec::new()], HashSet::new());
-        let mut left = Left::default();
+        let mut done = HashSet::new();
+        let (mut left, mut found) = (Left::default(), [Left::default(), Left::default()]);
         if fresh {
             for segment in [&mut first, &mut second] {
                 segment.file.set_len(0).map_err(segment.fails("begin"))?;
             }
         } else {
-            for (segment, writes) in [&mut first, &mut second].into_iter().zip(&mut found) {
-                segment.read(|kind, header, bytes| match kind {
-                    2 => done.extend(bytes.chunks_exact(8).map(|chunk| Sequence(number(chunk, 0)))),
-                    _ => {
-                        if header.request != RequestId(0) {
-                            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                            *left.taken.entry(header.request).or_default() += length;
-                        }
-                        writes.push(Pending { header, bytes: bytes.into() });
-                    }
+            for (segment, found) in [&mut first, &mut second].into_iter().zip(&mut found) {
+                segment.read(|(kind, flags), header, bytes| {
+                    found.take(kind, flags, header, bytes, &mut done);
                 })?;
             }
         }
@@ -348,30 +540,61 @@ impl Journal {
         }
         let mut segments = [first, second];
         let current = usize::from(segments[1].epoch > segments[0].epoch);
-        let mut pending = HashMap::new();
+        let (mut pending, mut files) = (HashMap::new(), HashMap::<Ino, usize>::new());
         for at in [1 - current, current] {
-            found[at].retain(|write| !done.contains(&write.header.sequence));
-            segments[at].pending = found[at].len();
-            pending.extend(found[at].iter().map(|write| (write.header.sequence, at)));
-            left.pending.append(&mut found[at]);
+            let Left { pending: mut writes, taken, files: described } = std::mem::take(&mut found[at]);
+            writes.retain(|write| !done.contains(&write.header.sequence));
+            segments[at].pending = writes.len();
+            for Pending { header, .. } in &writes {
+                pending.insert(header.sequence, (at, header.ino));
+                *files.entry(header.ino).or_default() += 1;
+            }
+            left.pending.append(&mut writes);
+            for (request, length) in taken {
+                *left.taken.entry(request).or_default() += length;
+            }
+            for (ino, Described { place, content }) in described {
+                let known = left.files.entry(ino).or_default();
+                known.place = place.or(known.place.take());
+                known.content = content.or(known.content);
+            }
         }
-        let state = State { segments, current, pending, done: Vec::new(), segment_bytes_max, failure: None };
+        let state = State {
+            segments,
+            current,
+            pending,
+            files,
+            // What is said is said again: it may be in the other segment.
+            placed: HashSet::new(),
+            contents: HashMap::new(),
+            unsaid: HashMap::new(),
+            done: Vec::new(),
+            has_given_up: false,
+            segment_bytes_max,
+            failure: None,
+        };
         Ok((Journal { state: Mutex::new(state), room: Notify::new() }, left))
     }
 
     /// Records a write, waiting for room. When it returns, a successor will carry it out. Writes that overlap are to be
     /// given in their order.
-    pub(crate) async fn append(&self, header: &Header, bytes: &[u8]) -> Result<(), JournalError> {
+    pub(crate) async fn append(
+        &self,
+        header: &Header,
+        bytes: &[u8],
+        file: &impl Describe,
+    ) -> Result<(), JournalError> {
         loop {
             let room = self.room.notified();
             {
                 let mut state = self.state.lock();
-                let placed = state.place(1, header, bytes);
+                let placed = state.place(header, bytes, file);
                 state.failure = placed.as_ref().err().map(ToString::to_string);
                 if let Placed::Yes = placed? {
                     let current = state.current;
                     state.segments[current].pending += 1;
-                    state.pending.insert(header.sequence, current);
+                    state.pending.insert(header.sequence, (current, header.ino));
+                    *state.files.entry(header.ino).or_default() += 1;
                     return Ok(());
                 }
             }
@@ -379,17 +602,23 @@ impl Journal {
         }
     }
 
-    /// The write is over.
-    pub(crate) fn done(&self, sequence: Sequence) -> Done {
-        let mut state = self.state.lock();
-        let Some(at) = state.pending.remove(&sequence) else { return Done::default() };
+    /// The write is over, and has left its file with this content, as far as that is known.
+    pub(crate) fn done(&self, sequence: Sequence, content: Option<Content>) -> Done {
+        let state = &mut *self.state.lock();
+        let Some((at, ino)) = state.pending.remove(&sequence) else { return Done::default() };
+        if let Some(pending) = state.files.get_mut(&ino) {
+            *pending -= 1;
+            if *pending == 0 {
+                state.files.remove(&ino);
+            }
+        }
+        state.unsaid.extend(content.map(|content| (ino, content)));
         state.done.push(sequence);
         state.segments[at].pending -= 1;
         let is_room = state.segments[at].pending == 0 && at != state.current;
         let is_due = state.done.len() >= DONE_MAX || is_room;
         let is_first = state.done.len() == 1 && !is_due;
-        let settled = if is_due { recorded_done(&mut state) } else { Vec::new() };
-        drop(state);
+        let settled = if is_due { recorded_done(state) } else { Vec::new() };
         if is_room {
             self.room.notify_waiters();
         }
@@ -399,6 +628,30 @@ impl Journal {
     /// Records what is over. Gives the numbers that may be settled now.
     pub(crate) fn record_done(&self) -> Vec<Sequence> {
         recorded_done(&mut self.state.lock())
+    }
+
+    /// What is pending will not be brought to the source by this process: it stays pending, whatever becomes of it here, and
+    /// where its files are is recorded.
+    pub(crate) fn give_up(&self, describe: impl Fn(Ino) -> Described) {
+        let state = &mut *self.state.lock();
+        state.has_given_up = true;
+        // Their numbers are of a session that ends.
+        drop(recorded_done(state));
+        if !state.files.is_empty()
+            && let Err(error) = state.describe_pending(describe)
+        {
+            tracing::error!(%error, source = %error.source, "where unsaved files are is not recorded");
+        }
+    }
+
+    /// Whether it has been given up to bring anything to the source.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.state.lock().has_given_up
+    }
+
+    /// Writes that are not over.
+    pub(crate) fn pending(&self) -> usize {
+        self.state.lock().pending.len()
     }
 
     /// Whether something is over and not recorded to be.
@@ -443,7 +696,31 @@ mod tests {
     }
 
     fn append(journal: &Journal, write: &Pending) {
-        block_on(journal.append(&write.header, &write.bytes)).expect("appended");
+        block_on(journal.append(&write.header, &write.bytes, &SOME)).expect("appended");
+    }
+
+    /// A file that is always the same.
+    const SOME: Told = Told { size: Some(7), path: "a/b" };
+
+    struct Told {
+        size: Option<u64>,
+        path: &'static str,
+    }
+
+    impl Told {
+        fn content(size: u64) -> Content {
+            Content { size, modified: Time { seconds: -1, nanoseconds: 9 } }
+        }
+    }
+
+    impl Describe for Told {
+        fn content(&self) -> Option<Content> {
+            self.size.map(Told::content)
+        }
+
+        fn place(&self) -> Option<Place> {
+            Some(Place { id: FileId { device: 1, inode: 2, birth: 3 }, path: self.path.as_bytes().into() })
+        }
     }
 
     fn left(directory: &Path) -> Vec<Pending> {
@@ -476,7 +753,7 @@ mod tests {
                     3 | 4 if !pending.is_empty() => {
                         let done = pending.remove(size % pending.len());
                         unrecorded.push(done.clone());
-                        let settled = journal.done(done.header.sequence).settled;
+                        let settled = journal.done(done.header.sequence, None).settled;
                         unrecorded.retain(|write| !settled.contains(&write.header.sequence));
                     }
                     5 => {
@@ -503,7 +780,7 @@ mod tests {
     /// Appends the write if there is room.
     fn has_room(journal: &Journal, write: &Pending) -> bool {
         block_on(async {
-            let mut append = Box::pin(journal.append(&write.header, &write.bytes));
+            let mut append = Box::pin(journal.append(&write.header, &write.bytes, &SOME));
             let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(append.as_mut().poll(cx))).await;
             polled.map(|outcome| outcome.expect("appended")).is_ready()
         })
@@ -524,7 +801,8 @@ mod tests {
             assert_eq!(found[..], writes[..found.len()]);
             let next = writes.get(found.len()).map_or(usize::MAX, |write| RECORD_BYTES + write.bytes.len());
             let kept: usize = found.iter().map(|write| RECORD_BYTES + write.bytes.len()).sum();
-            assert!(cut < HEADER_BYTES || HEADER_BYTES + kept + next.min(whole.len()) > cut, "cut at {cut}");
+            let said = HEADER_BYTES + RECORD_BYTES + PLACE_BYTES + SOME.path.len();
+            assert!(cut < said || said + kept + next.min(whole.len()) > cut, "cut at {cut}");
         }
         for at in HEADER_BYTES..whole.len() {
             let mut damaged = whole.clone();
@@ -548,12 +826,12 @@ mod tests {
         }
         block_on(async {
             let more = write(7, &large);
-            let mut waiting = Box::pin(journal.append(&more.header, &more.bytes));
+            let mut waiting = Box::pin(journal.append(&more.header, &more.bytes, &SOME));
             let polled =
                 std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx).is_ready())).await;
             assert!(!polled, "there was room in a full journal");
             for number in 1..=3 {
-                journal.done(Sequence(number));
+                journal.done(Sequence(number), None);
             }
             waiting.await.expect("appended");
         });
@@ -565,6 +843,70 @@ mod tests {
         }
     }
 
+    /// What is said of the file of [`write`], by a journal that is read as it is and by one that is gone on with.
+    fn described(directory: &Path) -> (Option<u64>, Option<String>) {
+        let files = read_left(directory).expect("read").files;
+        let again = Journal::open(directory, false, SEGMENT_BYTES_MAX).expect("opened").1.files;
+        assert_eq!(files, again);
+        let Described { place, content } = files.get(&Ino(4)).cloned().unwrap_or_default();
+        let size = content.map(|content| {
+            assert_eq!(content, Told::content(content.size));
+            content.size
+        });
+        let path = place.map(|(id, path)| {
+            assert_eq!(id, FileId { device: 1, inode: 2, birth: 3 });
+            String::from_utf8(path.into()).expect("text")
+        });
+        (size, path)
+    }
+
+    #[test]
+    fn a_file_is_described_in_each_journal_file_and_what_was_said_last_counts() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let path = scratch.path();
+        let journal = Journal::open(path, true, 700).expect("opened").0;
+        let append = |number, size, path| {
+            let write = write(number, &[1; 100]);
+            let told = Told { size, path };
+            block_on(journal.append(&write.header, &write.bytes, &told)).expect("appended");
+        };
+        let said = |size, path: &str| (size, Some(path.to_owned()));
+        append(1, None, "a");
+        assert_eq!(described(path), said(None, "a"));
+        append(2, Some(1), "not asked for again");
+        assert_eq!(described(path), said(Some(1), "a"));
+        journal.done(Sequence(1), Some(Told::content(2)));
+        assert_eq!(described(path), said(Some(1), "a"), "it is recorded with others");
+        journal.record_done();
+        assert_eq!(described(path), said(Some(2), "a"));
+        // These are in the other file.
+        append(3, Some(2), "b");
+        append(4, Some(2), "b");
+        append(5, Some(2), "b");
+        assert_eq!(described(path), said(Some(2), "b"));
+        assert_eq!(journal.pending(), 4);
+        journal.done(Sequence(2), None);
+        journal.give_up(|_| Described {
+            place: Some((FileId { device: 1, inode: 2, birth: 3 }, Box::from(*b"c"))),
+            content: None,
+        });
+        assert_eq!(described(path), said(Some(2), "c"));
+        assert_eq!(read_left(path).expect("read").pending.len(), 3);
+    }
+
+    #[test]
+    fn a_journal_of_the_version_before_is_read() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let journal = Journal::open(scratch.path(), true, SEGMENT_BYTES_MAX).expect("opened").0;
+        append(&journal, &write(1, b"kept"));
+        let path = scratch.path().join(FILES[0]);
+        let mut bytes = std::fs::read(&path).expect("read");
+        bytes[8] = 1;
+        std::fs::write(&path, bytes).expect("written");
+        assert_eq!(left(scratch.path()), [write(1, b"kept")]);
+        assert_eq!(read_left(scratch.path()).expect("read").pending, [write(1, b"kept")]);
+    }
+
     #[test]
     fn a_journal_that_cannot_be_written_says_so_until_it_can() {
         let scratch = tempfile::tempdir().expect("a directory");
@@ -573,7 +915,7 @@ mod tests {
         let read_only = File::open(scratch.path().join(FILES[0])).expect("opened");
         let writable = std::mem::replace(&mut journal.state.lock().segments[0].file, read_only);
         let lost = write(2, b"not kept");
-        assert!(block_on(journal.append(&lost.header, &lost.bytes)).is_err());
+        assert!(block_on(journal.append(&lost.header, &lost.bytes, &SOME)).is_err());
         assert!(journal.failure().is_some_and(|why| why.contains("journal.0")));
         assert_eq!(left(scratch.path()), [write(1, b"kept")]);
         journal.state.lock().segments[0].file = writable;

@@ -20,6 +20,7 @@ pub mod errno;
 pub mod file;
 pub mod journal;
 pub mod log;
+pub mod replay;
 pub mod request;
 pub mod source;
 pub mod table;

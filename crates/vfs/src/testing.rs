@@ -192,6 +192,14 @@ impl Inner {
         gate
     }
 
+    /// What comes from now on neither stops nor fails.
+    pub fn mend(&self) {
+        let mut state = self.state.lock();
+        state.stops.clear();
+        state.faults.clear();
+        state.fails_after = None;
+    }
+
     /// How many requests of this name were made.
     pub fn calls(&self, name: &str) -> usize {
         self.state.lock().calls.get(name).copied().unwrap_or(0)

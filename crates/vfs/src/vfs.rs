@@ -3,8 +3,8 @@
 //! Every operation is one `async` method. It completes at its first poll when it can be answered from what is known, so a
 //! backend polls once on the kernel's own thread and hands only what is left to the runtime.
 //!
-//! Locks: that of `files` is held while one file's list of handles is taken, that of the record's writer while the table's
-//! is; all others are leaves. None is held across an `await`, but that of an open directory's stream, which its readers
+//! Locks: that of `files` is held while one file's list of handles is taken, those of the record's writer and of the journal
+//! while the table's is; all others are leaves. None is held across an `await`, but that of an open directory's stream, which its readers
 //! take turns with.
 
 mod attributes;
@@ -12,7 +12,7 @@ mod directories;
 mod files;
 mod names;
 mod ranges;
-mod record;
+pub(crate) mod record;
 mod sync;
 mod writes;
 

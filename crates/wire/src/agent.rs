@@ -24,8 +24,8 @@
 //!
 //! - request ids, credit, leases and watches. A new stream starts without any lease;
 //! - every request that was not begun: it is as if it had not been sent;
-//! - every request that was begun and changes nothing, and every wait. Whatever was begun and has a sequence number is
-//!   carried out to its end.
+//! - every request that was begun and changes nothing, and every wait without a sequence number. Whatever was begun and
+//!   has a sequence number is carried out to its end.
 //!
 //! No reply to a request of one stream is sent on another. So on the new stream the client sends again, in their order,
 //! all requests that were not answered: those with a sequence number with the same one, the others as new requests. An

@@ -31,7 +31,7 @@ use crate::api::ErrorKind;
 use crate::api::id::MountId;
 use crate::api::machine::{Reconnect, Source};
 use crate::api::mount::{Access, Backend, BackendName, Force, SyncMode};
-use crate::api::status::{Counters, Journal, MountStatus, NfsExport};
+use crate::api::status::{Counters, Journal, MountStatus, NfsExport, Replayed};
 use crate::bytestring::ByteString;
 use crate::decode::DecodeError;
 
@@ -40,6 +40,11 @@ pub const CONFIG: &str = "config.json";
 
 /// The longest such file: a configuration with every path and option at its limit fits.
 pub const CONFIG_BYTES_MAX: u64 = 256 << 10;
+
+/// The file in a mount's directory that names the session which the machine's agent keeps for the mount's worker, as
+/// [`SessionId`](crate::hello::SessionId) is written. It is there before anything is asked of the session, and until the
+/// agent has been told that the session is over.
+pub const SESSION: &str = "session";
 
 /// The longest body. A status with many files kept aside fits.
 pub const FRAME_BYTES_MAX: u32 = 64 << 10;
@@ -104,6 +109,10 @@ pub struct MountConfig {
     pub dial: Dial,
     /// Whom the mount is for.
     pub owner: Owner,
+    /// Directories of mounts of the same source that are gone, and in which they have left what was not saved: the oldest
+    /// first. It is replayed before the mount serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsaved: Vec<ByteString>,
 }
 
 /// Signs of life that are asked of a machine.
@@ -186,6 +195,9 @@ pub struct Ready {
     /// How many workers of this mount came before it: of two, the one with more is the later.
     #[serde(default)]
     pub restarts: Option<u32>,
+    /// What became of [`MountConfig::unsaved`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed: Option<Replayed>,
 }
 
 /// Something could not be done.

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::{TempDir, tempdir};
 use wire::agent::file::*;
@@ -543,7 +544,8 @@ fn the_newest_stream_wins() {
     let mut greeted = greeted;
     assert_eq!(greeted.read(handle, 0, 10), b"mine");
     let newest = home.resume(&greeted);
-    assert!(silent.is_cut() && greeted.is_cut());
+    assert!(greeted.is_cut());
+    // It ends with the session.
     goodbye(newest);
     silent.expect_failure();
 }
@@ -743,6 +745,26 @@ fn a_killed_relay_takes_nothing_with_it() {
     let resumed = home.resume(&client);
     client.expect_failure();
     goodbye(resumed);
+}
+
+#[test]
+fn a_relay_whose_client_is_gone_waits_for_no_session() {
+    /// Far below what it would wait for a session that does not take its streams.
+    const SOON: Duration = Duration::from_secs(5);
+    let home = Home::new();
+    let client = home.attach(Path::new("/"));
+    let session = rustix::process::Pid::from_raw(session_process(&home)).unwrap();
+    rustix::process::kill_process(session, rustix::process::Signal::STOP).unwrap();
+    let mut late = home.knock(client.session);
+    let began = Instant::now();
+    late.stream().shutdown(std::net::Shutdown::Both).unwrap();
+    late.expect_failure();
+    let took = began.elapsed();
+    rustix::process::kill_process(session, rustix::process::Signal::CONT).unwrap();
+    assert!(took < SOON, "it waited {took:?}");
+    // The stream that was left to the session changes nothing.
+    let client = home.cut(client);
+    goodbye(client);
 }
 
 #[test]

@@ -88,6 +88,7 @@ fn about(happened: &Happened) -> String {
             machine.to_string()
         }
         Happened::Process { machine, code: Some(code), .. } => format!("{machine}  with status {code}"),
+        Happened::Mount { dir, path: Some(path), of: Some(of), .. } => format!("{dir}  {path} (of {of})"),
         Happened::Mount { dir, path: Some(path), .. } => format!("{dir}  {path}"),
         Happened::Mount { dir, .. } => dir.to_string(),
         Happened::Operation { .. } => String::new(),

@@ -8,7 +8,7 @@ use wire::api::ErrorKind;
 use wire::api::event::Topic;
 use wire::api::machine::{Machine, Source};
 use wire::api::mount::{Access, Backend, Create, Force, List, Remove, SyncMode, Target};
-use wire::api::status::Mount;
+use wire::api::status::{Aside, Left, Mount, Replayed};
 use wire::bytestring::ByteString;
 
 use crate::client::Client;
@@ -16,6 +16,7 @@ use crate::client::news::News;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::output::text::counted;
 
 /// Show a machine's files as a directory here.
 ///
@@ -115,10 +116,34 @@ fn print(mount: &Mount, context: &mut Context) -> Result<()> {
     if let Some(degraded) = &mount.degraded {
         context.output.note(format_args!("note: {}", crate::output::text::one_line(degraded)));
     }
+    let replayed = mount.replayed.iter().flat_map(replay_notes);
+    replayed
+        .for_each(|note| context.output.note(format_args!("note: {}", crate::output::text::one_line(&note))));
     if let Some(port) = mount.port {
         context.output.note(format_args!("note: served as NFSv3 on 127.0.0.1 port {port}"));
     }
     Ok(())
+}
+
+/// What became of what earlier mounts of the source had not saved.
+pub fn replay_notes(replayed: &Replayed) -> Vec<String> {
+    let Replayed { writes, aside, left, more, .. } = replayed;
+    let mut notes = Vec::new();
+    if *writes > 0 {
+        notes.push(format!("saved now: {} that an earlier mount had not saved", counted(*writes, "write")));
+    }
+    for Aside { of, path } in aside {
+        notes.push(format!(
+            "`{of}` has changed meanwhile: what an earlier mount had not saved of it is in `{path}`"
+        ));
+    }
+    for Left { path, reason } in left {
+        notes.push(format!("what an earlier mount had not saved stays in `{path}`: {reason}"));
+    }
+    if *more > 0 {
+        notes.push(format!("and {more} more, named in the mount's log"));
+    }
+    notes
 }
 
 fn options(texts: &[String]) -> Result<BTreeMap<String, String>> {

@@ -196,6 +196,9 @@ fn remarks(mount: &Mount) -> Vec<(Style, String)> {
     if let Some(degraded) = &mount.degraded {
         remarks.push((Style::Fair, format!("{id} is limited: {degraded}")));
     }
+    for note in mount.replayed.iter().flat_map(super::mount::replay_notes) {
+        remarks.push((Style::Fair, format!("{id}: {note}")));
+    }
     if let Some(crash) = &mount.crash {
         let text = format!("{id} has lost a worker: {} (see {})", crash.message, crash.report);
         remarks.push((Style::Fair, text));

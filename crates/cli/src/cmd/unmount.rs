@@ -21,7 +21,8 @@ pub struct Args {
     /// All of them
     #[arg(long)]
     all: bool,
-    /// Take it away now, in use or not. Gives up on what cannot be saved at once, and says what was kept aside
+    /// Take it away now, in use or not. Keeps what cannot be saved at once, and says where: the next mount of the same
+    /// source saves it
     #[arg(long, short)]
     force: bool,
 }
@@ -73,6 +74,9 @@ pub fn print_gone(mounts: &[RemovedMount], context: &mut Context) -> Result<()> 
         for path in &mount.kept_aside {
             context.output.line(format_args!("    not saved on the machine, kept in {path}"))?;
         }
+    }
+    if mounts.iter().any(|mount| !mount.kept_aside.is_empty()) {
+        context.output.note("note: what is kept is saved when the same source is mounted again");
     }
     Ok(())
 }

@@ -178,6 +178,7 @@ fn a_mount() -> status::Mount {
         crash: None,
         port: None,
         nfs: None,
+        replayed: None,
     }
 }
 
@@ -524,6 +525,7 @@ fn server_notifications() -> Vec<(ServerNotification, &'static str)> {
         state: MountWord::Reconnecting,
         reason: Some("the agent's stream ended".to_owned()),
         path: None,
+        of: None,
     };
     let event = Event { happened, at: Timestamp::from_unix(1_767_225_600), seq: 17 };
     vec![

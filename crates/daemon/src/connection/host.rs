@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use remote::client::{ConnectOptions, Heartbeat, NoEvents};
 use remote::transport::host::HostOptions;
-use remote::{Connection, connect_host};
+use remote::{Connection, connect_host, end_host_session};
 use wire::api::ErrorObject;
+use wire::api::machine::Caller;
+use wire::hello::SessionId;
 use wire::worker::Dial;
 
 use super::ssh::from_open;
-use super::{ConnectRequest, Connector, Later, Link};
+use super::{ConnectRequest, Connector, Later, Link, variables_of};
 
 /// Reaches this computer.
 #[derive(Debug, Clone)]
@@ -49,6 +51,14 @@ impl Link for HostLink {
 
     fn shared(&self) -> Later<'_, Result<Connection, ErrorObject>> {
         self.open()
+    }
+
+    fn end_session(&self, session: SessionId, client: &Caller) -> Later<'_, Result<(), ErrorObject>> {
+        let variables = variables_of(client);
+        Box::pin(async move {
+            let ended = end_host_session(&self.agent, &variables, session).await;
+            ended.map_err(|error| from_open("host", &error))
+        })
     }
 
     fn agent_version(&self) -> Option<String> {

@@ -14,7 +14,6 @@ mod logins;
 mod previous;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -28,14 +27,14 @@ use remote::transport::host::HostOptions;
 use remote::transport::ssh::{
     LoginOptions, MastersEnd, Prompts, SshError, SshOptions, UserConfig, control_path, write_config,
 };
-use remote::{Connection, OpenError, WorkerDialer, askpass, connect, connect_placing};
-use wire::api::machine::{CALLER_VARIABLES, Caller, Machine, SshTarget};
+use remote::{Connection, OpenError, WorkerDialer, askpass, connect, connect_placing, end_session};
+use wire::api::machine::{Caller, Machine, SshTarget};
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 use wire::hello::SessionId;
 use wire::worker::{Dial, SshDial};
 
-use super::{Attendant, Commands, ConnectRequest, Connector, Later, Link};
+use super::{Attendant, Commands, ConnectRequest, Connector, Later, Link, variables_of};
 use crate::failure::{chain, failure};
 use logins::Logins;
 
@@ -215,15 +214,8 @@ fn ssh_options(
         target: target.clone(),
         config,
         control: control_path(&settings.runtime_dir, target),
-        environment: environment(&request.caller),
+        environment: variables_of(&request.caller),
     })
-}
-
-/// What of a caller's environment reaches ssh.
-fn environment(caller: &Caller) -> Vec<(OsString, OsString)> {
-    let known = |name: &str| CALLER_VARIABLES.contains(&name);
-    let environment = caller.environment.iter().filter(|(name, _)| known(name));
-    environment.map(|(name, value)| (OsString::from(name), value.clone().into())).collect()
 }
 
 fn login(settings: &SshSettings, request: &ConnectRequest) -> Result<LoginOptions, ErrorObject> {
@@ -297,12 +289,12 @@ impl SshLink {
 async fn end_commands(commands: &AgentClient) {
     if commands.away().is_some() {
         commands.reconnect();
-        // Answered when there is a stream again.
-        if tokio::time::timeout(COMMANDS_END, commands.describe()).await.is_err() {
-            tracing::warn!("commands could not be ended, and are hung up when nobody has come for them");
-        }
+        // Answered when there is a stream again; that there is none is seen when they are told.
+        drop(tokio::time::timeout(COMMANDS_END, commands.describe()).await);
     }
-    commands.goodbye().await;
+    if !commands.goodbye().await {
+        tracing::warn!("commands could not be ended, and are hung up when nobody has come for them");
+    }
 }
 
 impl Link for SshLink {
@@ -337,6 +329,13 @@ impl Link for SshLink {
             *session = Arc::downgrade(&client);
             *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&client));
             Ok(Commands::lasting(client))
+        })
+    }
+
+    fn end_session(&self, session: SessionId, _: &Caller) -> Later<'_, Result<(), ErrorObject>> {
+        Box::pin(async move {
+            let ended = end_session(&self.dial, session).await;
+            ended.map_err(|error| from_open(&self.machine, &error))
         })
     }
 

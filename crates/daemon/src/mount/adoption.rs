@@ -16,6 +16,7 @@ use wire::api::machine::{Machine, Reconnect, Source};
 use wire::api::mount::{Access, Backend, SyncMode};
 use wire::worker::{CONFIG, CONFIG_BYTES_MAX, Dial, Heartbeat, MountConfig};
 
+use super::goodbye::Goodbye;
 use super::plan::{Place, Plan};
 use super::remains::{Leftover, clean_up, detach};
 use super::worker::{Found, Worker, end_remains};
@@ -64,8 +65,20 @@ pub enum Standing {
     },
 }
 
-/// Finds out what has become of a mount. When there is nothing to go on with, nothing of it is left either.
-pub async fn adopt(row: MountRow, state_dir: PathBuf) -> Option<Adopted> {
+/// What has become of a mount.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It goes on.
+    Adopted(Box<Adopted>),
+    /// Nothing of it is left here.
+    Gone {
+        /// What is owed to its agent.
+        goodbye: Option<Goodbye>,
+    },
+}
+
+/// Finds out what has become of a mount. When there is nothing to go on with, nothing of it is left here either.
+pub async fn adopt(row: MountRow, state_dir: PathBuf) -> Outcome {
     let known = row.terms.clone().and_then(|terms| {
         let config = read_config(&state_dir);
         let login = login(&row, config.as_ref().ok());
@@ -79,14 +92,16 @@ pub async fn adopt(row: MountRow, state_dir: PathBuf) -> Option<Adopted> {
     let found = match (found, known) {
         (Found::Serving(worker), Some((plan, terms, login))) => {
             tracing::info!(mount = %row.id, source = %row.source, dir = %row.dir, "a mount is there from before");
-            return Some(Adopted { row, terms, plan, login, found: Standing::Serving(worker) });
+            let found = Standing::Serving(worker);
+            return Outcome::Adopted(Box::new(Adopted { row, terms, plan, login, found }));
         }
         (Found::Failed { reason }, Some((plan, terms, _))) => {
             tracing::warn!(mount = %row.id, source = %row.source, reason, "a mount has failed before");
             // Whoever noted it may have been killed before the directory was one again.
             detach_from(&row).await;
             let found = Standing::Failed { reason };
-            return Some(Adopted { row, terms, plan, login: Login::None, found });
+            let login = Login::None;
+            return Outcome::Adopted(Box::new(Adopted { row, terms, plan, login, found }));
         }
         (found, _) => found,
     };
@@ -105,13 +120,25 @@ pub async fn adopt(row: MountRow, state_dir: PathBuf) -> Option<Adopted> {
         tracing::error!(mount = %row.id, "its processes do not end, and are left to themselves");
     }
     let (dir, made) = (row.dir.as_path().to_owned(), made(&row));
+    let machine = machine_of(&row);
+    let caller = row.terms.map(|terms| terms.caller).unwrap_or_default();
     let clearing = tokio::task::spawn_blocking(move || {
+        let goodbye = machine.and_then(|machine| Goodbye::owed(machine, caller, &state_dir));
         clean_up(&dir, &made, &state_dir, Leftover::KeepUnknown);
+        goodbye
     });
-    if let Err(error) = clearing.await {
+    let goodbye = clearing.await.unwrap_or_else(|error| {
         tracing::error!(mount = %row.id, %error, "clearing a mount did not end");
+        None
+    });
+    Outcome::Gone { goodbye }
+}
+
+fn machine_of(row: &MountRow) -> Option<Machine> {
+    match &row.source {
+        Source::Files { machine, .. } => Some(machine.clone()),
+        Source::Thread { .. } => None,
     }
-    None
 }
 
 async fn detach_from(row: &MountRow) {

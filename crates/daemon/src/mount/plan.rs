@@ -87,6 +87,7 @@ impl Plan {
             crash: None,
             port: None,
             nfs: None,
+            replayed: None,
         }
     }
 

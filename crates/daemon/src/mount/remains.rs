@@ -5,15 +5,28 @@ use std::path::{Path, PathBuf};
 
 use ::mount::fuse::mountpoint::{self, AbortError, Mounts, Unmount, UnmountError, unmount};
 use supervisor::keeper::{CONTROL_SOCKET, FAILED, KEEPER_LOG, KEEPER_SOCKET, LOG, PLAN};
-use wire::worker::CONFIG;
+use wire::worker::{CONFIG, SESSION};
 
 use super::plan::remove_made;
 use crate::failure::chain;
 
 /// Files that are of no value once there is no process any more, as are those that are empty. What a worker writes
 /// besides them may be the only copy of something.
-const WORTHLESS: &[&str] =
-    &[CONFIG, PLAN, FAILED, KEEPER_SOCKET, CONTROL_SOCKET, "state", "nfs-places", "panics"];
+const WORTHLESS: &[&str] = &[
+    CONFIG,
+    PLAN,
+    FAILED,
+    KEEPER_SOCKET,
+    CONTROL_SOCKET,
+    SESSION,
+    "session.new",
+    "state",
+    "nfs-places",
+    "panics",
+];
+
+/// What it takes to replay what is unsaved: of which source it is, and where its files are.
+const FOR_REPLAY: &[&str] = &[CONFIG, "state"];
 
 /// Logs, which may have been put aside.
 const LOGS: &[&str] = &[LOG, KEEPER_LOG];
@@ -61,13 +74,18 @@ fn remove_worthless(state_dir: &Path) -> io::Result<()> {
     for log in LOGS {
         supervisor::log::remove(&state_dir.join(log))?;
     }
+    let is_unsaved = ::mount::unsaved::is_any(state_dir);
+    if !is_unsaved {
+        ::mount::unsaved::remove(state_dir)?;
+    }
     for entry in std::fs::read_dir(state_dir)? {
         let entry = entry?;
         let name = entry.file_name();
         let is_worthless = WORTHLESS.iter().any(|known| name == *known)
             || name.as_encoded_bytes().starts_with(REPORT_PREFIX.as_bytes())
             || (entry.file_type()?.is_file() && entry.metadata()?.len() == 0);
-        if is_worthless {
+        let is_needed = is_unsaved && FOR_REPLAY.iter().any(|needed| name == *needed);
+        if is_worthless && !is_needed {
             std::fs::remove_file(state_dir.join(name))?;
         }
     }

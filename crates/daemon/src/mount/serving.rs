@@ -397,6 +397,7 @@ impl Task {
             }
         };
         drop(serving);
+        self.say_goodbye().await;
         let kept_aside = match told {
             Some(told) if told.is_empty() && !unsaved => {
                 self.clean_up(Leftover::Remove).await;
@@ -431,6 +432,7 @@ impl Task {
         if let Some(crash) = last_crash(&self.state_dir) {
             self.tell(MountEvent::Crashed(crash)).await;
         }
+        self.say_goodbye().await;
         self.stay_failed().await;
     }
 }

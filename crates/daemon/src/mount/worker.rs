@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use wire::api::mount::Force;
 use wire::bytestring::ByteString;
 use wire::decode::DecodeError;
+use wire::paths::HOME_VARIABLE;
 use wire::worker::{CONFIG, Decoder, EncodeError, FromWorker, MountConfig, Ready, ToWorker, encode};
 
 pub use supervisor::keeper::Launch;
@@ -80,9 +81,21 @@ const WRITING: Grace =
 /// How long a keeper may take to be found by a daemon that looks for it: one that was killed has a successor by then.
 const ADOPT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The variables of the daemon that a worker gets besides those of the caller.
-const VARIABLES: &[&str] =
-    &["HOME", "LANG", "LOGNAME", "PATH", "RUST_BACKTRACE", "STEAD_LOG", "TMPDIR", "TZ", "USER"];
+/// The variables of the daemon that a worker gets besides those of the caller. Where an agent of this computer keeps the
+/// worker's session depends on `HOME` and the last two: the daemon has to find it there.
+const VARIABLES: &[&str] = &[
+    "HOME",
+    "LANG",
+    "LOGNAME",
+    "PATH",
+    "RUST_BACKTRACE",
+    "STEAD_LOG",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "XDG_CACHE_HOME",
+    HOME_VARIABLE,
+];
 
 /// Which programs the processes of a mount are.
 #[derive(Debug, Clone)]

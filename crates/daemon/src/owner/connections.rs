@@ -106,6 +106,11 @@ impl ConnectionRecord {
         Some(Lease::new(self.id, link, owner.clone()))
     }
 
+    /// As [`ConnectionRecord::lend`], if the link is open.
+    pub(super) fn lend_open(&mut self, owner: &OwnerHandle) -> Option<Lease> {
+        if self.link_state == State::Connected { self.lend(owner) } else { None }
+    }
+
     /// Has the owner told when nobody has wanted it for [`IDLE_GRACE`].
     fn await_idle(&self, owner: &OwnerHandle) {
         let (owner, id, leases) = (owner.clone(), self.id, self.leases);
@@ -590,6 +595,9 @@ impl Owner {
         };
         let was = record.state();
         record.pinned = false;
+        if was == ConnectionState::Connected && self.goodbyes.are_being_said_to(machine) {
+            return self.goodbyes.close_after(machine, was, answer);
+        }
         if record.disconnecting.is_empty() {
             record.was = was;
         }

@@ -1,9 +1,14 @@
 //! The part of the owner's state that is mounts.
 
+use wire::api::status::{Aside, Left, Replayed};
+
 use super::*;
 use crate::mount::adoption;
 use crate::mount::monitor::KeeperTakeover;
 use crate::mount::probe::{FuseProbe, MountProbe, NfsProbe};
+
+/// Why something was put aside on the machine.
+const CONTENT_CHANGED: &str = "the file on the machine is not what was written to any more";
 
 impl MountRecord {
     /// A mount that has never served is its creator's business alone.
@@ -178,6 +183,7 @@ impl Owner {
                 record.shown.degraded = ready.degraded;
                 record.shown.port = ready.port;
                 record.shown.nfs = ready.nfs;
+                record.shown.replayed = ready.replayed;
                 record.monitor = takeover.map(|takeover| record.watch(id, &monitoring, takeover, handle));
             }
             // These tell of what a mount that serves no more was doing.
@@ -196,6 +202,7 @@ impl Owner {
                 record.change(Change::WorkerServes);
             }
             MountEvent::Crashed(crash) => record.shown.crash = Some(crash),
+            MountEvent::Replayed(replayed) => return self.tell_replayed(id, &replayed),
             MountEvent::Probed(health) => record.change(Change::Probed(health)),
             // A word that was on its way when the mount failed changes nothing.
             MountEvent::Status(_) if record.phase != MountPhase::Serving => {}
@@ -241,7 +248,7 @@ impl Owner {
             return;
         }
         let dir = record.shown.dir.clone();
-        self.bus.publish(Happened::Mount { id, dir, state, reason, path: None }, now());
+        self.bus.publish(Happened::Mount { id, dir, state, reason, path: None, of: None }, now());
     }
 
     /// Tells of files that were kept aside since the last report.
@@ -253,10 +260,28 @@ impl Owner {
             if !record.kept_aside.contains(path) {
                 let (dir, state) = (record.shown.dir.clone(), MountWord::KeptAside);
                 let path = Some(path.clone());
-                self.bus.publish(Happened::Mount { id, dir, state, reason: None, path }, now());
+                self.bus.publish(Happened::Mount { id, dir, state, reason: None, path, of: None }, now());
             }
         }
         record.kept_aside = paths;
+    }
+
+    /// Tells of what had to be put aside when the mount began, and of what stays unsaved.
+    fn tell_replayed(&mut self, id: MountId, replayed: &Replayed) {
+        let Some(record) = self.mounts.get(&id) else { return };
+        let (dir, state) = (&record.shown.dir, MountWord::KeptAside);
+        let happened = |reason: &str, path: &ByteString, of: Option<&ByteString>| {
+            let (path, of) = (Some(path.clone()), of.cloned());
+            Happened::Mount { id, dir: dir.clone(), state, reason: Some(reason.to_owned()), path, of }
+        };
+        let mut told = Vec::new();
+        for Aside { of, path } in &replayed.aside {
+            told.push(happened(CONTENT_CHANGED, path, Some(of)));
+        }
+        for Left { path, reason } in &replayed.left {
+            told.push(happened(reason, path, None));
+        }
+        told.into_iter().for_each(|happened| self.bus.publish(happened, now()));
     }
 
     fn forget_mount(&mut self, id: MountId) {
@@ -264,7 +289,7 @@ impl Owner {
             return;
         };
         let (dir, state) = (record.shown.dir, MountWord::Unmounted);
-        self.bus.publish(Happened::Mount { id, dir, state, reason: None, path: None }, now());
+        self.bus.publish(Happened::Mount { id, dir, state, reason: None, path: None, of: None }, now());
     }
 
     /// Lets the mounts of a machine follow its connection.
@@ -286,6 +311,9 @@ impl Owner {
                 record.reconnect_worker(id);
             }
             self.announce_mount(id);
+        }
+        if state == ConnectionState::Connected {
+            self.say_goodbyes(machine);
         }
     }
 

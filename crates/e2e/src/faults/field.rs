@@ -177,7 +177,7 @@ impl Field {
 
     fn left(&self) -> Vec<String> {
         let mut left = self.stead.left_behind();
-        // Agents of this host among them, which do not know which installation they are of.
+        // Whatever has the tree open, too.
         let processes = leftovers::processes_of(self.stead.root());
         left.extend(processes.iter().map(|process| format!("{}: {}", process.pid, process.command)));
         left.extend(sockets_below(self.stead.home()));

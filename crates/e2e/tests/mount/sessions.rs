@@ -115,6 +115,22 @@ fn more_mounts_than_a_connection_has_sessions_are_served() {
 }
 
 #[test]
+fn a_session_that_is_only_held_in_reserve_goes_to_a_mount_that_needs_it() {
+    // The daemon has one, a mount has one, and one is held for the successor of its process.
+    let sshd = Sshd::start_with(FarCache::Shared, "MaxSessions 3");
+    let stead = Stead::with_ssh(&sshd);
+    let (first, second) = (pair(&stead, 0), pair(&stead, 1));
+    mount(&stead, &first);
+    let in_reserve = || stead.processes().iter().any(|process| process.command.contains("--resume"));
+    eventually(SOON, "a channel is held in reserve", in_reserve);
+    mount(&stead, &second);
+    assert_eq!(masters(&stead), 1, "nobody has logged in once more");
+    assert!(!in_reserve());
+    read_and_write(&first, 0);
+    read_and_write(&second, 1);
+}
+
+#[test]
 fn commands_work_when_all_sessions_are_taken() {
     let sshd = Sshd::start_with(FarCache::Shared, "MaxSessions 2");
     let stead = Stead::with_ssh(&sshd);

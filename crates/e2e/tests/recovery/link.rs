@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use e2e::faults::field::Field;
-use e2e::faults::role::Role;
+use e2e::faults::role::{Role, holders};
 use e2e::program::wait_readable;
 use e2e::{Kind, Program, eventually};
 use rustix::fs::{FlockOperation, flock};
@@ -59,6 +59,11 @@ fn stays_usable(field: &Field, state: &str) {
     assert!(forced.status.success(), "{forced}");
     assert!(began.elapsed() < FORCED_MAX, "took {:?}", began.elapsed());
     assert!(!e2e::leftovers::mounts_below(&field.dir).contains(&field.dir));
+    // Its agent could not be told. It is when somebody gets there again.
+    assert!(!holders(field, Role::Agent).is_empty());
+    field.proxy().mend();
+    field.stead().ok(&["exec", "box", "--", "true"]);
+    eventually(SOON, "the agent of the mount has ended", || holders(field, Role::Agent).is_empty());
 }
 
 #[test]
@@ -181,11 +186,16 @@ fn a_process_on_a_machine_ends_with_its_connection_also_after_a_cut() {
         .spawn()
         .unwrap();
     eventually(SOON, "it runs", || fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n')));
+    let is_listed =
+        || field.stead().status()["processes"].as_array().is_some_and(|listed| !listed.is_empty());
+    eventually(SOON, "it is known here", is_listed);
     let pid = fs::read_to_string(&pid).unwrap().trim().to_owned();
     field.proxy().cut();
     eventually(SOON, "the mount has noticed", || !field.is_active());
     field.proxy().mend();
-    eventually(SOON, "the mount is active", || field.is_active());
+    // A mount may be back before the connection is that commands go through.
+    let is_connected = || field.stead().status()["connections"][0]["state"] == "connected";
+    eventually(SOON, "the connection and the mount are back", || is_connected() && field.is_active());
     field.stead().ok(&["disconnect", "box"]);
     assert!(wait_readable(Pid::from_child(&exec), SOON), "the command here does not end");
     assert_eq!(exec.wait().unwrap().code(), Some(255));

@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test every unexpected error is a failure")]
 
+mod agent;
 mod daemon;
 mod events;
 mod keeper;
 mod link;
+mod replay;
+mod reserve;
 mod soak;
 mod worker;

@@ -80,6 +80,7 @@ impl Backend {
             agent_version: Some(agent_version),
             pid: Some(std::process::id()),
             restarts: Some(restarts),
+            replayed: None,
         };
         match self {
             Backend::Fuse(mount) => Ready {

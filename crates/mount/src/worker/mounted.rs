@@ -14,13 +14,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use remote::WorkerDialer;
 use remote::client::relink::{RelinkOptions, Resumption};
 use remote::client::{AgentClient, CallError, Heartbeat};
 use remote::link::Policy;
+use remote::spare::Spare;
 use remote::transport::host::HostOptions;
 use supervisor::keeper::Kept;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,7 +32,7 @@ use wire::agent::file as far;
 use wire::api::ErrorKind;
 use wire::api::machine::{Reconnect, Source};
 use wire::api::mount::{Access, Force, SyncMode};
-use wire::api::status::{Counters, Journal, MountStatus};
+use wire::api::status::{Counters, Journal, MountStatus, Replayed};
 use wire::bytestring::ByteString;
 use wire::hello::SessionId;
 use wire::worker::{Dial, FromWorker, MountConfig, Ready, Stopping, ToWorker, WorkerError, WorkerStatus};
@@ -45,11 +45,14 @@ use super::home::Home;
 use super::nfs::NfsMount;
 use super::options::MountChoices;
 use super::predecessor::note_panics;
+use super::session::SessionNote;
+use super::spare::{First, Reserve};
 use super::succession::{FUSE, NFS, SourcePart, read_part};
 use super::{failure, in_full};
 use crate::fuse::serve::FuseKernel;
 use crate::machine::{Events, LinkStanding, Machine, held_file};
 use crate::nfs::NoNotices;
+use crate::unsaved::replay_all;
 
 /// After so many names of one directory, asked for one by one, a reader is taken for one that goes through it: two
 /// happen to everybody.
@@ -74,10 +77,10 @@ pub(super) struct Mounted {
     vfs: Arc<Vfs<Machine>>,
     standing: watch::Receiver<LinkStanding>,
     backend: Backend,
+    /// For the next worker.
+    reserve: Option<Reserve>,
     /// How it leaves, if it does.
     leaving: Option<(Force, Leaving)>,
-    /// Whether writes were given up that had been taken from their writers.
-    has_given_up: Arc<AtomicBool>,
 }
 
 /// Whatever can wake a mount.
@@ -98,21 +101,29 @@ impl Mounted {
         let choosing = tokio::task::spawn_blocking(move || Kind::choose(wanted, &choices)).await;
         let kind = choosing.map_err(|error| failure(ErrorKind::Failure, error.to_string()))??;
         let link = Link::first(config, &choices).await?;
+        let replayed = link.replay(config).await;
         let (shown, parts) = parts(&home, kind, link, Recording::Fresh(home.directory.clone()));
         let backend = match kind {
             Kind::Fuse => Backend::Fuse(FuseMount::begin(&home, &choices, shown).await?),
             Kind::Nfs => Backend::Nfs(NfsMount::begin(&home, &choices, shown, None).await?),
         };
-        Ok(Mounted::of(home, backend, parts))
+        let mut mounted = Mounted::of(home, backend, parts);
+        mounted.ready.replayed = replayed;
+        Ok(mounted)
     }
 
-    /// Goes on with a mount that a predecessor has served, with what was kept of it.
-    pub(super) async fn take_over(home: Home, kept: Vec<Kept>) -> Result<Mounted, WorkerError> {
+    /// Goes on with a mount that a predecessor has served, with what was kept of it, and on the channel that it has dialled
+    /// ahead, if it has.
+    pub(super) async fn take_over(
+        home: Home,
+        kept: Vec<Kept>,
+        spare: Option<Spare>,
+    ) -> Result<Mounted, WorkerError> {
         let choices = MountChoices::parse(&home.config.options)?;
         let (name, descriptors) = of_one_name(kept)?;
         match name.as_str() {
-            FUSE => Mounted::take_over_fuse(home, choices, descriptors).await,
-            NFS => Mounted::take_over_nfs(home, choices, descriptors).await,
+            FUSE => Mounted::take_over_fuse(home, choices, descriptors, spare).await,
+            NFS => Mounted::take_over_nfs(home, choices, descriptors, spare).await,
             _ => {
                 let message = format!("nothing is served through descriptors named `{name}`");
                 Err(failure(ErrorKind::Failure, message))
@@ -124,12 +135,15 @@ impl Mounted {
         home: Home,
         choices: MountChoices,
         descriptors: Vec<OwnedFd>,
+        spare: Option<Spare>,
     ) -> Result<Mounted, WorkerError> {
         let restored = restore(&home)?;
         let part = read_part(&restored, vfs::table::Kept::Kernel).map_err(|error| no_record(&error))?;
-        let (shown, parts) = parts_again(&home, &choices, Kind::Fuse, restored)?;
+        let (shown, parts) = parts_again(&home, &choices, Kind::Fuse, restored, spare)?;
         let refused = note_panics(&home.directory);
-        let mount = FuseMount::take_over(part, descriptors, shown, home.progress(), refused).await?;
+        let mount = FuseMount::take_over(part, descriptors, shown, home.progress(), refused).await;
+        // The next one that takes over needs the session.
+        let mount = mount.inspect_err(|_| parts.client.leave())?;
         Ok(Mounted::of(home, Backend::Fuse(mount), parts))
     }
 
@@ -137,19 +151,26 @@ impl Mounted {
         home: Home,
         choices: MountChoices,
         descriptors: Vec<OwnedFd>,
+        spare: Option<Spare>,
     ) -> Result<Mounted, WorkerError> {
-        let (shown, parts) = parts_again(&home, &choices, Kind::Nfs, restore(&home)?)?;
+        let (shown, parts) = parts_again(&home, &choices, Kind::Nfs, restore(&home)?, spare)?;
         // Clients of NFS open nothing, and know files by what outlives the table.
         parts.vfs.let_go_of_all();
         let listener = descriptors.into_iter().next();
-        let mount = NfsMount::begin(&home, &choices, shown, listener).await?;
+        let mount = NfsMount::begin(&home, &choices, shown, listener).await;
+        let mount = mount.inspect_err(|_| parts.client.leave())?;
         Ok(Mounted::of(home, Backend::Nfs(mount), parts))
     }
 
     fn of(home: Home, backend: Backend, parts: Parts) -> Mounted {
-        let Parts { client, vfs, standing, release } = parts;
+        let Parts { client, vfs, standing, release, dialer, reserve } = parts;
         let ready = backend.ready(release, home.tether.restarts());
-        Mounted { home, ready, client, vfs, standing, backend, leaving: None, has_given_up: Arc::default() }
+        // A first worker's successor has something to take over only now.
+        let reserve = reserve.or_else(|| {
+            let tether = home.tether.clone();
+            Reserve::keep(dialer, client.clone(), standing.clone(), tether, First::WithLink)
+        });
+        Mounted { home, ready, client, vfs, standing, backend, reserve, leaving: None }
     }
 
     /// Serves until it is gone.
@@ -177,8 +198,13 @@ impl Mounted {
         }
         // Whoever dies from here on needs no successor.
         self.home.tether.leaving();
+        if let Some(reserve) = self.reserve.take() {
+            reserve.end().await;
+        }
         control.send(&FromWorker::Stopping(Stopping { kept_aside: self.keep_aside() })).await;
-        self.client.goodbye().await;
+        if self.client.goodbye().await {
+            SessionNote::of(&self.home.directory).remove();
+        }
         self.backend.finish().await;
         Ok(())
     }
@@ -228,45 +254,40 @@ impl Mounted {
         })
     }
 
-    /// Unmounts within a few seconds. What could not be written by then is lost, and its writers are told.
+    /// Unmounts within a few seconds. What could not be written by then stays in the journal, and its writers are told.
     fn leave_now(&self) -> Leaving {
         let (vfs, client, mut unmount) =
             (self.vfs.clone(), self.client.clone(), self.backend.unmount(How::Now));
-        let has_given_up = self.has_given_up.clone();
-        let give_up = move |bytes: usize| {
-            tracing::error!(bytes, "writes are given up");
-            has_given_up.fetch_or(bytes > 0, Ordering::Relaxed);
-        };
         Box::pin(async move {
             // Nothing gets through to a machine that is away.
             let patience = if client.away().is_some() { Duration::ZERO } else { FORCED_DRAIN };
             if tokio::time::timeout(patience, vfs.drain()).await.is_err() {
-                give_up(vfs.unwritten_bytes());
-                client.close_link();
+                give_up(&vfs, &client);
             }
             let unmounted = match tokio::time::timeout(FORCED_UNMOUNT, &mut unmount).await {
                 Ok(unmounted) => unmounted,
                 Err(_) => {
                     // The kernel, or a client, waits for the machine.
-                    client.close_link();
+                    give_up(&vfs, &client);
                     unmount.await
                 }
             };
             unmounted?;
             if tokio::time::timeout(FORCED_DRAIN, vfs.drain()).await.is_err() {
-                give_up(vfs.unwritten_bytes());
+                vfs.give_up();
             }
             Ok(())
         })
     }
 
     /// Removes the journal of a mount that is gone, or says where it stays: in it is what was taken from writers and is
-    /// not on the machine.
+    /// not on the machine. The next mount of the same source replays it.
     fn keep_aside(&self) -> Vec<ByteString> {
-        if self.has_given_up.load(Ordering::Relaxed) || self.vfs.unwritten_bytes() > 0 {
+        if self.vfs.kept_writes() > 0 {
+            self.vfs.give_up();
             return vec![ByteString::from(self.home.directory.as_path())];
         }
-        for name in vfs::journal::FILES {
+        for name in vfs::journal::files_by_age(&self.home.directory) {
             let path = self.home.directory.join(name);
             if let Err(error) = std::fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
@@ -313,11 +334,21 @@ impl Mounted {
     }
 }
 
+/// Ends the link, with what is not on the machine in the journal.
+fn give_up(vfs: &Vfs<Machine>, client: &AgentClient) {
+    tracing::error!(bytes = vfs.unwritten_bytes(), "writes are given up");
+    vfs.give_up();
+    client.close_link();
+}
+
 /// A session with the machine, and what it exports.
 struct Link {
     client: AgentClient,
     events: Arc<Events>,
     part: SourcePart,
+    dialer: WorkerDialer,
+    /// When a channel for a successor is dialled.
+    spare: First,
 }
 
 impl Link {
@@ -328,6 +359,7 @@ impl Link {
             return Err(failure(ErrorKind::Usage, message));
         };
         let events = Events::new();
+        events.note_at(SessionNote::of(config.state_dir.as_path()));
         let dialer = dialer(config);
         let first = dialer.reach(SessionId::default()).await.map_err(|error| WorkerError {
             kind: error.kind(),
@@ -335,7 +367,8 @@ impl Link {
             hint: error.hint(),
         })?;
         let options = relink_options(config, choices);
-        let client = AgentClient::lasting(Some(first), Arc::new(dialer), options, None, events.clone());
+        let again = Arc::new(dialer.clone());
+        let client = AgentClient::lasting(Some(first), again, options, None, events.clone());
         let read_only = config.access == Access::ReadOnly;
         let attached = client.attach(path.as_bytes().to_vec(), read_only).await;
         let attached = attached.map_err(|error| refused(&config.source, &error))?;
@@ -347,12 +380,26 @@ impl Link {
             .and_then(|resumption| SourcePart::new(resumption, &attached, client.peer().release.clone()))
             .ok_or_else(|| failure(ErrorKind::Failure, "the session cannot be gone on with"))?;
         events.keep(part.clone());
-        Ok(Link { client, events, part })
+        Ok(Link { client, events, part, dialer, spare: First::WithLink })
+    }
+
+    /// Brings to the machine what earlier mounts of the tree have left unsaved, before this one shows it.
+    async fn replay(&self, config: &MountConfig) -> Option<Replayed> {
+        let owner = (config.owner.uid, config.owner.gid);
+        let (machine, root) = Machine::new(self.client.clone(), &self.part.attached(), owner);
+        replay_all(config, machine, root.id).await
     }
 
     /// Goes on with the session of a predecessor, whether the machine can be reached now or not.
-    fn again(config: &MountConfig, choices: &MountChoices, part: SourcePart, restored: &Restored) -> Link {
+    fn again(
+        config: &MountConfig,
+        choices: &MountChoices,
+        part: SourcePart,
+        restored: &Restored,
+        spare: Option<Spare>,
+    ) -> Link {
         let events = Events::new();
+        events.note_at(SessionNote::of(config.state_dir.as_path()));
         let locks = restored.locks();
         let files = restored.open_files().into_iter();
         let resumption = Resumption {
@@ -361,9 +408,11 @@ impl Link {
         };
         events.keep(part.clone());
         let options = relink_options(config, choices);
-        let dialer = Arc::new(dialer(config));
-        let client = AgentClient::lasting(None, dialer, options, Some(resumption), events.clone());
-        Link { client, events, part }
+        let next = if spare.is_some() { First::AtOnce } else { First::WithLink };
+        let dialer = dialer(config).with_spare(spare);
+        let again = Arc::new(dialer.clone());
+        let client = AgentClient::lasting(None, again, options, Some(resumption), events.clone());
+        Link { client, events, part, dialer, spare: next }
     }
 }
 
@@ -378,10 +427,15 @@ struct Parts {
     standing: watch::Receiver<LinkStanding>,
     /// The agent's.
     release: String,
+    dialer: WorkerDialer,
+    /// A successor's, for its own.
+    reserve: Option<Reserve>,
 }
 
 fn parts(home: &Home, kind: Kind, link: Link, recording: Recording) -> (Shown, Parts) {
-    let Link { client, events, part } = link;
+    let Link { client, events, part, dialer, spare } = link;
+    let (standing, tether) = (events.standing(), home.tether.clone());
+    let reserve = Reserve::keep(dialer.clone(), client.clone(), standing.clone(), tether, spare);
     let config = &home.config;
     let (machine, root) =
         Machine::new(client.clone(), &part.attached(), (config.owner.uid, config.owner.gid));
@@ -400,9 +454,9 @@ fn parts(home: &Home, kind: Kind, link: Link, recording: Recording) -> (Shown, P
     let release = part.release.clone();
     let vfs = Vfs::recorded(Arc::new(machine), root, options, told, recording);
     events.tell(&vfs);
-    let standing = events.standing();
     distance::watch(client.clone(), &vfs, standing.clone());
-    (Shown { vfs: vfs.clone(), kernel, owners }, Parts { client, vfs, standing, release })
+    let parts = Parts { client, vfs: vfs.clone(), standing, release, dialer, reserve };
+    (Shown { vfs, kernel, owners }, parts)
 }
 
 /// The same for a successor.
@@ -411,10 +465,11 @@ fn parts_again(
     choices: &MountChoices,
     kind: Kind,
     restored: Restored,
+    spare: Option<Spare>,
 ) -> Result<(Shown, Parts), WorkerError> {
     let source: SourcePart =
         read_part(&restored, vfs::table::Kept::Source).map_err(|error| no_record(&error))?;
-    let link = Link::again(&home.config, choices, source, &restored);
+    let link = Link::again(&home.config, choices, source, &restored, spare);
     Ok(parts(home, kind, link, Recording::Restored(Box::new(restored))))
 }
 

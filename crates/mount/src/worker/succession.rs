@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use remote::client::relink::{Resumption, SessionMark};
 use remote::client::{Attached, Export};
+use remote::spare::Spare;
 use serde::{Deserialize, Serialize};
+use supervisor::keeper::Kept;
 use vfs::vfs::Restored;
 use wire::agent::Sequence;
 use wire::agent::file::Entry;
@@ -20,6 +22,9 @@ pub(super) const FUSE: &str = "fuse";
 
 /// The name under which a keeper has the socket that NFS clients connect to.
 pub(super) const NFS: &str = "nfs";
+
+/// The name under which a keeper has the channel that is dialled ahead.
+pub(super) const SPARE: &str = "channel-ahead";
 
 /// Why a mount is not begun, or not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,12 @@ pub(super) enum SuccessionError {
         #[source]
         source: Option<serde_json::Error>,
     },
+}
+
+/// The channel that a predecessor has dialled ahead, among what it has put aside.
+pub(super) fn spare_of(put_aside: Vec<Kept>) -> Option<Spare> {
+    let descriptors = put_aside.into_iter().filter(|kept| kept.name == SPARE).map(|kept| kept.descriptor);
+    Spare::from_descriptors(descriptors.collect())
 }
 
 /// Reads what the mount in `directory` is.

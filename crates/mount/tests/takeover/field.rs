@@ -60,6 +60,7 @@ impl Field {
             state_dir: state.as_path().into(),
             dial: Dial::Host,
             owner: Owner { uid: 0, gid: 0 },
+            unsaved: Vec::new(),
         };
         std::fs::write(state.join(CONFIG), serde_json::to_vec(&config).unwrap()).unwrap();
         let launch = |part: &str| Launch { program: program(), arguments: vec![part.into()] };

@@ -433,6 +433,9 @@ impl Driver {
             return;
         }
         let Standing::Away(lost) = self.standing.borrow_and_update().clone() else { return };
+        if self.session.is_parting() {
+            return;
+        }
         tracing::warn!(why = %lost, "the link with the agent is lost");
         // A stream that is lost before anything came of it is like a try that failed, when it is not the first: an idle
         // one may be lost at any time.

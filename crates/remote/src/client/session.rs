@@ -103,6 +103,8 @@ pub(super) struct Session {
     held: Option<Mutex<Held>>,
     /// Whether the agent's present session is not yet equal to the one before.
     unrecovered: AtomicBool,
+    /// Goodbye has been said: with the next stream there would be another session, which nobody would end.
+    parting: AtomicBool,
     /// Replies and pongs that were received on the present stream.
     heard: AtomicU64,
     pub(super) tally: Tally,
@@ -156,6 +158,7 @@ impl Session {
             peer: Mutex::new(Arc::new(peer)),
             held: held.map(Mutex::new),
             unrecovered: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             tally: Tally::default(),
             handles: AtomicU64::new(last_handle),
@@ -597,20 +600,32 @@ impl Session {
     /// Tells the agent that nobody comes back, if it can be told without waiting.
     pub(super) fn say_goodbye(&self) {
         if self.held.is_some() {
+            self.parting.store(true, Ordering::Relaxed);
             self.post(&ClientFrame::Goodbye);
         }
     }
 
-    /// Waits a moment for what is queued to leave.
-    pub(super) async fn drained(&self) {
+    /// Whether there is to be no other stream.
+    pub(super) fn is_parting(&self) -> bool {
+        self.parting.load(Ordering::Relaxed)
+    }
+
+    /// Waits a moment for what is queued to leave, and says whether it has.
+    pub(super) async fn drained(&self) -> bool {
         let leaving = async {
-            while self.outbox.standing().1 == Gate::Open && !self.outbox.is_drained() {
-                tokio::time::sleep(GOODBYE_CHECK).await;
+            loop {
+                match (self.outbox.standing().1, self.outbox.is_drained()) {
+                    (Gate::Open | Gate::Recovering, true) => return true,
+                    (Gate::Open | Gate::Recovering, false) => tokio::time::sleep(GOODBYE_CHECK).await,
+                    (Gate::Away | Gate::Closed, _) => return false,
+                }
             }
         };
-        if tokio::time::timeout(GOODBYE_TIMEOUT, leaving).await.is_err() {
+        let has_left = tokio::time::timeout(GOODBYE_TIMEOUT, leaving).await.unwrap_or(false);
+        if !has_left {
             tracing::warn!("the agent could not be told that its session is over");
         }
+        has_left
     }
 
     /// Nobody, or nobody without endless patience, waits for the machine any more, until it is back.

@@ -28,7 +28,17 @@ impl Default for HostOptions {
 /// Starts an agent, for this session; zeros are for a new one. It ends when the stream is closed, unless the session is
 /// kept.
 pub fn open(options: &HostOptions, session: SessionId) -> Result<(Program, UnixStream), ProgramError> {
+    open_with(options, session, &[])
+}
+
+/// As [`open`], with further variables: where sessions are kept depends on them.
+pub(crate) fn open_with(
+    options: &HostOptions,
+    session: SessionId,
+    variables: &[(OsString, OsString)],
+) -> Result<(Program, UnixStream), ProgramError> {
     let mut command = Command::new(&options.program);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     // A group of its own: an interrupt from a terminal is for the program in front, not for the agent.
     command.args(&options.arguments).process_group(0);
     if session != SessionId::default() {

@@ -123,13 +123,13 @@ impl Program {
         Ok(Program { shared: Arc::new(Shared { pid, lines, exit, _wanted: wanted }) })
     }
 
-    /// Takes over a process that this one has not started, to be dismissed by a signal. It is a handle as any other, but
-    /// how the process ends and what it says is not known.
-    pub fn adopt(process: supervisor::Process) -> Program {
+    /// Takes over a process that this one has not started. It is a handle as any other, but how the process ends and what
+    /// it says is not known.
+    pub fn adopt(process: supervisor::Process, dismissal: Dismissal) -> Program {
         let pid = process.pid();
         let (exit_sender, exit) = watch::channel(None);
         let (wanted, unwanted) = tokio::sync::oneshot::channel();
-        tokio::spawn(attend_adopted(process, unwanted, exit_sender));
+        tokio::spawn(attend_adopted(process, dismissal, unwanted, exit_sender));
         Program { shared: Arc::new(Shared { pid, lines: Arc::default(), exit, _wanted: wanted }) }
     }
 
@@ -209,6 +209,7 @@ async fn attend(
 
 async fn attend_adopted(
     mut process: supervisor::Process,
+    dismissal: Dismissal,
     unwanted: tokio::sync::oneshot::Receiver<std::convert::Infallible>,
     exit: watch::Sender<Option<Exit>>,
 ) {
@@ -220,8 +221,13 @@ async fn attend_adopted(
         }
         // Nothing is ever sent: this is the end of the last handle.
         _ = unwanted => {
-            let grace = Grace { ask: Duration::ZERO, terminate: GRACE, kill: GRACE };
-            if let Err(error) = stop(&mut process, &grace, std::future::ready(Err::<(), ()>(()))).await {
+            let grace = Grace { ask: GRACE, terminate: GRACE, kill: GRACE };
+            // The end of its stream is a request.
+            let asked = match dismissal {
+                Dismissal::ByStream => Ok::<(), ()>(()),
+                Dismissal::BySignal => Err(()),
+            };
+            if let Err(error) = stop(&mut process, &grace, std::future::ready(asked)).await {
                 tracing::warn!(%error, "a process that is not wanted any more does not end");
             }
         }
@@ -288,7 +294,7 @@ mod tests {
     fn stranger() -> (std::process::Child, Program) {
         let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let identity = supervisor::Identity::of(child.id()).unwrap();
-        (child, Program::adopt(supervisor::Process::adopt(identity).unwrap()))
+        (child, Program::adopt(supervisor::Process::adopt(identity).unwrap(), Dismissal::BySignal))
     }
 
     #[tokio::test]

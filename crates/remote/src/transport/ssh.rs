@@ -17,6 +17,7 @@ mod further;
 mod master;
 mod masters;
 mod route;
+pub(crate) mod scarcity;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;

@@ -6,3 +6,4 @@ mod logins;
 mod machine;
 mod placing;
 mod sessions;
+mod spare;

@@ -19,13 +19,13 @@ use super::logins::{is_running, until};
 use super::machine::{DEADLINE, Machine, agents};
 
 /// A connection: its masters, and the daemon's own channel to the agent.
-struct Reached {
-    masters: Masters,
-    control: Connection,
-    dial: Dial,
+pub struct Reached {
+    pub masters: Masters,
+    pub control: Connection,
+    pub dial: Dial,
 }
 
-async fn reach(machine: &Machine, opener: Arc<dyn OpenMaster>) -> Reached {
+pub async fn reach(machine: &Machine, opener: Arc<dyn OpenMaster>) -> Reached {
     let login = LoginOptions::unattended();
     // With the agent in its place, the first channel is the only one, and sessions can be counted.
     let placing = Masters::start(machine.options(), &login, Arc::new(Unattended)).await.unwrap();
@@ -46,7 +46,7 @@ async fn place(options: &SshOptions) -> Connection {
 }
 
 /// A channel to the agent, as a worker opens it.
-async fn channel(dial: &Dial) -> Result<Connection, OpenError> {
+pub async fn channel(dial: &Dial) -> Result<Connection, OpenError> {
     let host = HostOptions::default();
     let opening = connect(dial, &host, ConnectOptions::default(), Arc::new(NoEvents));
     tokio::time::timeout(DEADLINE, opening).await.unwrap()

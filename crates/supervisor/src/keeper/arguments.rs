@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the first | the mount's directory |
 //! | `fd:NAME=NUMBER` | an inherited descriptor and what it is |
+//! | `spare:NAME=NUMBER` | to a worker: a descriptor of the spare of this name |
 //! | `restarts=COUNT` | how many workers came before |
 //! | `worker=PID:STARTED` | to a keeper: the worker that is there already |
 
@@ -33,6 +34,9 @@ pub(super) const KEPT_MAX: usize = 64;
 /// The longest name of a kept descriptor.
 pub(super) const NAME_BYTES_MAX: usize = 32;
 
+/// The most descriptors of spares: few sorts of them, of a few descriptors each.
+pub(super) const SPARES_MAX: usize = 8;
+
 /// The first number that an inherited descriptor has.
 const FIRST: RawFd = 3;
 
@@ -56,6 +60,8 @@ pub struct Inheritance {
     pub worker: Option<(u32, u64)>,
     /// Everything that was handed over.
     pub descriptors: Vec<Kept>,
+    /// To a worker: what its predecessor has put aside for it, and for nobody after it.
+    pub spares: Vec<Kept>,
 }
 
 /// An argument is not as it should be.
@@ -68,7 +74,13 @@ pub struct ArgumentError {
 impl Inheritance {
     /// Nothing but the directory.
     pub(super) fn new(directory: &Path) -> Inheritance {
-        Inheritance { directory: directory.to_owned(), restarts: 0, worker: None, descriptors: Vec::new() }
+        Inheritance {
+            directory: directory.to_owned(),
+            restarts: 0,
+            worker: None,
+            descriptors: Vec::new(),
+            spares: Vec::new(),
+        }
     }
 
     pub(super) fn add(&mut self, name: &str, descriptor: OwnedFd) {
@@ -88,27 +100,31 @@ impl Inheritance {
             return Err(ArgumentError { argument: directory });
         }
         let mut inheritance = Inheritance::new(Path::new(&directory));
-        let mut numbers: Vec<(String, RawFd)> = Vec::new();
+        let mut numbers: Vec<(String, RawFd, bool)> = Vec::new();
         for argument in arguments {
             let parsed = parse(&argument).filter(|parsed| match parsed {
-                Parsed::Descriptor(_, number) => {
-                    *number >= FIRST && numbers.iter().all(|(_, known)| known != number)
+                Parsed::Descriptor(_, number) | Parsed::Spare(_, number) => {
+                    *number >= FIRST && numbers.iter().all(|(_, known, _)| known != number)
                 }
                 _ => true,
             });
             match parsed.ok_or(ArgumentError { argument })? {
                 Parsed::Restarts(count) => inheritance.restarts = count,
                 Parsed::Worker(pid, started) => inheritance.worker = Some((pid, started)),
-                Parsed::Descriptor(name, number) => numbers.push((name, number)),
+                Parsed::Descriptor(name, number) => numbers.push((name, number, false)),
+                Parsed::Spare(name, number) => numbers.push((name, number, true)),
             }
         }
-        for (name, number) in numbers {
+        for (name, number, is_spare) in numbers {
             // SAFETY: the caller promises that nobody else owns it, and each number was taken once.
             let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
             if let Err(error) = rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC) {
                 tracing::warn!(name, number, %error, "an inherited descriptor stays inheritable");
             }
-            inheritance.add(&name, descriptor);
+            match is_spare {
+                true => inheritance.spares.push(Kept { name, descriptor }),
+                false => inheritance.descriptors.push(Kept { name, descriptor }),
+            }
         }
         Ok(inheritance)
     }
@@ -130,8 +146,11 @@ impl Inheritance {
         if let Some((pid, started)) = self.worker {
             spawn = spawn.argument(format!("worker={pid}:{started}"));
         }
-        for (number, kept) in (FIRST..).zip(self.descriptors) {
-            spawn = spawn.argument(format!("fd:{}={number}", kept.name)).descriptor(number, kept.descriptor);
+        let kept = self.descriptors.into_iter().map(|kept| ("fd", kept));
+        let spares = self.spares.into_iter().map(|spare| ("spare", spare));
+        for (number, (sort, kept)) in (FIRST..).zip(kept.chain(spares)) {
+            spawn =
+                spawn.argument(format!("{sort}:{}={number}", kept.name)).descriptor(number, kept.descriptor);
         }
         spawn
     }
@@ -142,6 +161,7 @@ enum Parsed {
     Restarts(u32),
     Worker(u32, u64),
     Descriptor(String, RawFd),
+    Spare(String, RawFd),
 }
 
 fn parse(argument: &OsStr) -> Option<Parsed> {
@@ -154,8 +174,13 @@ fn parse(argument: &OsStr) -> Option<Parsed> {
             Some(Parsed::Worker(pid.parse().ok()?, started.parse().ok()?))
         }
         _ => {
-            let name = key.strip_prefix("fd:").filter(|name| is_name(name))?;
-            Some(Parsed::Descriptor(name.to_owned(), value.parse().ok()?))
+            let (sort, name) = key.split_once(':').filter(|(_, name)| is_name(name))?;
+            let (name, number) = (name.to_owned(), value.parse().ok()?);
+            match sort {
+                "fd" => Some(Parsed::Descriptor(name, number)),
+                "spare" => Some(Parsed::Spare(name, number)),
+                _ => None,
+            }
         }
     }
 }
@@ -176,6 +201,8 @@ mod tests {
             ("restarts=3", Some(Parsed::Restarts(3))),
             ("worker=12:345", Some(Parsed::Worker(12, 345))),
             ("fd:fuse-clone=7", Some(Parsed::Descriptor("fuse-clone".to_owned(), 7))),
+            ("spare:stream=8", Some(Parsed::Spare("stream".to_owned(), 8))),
+            ("spore:stream=8", None),
             ("fd:=7", None),
             ("fd:x", None),
             ("fd:X=7", None),
@@ -200,5 +227,6 @@ mod tests {
         refused(&["relative"]);
         refused(&["/d", "fd:a=1"]);
         assert_eq!(refused(&["/d", "fd:a=900", "fd:b=900"]).argument, "fd:b=900");
+        assert_eq!(refused(&["/d", "fd:a=900", "spare:b=900"]).argument, "spare:b=900");
     }
 }

@@ -7,6 +7,9 @@
 //! | `P` | progress: a request was completed, or the like |
 //! | `L` | leaving: there is to be no successor |
 //! | `K` name | the descriptors that come with it are to be kept under this name; `life` is the worker's own |
+//! | `S` name | the descriptors that come with it, if any, are the spare of this name from now on, and no others |
+//!
+//! What is kept each worker gets. A spare is used up by its use: the next worker gets it, and nobody after that one.
 //!
 //! The keeper says nothing. Its end tells the worker that it is gone.
 
@@ -19,7 +22,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::arguments::{Kept, LIFE, NAME_BYTES_MAX, RESERVED, is_name};
+use super::arguments::{Kept, LIFE, NAME_BYTES_MAX, RESERVED, SPARES_MAX, is_name};
 use crate::descriptor;
 
 /// What a worker says, descriptors aside.
@@ -34,6 +37,7 @@ pub enum Word {
 const PROGRESS: u8 = b'P';
 const LEAVING: u8 = b'L';
 const KEEP: u8 = b'K';
+const SPARE: u8 = b'S';
 
 /// Two connected ends: the keeper's and the worker's.
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -63,16 +67,25 @@ impl Channel {
         if !is_name(name) || RESERVED.contains(&name) || descriptors.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.send(name, descriptors)
+        self.send(KEEP, name, descriptors)
+    }
+
+    /// Gives descriptors to the keeper for the next worker alone, in the place of those that it had under this name; without
+    /// any, there are none from now on.
+    pub fn put_aside(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if !is_name(name) || RESERVED.contains(&name) || descriptors.len() > SPARES_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.send(SPARE, name, descriptors)
     }
 
     /// Says by the end of which thread the worker's is known.
     pub(super) fn show_life(&self, thread: BorrowedFd<'_>) -> io::Result<()> {
-        self.send(LIFE, &[thread])
+        self.send(KEEP, LIFE, &[thread])
     }
 
-    fn send(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let message = [&[KEEP], name.as_bytes()].concat();
+    fn send(&self, what: u8, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let message = [&[what], name.as_bytes()].concat();
         descriptor::send(self.socket.as_fd(), &message, descriptors).map(drop)
     }
 
@@ -109,6 +122,8 @@ impl Channel {
 pub(super) enum Heard {
     Word(Word),
     Keep(Vec<Kept>),
+    /// The spare of this name, or that there is none.
+    Spare(String, Vec<Kept>),
     /// The thread whose end is the worker's.
     Life(OwnedFd),
     Nonsense,
@@ -130,19 +145,19 @@ pub(super) fn hear(socket: BorrowedFd<'_>) -> io::Result<Heard> {
         Err(error) => return Err(error),
     };
     let (first, rest) = (message[0], &message[1..length]);
-    if first == KEEP {
-        if rest == LIFE.as_bytes() {
+    if first == KEEP || first == SPARE {
+        if (first, rest) == (KEEP, LIFE.as_bytes()) {
             return Ok(descriptors.pop_front().map_or(Heard::Nonsense, Heard::Life));
         }
         let name = std::str::from_utf8(rest).ok();
-        return Ok(match name.filter(|name| is_name(name) && !RESERVED.contains(name)) {
-            Some(name) => Heard::Keep(
-                descriptors
-                    .into_iter()
-                    .map(|descriptor| Kept { name: name.to_owned(), descriptor })
-                    .collect(),
-            ),
-            None => Heard::Nonsense,
+        let Some(name) = name.filter(|name| is_name(name) && !RESERVED.contains(name)) else {
+            return Ok(Heard::Nonsense);
+        };
+        let named = |descriptor| Kept { name: name.to_owned(), descriptor };
+        let descriptors = descriptors.into_iter().map(named).collect();
+        return Ok(match first {
+            KEEP => Heard::Keep(descriptors),
+            _ => Heard::Spare(name.to_owned(), descriptors),
         });
     }
     Ok(match (first, rest) {
@@ -182,9 +197,22 @@ mod tests {
     fn nothing_is_waited_for_and_nonsense_is_named() {
         let (channel, keeper) = Channel::pair().unwrap();
         assert!(matches!(hear(keeper.as_fd()).unwrap(), Heard::Nothing));
-        for nonsense in [&b"Q"[..], b"K", b"KNot a name", b"PP"] {
+        for nonsense in [&b"Q"[..], b"K", b"KNot a name", b"S", b"Slife", b"PP"] {
             rustix::net::send(&channel.socket, nonsense, SendFlags::NOSIGNAL).unwrap();
             assert!(matches!(hear(keeper.as_fd()).unwrap(), Heard::Nonsense), "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn a_spare_may_be_nothing() {
+        let (channel, keeper) = Channel::pair().unwrap();
+        channel.put_aside("stream", &[keeper.as_fd()]).unwrap();
+        channel.put_aside("stream", &[]).unwrap();
+        assert!(channel.put_aside("life", &[]).is_err());
+        assert!(channel.put_aside("stream", &[keeper.as_fd(); SPARES_MAX + 1]).is_err());
+        for count in [1, 0] {
+            let Heard::Spare(name, descriptors) = hear(keeper.as_fd()).unwrap() else { panic!("no spare") };
+            assert_eq!((name.as_str(), descriptors.len()), ("stream", count));
         }
     }
 

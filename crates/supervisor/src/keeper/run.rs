@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, getppid, pidfd_open, pidfd_send_signal, wait};
 use rustix::time::Timespec;
 
-use super::arguments::{CHANNEL, CONTROL, Inheritance, KEEPER, KEPT_MAX, Kept, LIFE};
+use super::arguments::{CHANNEL, CONTROL, Inheritance, KEEPER, KEPT_MAX, Kept, LIFE, SPARES_MAX};
 use super::channel::{self, Heard, Word};
 use super::client::{Command, LINE_BYTES_MAX, State, Status};
 use super::crash::{Report, open_log, own_part};
@@ -56,6 +56,7 @@ pub fn run(inheritance: Inheritance, on_failure: impl FnOnce(&str)) -> Result<Op
         on_failure(reason);
     }
     keeper.kept.clear();
+    keeper.spares.clear();
     let state = match &outcome {
         Ok(Some(reason)) => State::Failed { reason: reason.clone() },
         Ok(None) | Err(_) => State::Ended,
@@ -108,6 +109,8 @@ struct Keeper {
     control: OwnedFd,
     children: OwnedFd,
     kept: Vec<Kept>,
+    /// For the next worker, and for nobody after it.
+    spares: Vec<Kept>,
     worker: Option<Worker>,
     dead: Option<Dead>,
     restarts: u32,
@@ -144,6 +147,7 @@ impl Keeper {
             control,
             children: child_signals().map_err(system("watch children"))?,
             kept: Vec::new(),
+            spares: Vec::new(),
             worker: None,
             dead: None,
             restarts: inheritance.restarts,
@@ -267,7 +271,7 @@ impl Keeper {
         }
     }
 
-    fn try_start(&self, now: Instant) -> Result<Worker, KeeperError> {
+    fn try_start(&mut self, now: Instant) -> Result<Worker, KeeperError> {
         let (ours, theirs) = channel::pair().map_err(system("make a channel"))?;
         let (log, log_begins) = open_log(&self.directory).map_err(system("open the worker's log"))?;
         let duplicate = |descriptor: BorrowedFd<'_>| {
@@ -280,6 +284,7 @@ impl Keeper {
         for kept in &self.kept {
             inheritance.add(&kept.name, duplicate(kept.descriptor.as_fd())?);
         }
+        inheritance.spares = std::mem::take(&mut self.spares);
         let launch = &self.plan.worker;
         let arguments: &[OsString] = &launch.arguments;
         let spawn = Spawn::new(&launch.program)
@@ -315,6 +320,13 @@ impl Keeper {
                 Ok(Heard::Life(life)) => worker.life = Some(life),
                 Ok(Heard::Keep(kept)) if self.kept.len() + kept.len() <= KEPT_MAX => self.kept.extend(kept),
                 Ok(Heard::Keep(_)) => tracing::error!("the worker hands over more than is kept"),
+                Ok(Heard::Spare(name, descriptors)) => {
+                    self.spares.retain(|spare| spare.name != name);
+                    match self.spares.len() + descriptors.len() <= SPARES_MAX {
+                        true => self.spares.extend(descriptors),
+                        false => tracing::error!("the worker puts more aside than is held for its successor"),
+                    }
+                }
                 Ok(Heard::Nonsense) => tracing::error!("the worker does not keep to the protocol"),
                 Ok(Heard::End) => worker.channel = None,
                 // That message is lost. The channel stays: its end would tell the worker that it has no keeper.

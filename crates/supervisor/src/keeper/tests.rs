@@ -47,6 +47,8 @@ fn play_worker() {
     }
     // As real ones do: where `/proc` hides other processes, such a one is not found there.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).unwrap();
+    let mut inheritance = inheritance;
+    let spares = std::mem::take(&mut inheritance.spares);
     let (tether, control, kept) = Tether::new(inheritance).unwrap();
     let tether = std::sync::Arc::new(tether);
     let minding = tether.clone();
@@ -66,6 +68,22 @@ fn play_worker() {
             "keep" => {
                 files.push(tempfile::tempfile().unwrap());
                 tether.hand_over("file", &[files.last().unwrap().as_fd()]).unwrap();
+            }
+            "spare" => {
+                let spare = tempfile::tempfile().unwrap();
+                (&spare).write_all(format!("{} of {}", spares.len(), std::process::id()).as_bytes()).unwrap();
+                tether.put_aside("spare", &[spare.as_fd()]).unwrap();
+            }
+            "no-spare" => tether.put_aside("spare", &[]).unwrap(),
+            "spares" => {
+                let mut found = String::new();
+                for spare in &spares {
+                    let mut file = std::fs::File::from(spare.descriptor.try_clone().unwrap());
+                    file.rewind().unwrap();
+                    file.read_to_string(&mut found).unwrap();
+                }
+                let _ = (&stream).write_all(format!("{found}\n").as_bytes());
+                continue;
             }
             "progress" => tether.progress(),
             "leave" => tether.leaving(),
@@ -128,6 +146,16 @@ impl Life {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         (&stream).write_all(format!("{command}\n").as_bytes()).ok()?;
         answer(&stream)
+    }
+
+    /// One line of an answer that is none of those.
+    fn line(&self, command: &str) -> String {
+        let stream = crate::socket::connect_in(self.directory.path(), CONTROL_SOCKET).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        (&stream).write_all(format!("{command}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
     }
 
     /// A worker that dies may take with it whom it had just accepted.
@@ -225,6 +253,34 @@ async fn a_killed_worker_has_a_successor_with_the_same_descriptors() {
     eventually("the report is there", || life.file("crash-1.txt").is_some());
     let report = life.file("crash-1.txt").unwrap();
     assert!(report.contains(&format!("worker {} ended with signal 9", before.pid)), "{report}");
+}
+
+#[tokio::test]
+async fn a_spare_goes_to_the_next_worker_and_to_nobody_after_it() {
+    let life = Life::begin(|_| {});
+    life.tell("keep");
+    life.tell("spare");
+    // A later one takes its place.
+    let first = life.tell("spare");
+    kill(first.pid);
+    let second = life.tell("who");
+    assert_eq!(life.line("spares"), format!("0 of {}", first.pid));
+    kill(second.pid);
+    let third = life.tell("spare");
+    assert_eq!(life.line("spares"), "");
+    life.tell("no-spare");
+    kill(third.pid);
+    life.tell("who");
+    assert_eq!(life.line("spares"), "");
+}
+
+#[tokio::test]
+async fn a_spare_alone_is_no_reason_for_a_successor() {
+    let mut life = Life::begin(|_| {});
+    let worker = life.tell("spare");
+    kill(worker.pid);
+    life.keeper.exited().await.unwrap();
+    assert!(life.file(FAILED).is_some());
 }
 
 #[tokio::test]

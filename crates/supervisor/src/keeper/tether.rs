@@ -80,6 +80,17 @@ impl Tether {
         forgive_gone(held.channel.hand_over(name, descriptors))
     }
 
+    /// Gives descriptors to the keeper for the next worker alone, in the place of those that it had under this name; without
+    /// any, there are none from now on. They are not held here: a keeper that dies loses them.
+    pub fn put_aside(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        forgive_gone(self.held().channel.put_aside(name, descriptors))
+    }
+
+    /// Whether there will be a successor when this worker dies.
+    pub fn has_handed_over(&self) -> bool {
+        self.held().descriptors.iter().any(|kept| kept.name != LIFE)
+    }
+
     /// Says that this worker has made progress.
     pub fn progress(&self) {
         self.say(Word::Progress);

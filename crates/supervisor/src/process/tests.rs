@@ -127,3 +127,21 @@ async fn a_request_that_cannot_be_sent_leads_to_sigterm_at_once() {
     let exit = within(stop(&mut process, &grace, async { Err("no") })).await.unwrap();
     assert_eq!(exit, Exit::Signal(15));
 }
+
+#[tokio::test]
+async fn a_child_that_was_shown_is_inherited_until_it_has_ended() {
+    let mut child = shell("exec sleep 1000");
+    let shown = show_child(child.pid()).unwrap();
+    let again = shown.try_clone().unwrap();
+    let mut inherited = Process::inherit(shown).unwrap();
+    assert_eq!(inherited.identity(), child.identity());
+    inherited.signal(Signal::KILL).unwrap();
+    assert_eq!(within(inherited.exited()).await.unwrap(), Exit::Unknown);
+    assert!(matches!(Process::inherit(again.try_clone().unwrap()), Err(AdoptError::Gone { .. })), "a zombie");
+    within(child.exited()).await.unwrap();
+    assert!(matches!(Process::inherit(again), Err(AdoptError::Gone { .. })));
+    assert!(show_child(child.pid()).is_err());
+    assert!(show_child(std::process::id()).is_err(), "not a child");
+    let (file, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    assert!(Process::inherit(file.into()).is_err(), "not a process");
+}

@@ -41,7 +41,7 @@ use crate::table::{BadRecord, HeldLock, Ino, Kept, Limits, Moment, Table};
 use crate::{Kernel, Options};
 
 /// The log's name in the directory of the mount's state.
-const FILE: &str = "state";
+pub(crate) const FILE: &str = "state";
 
 /// A log is written anew when it is twice as long as what it has to say, and by this much longer: small ones are not
 /// worth it, and no log of n nodes is written anew before n more have been recorded.
@@ -264,7 +264,7 @@ impl Recording {
                 let recorder = Some(Recorder::new(&ledger, directory.join(FILE), Some(log)));
                 let next_handle = ledger.next_handle().max(1);
                 table.keep_ledger(ledger);
-                let Left { pending, taken } = left;
+                let Left { pending, taken, .. } = left;
                 let journalling =
                     Journalling { journal: Some(journal), failure: None, taken: Mutex::new(taken) };
                 (Begun { table, recorder, journalling: Some(journalling), next_handle }, pending)

@@ -18,11 +18,11 @@ use super::files::{OFFSET_MAX, OpenFile};
 use super::{SyncMode, Vfs};
 use crate::behind::{Taken, UNWRITTEN_BYTES_MAX};
 use crate::errno::{Errno, Result};
-use crate::file::{ThreadId, WriteAt};
-use crate::journal::{Done, Header, Journal, Pending};
+use crate::file::{Content, ThreadId, WriteAt};
+use crate::journal::{Describe, Described, Done, Header, Journal, Pending};
 use crate::request::{RequestId, Sequence, current, is_repeat, numbered};
-use crate::source::{HandleId, Source, TRANSFER_BYTES_MAX, Written};
-use crate::table::{Notice, Stamp, Write};
+use crate::source::{HandleId, Place, Source, TRANSFER_BYTES_MAX, Written};
+use crate::table::{Ino, Notice, Stamp, Write};
 
 /// How long a write that is over waits to be recorded together with others. Meanwhile the source keeps its answer.
 const DONE_WITHIN: Duration = Duration::from_millis(50);
@@ -149,7 +149,9 @@ impl<S: Source> Vfs<S> {
             offset,
             clear_set_id,
         };
-        match journal.append(&header, bytes).await {
+        let attributes = self.last_attributes(open.ino());
+        let content = attributes.ok().and_then(|attributes| attributes.content());
+        match journal.append(&header, bytes, &FileOf { vfs: self, ino: open.ino(), content }).await {
             Ok(()) => KeptIn::Journal(number.use_it()),
             Err(error) => {
                 tracing::warn!(%error, source = ?std::error::Error::source(&error), "a writer waits for the source");
@@ -158,10 +160,34 @@ impl<S: Source> Vfs<S> {
         }
     }
 
-    /// What the journal has is over.
-    fn is_done(self: &Arc<Self>, sequence: Sequence) {
+    /// Where the journal is to say that the file is. The path is empty if it has no name; `None` if nothing is known of it.
+    fn place_to_keep(&self, ino: Ino) -> Option<Place> {
+        let table = self.table.lock();
+        let nameless = || Some(Place { id: table.id(ino).ok()?, path: Box::default() });
+        table.last_place(ino).ok().or_else(nameless)
+    }
+
+    /// Nothing of what is kept in the journal will be brought to the source any more: the source is about to be closed. What
+    /// fails from now on stays kept, for whoever replays it when the source is there again. Its writers are told all the same.
+    pub fn give_up(&self) {
         let Some(journal) = self.journal() else { return };
-        let Done { settled, is_first } = journal.done(sequence);
+        journal.give_up(|ino| {
+            let content = self.last_attributes(ino).ok().and_then(|attributes| attributes.content());
+            let place = self.place_to_keep(ino).map(|Place { id, path }| (id, path));
+            Described { place, content }
+        });
+    }
+
+    /// Writes that are kept in the journal, and of which it is not known that the source has them.
+    pub fn kept_writes(&self) -> usize {
+        self.record_done();
+        self.journal().map_or(0, Journal::pending)
+    }
+
+    /// What the journal has is over, and has left the file with this content.
+    fn is_done(self: &Arc<Self>, sequence: Sequence, content: Option<Content>) {
+        let Some(journal) = self.journal() else { return };
+        let Done { settled, is_first } = journal.done(sequence, content);
         settled.into_iter().for_each(|sequence| self.source.settled(sequence));
         if is_first {
             let vfs = self.clone();
@@ -202,7 +228,7 @@ impl<S: Source> Vfs<S> {
         for Pending { header, bytes } in pending {
             // A handle is closed only when its writes are over.
             let Ok(open) = self.open_file(header.handle) else {
-                self.is_done(header.sequence);
+                self.is_done(header.sequence, None);
                 continue;
             };
             let end = header.offset.saturating_add(bytes.len() as u64);
@@ -220,6 +246,23 @@ impl<S: Source> Vfs<S> {
                 }
             }));
         }
+    }
+}
+
+/// The file of a write, as the table has it.
+struct FileOf<'a, S: Source> {
+    vfs: &'a Vfs<S>,
+    ino: Ino,
+    content: Option<Content>,
+}
+
+impl<S: Source> Describe for FileOf<'_, S> {
+    fn content(&self) -> Option<Content> {
+        self.content
+    }
+
+    fn place(&self) -> Option<Place> {
+        self.vfs.place_to_keep(self.ino)
     }
 }
 
@@ -292,15 +335,21 @@ impl<S: Source> UnderWay<S> {
     async fn carry_out(mut self, offset: u64, bytes: Bytes, clear_set_id: bool) -> Result<()> {
         self.progress = Progress::Sent;
         let outcome = self.write_all(offset, bytes, clear_set_id).await;
-        self.finish(outcome);
-        if let Some(sequence) = self.journalled {
-            if let Err(errno) = outcome {
-                // The journal says that the write is over, and not what it came to.
-                self.vfs.keep_failure(&self.open.file, errno);
-            }
-            self.vfs.is_done(sequence);
-        }
+        self.finish(outcome, true);
         outcome.map(|_| ())
+    }
+
+    /// Has the journal say that the write is over, and what the file holds then.
+    fn settle(&self, outcome: Result<()>, content: Option<Content>) {
+        let Some(sequence) = self.journalled else { return };
+        if let Err(errno) = outcome {
+            // The journal says that the write is over, and not what it came to.
+            self.vfs.keep_failure(&self.open.file, errno);
+            if self.vfs.journal().is_some_and(Journal::has_given_up) {
+                return;
+            }
+        }
+        self.vfs.is_done(sequence, content);
     }
 
     async fn write_all(&self, mut offset: u64, mut bytes: Bytes, clear_set_id: bool) -> Result<Written> {
@@ -325,19 +374,25 @@ impl<S: Source> UnderWay<S> {
         }
     }
 
-    fn finish(&mut self, outcome: Result<Written>) {
+    /// The write is over, or, where it is not `settled`, nobody waits for it any more. A later one that overlaps goes on only
+    /// when the journal has this one's end: else a replay could put the older bytes over the newer ones.
+    fn finish(&mut self, outcome: Result<Written>, settled: bool) {
         self.progress = Progress::Over;
         let (vfs, file, ino) = (&self.vfs, &self.open.file, self.open.ino());
         let mut notices = Vec::new();
-        {
+        let content = {
             let mut table = vfs.table.lock();
             let attributes = outcome.ok().filter(|_| !self.is_repeat).map(|written| written.attributes);
             table.end_write(ino, (self.begun, Write::Content), attributes, vfs.now(), &mut notices);
             if outcome.is_err() {
                 table.doubt_content(ino, &mut notices);
             }
-        }
+            table.last_attributes(ino).ok().and_then(|attributes| attributes.content())
+        };
         file.content_changed();
+        if settled {
+            self.settle(outcome.map(|_| ()), content);
+        }
         file.behind.end(&self.taken, outcome.map(|_| ()));
         vfs.notify(notices);
     }
@@ -357,7 +412,7 @@ impl<S: Source> Drop for UnderWay<S> {
     fn drop(&mut self) {
         match self.progress {
             Progress::Taken if self.journalled.is_none() => self.withdraw(),
-            Progress::Taken | Progress::Sent => self.finish(Err(Errno::EIO)),
+            Progress::Taken | Progress::Sent => self.finish(Err(Errno::EIO), false),
             Progress::Over => {}
         }
     }

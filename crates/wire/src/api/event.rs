@@ -129,6 +129,9 @@ pub enum Happened {
         /// With [`MountWord::KeptAside`]: the local path of what was kept.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<ByteString>,
+        /// With [`MountWord::KeptAside`]: the file of which it is, where it was kept beside that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<ByteString>,
     },
     /// A process on a machine entered a state.
     Process {
@@ -227,7 +230,7 @@ words! {
         Disconnected = "disconnected",
         /// Its worker died or hangs, and another one takes its place. Requests wait meanwhile.
         Recovering = "recovering",
-        /// What could not be applied on the machine was kept in a file here.
+        /// What could not be applied on the machine was kept in a file here, or in a new one there.
         KeptAside = "kept_aside",
         /// It is over: unmount, and mount again.
         Failed = "failed",
@@ -321,6 +324,7 @@ mod tests {
             state: MountWord::Reconnecting,
             reason: None,
             path: None,
+            of: None,
         };
         Event { happened, at: Timestamp::from_unix(1_767_225_600), seq: 17 }
     }

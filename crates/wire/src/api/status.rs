@@ -151,6 +151,52 @@ pub struct Mount {
     /// What an NFS client of this computer is to mount, of the backend nfs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nfs: Option<NfsExport>,
+    /// What earlier mounts of the same source had not saved, if they had left anything, and what became of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed: Option<Replayed>,
+}
+
+/// How much of the paths in a [`Replayed`] is said, in bytes; the rest is counted, and is in the mount's log.
+pub const REPLAYED_BYTES_MAX: usize = 8 << 10;
+
+/// What became of what earlier mounts of a source had not saved, when the next one began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Replayed {
+    /// Writes that have been made to their files.
+    pub writes: u64,
+    /// How much content was saved, in their files or beside them.
+    pub bytes: u64,
+    /// Files that were not any more what the writes were for: what was to be written is in new ones beside them.
+    pub aside: Vec<Aside>,
+    /// What could not be saved this time either.
+    pub left: Vec<Left>,
+    /// So many more of both.
+    #[serde(skip_serializing_if = "is_none")]
+    pub more: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_none(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What was put aside of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    /// Where the file is, or was, in the mount.
+    pub of: ByteString,
+    /// Where the new one is, in the mount.
+    pub path: ByteString,
+}
+
+/// What could not be saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The local directory that keeps it.
+    pub path: ByteString,
+    /// Why, in one line.
+    pub reason: String,
 }
 
 /// An export of NFS version 3 on 127.0.0.1.

@@ -235,6 +235,7 @@ fn the_status_document_has_the_fields_that_checks_read() {
             crash: None,
             port: None,
             nfs: None,
+            replayed: None,
         }],
         threads: vec![],
         vms: vec![],

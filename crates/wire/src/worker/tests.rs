@@ -1,5 +1,6 @@
 use super::*;
 use crate::api::machine::Machine;
+use crate::api::status::{Aside, Left};
 
 fn config() -> MountConfig {
     MountConfig {
@@ -23,6 +24,7 @@ fn config() -> MountConfig {
             agent: ".cache/stead/agent".into(),
         }),
         owner: Owner { uid: 1000, gid: 1000 },
+        unsaved: vec!["/var/lib/stead/mounts/m3".into()],
     }
 }
 
@@ -37,6 +39,13 @@ fn messages() -> Vec<FromWorker> {
             agent_version: Some("0.1.0".into()),
             pid: Some(4711),
             restarts: Some(2),
+            replayed: Some(Replayed {
+                writes: 2,
+                bytes: 9,
+                aside: vec![Aside { of: "/m/f".into(), path: "/m/f.stead-conflict-20260101-m3-7".into() }],
+                left: vec![Left { path: "/var/lib/stead/mounts/m2".into(), reason: "ENOSPC".into() }],
+                more: 1,
+            }),
         }),
         FromWorker::Status(Box::new(WorkerStatus {
             status: MountStatus::Failed { reason: "no".into() },

@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use wire::api::machine::{Check, Verdict};
+use wire::worker::{CONFIG, CONFIG_BYTES_MAX, MountConfig};
 
 use crate::context::Context;
 use crate::error::reason;
@@ -30,7 +31,7 @@ const INSTANCES_WANTED: u64 = 128;
 /// All checks, in the order in which one thing needs the other.
 pub fn checks(context: &Context) -> Vec<Check> {
     let system = System::of_this_computer(context);
-    vec![
+    let mut checks = vec![
         kernel(),
         fuse(&system),
         fusermount(&system),
@@ -40,7 +41,9 @@ pub fn checks(context: &Context) -> Vec<Check> {
         inotify(&system),
         kvm(&system),
         daemon(context),
-    ]
+    ];
+    checks.extend(context.paths().ok().and_then(|paths| unsaved(&paths.state_dir().join("mounts"))));
+    checks
 }
 
 /// Those that a mount through the kernel depends on.
@@ -297,6 +300,27 @@ fn daemon(context: &Context) -> Check {
     }
 }
 
+/// What mounts that are gone could not save, if they have left anything: a directory without processes, with its
+/// configuration.
+fn unsaved(mounts: &Path) -> Option<Check> {
+    let left = fs::read_dir(mounts)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|directory| directory.join(CONFIG).exists() && !directory.join("keeper.json").exists());
+    let sources = left.filter_map(|directory| {
+        let mut text = Vec::new();
+        File::open(directory.join(CONFIG)).ok()?.take(CONFIG_BYTES_MAX).read_to_end(&mut text).ok()?;
+        Some(serde_json::from_slice::<MountConfig>(&text).ok()?.source.to_string())
+    });
+    let mut sources: Vec<String> = sources.collect();
+    sources.sort();
+    sources.dedup();
+    let first = sources.first()?;
+    let detail = format!("an earlier mount has left what it could not save: of {}", sources.join(", "));
+    Some(limited("unsaved", detail, Some(format!("stead mount {first}"))))
+}
+
 fn shown(path: &Path) -> String {
     quoted(path.as_os_str().as_bytes())
 }
@@ -318,6 +342,26 @@ mod tests {
         assert_eq!(version("6.18.0-1-amd64"), Some((6, 18)));
         assert_eq!(version("OpenSSH_9.2p1 Debian-2, OpenSSL 3.0"), Some((9, 2)));
         assert_eq!(version("Linux"), None);
+    }
+
+    #[test]
+    fn what_is_unsaved_is_named_with_its_source() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert!(unsaved(scratch.path()).is_none());
+        let config = serde_json::json!({
+            "id": "m1", "source": "ssh://box/src", "dir": "/m", "backend": "auto", "access": "read_write",
+            "sync": "close", "reconnect": "automatic", "options": {}, "state_dir": "/s", "dial": {"by": "host"},
+            "owner": {"uid": 1, "gid": 1},
+        });
+        for mount in ["m1", "m2"] {
+            fs::create_dir(scratch.path().join(mount)).unwrap();
+            fs::write(scratch.path().join(mount).join(CONFIG), config.to_string()).unwrap();
+        }
+        fs::write(scratch.path().join("m1/keeper.json"), "").unwrap();
+        let check = unsaved(scratch.path()).unwrap();
+        assert_eq!(check.hint.as_deref(), Some("stead mount ssh://box/src"));
+        fs::write(scratch.path().join("m2/keeper.json"), "").unwrap();
+        assert!(unsaved(scratch.path()).is_none(), "its processes may be there");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use remote::transport::ssh::{
     LoginOptions, Master, Masters, OpenMaster, OpeningMaster, Prompts, SshError, SshOptions,
 };
 
-use super::{ATTENDED_LOGIN, SshSettings, environment};
+use super::{ATTENDED_LOGIN, SshSettings, variables_of};
 use crate::connection::Attendant;
 use crate::prompt::Prompter;
 
@@ -89,7 +89,7 @@ impl OpenMaster for Further {
         let attendant = self.attendants.next();
         if let Some(attendant) = &attendant {
             // The keys of the first caller may be gone, and what waits now has its own.
-            options.environment = environment(&attendant.caller);
+            options.environment = variables_of(&attendant.caller);
         }
         let settings = Arc::clone(&self.settings);
         Box::pin(async move {

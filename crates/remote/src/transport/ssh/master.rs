@@ -102,7 +102,7 @@ impl Master {
     pub async fn adopt(options: SshOptions) -> Option<Master> {
         let process = listener_of(&options.control).await?;
         let pid = process.pid();
-        let master = Master { program: Program::adopt(process), options };
+        let master = Master { program: Program::adopt(process, Dismissal::BySignal), options };
         match master.check().await {
             Ok(()) => {
                 tracing::info!(machine = %master.options.target, pid, "an ssh from before is logged in");

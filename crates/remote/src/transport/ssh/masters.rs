@@ -28,10 +28,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use wire::api::error::{ErrorKind, ErrorObject};
 
-use super::SshOptions;
 use super::error::{SshError, name_of};
 use super::further::{self, Answer, MASTERS_MAX, Slot, Slots};
 use super::master::{LoginOptions, Master};
+use super::{SshOptions, scarcity};
 
 /// Requests that are read, or wait for a login, at a time. Others wait to be accepted.
 const ASKERS_MAX: usize = 128;
@@ -343,7 +343,8 @@ impl Owner {
         self.answer_all(&Answer::None(ErrorObject::new(ErrorKind::Interrupted, message)));
         let control = &self.options.control;
         let slots = self.masters.keys().map(|slot| slot.path(control));
-        let sockets: Vec<_> = slots.chain([further::request_path(control)]).collect();
+        let others = [further::request_path(control), scarcity::mark_of(control)];
+        let sockets: Vec<_> = slots.chain(others).collect();
         let mut ending = JoinSet::new();
         for master in std::mem::take(&mut self.masters).into_values() {
             ending.spawn(async move { master.end().await });

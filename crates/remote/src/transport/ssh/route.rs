@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! the newest ──full──► the next newest ──full──► ... ──full──► another is asked for ──► the newest
+//!     ▲                                                 │ what is only held in reserve is given back first, once
+//!     └─────────────────────────────────────────────────┘
 //! ```
 
 use std::os::unix::net::UnixStream;
@@ -12,6 +14,7 @@ use wire::worker::SshDial;
 use super::OWN_FAILURE;
 use super::error::{SshError, explain_channel};
 use super::further::{self, Answer, Slot, Slots};
+use super::scarcity;
 use crate::transport::program::Exit;
 
 /// The way to a channel of one machine. Each master is tried once: the newest first, since that is the one with room.
@@ -21,12 +24,15 @@ pub(crate) struct Route<'a> {
     tried: Slots,
     /// Why those that were tried gave no channel. That one is full counts for more than that one is gone.
     reason: Option<SshError>,
+    /// Whether sessions have been waited for that were only held in reserve.
+    has_waited: bool,
 }
 
 impl<'a> Route<'a> {
     /// Through the newest master there is.
     pub(crate) fn of(dial: &'a SshDial) -> Route<'a> {
-        let mut route = Route { dial, slot: Slot::FIRST, tried: Slots::default(), reason: None };
+        let (slot, tried) = (Slot::FIRST, Slots::default());
+        let mut route = Route { dial, slot, tried, reason: None, has_waited: false };
         route.slot = route.newest_untried().unwrap_or(Slot::FIRST);
         route
     }
@@ -71,6 +77,13 @@ impl<'a> Route<'a> {
         }
         if matches!(reason, MasterGone { .. }) {
             return Err(reason);
+        }
+        if !self.has_waited && scarcity::mark(&scarcity::mark_of(self.dial.control_path.as_path())) {
+            self.has_waited = true;
+            tokio::time::sleep(scarcity::GIVING_BACK).await;
+            (self.tried, self.reason) = (Slots::default(), Some(reason));
+            self.slot = self.newest_untried().unwrap_or(Slot::FIRST);
+            return Ok(());
         }
         match further::ask(self.dial.control_path.as_path(), self.tried).await {
             Ok(Answer::Another) => {}

@@ -1,0 +1,426 @@
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::table::Notice;
+use crate::testing::{Gate, Memory, Stop};
+use crate::vfs::{Recording, WriteFrom};
+use crate::{Kernel, Options, SyncMode, Vfs};
+
+const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0 };
+
+struct NoKernel;
+
+impl Kernel for NoKernel {
+    fn notify(&self, _: Vec<Notice>) {}
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
+}
+
+/// A source with a file `d/f`, and the directory of a mount that is gone and has left writes to it.
+struct Left {
+    scratch: tempfile::TempDir,
+    memory: Arc<Memory>,
+    gates: Mutex<Vec<Arc<Gate>>>,
+    rounds: AtomicU32,
+}
+
+fn name(name: &str) -> Name {
+    name.as_bytes().into()
+}
+
+/// How a mount ends that cannot bring its writes to the source.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    /// By force.
+    GivenUp,
+    /// Its processes were killed.
+    Killed,
+}
+
+impl Left {
+    /// `before` is brought to the source, `writes` are not.
+    async fn by(end: End, before: &[u8], writes: &[(u64, &[u8])]) -> Left {
+        let memory = Memory::new();
+        let file = memory.edit(|tree| {
+            let directory = tree.make(tree.root, &name("d"), Kind::Directory, 0o755).expect("new");
+            tree.make(directory, &name("f"), Kind::File, 0o640).expect("new")
+        });
+        let left = Left::of(memory);
+        let vfs = left.mount();
+        let handle = left.open(&vfs).await;
+        let write = |offset, bytes: &[u8]| {
+            let bytes = Bytes::copy_from_slice(bytes);
+            let vfs = vfs.clone();
+            async move {
+                vfs.write(handle, offset, bytes, WriteFrom::Caller(crate::file::ThreadId::UNKNOWN), false)
+                    .await
+            }
+        };
+        write(0, before).await.expect("taken");
+        vfs.drain().await;
+        assert_eq!(left.content(file), before);
+        vfs.record_done();
+        left.cut();
+        for (offset, bytes) in writes {
+            write(*offset, bytes).await.expect("taken");
+        }
+        assert_eq!(vfs.kept_writes(), writes.len());
+        if end == End::GivenUp {
+            vfs.give_up();
+            left.fail();
+            vfs.drain().await;
+            vfs.release(handle);
+            assert_eq!(vfs.kept_writes(), writes.len(), "what failed after that stays");
+        }
+        left
+    }
+
+    fn of(memory: Arc<Memory>) -> Left {
+        Left {
+            scratch: tempfile::tempdir().expect("a directory"),
+            memory,
+            gates: Mutex::default(),
+            rounds: AtomicU32::new(0),
+        }
+    }
+
+    fn mount(&self) -> Arc<Vfs<Memory>> {
+        let options = Options { sync: SyncMode::Async, ..Options::default() };
+        let recording = Recording::Fresh(self.scratch.path().to_owned());
+        Vfs::recorded(self.memory.clone(), self.memory.root(), options, Arc::new(NoKernel), recording)
+    }
+
+    async fn open(&self, vfs: &Arc<Vfs<Memory>>) -> HandleId {
+        let look = async |at, name: &[u8]| match vfs.lookup(at, name).await {
+            Ok(crate::vfs::Looked::Present(view)) => view.ino,
+            other => panic!("{other:?}"),
+        };
+        let directory = look(Ino::ROOT, b"d").await;
+        let file = look(directory, b"f").await;
+        let opened = vfs.open(file, READ_WRITE).await.expect("there");
+        vfs.commit();
+        opened.handle
+    }
+
+    /// From here on what is written waits, and fails in the end.
+    fn cut(&self) {
+        const WRITES_MAX: usize = 8;
+        for _ in 0..WRITES_MAX {
+            self.memory.fail_next("write", Errno::EIO);
+            self.gates.lock().push(self.memory.stop(Stop::Asking("write")));
+        }
+    }
+
+    fn fail(&self) {
+        self.gates.lock().iter().for_each(|gate| gate.release());
+    }
+
+    fn manner(&self) -> Manner {
+        let label = "20260101-m1".to_owned();
+        let round = self.rounds.fetch_add(1, Ordering::Relaxed);
+        Manner { root: self.memory.root().id, round, label, caller: CALLER }
+    }
+
+    async fn replay(&self) -> Replayed {
+        let unsaved = Unsaved::read(self.scratch.path()).expect("readable");
+        replay(unsaved, self.memory.clone(), self.manner()).await.expect("replayed")
+    }
+
+    fn content(&self, id: FileId) -> Vec<u8> {
+        self.memory.look(|tree| tree.get(id).expect("there").content.clone())
+    }
+
+    fn at(&self, path: &str) -> Vec<u8> {
+        let id = self.memory.look(|tree| tree.at(path)).unwrap_or_else(|| panic!("no {path}"));
+        self.content(id)
+    }
+
+    fn id(&self) -> FileId {
+        self.memory.look(|tree| tree.at("d/f")).expect("there")
+    }
+
+    /// The only new file.
+    fn conflict(&self, replayed: &Replayed) -> Vec<u8> {
+        let [Aside { of, to }] = &replayed.aside[..] else { panic!("{replayed:?}") };
+        let to = std::str::from_utf8(to).expect("text");
+        assert_eq!(&of[..], b"d/f");
+        assert!(to.starts_with("d/f.stead-conflict-20260101-m1-"), "{to}");
+        self.at(to)
+    }
+
+    fn names(&self) -> usize {
+        self.memory.look(|tree| {
+            let directory = tree.at("d").expect("there");
+            tree.get(directory).expect("there").listing(0).count()
+        })
+    }
+}
+
+const WRITES: &[(u64, &[u8])] = &[(4, b"five"), (8, b"seven"), (20, b"far")];
+const AFTER: &[u8] = b"befofiveseven\0\0\0\0\0\0\0far";
+
+#[test]
+fn what_was_not_saved_is_written_to_its_file() {
+    for end in [End::GivenUp, End::Killed] {
+        block_on(async {
+            let left = Left::by(end, b"before", WRITES).await;
+            left.memory.mend();
+            let replayed = left.replay().await;
+            assert_eq!((replayed.writes, replayed.bytes), (3, 12), "{end:?}: {replayed:?}");
+            assert_eq!((replayed.aside, replayed.left), (vec![], vec![]));
+            assert_eq!(left.at("d/f"), AFTER);
+            assert!(left.memory.calls("sync") > 0);
+            assert_eq!(left.names(), 1);
+            // Once more comes to the same.
+            left.memory.edit(|tree| tree.write(left.id_in(tree), Some(0), b"later")).expect("written");
+            assert_eq!(left.replay().await.writes, 3);
+            assert_eq!(&left.at("d/f")[..5], b"later");
+            remove(left.scratch.path()).expect("removed");
+            assert_eq!(std::fs::read_dir(left.scratch.path()).expect("there").count(), 0);
+            assert!(Unsaved::read(left.scratch.path()).expect("readable").is_empty());
+        });
+    }
+}
+
+/// Somebody else writes to the file.
+fn others(tree: &mut crate::testing::Tree) {
+    let file = tree.at("d/f").expect("there");
+    tree.write(file, Some(0), b"others").expect("written");
+}
+
+impl Left {
+    fn id_in(&self, tree: &crate::testing::Tree) -> FileId {
+        tree.at("d/f").expect("there")
+    }
+}
+
+#[test]
+fn nothing_is_written_over_a_file_that_is_another_now() {
+    type Change = fn(&mut crate::testing::Tree);
+    let changes: &[(&str, Change, Option<&[u8]>)] = &[
+        ("its content has changed", |tree| others(tree), Some(b"others")),
+        (
+            "it was replaced",
+            |tree| {
+                let directory = tree.at("d").expect("there");
+                tree.unlink(directory, &name("f")).expect("there");
+                tree.make(directory, &name("f"), Kind::File, 0o600).expect("new");
+            },
+            Some(b""),
+        ),
+        (
+            "it is gone",
+            |tree| {
+                tree.unlink(tree.at("d").expect("there"), &name("f")).expect("there");
+            },
+            None,
+        ),
+    ];
+    for end in [End::GivenUp, End::Killed] {
+        for (what, change, after) in changes {
+            block_on(async {
+                let left = Left::by(end, b"before", WRITES).await;
+                left.memory.edit(change);
+                left.memory.mend();
+                let replayed = left.replay().await;
+                assert_eq!((replayed.writes, replayed.bytes), (0, 12), "{what}: {replayed:?}");
+                assert_eq!(left.conflict(&replayed), [&[0; 4], &AFTER[4..]].concat(), "{what}");
+                if let Some(after) = after {
+                    assert_eq!(left.at("d/f"), *after, "{what}");
+                }
+                assert_eq!(left.replay().await.aside, replayed.aside, "{what}: once more");
+            });
+        }
+    }
+}
+
+#[test]
+fn what_is_put_aside_is_beside_the_nearest_directory_that_is_there() {
+    block_on(async {
+        let left = Left::by(End::Killed, b"before", WRITES).await;
+        left.memory.edit(|tree| {
+            let (root, directory) = (tree.root, tree.at("d").expect("there"));
+            tree.unlink(directory, &name("f")).expect("there");
+            tree.remove_directory(root, &name("d")).expect("empty");
+        });
+        left.memory.mend();
+        let replayed = left.replay().await;
+        let [Aside { to, .. }] = &replayed.aside[..] else { panic!("{replayed:?}") };
+        let to = std::str::from_utf8(to).expect("text");
+        assert!(to.starts_with("f.stead-conflict-"), "{to}");
+        assert_eq!(&left.at(to)[4..], &AFTER[4..]);
+    });
+}
+
+#[test]
+fn a_renamed_file_is_found_where_it_is_when_this_side_renamed_it() {
+    block_on(async {
+        let left = Left::of(Memory::new());
+        left.memory.edit(|tree| {
+            let directory = tree.make(tree.root, &name("d"), Kind::Directory, 0o755).expect("new");
+            tree.make(directory, &name("f"), Kind::File, 0o640).expect("new");
+        });
+        let vfs = left.mount();
+        let handle = left.open(&vfs).await;
+        left.cut();
+        vfs.write(
+            handle,
+            0,
+            Bytes::from_static(b"text"),
+            WriteFrom::Caller(crate::file::ThreadId::UNKNOWN),
+            false,
+        )
+        .await
+        .expect("taken");
+        let from = match vfs.lookup(Ino::ROOT, b"d").await {
+            Ok(crate::vfs::Looked::Present(view)) => view.ino,
+            other => panic!("{other:?}"),
+        };
+        let mode = crate::file::RenameMode::Replace;
+        vfs.rename((from, b"f"), (Ino::ROOT, b"g"), mode).await.expect("renamed");
+        vfs.commit();
+        left.memory.mend();
+        assert_eq!(left.replay().await.writes, 1);
+        assert_eq!(left.at("g"), b"text");
+    });
+}
+
+#[test]
+fn a_replay_that_is_cut_anywhere_is_gone_on_with() {
+    for end in [End::GivenUp, End::Killed] {
+        for is_changed in [false, true] {
+            for cut in 0.. {
+                let is_over = block_on(async {
+                    let left = Left::by(end, b"before", WRITES).await;
+                    if is_changed {
+                        left.memory.edit(others);
+                    }
+                    left.memory.mend();
+                    left.memory.failing_after(cut, Errno::EIO);
+                    let first = left.replay().await;
+                    left.memory.mend();
+                    let second = left.replay().await;
+                    assert_eq!(second.left, vec![], "cut after {cut}");
+                    match is_changed {
+                        false => assert_eq!(left.at("d/f"), AFTER, "cut after {cut}"),
+                        true => {
+                            assert_eq!(left.at("d/f"), b"others");
+                            assert_eq!(&left.conflict(&second)[4..], &AFTER[4..], "cut after {cut}");
+                        }
+                    }
+                    assert_eq!(left.names(), 1 + usize::from(is_changed), "cut after {cut}");
+                    first.left.is_empty()
+                });
+                if is_over {
+                    assert!(cut > 4);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replay_that_is_killed_while_a_write_is_under_way_is_gone_on_with() {
+    for stop in
+        [Stop::Asking("write"), Stop::Replying("write"), Stop::Replying("create"), Stop::Replying("sync")]
+    {
+        for is_changed in [false, true] {
+            for skipped in 0..2 {
+                block_on(async {
+                    let left = Left::by(End::Killed, b"before", WRITES).await;
+                    if is_changed {
+                        left.memory.edit(others);
+                    }
+                    left.memory.mend();
+                    let gates: Vec<_> = (0..=skipped).map(|_| left.memory.stop(stop)).collect();
+                    gates.iter().take(skipped).for_each(|gate| gate.release());
+                    tokio::select! {
+                        biased;
+                        _ = left.replay() => {}
+                        () = gates[skipped].reached() => {}
+                    }
+                    left.memory.mend();
+                    let replayed = left.replay().await;
+                    let expected = if is_changed { &b"others"[..] } else { AFTER };
+                    assert_eq!(left.at("d/f"), expected, "{stop:?} {skipped} {replayed:?}");
+                    assert_eq!(left.names(), 1 + usize::from(is_changed), "{stop:?} {skipped}");
+                    if is_changed {
+                        assert_eq!(&left.conflict(&replayed)[4..], &AFTER[4..], "{stop:?} {skipped}");
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_has_it_all_already_is_left_as_it_is() {
+    block_on(async {
+        let left = Left::by(End::Killed, b"before", WRITES).await;
+        left.memory.edit(|tree| {
+            let file = left.id_in(tree);
+            tree.write(file, Some(0), AFTER).expect("written");
+            tree.write(file, None, b" and more").expect("written");
+        });
+        left.memory.mend();
+        let calls = left.memory.calls("write");
+        assert_eq!(left.replay().await.writes, 3);
+        assert_eq!(left.memory.calls("write"), calls);
+        assert_eq!(left.at("d/f"), [AFTER, b" and more"].concat());
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_written_to_is_put_aside_and_a_full_source_is_asked_again() {
+    block_on(async {
+        let left = Left::by(End::Killed, b"before", WRITES).await;
+        left.memory.mend();
+        left.memory.fail_next("open", Errno::EACCES);
+        left.memory.fail_next("create", Errno::ENOSPC);
+        let replayed = left.replay().await;
+        assert_eq!(replayed.left, vec![(b"d/f"[..].into(), Errno::ENOSPC)]);
+        let replayed = left.replay().await;
+        assert_eq!(&left.conflict(&replayed)[4..], &AFTER[4..]);
+        assert_eq!(left.at("d/f"), b"before");
+    });
+}
+
+#[test]
+fn a_hostile_journal_reaches_nothing_outside() {
+    block_on(async {
+        let left = Left::by(End::Killed, b"before", WRITES).await;
+        left.memory.mend();
+        let names = left.memory.look(|tree| tree.snapshot().len());
+        let paths = ["..", "../../etc/passwd", "d/../d/f", "/d/f", "d//f", "d/f/", "d/f/x", "./d", "d/f\0"];
+        for (number, path) in paths.into_iter().enumerate() {
+            let mut unsaved = Unsaved::read(left.scratch.path()).expect("readable");
+            for file in &mut unsaved.files {
+                file.ino = Ino(1000 + number as u64);
+                file.place = Some((left.id(), path.as_bytes().into()));
+            }
+            let replayed = replay(unsaved, left.memory.clone(), left.manner()).await.expect("replayed");
+            assert_eq!((replayed.aside.len(), replayed.writes), (1, 0), "{path}: {replayed:?}");
+        }
+        assert_eq!(left.at("d/f"), b"before");
+        assert_eq!(left.memory.look(|tree| tree.snapshot().len()), names + paths.len());
+    });
+}
+
+#[test]
+fn a_journal_of_another_release_stays() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let journal = scratch.path().join(crate::journal::FILES[0]);
+    let mut bytes = b"steadjnl".to_vec();
+    bytes.extend_from_slice(&99_u32.to_le_bytes());
+    bytes.resize(4096, 0);
+    std::fs::write(&journal, bytes).expect("written");
+    assert!(matches!(Unsaved::read(scratch.path()), Err(ReplayError::Journal(_))));
+    std::fs::write(&journal, b"").expect("written");
+    assert!(Unsaved::read(scratch.path()).expect("readable").is_empty());
+}
