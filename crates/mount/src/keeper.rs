@@ -1,11 +1,12 @@
 //! The keeper's main: what is to be done with a mount that has no worker any more, and never will have.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 
 use supervisor::keeper::Inheritance;
-use wire::worker::{CONFIG, CONFIG_BYTES_MAX, MountConfig};
+use wire::worker::{CONFIG, MountConfig};
 
 use crate::fuse::mountpoint::{AbortError, Mounts, Unmount, UnmountError, unmount};
 use crate::worker::log;
@@ -34,17 +35,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Ends whatever waits for the mount, and makes its directory a directory again.
 fn give_up(directory: &Path) {
-    match read_config(directory) {
+    match File::open(directory.join(CONFIG)).and_then(MountConfig::read) {
         Ok(config) => abort(config.dir.as_path()),
         Err(error) => tracing::error!(%error, "it is not known where the mount is"),
     }
-}
-
-fn read_config(directory: &Path) -> std::io::Result<MountConfig> {
-    use std::io::Read;
-    let mut text = Vec::new();
-    std::fs::File::open(directory.join(CONFIG))?.take(CONFIG_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
 }
 
 /// Ends every request that waits for the mount of ours at `dir`, if there is one, and takes it out of the tree. A

@@ -452,23 +452,22 @@ impl State {
     }
 
     /// Records where the files with pending writes are now, and what they hold.
-    fn describe_pending(&mut self, describe: impl Fn(Ino) -> Described) -> Result<(), JournalError> {
+    fn describe_pending<D: Describe>(&mut self, file: impl Fn(Ino) -> D) -> Result<(), JournalError> {
         let segment = &mut self.segments[self.current];
         let mut news = Vec::new();
         for ino in self.files.keys() {
-            let Described { place, content } = describe(*ino);
-            let place = place.map(|(id, path)| Place { id, path });
-            news.extend_from_slice(&file_record(segment.epoch, *ino, content, place.as_ref()));
+            let file = file(*ino);
+            news.extend_from_slice(&file_record(segment.epoch, *ino, file.content(), file.place().as_ref()));
         }
         segment.append(&news, &[])
     }
 }
 
-/// What is to be known of the file of a write. Asked while the journal is locked.
+/// What is to be known of a file that has writes in the journal. Asked while the journal is locked.
 pub(crate) trait Describe {
     /// Its content as the source has said it last.
     fn content(&self) -> Option<Content>;
-    /// Which it is, and where.
+    /// Which it is, and where. The path is empty if it has no name; `None` if nothing is known of it.
     fn place(&self) -> Option<Place>;
 }
 
@@ -632,13 +631,13 @@ impl Journal {
 
     /// What is pending will not be brought to the source by this process: it stays pending, whatever becomes of it here, and
     /// where its files are is recorded.
-    pub(crate) fn give_up(&self, describe: impl Fn(Ino) -> Described) {
+    pub(crate) fn give_up<D: Describe>(&self, file: impl Fn(Ino) -> D) {
         let state = &mut *self.state.lock();
         state.has_given_up = true;
         // Their numbers are of a session that ends.
         drop(recorded_done(state));
         if !state.files.is_empty()
-            && let Err(error) = state.describe_pending(describe)
+            && let Err(error) = state.describe_pending(file)
         {
             tracing::error!(%error, source = %error.source, "where unsaved files are is not recorded");
         }
@@ -886,10 +885,7 @@ mod tests {
         assert_eq!(described(path), said(Some(2), "b"));
         assert_eq!(journal.pending(), 4);
         journal.done(Sequence(2), None);
-        journal.give_up(|_| Described {
-            place: Some((FileId { device: 1, inode: 2, birth: 3 }, Box::from(*b"c"))),
-            content: None,
-        });
+        journal.give_up(|_| Told { size: None, path: "c" });
         assert_eq!(described(path), said(Some(2), "c"));
         assert_eq!(read_left(path).expect("read").pending.len(), 3);
     }

@@ -23,6 +23,7 @@
 //! word is `ready` again. A worker whose daemon goes away goes on serving: it owns a mount that people use.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,15 @@ pub struct MountConfig {
     /// first. It is replayed before the mount serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsaved: Vec<ByteString>,
+}
+
+impl MountConfig {
+    /// Reads what is in a mount's [`CONFIG`], [`CONFIG_BYTES_MAX`] of it at most. Blocks.
+    pub fn read(file: impl Read) -> io::Result<MountConfig> {
+        let mut text = Vec::new();
+        file.take(CONFIG_BYTES_MAX).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
 }
 
 /// Signs of life that are asked of a machine.

@@ -7,14 +7,15 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use supervisor::identity::Identity;
 use wire::api::machine::{Machine, Reconnect, Source};
 use wire::api::mount::{Access, Backend, SyncMode};
-use wire::worker::{CONFIG, CONFIG_BYTES_MAX, Dial, Heartbeat, MountConfig};
+use wire::worker::{CONFIG, Dial, Heartbeat, MountConfig};
 
 use super::goodbye::Goodbye;
 use super::plan::{Place, Plan};
@@ -80,7 +81,7 @@ pub enum Outcome {
 /// Finds out what has become of a mount. When there is nothing to go on with, nothing of it is left here either.
 pub async fn adopt(row: MountRow, state_dir: PathBuf) -> Outcome {
     let known = row.terms.clone().and_then(|terms| {
-        let config = read_config(&state_dir);
+        let config = File::open(state_dir.join(CONFIG)).and_then(MountConfig::read);
         let login = login(&row, config.as_ref().ok());
         Some((plan(&row, &terms, config)?, terms, login))
     });
@@ -150,12 +151,6 @@ async fn detach_from(row: &MountRow) {
 
 fn made(row: &MountRow) -> Vec<PathBuf> {
     row.made.iter().map(|dir| dir.as_path().to_owned()).collect()
-}
-
-fn read_config(state_dir: &Path) -> io::Result<MountConfig> {
-    let mut text = Vec::new();
-    std::fs::File::open(state_dir.join(CONFIG))?.take(CONFIG_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
 }
 
 fn login(row: &MountRow, config: Option<&MountConfig>) -> Login {

@@ -1,6 +1,6 @@
 //! What mounts of a source that are gone have left unsaved: it is replayed by the next mount of that source.
 
-use std::io::Read;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use supervisor::keeper::PLAN;
 use wire::api::id::MountId;
 use wire::api::machine::Source;
 use wire::bytestring::ByteString;
-use wire::worker::{CONFIG, CONFIG_BYTES_MAX, MountConfig};
+use wire::worker::{CONFIG, MountConfig};
 
 /// As slow as a link may be over which it is saved. A mount waits for it before it serves.
 const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
@@ -57,13 +57,8 @@ fn is_of(directory: &Path, source: &Source, uid: u32) -> bool {
     if directory.join(PLAN).exists() {
         return false;
     }
-    let mut text = Vec::new();
-    let read = std::fs::File::open(directory.join(CONFIG))
-        .and_then(|file| file.take(CONFIG_BYTES_MAX).read_to_end(&mut text));
-    if read.is_err() {
-        return false;
-    }
-    match serde_json::from_slice::<MountConfig>(&text) {
+    let Ok(file) = File::open(directory.join(CONFIG)) else { return false };
+    match MountConfig::read(file) {
         Ok(config) => config.source == *source && config.owner.uid == uid,
         Err(error) => {
             tracing::warn!(directory = %directory.display(), %error, "it is not known what a mount has shown that is gone");

@@ -6,37 +6,10 @@ use std::time::Duration;
 use e2e::faults::field::Field;
 use e2e::faults::role::{Role, holders};
 use e2e::{Kind, eventually};
-use rustix::process::Signal;
+
+use crate::kill_together;
 
 const SOON: Duration = Duration::from_secs(30);
-
-/// Makes of each test two: on a mount of this host and over SSH.
-macro_rules! on_both {
-    ($(fn $name:ident($field:ident) $body:block)*) => {$(
-        mod $name {
-            use super::*;
-
-            fn check($field: &Field) $body
-
-            #[test]
-            fn host() {
-                check(&Field::new(Kind::Host, &[]));
-            }
-
-            #[test]
-            fn ssh() {
-                check(&Field::new(Kind::Ssh, &[]));
-            }
-        }
-    )*};
-}
-
-/// Kills these together. Stopped first, so that none puts another one in the other's place.
-fn kill_together(field: &Field, roles: &[Role]) {
-    let doomed: Vec<_> = roles.iter().map(|role| field.holder(*role)).collect();
-    doomed.iter().for_each(|holder| holder.signal(Signal::STOP));
-    doomed.iter().for_each(|holder| holder.signal(Signal::KILL));
-}
 
 #[track_caller]
 fn agent_ends(field: &Field) {

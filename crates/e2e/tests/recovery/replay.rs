@@ -1,10 +1,9 @@
 //! What a mount could not save is saved by the next mount of the same source.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use e2e::faults::field::Field;
@@ -12,6 +11,8 @@ use e2e::faults::role::Role;
 use e2e::{Kind, Mount, eventually};
 use rustix::process::Signal;
 use serde_json::Value;
+
+use crate::subscriber::Events;
 
 const SOON: Duration = Duration::from_secs(40);
 
@@ -99,25 +100,11 @@ fn what_was_not_saved_is_put_beside_a_file_that_has_changed_meanwhile() {
     fs::write(field.far.join("f"), "somebody else's").unwrap();
     unmount(&field, &["--force"]);
     drop(writer);
-    let mut events = Command::new(e2e::stead::stead_bin())
-        .args(["events", "--json"])
-        .env("STEAD_HOME", field.stead().home())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = BufReader::new(events.stdout.take().unwrap());
-    let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        for line in output.lines().map_while(Result::ok) {
-            // The test has ended when nobody listens.
-            let _unheard = sender.send(serde_json::from_str::<Value>(&line).unwrap());
-        }
-    });
+    let mut events = Events::of(&field);
     eventually(SOON, "the subscriber hears something", || {
         field.stead().ok(&["connect", "host:"]);
         field.stead().ok(&["disconnect", "host:"]);
-        lines.recv_timeout(Duration::from_millis(200)).is_ok()
+        events.next(Duration::from_millis(200)).is_some()
     });
     let mount = mount_again(&field);
     let aside = &mount.json["replayed"]["aside"][0];
@@ -130,14 +117,12 @@ fn what_was_not_saved_is_put_beside_a_file_that_has_changed_meanwhile() {
     assert_eq!(fs::read(field.far.join(name)).unwrap(), expected);
     assert_eq!(fs::read(&conflict).unwrap(), expected);
     let told = loop {
-        let event = lines.recv_timeout(SOON).expect("it is told");
+        let event = events.next(SOON).expect("it is told");
         if event["state"] == "kept_aside" {
             break event;
         }
     };
     assert_eq!((&told["path"], &told["of"]), (&aside["path"], &aside["of"]), "{told}");
-    events.kill().unwrap();
-    events.wait().unwrap();
     let shown = field.stead().ok(&["status"]).text();
     assert!(shown.contains(name), "{shown}");
     is_over(&field, &mount);

@@ -8,6 +8,8 @@ use e2e::faults::role::Role;
 use e2e::{Kind, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::kill_together;
+
 const SOON: Duration = Duration::from_secs(30);
 
 /// The ssh processes here that go on with a session, by their ids.
@@ -50,6 +52,15 @@ fn a_successor_goes_on_over_the_channel_that_was_dialled_ahead() {
     field.leaves_nothing();
 }
 
+/// The mount goes on without this channel, and with another in reserve.
+#[track_caller]
+fn goes_on_without(field: Field, reserve: i32) {
+    field.answers();
+    eventually(SOON, "another channel is held in reserve", || channels(&field).len() == 2);
+    assert!(!channels(&field).contains(&reserve));
+    field.leaves_nothing();
+}
+
 #[test]
 fn a_successor_dials_when_the_channel_in_reserve_is_gone() {
     let (field, reserve) = with_reserve();
@@ -58,10 +69,7 @@ fn a_successor_dials_when_the_channel_in_reserve_is_gone() {
     worker.signal(Signal::STOP);
     kill_process(Pid::from_raw(reserve).unwrap(), Signal::KILL).unwrap();
     worker.signal(Signal::KILL);
-    field.answers();
-    eventually(SOON, "another channel is held in reserve", || channels(&field).len() == 2);
-    assert!(!channels(&field).contains(&reserve));
-    field.leaves_nothing();
+    goes_on_without(field, reserve);
 }
 
 #[test]
@@ -71,10 +79,7 @@ fn a_successor_dials_when_the_login_is_gone_and_with_it_the_channel_in_reserve()
     worker.signal(Signal::STOP);
     field.kill(Role::Master);
     worker.signal(Signal::KILL);
-    field.answers();
-    eventually(SOON, "another channel is held in reserve", || channels(&field).len() == 2);
-    assert!(!channels(&field).contains(&reserve));
-    field.leaves_nothing();
+    goes_on_without(field, reserve);
 }
 
 #[test]
@@ -90,9 +95,7 @@ fn a_channel_in_reserve_survives_no_mount() {
 #[test]
 fn a_channel_in_reserve_survives_no_keeper_and_worker_that_are_killed_together() {
     let (field, _) = with_reserve();
-    let both = [field.holder(Role::Keeper), field.holder(Role::Worker)];
-    both.iter().for_each(|holder| holder.signal(Signal::STOP));
-    both.iter().for_each(|holder| holder.signal(Signal::KILL));
+    kill_together(&field, &[Role::Keeper, Role::Worker]);
     eventually(SOON, "its ssh has ended", || channels(&field).is_empty());
 }
 

@@ -21,27 +21,6 @@ const SOON: Duration = Duration::from_secs(30);
 /// Two probes that go unanswered, the pause between them, and the takeover, with room for a busy computer.
 const HANG_FOUND_MAX: Duration = Duration::from_secs(60);
 
-/// Makes of each test two: on a mount of this host and over SSH.
-macro_rules! on_both {
-    ($(fn $name:ident($field:ident) $body:block)*) => {$(
-        mod $name {
-            use super::*;
-
-            fn check($field: &Field) $body
-
-            #[test]
-            fn host() {
-                check(&Field::new(Kind::Host, &[]));
-            }
-
-            #[test]
-            fn ssh() {
-                check(&Field::new(Kind::Ssh, &[]));
-            }
-        }
-    )*};
-}
-
 on_both! {
     fn a_killed_worker_costs_no_open_file(f) {
         let bytes = Dice::new(1).bytes(300_000);

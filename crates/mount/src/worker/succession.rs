@@ -1,6 +1,7 @@
 //! What a worker leaves for its successor, beside the file system's own record: how it was mounted, and how the machine
 //! is reached without asking it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use remote::client::relink::{Resumption, SessionMark};
@@ -12,7 +13,7 @@ use vfs::vfs::Restored;
 use wire::agent::Sequence;
 use wire::agent::file::Entry;
 use wire::bytestring::ByteString;
-use wire::worker::{CONFIG, CONFIG_BYTES_MAX, MountConfig};
+use wire::worker::{CONFIG, MountConfig};
 
 use super::predecessor::Server;
 use crate::fuse::negotiation::Negotiated;
@@ -57,14 +58,9 @@ pub(super) fn spare_of(put_aside: Vec<Kept>) -> Option<Spare> {
 
 /// Reads what the mount in `directory` is.
 pub(super) fn read_config(directory: &Path) -> Result<MountConfig, SuccessionError> {
-    use std::io::Read;
     let path = directory.join(CONFIG);
-    let read = || {
-        let mut text = Vec::new();
-        std::fs::File::open(&path)?.take(CONFIG_BYTES_MAX).read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
-    };
-    read().map_err(|source| SuccessionError::Config { path: path.clone(), source })
+    let read = File::open(&path).and_then(MountConfig::read);
+    read.map_err(|source| SuccessionError::Config { path, source })
 }
 
 /// How the kernel mounted it.

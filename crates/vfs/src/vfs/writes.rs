@@ -19,7 +19,7 @@ use super::{SyncMode, Vfs};
 use crate::behind::{Taken, UNWRITTEN_BYTES_MAX};
 use crate::errno::{Errno, Result};
 use crate::file::{Content, ThreadId, WriteAt};
-use crate::journal::{Describe, Described, Done, Header, Journal, Pending};
+use crate::journal::{Describe, Done, Header, Journal, Pending};
 use crate::request::{RequestId, Sequence, current, is_repeat, numbered};
 use crate::source::{HandleId, Place, Source, TRANSFER_BYTES_MAX, Written};
 use crate::table::{Ino, Notice, Stamp, Write};
@@ -149,9 +149,7 @@ impl<S: Source> Vfs<S> {
             offset,
             clear_set_id,
         };
-        let attributes = self.last_attributes(open.ino());
-        let content = attributes.ok().and_then(|attributes| attributes.content());
-        match journal.append(&header, bytes, &FileOf { vfs: self, ino: open.ino(), content }).await {
+        match journal.append(&header, bytes, &FileOf { vfs: self, ino: open.ino() }).await {
             Ok(()) => KeptIn::Journal(number.use_it()),
             Err(error) => {
                 tracing::warn!(%error, source = ?std::error::Error::source(&error), "a writer waits for the source");
@@ -160,22 +158,11 @@ impl<S: Source> Vfs<S> {
         }
     }
 
-    /// Where the journal is to say that the file is. The path is empty if it has no name; `None` if nothing is known of it.
-    fn place_to_keep(&self, ino: Ino) -> Option<Place> {
-        let table = self.table.lock();
-        let nameless = || Some(Place { id: table.id(ino).ok()?, path: Box::default() });
-        table.last_place(ino).ok().or_else(nameless)
-    }
-
     /// Nothing of what is kept in the journal will be brought to the source any more: the source is about to be closed. What
     /// fails from now on stays kept, for whoever replays it when the source is there again. Its writers are told all the same.
     pub fn give_up(&self) {
         let Some(journal) = self.journal() else { return };
-        journal.give_up(|ino| {
-            let content = self.last_attributes(ino).ok().and_then(|attributes| attributes.content());
-            let place = self.place_to_keep(ino).map(|Place { id, path }| (id, path));
-            Described { place, content }
-        });
+        journal.give_up(|ino| FileOf { vfs: self, ino });
     }
 
     /// Writes that are kept in the journal, and of which it is not known that the source has them.
@@ -253,16 +240,17 @@ impl<S: Source> Vfs<S> {
 struct FileOf<'a, S: Source> {
     vfs: &'a Vfs<S>,
     ino: Ino,
-    content: Option<Content>,
 }
 
 impl<S: Source> Describe for FileOf<'_, S> {
     fn content(&self) -> Option<Content> {
-        self.content
+        self.vfs.last_attributes(self.ino).ok()?.content()
     }
 
     fn place(&self) -> Option<Place> {
-        self.vfs.place_to_keep(self.ino)
+        let table = self.vfs.table.lock();
+        let nameless = || Some(Place { id: table.id(self.ino).ok()?, path: Box::default() });
+        table.last_place(self.ino).ok().or_else(nameless)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use wire::api::machine::{Check, Verdict};
-use wire::worker::{CONFIG, CONFIG_BYTES_MAX, MountConfig};
+use wire::worker::{CONFIG, MountConfig};
 
 use crate::context::Context;
 use crate::error::reason;
@@ -309,9 +309,8 @@ fn unsaved(mounts: &Path) -> Option<Check> {
         .map(|entry| entry.path())
         .filter(|directory| directory.join(CONFIG).exists() && !directory.join("keeper.json").exists());
     let sources = left.filter_map(|directory| {
-        let mut text = Vec::new();
-        File::open(directory.join(CONFIG)).ok()?.take(CONFIG_BYTES_MAX).read_to_end(&mut text).ok()?;
-        Some(serde_json::from_slice::<MountConfig>(&text).ok()?.source.to_string())
+        let config = File::open(directory.join(CONFIG)).and_then(MountConfig::read);
+        Some(config.ok()?.source.to_string())
     });
     let mut sources: Vec<String> = sources.collect();
     sources.sort();
