@@ -35,6 +35,7 @@ mod repeat;
 mod request;
 mod sequence;
 mod session;
+mod socket;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -85,10 +86,13 @@ impl ByteStream {
     }
 }
 
-impl From<tokio::net::UnixStream> for ByteStream {
-    fn from(stream: tokio::net::UnixStream) -> ByteStream {
-        let (reader, writer) = stream.into_split();
-        ByteStream { reader: Box::new(reader), writer: Box::new(writer) }
+impl TryFrom<tokio::net::UnixStream> for ByteStream {
+    type Error = std::io::Error;
+
+    /// Within a tokio runtime.
+    fn try_from(stream: tokio::net::UnixStream) -> std::io::Result<ByteStream> {
+        let (reader, writer) = socket::halves(stream)?;
+        Ok(ByteStream { reader: Box::new(reader), writer: Box::new(writer) })
     }
 }
 

@@ -371,7 +371,11 @@ async fn attempt(
 }
 
 async fn introduce(program: Program, stream: UnixStream, options: ConnectOptions) -> Result<Reached, Failed> {
-    let source = match Introduced::over(ByteStream::from(stream), options).await {
+    let introduced = match ByteStream::try_from(stream) {
+        Ok(stream) => Introduced::over(stream, options).await,
+        Err(error) => Err(ConnectError::Lost(error.into())),
+    };
+    let source = match introduced {
         Ok(stream) => return Ok((stream, program)),
         Err(source) => source,
     };

@@ -73,7 +73,7 @@ impl Spare {
         let program = Program::adopt(Process::inherit(self.process)?, Dismissal::ByStream);
         let stream = std::os::unix::net::UnixStream::from(self.stream);
         stream.set_nonblocking(true)?;
-        let stream = ByteStream::from(UnixStream::from_std(stream)?);
+        let stream = ByteStream::try_from(UnixStream::from_std(stream)?)?;
         let options = ConnectOptions { timeout: ANSWER_TIMEOUT, ..options };
         Ok(Dialed { stream: Introduced::over(stream, options).await?, carrier: Some(program) })
     }

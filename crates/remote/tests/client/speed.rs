@@ -60,7 +60,7 @@ fn what_a_round_trip_and_a_mebibyte_cost() {
         runtime
             .block_on(runtime.spawn(async move {
                 near.set_nonblocking(true).unwrap();
-                let stream = ByteStream::from(tokio::net::UnixStream::from_std(near).unwrap());
+                let stream = ByteStream::try_from(tokio::net::UnixStream::from_std(near).unwrap()).unwrap();
                 let client = AgentClient::connect(stream, ConnectOptions::default(), Arc::new(NoEvents))
                     .await
                     .unwrap();

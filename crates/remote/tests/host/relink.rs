@@ -86,9 +86,8 @@ impl Dialer for Dial {
             });
             *cuttable.copier.lock() = Some(copying.abort_handle());
             let options = ConnectOptions { session, keep_seconds: 60, ..ConnectOptions::default() };
-            let stream = Introduced::over(ByteStream::from(near), options)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
+            let near = ByteStream::try_from(near).map_err(|error| failed(error.to_string()))?;
+            let stream = Introduced::over(near, options).await.map_err(|error| failed(error.to_string()))?;
             Ok(Dialed { stream, carrier: Some(program) })
         })
     }
