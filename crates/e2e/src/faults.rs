@@ -180,8 +180,12 @@ impl Run<'_> {
             notes: scratch.join(&name),
         };
         let mut crew = Crew::start(&self.plan.jobs, &ground, self.plan.seed, self.plan.scale);
-        while self.may_strike() && !holds_within(self.next_pause(), || crew.is_done()) {
-            self.strike(field);
+        while self.may_strike() {
+            let fault = self.next_fault(field);
+            if holds_within(self.next_pause(), || crew.is_done()) {
+                break;
+            }
+            self.strike(&fault, field);
         }
         if !holds_within(AFTER_LAST_FAULT_MAX, || crew.is_done()) || !crew.complaints().is_empty() {
             let complaints = crew.complaints().join("\n");
@@ -195,13 +199,19 @@ impl Run<'_> {
         self.report.passes += 1;
     }
 
-    fn strike(&mut self, field: &mut Field) {
+    /// Chooses what strikes next. Where it would keep the mount away for too long, lets it come back before: the pause
+    /// until it strikes is then for the workload.
+    fn next_fault(&mut self, field: &mut Field) -> Fault {
         let fault: Fault = self.dice.pick(&self.plan.sorts).roll(&mut self.dice, self.plan.outage_max);
         self.outages += fault.outage();
         if self.outages > OUTAGES_MAX && self.outages != fault.outage() {
             eventually(RECOVERED_MAX, "the mount is active between two outages", || field.is_active());
             self.outages = fault.outage();
         }
+        fault
+    }
+
+    fn strike(&mut self, fault: &Fault, field: &mut Field) {
         let at = self.began.elapsed();
         let line = format!("{:>8.3} s  {fault}", at.as_secs_f64());
         if self.plan.is_told {
