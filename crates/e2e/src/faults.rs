@@ -46,6 +46,9 @@ const LOCAL_MAX: Duration = Duration::from_secs(300);
 /// Most pauses between two faults lie within these.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
+/// After an outage the workload gets up to this part of it on top, or a run of long ones would be all outage and no work.
+const WORK_AFTER_OUTAGE: u32 = 4;
+
 /// One fault in so many comes right after the one before, so that recovery itself is struck too.
 const HASTE_ONE_IN: u64 = 8;
 const HASTE_MAX: Duration = Duration::from_millis(30);
@@ -128,6 +131,7 @@ pub fn run(plan: &Plan) -> Report {
         report: Report::default(),
         hasty: 0,
         outages: Duration::ZERO,
+        last_outage: Duration::ZERO,
     };
     // What strikes may panic too, when nobody takes a role again; the seed must be told then as well.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -155,6 +159,7 @@ struct Run<'a> {
     hasty: u32,
     /// How long the mount has been kept away, in all, since it was last seen to be itself.
     outages: Duration,
+    last_outage: Duration,
 }
 
 impl Run<'_> {
@@ -221,6 +226,7 @@ impl Run<'_> {
         if self.hasty == 0 && matches!(fault.sort, Sort::Kill(role::Role::Worker) | Sort::Abort) {
             field.answers();
         }
+        self.last_outage = fault.outage();
         fault.strike(field);
     }
 
@@ -229,7 +235,7 @@ impl Run<'_> {
         self.hasty = if is_hasty { self.hasty + 1 } else { 0 };
         match is_hasty {
             true => self.dice.between(Duration::ZERO, HASTE_MAX),
-            false => self.dice.between(PAUSE.0, PAUSE.1),
+            false => self.dice.between(PAUSE.0, PAUSE.1 + self.last_outage / WORK_AFTER_OUTAGE),
         }
     }
 
