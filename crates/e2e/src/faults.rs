@@ -32,6 +32,7 @@ use dice::Dice;
 use fault::{Fault, Sort};
 use field::Field;
 use job::{JOBS, Job};
+use role::Role;
 
 use crate::tree::{Compare, differences};
 use crate::wait::{eventually, holds_within};
@@ -102,7 +103,7 @@ impl Plan {
     }
 
     fn agent_may_die(&self) -> bool {
-        self.sorts.contains(&Sort::Kill(role::Role::Agent))
+        self.sorts.contains(&Sort::Kill(Role::Agent))
     }
 }
 
@@ -223,8 +224,14 @@ impl Run<'_> {
             eprintln!("{line}");
         }
         self.report.struck.push(line);
-        if self.hasty == 0 && matches!(fault.sort, Sort::Kill(role::Role::Worker) | Sort::Abort) {
-            field.answers();
+        match fault.sort {
+            _ if self.hasty > 0 => {}
+            Sort::Kill(Role::Worker) | Sort::Abort => field.answers(),
+            // One login after the other that is killed before it is made is an outage, of which nobody knows the end.
+            Sort::Kill(Role::Master) => {
+                eventually(RECOVERED_MAX, "the mount is active again", || field.is_active());
+            }
+            _ => {}
         }
         self.last_outage = fault.outage();
         fault.strike(field);
