@@ -17,7 +17,7 @@ use vfs::file::{Caller, OpenFlags, RenameMode, ThreadId};
 use vfs::table::Ino;
 use vfs::vfs::{Looked, Removal, WriteFrom};
 use vfs::{Options, Vfs};
-use wire::agent::file::{Attributes, Entry, FileId, FileReply, Kind, Place, Time, WalkBudget};
+use wire::agent::file::{Attributes, Entry, FileId, FileReply, Kind, Place, Time, WalkBudget, WalkFrom};
 use wire::agent::process::{ProcessId, ProcessRequest};
 use wire::agent::{AgentFrame, ClientFrame, Reply, RequestId};
 use wire::frame::{PREFACE, PREFIX_BYTES, Prefix, decode_head, encode_head};
@@ -224,7 +224,7 @@ async fn attributes(vfs: &Arc<Vfs<Machine>>) {
 /// What is asked of a machine past the file system.
 async fn streams(client: &AgentClient) {
     let budget = WalkBudget { entries: 1000, depth: 9, file_bytes: 100, content_bytes: 1000 };
-    let mut walk = client.walk(Place::default(), budget, CREDIT);
+    let mut walk = client.walk(Place::default(), WalkFrom::Itself, budget, CREDIT);
     let mut watch = client.watch(Place::default(), true, CREDIT);
     let mut process = client.spawn(ProcessRequest::Spawn {
         process: ProcessId(1),

@@ -31,14 +31,23 @@ impl<K: Clone + Eq + Hash, V> Clock<K, V> {
         Some(&mut slot.value)
     }
 
+    pub fn entries_max(&self) -> usize {
+        self.entries_max
+    }
+
     /// Puts `value` under `key`, and returns what had to go for it.
     pub fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
+        self.insert_within(key, value, self.entries_max)
+    }
+
+    /// The same, where something goes already when there are `entries_max`, at least 1 and at most as many as there may be.
+    pub fn insert_within(&mut self, key: K, value: V, entries_max: usize) -> Option<(K, V)> {
         if let Some(at) = self.index.get(&key) {
             let slot = &mut self.slots[*at];
             slot.used = true;
             return Some((key, std::mem::replace(&mut slot.value, value)));
         }
-        if self.slots.len() < self.entries_max {
+        if self.slots.len() < entries_max.clamp(1, self.entries_max) {
             self.index.insert(key.clone(), self.slots.len());
             self.slots.push(Slot { key, value, used: false });
             return None;
@@ -98,6 +107,17 @@ mod tests {
         assert_eq!(clock.insert(3, 'c'), Some((2, 'b')));
         assert_eq!(clock.get(&1), Some(&mut 'a'));
         assert_eq!(clock.get(&2), None);
+    }
+
+    #[test]
+    fn what_is_put_in_within_less_room_takes_no_more() {
+        let mut clock = Clock::new(4);
+        for n in 0..10 {
+            clock.insert_within(n, n, 2);
+        }
+        assert_eq!((clock.get(&8).copied(), clock.get(&9).copied(), clock.get(&7)), (Some(8), Some(9), None));
+        assert!(clock.insert(10, 10).is_none() && clock.insert(11, 11).is_none());
+        assert!(clock.insert_within(12, 12, 2).is_some());
     }
 
     #[test]

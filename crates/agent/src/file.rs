@@ -136,7 +136,7 @@ impl Session {
             F::TestLock { handle, owner, lock } => self.test_lock(handle, owner, lock).into(),
             F::ReleaseLocks { handle, owner } => self.release_locks(handle, owner).into(),
             F::List { directory, from, window: _ } => self.list(directory, from),
-            F::Walk { directory, budget, window: _ } => self.walk(directory, budget),
+            F::Walk { directory, from, budget, window: _ } => self.walk(directory, from, budget),
             F::Watch { directory, recursive, window: _ } => self.watch(asked, &directory, recursive),
         }
     }

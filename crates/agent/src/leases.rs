@@ -31,6 +31,10 @@ use crate::told::{Event, Settled, Told};
 /// The most directories under lease at once. Each costs the kernel about a kilobyte.
 const LEASES_MAX: usize = 64 << 10;
 
+/// What part of the leases that a session may have a walk goes up to; beyond that, those go that were of use least lately.
+/// A walk of a huge tree leaves the user's other programs, and what the client looks at itself, their watches.
+const WALKED_SHARE: usize = 2;
+
 /// Used when the kernel does not say how many watches a user may have; its own default of old.
 const USER_WATCHES_DEFAULT: usize = 8192;
 
@@ -58,6 +62,13 @@ const RENAMING: ReadFlags =
 /// Events after which a directory is not where or what it was.
 const ENDING: ReadFlags =
     ReadFlags::DELETE_SELF.union(ReadFlags::MOVE_SELF).union(ReadFlags::UNMOUNT).union(ReadFlags::IGNORED);
+
+/// For whom a directory is leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    Client,
+    Walk,
+}
 
 pub(crate) struct Leases {
     /// Absent where the machine gives none: no directory is watched then.
@@ -147,6 +158,15 @@ impl Leases {
 
     /// A lease on a directory, given before it is read. A watch that cannot be had is a lease for a time.
     pub fn lease(&self, place: &Place, directory: &OwnedFd, told: &Told) -> Lease {
+        self.lease_for(place, directory, told, Asker::Client)
+    }
+
+    /// The same for a directory that is told unasked.
+    pub fn lease_ahead(&self, place: &Place, directory: &OwnedFd, told: &Told) -> Lease {
+        self.lease_for(place, directory, told, Asker::Walk)
+    }
+
+    fn lease_for(&self, place: &Place, directory: &OwnedFd, told: &Told, asker: Asker) -> Lease {
         let watching = self.watching(place.id.device, directory, told);
         let table = &mut *lock(&self.table);
         if let Some(held) = table.held.get(&place.id) {
@@ -165,7 +185,11 @@ impl Leases {
         };
         table.by_watch.insert(watch, place.id);
         let held = Held { watch, epoch, path: place.path.clone() };
-        if let Some((gone, old)) = table.held.insert(place.id, held) {
+        let held_max = match asker {
+            Asker::Client => table.held.entries_max(),
+            Asker::Walk => table.held.entries_max() / WALKED_SHARE,
+        };
+        if let Some((gone, old)) = table.held.insert_within(place.id, held, held_max) {
             // The watch may be gone already, with its directory.
             let _ = inotify::remove_watch(inotify, old.watch);
             table.by_watch.remove(&old.watch);

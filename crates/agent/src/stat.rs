@@ -1,9 +1,11 @@
 //! What a file is and what it looks like, from `statx`.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
+use rustix::path::Arg;
 use wire::agent::file::{Attributes, Entry, FileId, Kind, Time};
 
 const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
@@ -13,10 +15,45 @@ pub(crate) fn entry_at(directory: impl AsFd, name: &[u8]) -> Result<Entry, Errno
     let directory = directory.as_fd();
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = rustix::fs::statx(directory, name, flags, WANTED)?;
+    Ok(entry(&stat, may_have_xattrs(list_xattrs_at(directory, name))))
+}
+
+/// How long the list of a name's extended attributes is. From Linux 6.13 on there is a call for it; before, the way there
+/// leads through `/proc`, which takes longer than all the rest of an entry.
+fn list_xattrs_at(directory: BorrowedFd<'_>, name: &[u8]) -> Result<usize, Errno> {
+    /// The call is not there, or not allowed.
+    static IS_MISSING: AtomicBool = AtomicBool::new(false);
+    if !IS_MISSING.load(Ordering::Relaxed) {
+        match listxattrat(directory, name) {
+            Err(Errno::NOSYS | Errno::PERM) => IS_MISSING.store(true, Ordering::Relaxed),
+            listed => return listed,
+        }
+    }
     let mut path = proc_path(directory).into_bytes();
     path.push(b'/');
     path.extend_from_slice(name);
-    Ok(entry(&stat, may_have_xattrs(rustix::fs::llistxattr_query(path.as_slice()))))
+    rustix::fs::llistxattr_query(path.as_slice())
+}
+
+fn listxattrat(directory: BorrowedFd<'_>, name: &[u8]) -> Result<usize, Errno> {
+    /// The same on every architecture.
+    const SYS_LISTXATTRAT: libc::c_long = 465;
+    name.into_with_c_str(|name| {
+        // SAFETY: the name is a string that ends with a NUL and lives through the call; no list is asked for, only its
+        // length, so nothing is written. `rustix` does not have the call.
+        let length = unsafe {
+            libc::syscall(
+                SYS_LISTXATTRAT,
+                directory.as_raw_fd(),
+                name.as_ptr(),
+                libc::AT_SYMLINK_NOFOLLOW,
+                std::ptr::null_mut::<u8>(),
+                0usize,
+            )
+        };
+        let failed = || Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO);
+        usize::try_from(length).map_err(|_| failed())
+    })
 }
 
 /// The file of a descriptor that was opened with `O_PATH`.

@@ -27,6 +27,7 @@ pub mod table;
 #[doc(hidden)]
 pub mod testing;
 pub mod vfs;
+mod walker;
 
 pub use vfs::{Kernel, Options, SyncMode, Vfs};
 

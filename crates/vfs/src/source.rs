@@ -142,6 +142,46 @@ pub trait Listing: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Result<Option<Page>>> + Send;
 }
 
+/// Where a [`Source::walk`] begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalkFrom {
+    /// With the directory itself.
+    Itself,
+    /// With the subtree of this name in it, then those of the directories behind it in the source's order, then those
+    /// before it. The directory itself is not told.
+    Below(Name),
+}
+
+/// Bounds on a [`Source::walk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkBudget {
+    /// At most this many entries in all.
+    pub entries: u32,
+    /// At most this many levels below the start; 0 is the start alone.
+    pub depth: u16,
+    /// Files up to this size come with their content, while `content_bytes` lasts.
+    pub file_bytes: u32,
+    /// At most this much content in all.
+    pub content_bytes: u64,
+}
+
+/// A whole directory of a walk, or a part of one: its parts follow each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalkPage {
+    /// Which directory.
+    pub directory: Place,
+    /// Its names, as a listing from the start tells them.
+    pub page: Page,
+    /// Whole contents of files, by index into the page's entries: each as it was when its entry was read.
+    pub contents: Vec<(usize, Bytes)>,
+}
+
+/// A walk under way. Dropping it ends it.
+pub trait Walking: Send + 'static {
+    /// The next page; `None` after the last.
+    fn next(&mut self) -> impl Future<Output = Result<Option<WalkPage>>> + Send;
+}
+
 /// Files, somewhere.
 ///
 /// Operations may be called at once and are carried out in no particular order; who needs one waits for the first
@@ -152,6 +192,8 @@ pub trait Listing: Send + 'static {
 pub trait Source: Send + Sync + 'static {
     /// What [`Source::list`] gives.
     type Listing: Listing;
+    /// What [`Source::walk`] gives.
+    type Walk: Walking;
 
     /// `None` is "no such name".
     fn lookup(
@@ -299,4 +341,9 @@ pub trait Source: Send + Sync + 'static {
     }
 
     fn list(&self, directory: Place, from: u64) -> Self::Listing;
+
+    /// Lists a subtree, to a budget: a directory whole, then the subtree of each directory in it, in the order of its
+    /// names. Directories that cannot be read, do not fit or are on another file system are left out. Each has a lease of
+    /// its own, from before it was read. What is told of a directory may arrive before the page it is told in.
+    fn walk(&self, directory: Place, from: WalkFrom, budget: WalkBudget) -> Self::Walk;
 }

@@ -24,6 +24,7 @@ pub(crate) mod ledger;
 pub(crate) mod locks;
 mod node;
 mod told;
+mod walks;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -35,6 +36,7 @@ use ledger::Ledger;
 pub use ledger::{BadRecord, Kept};
 pub use locks::HeldLock;
 use node::{Directory, Meaning, Node, Seen, Slot};
+use walks::Walks;
 
 /// A node's number here: what the kernel calls it. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,6 +168,11 @@ pub struct Table {
     /// Nodes that lost their last name: nothing leads to them any more.
     nameless: Vec<Ino>,
     limits: Limits,
+    /// The clock when every lease was last lost. What was asked before may have come with a lease that is none.
+    leases_lost_at: u64,
+    /// Something has come without being watched.
+    has_unwatched: bool,
+    walks: Walks,
     /// Where changes of what the kernel refers to are recorded, if anywhere.
     ledger: Option<Box<Ledger>>,
 }
@@ -182,6 +189,9 @@ impl Table {
             idle: VecDeque::new(),
             nameless: Vec::new(),
             limits,
+            leases_lost_at: 0,
+            has_unwatched: false,
+            walks: Walks::default(),
             ledger: None,
         };
         let ino = table.insert(root, Seen { at: now, lease: 0, valid_ms: UNLEASED_MS });
@@ -197,10 +207,19 @@ impl Table {
         Census { nodes: self.nodes.len(), idle, leases }
     }
 
+    /// Whether the source could not watch some directory, whose changes are then seen only when it is asked again.
+    pub fn has_unwatched(&self) -> bool {
+        self.has_unwatched
+    }
+
     fn insert(&mut self, entry: Entry, seen: Seen) -> Ino {
         let ino = Ino(self.next);
         self.next += 1;
-        self.nodes.insert(ino, Box::new(Node::new(entry, seen)));
+        let mut node = Box::new(Node::new(entry, seen));
+        if let Some(directory) = &mut node.directory {
+            directory.changed_at = self.walks.told_of(entry.id);
+        }
+        self.nodes.insert(ino, node);
         self.by_id.insert(entry.id, ino);
         ino
     }
@@ -367,7 +386,7 @@ impl Table {
             return Known::Absent(Believe::For(UNLEASED_MS));
         }
         let seen = Seen { at: now, lease: directory.lease, valid_ms: 0 };
-        directory.names.insert(name.into(), Slot { what: Meaning::Absent, seen });
+        directory.names.insert(name.into(), Slot { what: Meaning::Absent, seen, cookie: 0 });
         Known::Absent(Believe::Leased)
     }
 
@@ -395,7 +414,8 @@ impl Table {
 
     /// Whether nothing has happened in the directory since the ticket was taken.
     fn holds(&self, directory: Ino, ticket: Ticket) -> bool {
-        self.directory(directory).is_ok_and(|d| d.epoch == ticket.epoch && d.changes == ticket.changes)
+        ticket.clock >= self.leases_lost_at
+            && self.directory(directory).is_ok_and(|d| d.epoch == ticket.epoch && d.changes == ticket.changes)
     }
 
     /// Gives the name its meaning. `false` when it cannot be followed, and is to be asked for each time.
@@ -417,7 +437,16 @@ impl Table {
         directory.purge_absent(parent, notices);
         let lease = directory.lease;
         let was_complete = directory.complete != 0 && directory.complete == lease;
-        let old = directory.names.insert(name.clone(), Slot { what, seen });
+        let mut slot = Slot { what, seen, cookie: 0 };
+        let old = match directory.names.get_mut(name) {
+            Some(old) => {
+                if old.what == what {
+                    slot.cookie = old.cookie;
+                }
+                Some(std::mem::replace(old, slot))
+            }
+            None => directory.names.insert(name.clone(), slot),
+        };
         let was = matches!(old, Some(Slot { what: Meaning::Present(_), .. }));
         let is = matches!(what, Meaning::Present(_));
         directory.present = directory.present + usize::from(is) - usize::from(was);

@@ -8,6 +8,7 @@
 
 mod kernel;
 mod tree;
+mod walk;
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 
 pub use kernel::BelievingKernel;
 pub use tree::{Event, File, Tree};
+pub use walk::MemoryWalk;
 
 use crate::errno::{Errno, Result};
 use crate::file::{
@@ -29,7 +31,7 @@ use crate::file::{
 use crate::request::{Sequence, take_sequence};
 use crate::source::{
     Change, Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target,
-    Written,
+    WalkBudget, WalkFrom, Written,
 };
 
 /// Numbers from a seed (SplitMix64).
@@ -513,6 +515,7 @@ impl Listing for MemoryListing {
 
 impl Source for Memory {
     type Listing = MemoryListing;
+    type Walk = MemoryWalk;
 
     async fn lookup(&self, directory: Place, name: Name) -> Result<(Option<Entry>, Option<Lease>)> {
         let unwatched_ms = self.unwatched_ms();
@@ -805,5 +808,9 @@ impl Source for Memory {
 
     fn list(&self, directory: Place, from: u64) -> MemoryListing {
         MemoryListing { inner: self.inner.clone(), directory, from, lease: None, end: false }
+    }
+
+    fn walk(&self, directory: Place, from: WalkFrom, budget: WalkBudget) -> MemoryWalk {
+        MemoryWalk::new(self.inner.clone(), directory, from, budget)
     }
 }

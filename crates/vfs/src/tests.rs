@@ -11,6 +11,7 @@ mod model;
 mod names;
 mod restore;
 mod taken;
+mod walks;
 
 use std::sync::Arc;
 

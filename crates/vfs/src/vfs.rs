@@ -14,6 +14,7 @@ mod names;
 mod ranges;
 pub(crate) mod record;
 mod sync;
+mod walks;
 mod writes;
 
 use std::collections::HashMap;
@@ -37,6 +38,7 @@ use crate::errno::{Errno, Result};
 use crate::file::Entry;
 use crate::source::{Changed, HandleId, Place, Source, Target};
 use crate::table::{Census, Ino, Limits, Moment, Notice, Table};
+use crate::walker::Walker;
 use attributes::KnownSpace;
 use directories::OpenDirectory;
 use files::{FileState, OpenFile};
@@ -66,6 +68,9 @@ pub struct Options {
     pub limits: Limits,
     /// After how many names of one directory, asked for one by one, the whole directory is listed; `None` is never.
     pub list_after: Option<u32>,
+    /// How many entries a walk below a directory may be ahead of a reader that goes through it, of what the limits leave;
+    /// 0 is no walk.
+    pub walk_ahead_entries: usize,
 }
 
 /// A kernel that caches what it was told. Called from any thread, also from one that is answering that kernel: it must
@@ -101,6 +106,11 @@ pub struct Vfs<S: Source> {
     journalling: Option<Journalling>,
     /// Tells one who waits for a number that one has been given back.
     settled: Notify,
+    walker: Mutex<Walker>,
+    /// Tells readers that a walk has brought something, or has ended.
+    walked: Notify,
+    /// Tells walks that a reader has gone on, or waits.
+    wanted: Notify,
 }
 
 impl<S: Source> Vfs<S> {
@@ -111,6 +121,8 @@ impl<S: Source> Vfs<S> {
 
     fn over(source: Arc<S>, options: Options, kernel: Arc<dyn Kernel>, begun: Begun) -> Arc<Vfs<S>> {
         let Begun { table, recorder, journalling, next_handle } = begun;
+        // What is brought ahead must not push out what was brought before it.
+        let walk_ahead_entries = options.walk_ahead_entries.min(options.limits.idle_nodes / 2);
         Arc::new(Vfs {
             source,
             options,
@@ -130,6 +142,9 @@ impl<S: Source> Vfs<S> {
             recorder,
             journalling,
             settled: Notify::new(),
+            walker: Mutex::new(Walker::new(walk_ahead_entries as u64)),
+            walked: Notify::new(),
+            wanted: Notify::new(),
         })
     }
 
@@ -141,6 +156,11 @@ impl<S: Source> Vfs<S> {
     /// Counts of what is held.
     pub fn census(&self) -> Census {
         self.table.lock().census()
+    }
+
+    /// Whether the source could not watch some directory: what others change there is seen late.
+    pub fn has_unwatched(&self) -> bool {
+        self.table.lock().has_unwatched()
     }
 
     /// Files that are open, or on their way to be closed.

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, RawDir, SeekFrom};
+use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use wire::agent::Reply;
 use wire::agent::file::{Entry, FileReply, Lease, Listed, Place};
@@ -27,8 +27,8 @@ const NAMES_BYTES: usize = 32 << 10;
 /// A directory being read: names in the kernel's order, from any cookie on.
 pub(crate) struct Names {
     directory: OwnedFd,
-    /// Names that were read and not yet taken, in reverse.
-    read: Vec<(Name, u64)>,
+    /// Names that were read and not yet taken, in reverse, with the cookie behind each, and whether it may be a directory's.
+    read: Vec<(Name, u64, bool)>,
     ended: bool,
 }
 
@@ -55,7 +55,20 @@ impl Names {
         if self.read.is_empty() && !self.ended {
             self.read_more()?;
         }
-        Ok(self.read.pop())
+        Ok(self.read.pop().map(|(name, cookie, _)| (name, cookie)))
+    }
+
+    /// The next name that may be a directory's. Not every file system says what its names are of.
+    pub fn next_maybe_directory(&mut self) -> Result<Option<Name>, Errno> {
+        loop {
+            if self.read.is_empty() && !self.ended {
+                self.read_more()?;
+            }
+            match self.read.pop() {
+                Some((_, _, false)) => {}
+                last => return Ok(last.map(|(name, ..)| name)),
+            }
+        }
     }
 
     /// Whether the last name has been taken.
@@ -81,7 +94,9 @@ impl Names {
                 };
                 // `.` and `..` are no names here, and neither is what some broken file system may say.
                 if let Ok(name) = Name::new(entry.file_name().to_bytes()) {
-                    self.read.push((name, entry.next_entry_cookie()));
+                    let maybe_directory =
+                        matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+                    self.read.push((name, entry.next_entry_cookie(), maybe_directory));
                 }
                 if reader.is_buffer_empty() {
                     break;

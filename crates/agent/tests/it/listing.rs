@@ -150,17 +150,30 @@ fn a_stat_is_answered_while_a_listing_waits_for_credit() {
 struct Walked {
     names: Vec<String>,
     contents: HashMap<String, Vec<u8>>,
-    ended: HashSet<String>,
+    /// Directories, in the order in which they came.
+    ended: Vec<String>,
 }
 
 fn walk(client: &mut Client, budget: WalkBudget) -> Walked {
-    let request = FileRequest::Walk { directory: client.root.clone(), budget, window: 1000 };
+    walk_from(client, WalkFrom::Itself, budget)
+}
+
+fn walk_from(client: &mut Client, from: WalkFrom, budget: WalkBudget) -> Walked {
+    let request = FileRequest::Walk { directory: client.root.clone(), from, budget, window: 1000 };
     let id = client.send(Request::File(request), &[]);
-    let mut walked = Walked { names: Vec::new(), contents: HashMap::new(), ended: HashSet::new() };
+    let mut walked = Walked { names: Vec::new(), contents: HashMap::new(), ended: Vec::new() };
     loop {
         let (last, body, payload) = client.reply(id);
         let (place, entries, end, contents) = match body.unwrap() {
-            Reply::File(FileReply::Walked { directory, entries, end, lease: Some(_), contents }) => {
+            Reply::File(FileReply::Walked {
+                directory,
+                entries,
+                end,
+                lease: Some(_),
+                attributes,
+                contents,
+            }) => {
+                assert_eq!(attributes.is_some(), end);
                 (directory, entries, end, contents)
             }
             Reply::File(FileReply::Done) if last => return walked,
@@ -177,7 +190,7 @@ fn walk(client: &mut Client, budget: WalkBudget) -> Walked {
         assert!(rest.is_empty());
         walked.names.extend(entries.iter().map(text));
         if end {
-            walked.ended.insert(place.path.to_string());
+            walked.ended.push(place.path.to_string());
         }
         client.send_frame(&ClientFrame::Credit { id, bytes: 512 << 10 }, &[]);
     }
@@ -206,8 +219,12 @@ fn a_walk_tells_a_tree_with_its_small_files() {
     let walked = walk(&mut client, EVERYTHING);
     assert_eq!(walked.names.len(), 5 * 303 + 1);
     assert_eq!(walked.ended.len(), 16);
-    let depth = |name: &String| name.matches('/').count();
-    assert!(walked.names.is_sorted_by_key(depth), "breadth first");
+    let chains: Vec<_> = walked.ended[1..].chunks(3).map(|chain| chain.join(" ")).collect();
+    let chain = |chain: &String| {
+        let top = chain.split(' ').next().unwrap();
+        *chain == format!("{top} {top}/b {top}/b/c")
+    };
+    assert!(chains.iter().all(chain), "subtree after subtree: {chains:?}");
     assert_eq!(walked.contents.len(), 5 * 299, "all but the empty ones");
     assert!(walked.contents.iter().all(|(name, content)| {
         let n: usize = name.rsplit('/').next().unwrap().parse().unwrap();
@@ -216,12 +233,27 @@ fn a_walk_tells_a_tree_with_its_small_files() {
 }
 
 #[test]
+fn a_walk_below_a_directory_begins_with_the_name_it_is_given_and_leaves_none_out() {
+    let directory = tree();
+    let mut client = Client::attach(directory.path());
+    for first in ["a0", "a1", "a2", "a3", "a4", "gone"] {
+        let from = WalkFrom::Below(name(first));
+        let walked = walk_from(&mut client, from, EVERYTHING);
+        assert_eq!(walked.ended.len(), 15);
+        assert_eq!(walked.names.len(), 5 * 302);
+        assert!(first == "gone" || walked.ended[0] == first, "{first}: {:?}", walked.ended);
+    }
+    let walked = walk_from(&mut client, WalkFrom::Below(name("a3")), WalkBudget { depth: 0, ..EVERYTHING });
+    assert!(walked.names.is_empty());
+}
+
+#[test]
 fn a_walk_keeps_to_its_budget() {
     let directory = tree();
     let mut client = Client::attach(directory.path());
     let walked = walk(&mut client, WalkBudget { depth: 1, ..EVERYTHING });
     assert_eq!(walked.names.len(), 6 + 5);
-    let walked = walk(&mut client, WalkBudget { entries: 6 + 5 + 5 + 299, ..EVERYTHING });
+    let walked = walk(&mut client, WalkBudget { entries: 6 + 1 + 1 + 299, ..EVERYTHING });
     assert_eq!(walked.names.len(), 6 + 5 + 5, "a directory is listed whole or not at all");
     let walked = walk(&mut client, WalkBudget { content_bytes: 1000, ..EVERYTHING });
     assert!(walked.contents.values().map(Vec::len).sum::<usize>() <= 1000);

@@ -185,6 +185,7 @@ fn request() -> impl Strategy<Value = FileRequest> {
         (place(), number()).prop_map(|(directory, from)| F::List { directory, from, window: NO_LIMIT }),
         (place(), small(), number()).prop_map(|(directory, entries, content_bytes)| F::Walk {
             directory,
+            from: WalkFrom::Itself,
             budget: WalkBudget { entries, depth: 3, file_bytes: entries, content_bytes },
             window: NO_LIMIT
         }),

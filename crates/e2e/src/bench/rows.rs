@@ -69,6 +69,8 @@ pub const ROWS: &[Row] = &[
     rate("unlink", "files/s", State::AsIs, make_doomed, unlink),
     time("find-cold", State::Cold, make_tree, find),
     time("find-warm", State::Warm, make_tree, find),
+    time("find-stat-cold", State::Cold, make_tree, find_with_attributes),
+    time("find-stat-warm", State::Warm, make_tree, find_with_attributes),
     time("git-status-cold", State::Cold, make_repository, git_status),
     time("git-status-warm", State::Warm, make_repository, git_status),
 ];
@@ -280,7 +282,15 @@ fn unlink(contender: &Contender, size: &Size) -> f64 {
 }
 
 fn find(contender: &Contender, size: &Size) -> f64 {
-    let listing = Program::new("find").arg(contender.dir.join("tree")).args(["-type", "f"]);
+    find_files(contender, size, &["-type", "f"])
+}
+
+fn find_with_attributes(contender: &Contender, size: &Size) -> f64 {
+    find_files(contender, size, &["-type", "f", "-printf", "%s %T@ %p\n"])
+}
+
+fn find_files(contender: &Contender, size: &Size, what: &[&str]) -> f64 {
+    let listing = Program::new("find").arg(contender.dir.join("tree")).args(what);
     let done = listing.deadline(ROW_DEADLINE).ok();
     assert_eq!(done.text().lines().count(), size.files);
     done.took.as_secs_f64()

@@ -56,6 +56,32 @@ fn what_status_says_of_a_mount_is_what_is_documented() {
 }
 
 #[test]
+fn a_tree_is_gone_through_in_a_few_round_trips() {
+    const DIRECTORIES: usize = 50;
+    const FILES: usize = 40;
+    /// With what the mount asks by itself meanwhile, and what a near machine is asked again.
+    const ROUND_TRIPS_MAX: u64 = 15;
+    let stead = Stead::new();
+    let (far, dir) = (stead.dir("far"), stead.dir("mnt"));
+    for directory in 0..DIRECTORIES {
+        let at = far.join(format!("d{directory}/sub"));
+        std::fs::create_dir_all(&at).unwrap();
+        (0..FILES).for_each(|file| std::fs::write(at.join(format!("f{file}")), b"x").unwrap());
+    }
+    let mount = stead.mount(source(&far), &dir, &[]);
+    let round_trips = || stead.mount_status(&mount.id).unwrap()["counters"]["round_trips"].as_u64().unwrap();
+    let find = || {
+        let before = round_trips();
+        let found = Program::new("find").arg(&dir).args(["-type", "f", "-printf", "%s %p\n"]).ok();
+        assert_eq!(found.text().lines().count(), DIRECTORIES * FILES);
+        round_trips() - before
+    };
+    let (cold, warm) = (find(), find());
+    assert!(cold.max(warm) <= ROUND_TRIPS_MAX, "{cold} round trips cold, {warm} warm");
+    println!("{cold} round trips cold, {warm} warm");
+}
+
+#[test]
 fn counters_count_what_is_done() {
     let stead = Stead::new();
     let (far, dir) = (stead.dir("far"), stead.dir("mnt"));

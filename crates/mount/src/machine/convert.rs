@@ -104,6 +104,17 @@ choices!(far::RenameMode | file::RenameMode { Replace, NoReplace, Exchange });
 choices!(far::XattrMode | file::XattrMode { Set, Create, Replace });
 choices!(far::SeekFor | file::SeekFor { Data, Hole });
 
+fields_back!(source::WalkBudget => far::WalkBudget { entries, depth, file_bytes, content_bytes });
+
+impl Far<far::WalkFrom> for source::WalkFrom {
+    fn far(self) -> Result<far::WalkFrom> {
+        Ok(match self {
+            source::WalkFrom::Itself => far::WalkFrom::Itself,
+            source::WalkFrom::Below(name) => far::WalkFrom::Below(near::name(&name)?),
+        })
+    }
+}
+
 impl Far<far::SetTime> for file::SetTime {
     fn far(self) -> Result<far::SetTime> {
         Ok(match self {

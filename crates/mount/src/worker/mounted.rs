@@ -58,6 +58,9 @@ use crate::unsaved::replay_all;
 /// happen to everybody.
 const LIST_AFTER: u32 = 3;
 
+/// Entries that a walk is ahead of its reader: 100 ms of what one thread of an agent finds, and 6 MB here.
+const WALK_AHEAD_ENTRIES: usize = 16 << 10;
+
 /// How long the agent keeps the session when there is no link, in seconds: open files and locks survive a computer that
 /// is closed for an hour, and one that is lost keeps locks from others for no longer.
 const KEEP_SECONDS: u32 = 60 * 60;
@@ -303,7 +306,10 @@ impl Mounted {
         let unrecorded = self.vfs.record_failure();
         let unrecorded =
             unrecorded.map(|why| format!("if the mount's process dies, so does the mount: {why}"));
-        unrecorded.or_else(|| self.ready.degraded.clone())
+        let unwatched = "the machine cannot watch some of its directories, or no more of them: what others change there is \
+                         seen after a second";
+        let unwatched = self.vfs.has_unwatched().then(|| unwatched.to_owned());
+        unrecorded.or_else(|| self.ready.degraded.clone()).or(unwatched)
     }
 
     fn status(&self) -> FromWorker {
@@ -445,7 +451,12 @@ fn parts(home: &Home, kind: Kind, link: Link, recording: Recording) -> (Shown, P
         SyncMode::Async => vfs::SyncMode::Async,
         SyncMode::Strict => vfs::SyncMode::Strict,
     };
-    let options = vfs::Options { sync, list_after: Some(LIST_AFTER), ..vfs::Options::default() };
+    let options = vfs::Options {
+        sync,
+        list_after: Some(LIST_AFTER),
+        walk_ahead_entries: WALK_AHEAD_ENTRIES,
+        ..vfs::Options::default()
+    };
     let kernel = FuseKernel::new();
     let told: Arc<dyn Kernel> = match kind {
         Kind::Fuse => kernel.clone(),

@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use wire::agent::file::{
     Allocation, AttributeChanges, Attributes, Caller, Entry, FileReply, FileRequest, Kind, LastLink, Lease,
-    Listed, Lock, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget, WatchEvent, WriteAt,
-    XattrMode,
+    Listed, Lock, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget, WalkFrom, WatchEvent,
+    WriteAt, XattrMode,
 };
 use wire::agent::name::{Name, RelativePath};
 use wire::agent::{HandleId, Reply, Request, StreamWindow};
@@ -105,6 +105,8 @@ pub struct WalkPage {
     pub end: bool,
     /// On the directory.
     pub lease: Option<Lease>,
+    /// The directory as it is now, with its last part.
+    pub attributes: Option<Attributes>,
     /// Contents of files, by index into `entries`.
     pub contents: Vec<(usize, Bytes)>,
 }
@@ -162,9 +164,11 @@ outcome!(WatchPage, _ => FileReply::Watched { changes, rescan } => WatchPage { c
 
 impl FileOutcome for WalkPage {
     fn read(reply: FileReply, payload: Bytes) -> Option<WalkPage> {
-        let FileReply::Walked { directory, entries, end, lease, contents } = reply else { return None };
+        let FileReply::Walked { directory, entries, end, lease, attributes, contents } = reply else {
+            return None;
+        };
         let contents = cut(payload, contents, entries.len())?;
-        Some(WalkPage { directory, entries, end, lease, contents })
+        Some(WalkPage { directory, entries, end, lease, attributes, contents })
     }
 }
 
@@ -462,9 +466,15 @@ impl AgentClient {
         self.file_stream(FileRequest::List { directory, from, window })
     }
 
-    /// Lists a subtree, breadth first, to a budget.
-    pub fn walk(&self, directory: Place, budget: WalkBudget, window: StreamWindow) -> PageStream<WalkPage> {
-        self.file_stream(FileRequest::Walk { directory, budget, window })
+    /// Lists a subtree, to a budget, in the order in which programs go through trees.
+    pub fn walk(
+        &self,
+        directory: Place,
+        from: WalkFrom,
+        budget: WalkBudget,
+        window: StreamWindow,
+    ) -> PageStream<WalkPage> {
+        self.file_stream(FileRequest::Walk { directory, from, budget, window })
     }
 
     /// Tells of changes below a directory until it is dropped.

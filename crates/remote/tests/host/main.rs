@@ -15,7 +15,7 @@ use remote::client::{
 };
 use remote::transport::host::HostOptions;
 use remote::{Connection, OpenError, connect_host};
-use wire::agent::file::{Caller, OpenFlags, Place, Target, WalkBudget, WriteAt};
+use wire::agent::file::{Caller, OpenFlags, Place, Target, WalkBudget, WalkFrom, WriteAt};
 use wire::agent::name::Name;
 use wire::agent::process::{ExitStatus, Output, ProcessRequest};
 use wire::api::error::ErrorKind;
@@ -122,7 +122,7 @@ async fn a_long_listing_arrives_whole_through_a_small_window() {
     assert_eq!(names.len(), 20_000);
 
     let budget = WalkBudget { entries: 100_000, depth: 9, file_bytes: 0, content_bytes: 0 };
-    let mut pages = client.walk(root, budget, 32 << 10);
+    let mut pages = client.walk(root, WalkFrom::Itself, budget, 32 << 10);
     let mut count = 0;
     while let Some(page) = soon(pages.next()).await {
         let WalkPage { entries, .. } = match page {

@@ -18,8 +18,11 @@ pub enum Write {
 impl Table {
     /// A change of `directory` made from here is about to be sent. Give the ticket to [`Table::end_change`].
     pub fn begin_change(&mut self, directory: Ino) -> Result<Ticket> {
-        self.directory_mut(directory)?.changes += 1;
         self.clock += 1;
+        let clock = self.clock;
+        let state = self.directory_mut(directory)?;
+        state.changes += 1;
+        state.changed_at = clock;
         self.ticket(directory)
     }
 
@@ -28,8 +31,10 @@ impl Table {
     pub fn end_change(&mut self, directory: Ino, begun: Ticket) -> Ticket {
         let holds = self.holds(directory, begun);
         self.clock += 1;
+        let clock = self.clock;
         let Ok(directory) = self.directory_mut(directory) else { return begun };
         directory.changes += 1;
+        directory.changed_at = clock;
         if holds { Ticket { changes: directory.changes, ..begun } } else { begun }
     }
 

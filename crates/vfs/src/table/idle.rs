@@ -99,11 +99,16 @@ impl Table {
     pub(super) fn remove(&mut self, ino: Ino) {
         let Some(node) = self.nodes.remove(&ino) else { return };
         self.record_gone(ino, &node);
+        if let Some(directory) = &node.directory {
+            self.walks.gone(node.id, directory.changed_at);
+        }
         if self.by_id.get(&node.id) == Some(&ino) {
             self.by_id.remove(&node.id);
         }
         for (parent, name) in node.names {
             let Ok(directory) = self.directory_mut(parent) else { continue };
+            // What a walk under way says of the node may be older.
+            directory.changed_at = directory.changed_at.max(node.stamp);
             if directory.names.get(&name).is_some_and(|slot| slot.what == Meaning::Present(ino)) {
                 directory.names.remove(&name);
                 directory.present -= 1;

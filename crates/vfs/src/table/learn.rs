@@ -20,6 +20,7 @@ impl Table {
             return None;
         }
         let next_lease = self.leases_had + 1;
+        self.has_unwatched |= lease.is_some_and(|lease| lease.valid_ms != 0);
         let directory = self.directory_mut(at).ok()?;
         let Some(lease) = lease else {
             let lease = if directory.lease == ticket.lease { ticket.lease } else { 0 };
@@ -168,7 +169,12 @@ impl Table {
         seen: Seen,
         notices: &mut Vec<Notice>,
     ) {
-        self.touch(ino);
+        // A directory's own attributes come twice in one answer: with its name, and then with what is in it.
+        let is_same =
+            self.node_mut(ino).directory.is_some() && !attributes.differ(&self.node_mut(ino).attributes);
+        if !is_same {
+            self.touch(ino);
+        }
         let node = self.node_mut(ino);
         let content = node.attributes.kind == Kind::File && attributes.content_differs(&node.attributes);
         // What the source tells later is no news then: what the kernel believes is taken back now.
@@ -215,11 +221,12 @@ impl Table {
         Ok(Table::believe(node.seen, self.covering_lease(node), now))
     }
 
-    /// Takes in one entry of a listing. Gives whether the entry is now known until the source tells otherwise.
+    /// Takes in one entry of a listing, with where it goes on behind the name; 0 where that is of no use. Gives whether
+    /// the entry is now known until the source tells otherwise.
     pub fn learn_listed(
         &mut self,
         parent: Ino,
-        name: &Name,
+        (name, cookie): (&Name, u64),
         entry: Entry,
         (ticket, lease): (Ticket, Option<Lease>),
         now: Moment,
@@ -227,6 +234,9 @@ impl Table {
     ) -> bool {
         let Some(seen) = self.take_lease(parent, ticket, lease, now) else { return false };
         let learnt = self.learn_seen(parent, name, Some(entry), (ticket, seen), Cause::Elsewhere, notices);
+        if let Some(slot) = self.directory_mut(parent).ok().and_then(|d| d.names.get_mut(name)) {
+            slot.cookie = cookie;
+        }
         self.let_go();
         matches!(learnt, Ok(Known::Present(_, Believe::Leased)))
     }
@@ -267,6 +277,7 @@ impl Table {
         let Ok(state) = self.directory_mut(directory) else { return };
         if state.let_go == ticket.let_go {
             state.complete = seen.lease;
+            state.was_listed |= seen.lease != 0;
         }
         if let Some(attributes) = attributes {
             let known = self.last_attributes(directory);

@@ -606,9 +606,10 @@ impl Table {
         let Ok(directory) = self.directory_mut(parent) else { return };
         let is_free = !matches!(directory.names.get(name), Some(NameSlot { what: Meaning::Present(_), .. }));
         if is_free {
-            directory
-                .names
-                .insert(name.clone(), NameSlot { what: Meaning::Present(ino), seen: Seen::default() });
+            directory.names.insert(
+                name.clone(),
+                NameSlot { what: Meaning::Present(ino), seen: Seen::default(), cookie: 0 },
+            );
             directory.present += 1;
         }
         self.add_edge(ino, parent, name);

@@ -18,6 +18,9 @@ pub(super) struct Seen {
 pub(super) struct Slot {
     pub(super) what: Meaning,
     pub(super) seen: Seen,
+    /// Where a listing goes on behind the name, as the source told it; 0 where it is not known, or the source's order is
+    /// not that of its cookies.
+    pub(super) cookie: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,11 @@ pub(super) struct Directory {
     pub(super) changes: u64,
     /// Raised when a name is let go: what is listed meanwhile is not complete.
     pub(super) let_go: u64,
+    /// The table's clock when something last happened, told or made from here, that the answer to an earlier question may
+    /// not show.
+    pub(super) changed_at: u64,
+    /// All of it was known once.
+    pub(super) was_listed: bool,
     /// How many of `names` are present: they hold this directory in the table.
     pub(super) present: usize,
     /// Names that the source was asked for one by one.

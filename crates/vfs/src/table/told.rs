@@ -18,9 +18,14 @@ impl Table {
     }
 
     fn apply_to(&mut self, changed: Changed, notices: &mut Vec<Notice>) {
-        let Some(at) = self.find(changed.directory) else { return };
+        self.clock += 1;
+        let clock = self.clock;
+        let Some(at) = self.find(changed.directory) else {
+            return self.walks.stray(changed.directory, clock);
+        };
         let Ok(directory) = self.directory_mut(at) else { return };
         directory.epoch = directory.epoch.max(changed.epoch);
+        directory.changed_at = clock;
         let is_itself = matches!(changed.what, Change::Itself);
         let names_changed = match changed.what {
             Change::LeaseLost => return self.lose_lease(at, notices),
@@ -90,7 +95,9 @@ impl Table {
     }
 
     pub(super) fn lose_lease(&mut self, at: Ino, notices: &mut Vec<Notice>) {
+        let clock = self.clock;
         let Ok(directory) = self.directory_mut(at) else { return };
+        directory.changed_at = clock;
         if directory.lease == 0 {
             return;
         }
@@ -113,6 +120,8 @@ impl Table {
 
     /// Every lease has ended.
     pub fn lose_leases(&mut self, notices: &mut Vec<Notice>) {
+        self.clock += 1;
+        self.leases_lost_at = self.clock;
         let leased =
             self.nodes.iter().filter(|(_, node)| node.directory.as_ref().is_some_and(|d| d.lease != 0));
         let inos: Vec<_> = leased.map(|(ino, _)| *ino).collect();

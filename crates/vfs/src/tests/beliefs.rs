@@ -147,7 +147,12 @@ struct Run {
 
 async fn run(Run { seed, rounds, edits, idle_nodes }: Run) -> Vec<[usize; 4]> {
     let memory = Memory::new();
-    let options = Options { sync: SyncMode::Close, limits: Limits { idle_nodes }, list_after: Some(2) };
+    let options = Options {
+        sync: SyncMode::Close,
+        limits: Limits { idle_nodes },
+        list_after: Some(2),
+        walk_ahead_entries: 100,
+    };
     let kernel = BelievingKernel::new(&memory, options, seed);
     memory.jitter(4, seed);
     let mut random = Random(seed);

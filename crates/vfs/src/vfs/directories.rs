@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Vfs;
 use crate::errno::{Errno, Result};
@@ -20,6 +21,10 @@ const COOKIE_DOT_DOT: u64 = 0x7fff_ffff_ffff_ff02;
 
 /// Pages of a directory that are listed ahead: about as many names as idle nodes are kept for.
 const PAGES_AHEAD_MAX: usize = 64;
+
+/// Names that are taken out of the table at once for a reader of a directory of which all is known. Each time all are
+/// looked at; these take about 2 MB.
+const KNOWN_NAMES_AT_ONCE: usize = 8192;
 
 /// What the kernel needs to know of a directory it opened.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +59,39 @@ struct Stream<S: Source> {
     position: u64,
     /// No more comes behind `entries`.
     end: bool,
-    /// Listed from the start, nothing left out.
-    whole: bool,
+    taken: Taken,
+}
+
+/// What has been taken in of a directory, page by page.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    /// From the start, nothing left out.
+    pub(super) whole: bool,
+    /// The source's order is that of its cookies so far, and this was the last.
+    last: Option<u64>,
+}
+
+impl Taken {
+    pub(super) fn from(cookie: u64) -> Taken {
+        Taken { whole: cookie == 0, last: Some(cookie) }
+    }
+
+    /// The cookie, if names can be put in the source's order by it; else 0.
+    fn in_order(&mut self, cookie: u64) -> u64 {
+        self.last = self.last.filter(|last| *last < cookie).map(|_| cookie);
+        self.last.unwrap_or(0)
+    }
+}
+
+impl<S: Source> Stream<S> {
+    /// Goes on behind a cookie. What it has is not of use there.
+    fn rewind(&mut self, cookie: u64) {
+        self.listing = None;
+        self.entries.clear();
+        self.ticket = None;
+        self.position = cookie;
+        self.end = false;
+    }
 }
 
 /// An open directory.
@@ -91,7 +127,7 @@ impl<S: Source> Vfs<S> {
             ticket: None,
             position: 0,
             end: false,
-            whole: false,
+            taken: Taken::from(0),
         };
         let open = Arc::new(OpenDirectory { ino, stream: tokio::sync::Mutex::new(stream) });
         self.directories.lock().insert(handle, open);
@@ -111,7 +147,7 @@ impl<S: Source> Vfs<S> {
     /// `readdir(3)` from behind `cookie`, 0 being the start. Gives items to `take` until it refuses one, or the end, or
     /// what has arrived is used up; at least one item unless at the end.
     pub async fn read_directory(
-        &self,
+        self: &Arc<Self>,
         handle: HandleId,
         mut cookie: u64,
         with_nodes: bool,
@@ -132,9 +168,8 @@ impl<S: Source> Vfs<S> {
             cookie = behind;
         }
         let from = if cookie == COOKIE_DOT_DOT { 0 } else { cookie };
-        let fresh = stream.listing.is_none() && !stream.end;
-        if rewound || fresh || stream.position != from {
-            self.restart(&open, &mut stream, from)?;
+        if rewound || stream.position != from {
+            stream.rewind(from);
         }
         if stream.entries.is_empty() {
             self.next_page(&open, &mut stream).await?;
@@ -153,23 +188,27 @@ impl<S: Source> Vfs<S> {
         Ok(())
     }
 
-    fn restart(&self, open: &OpenDirectory<S>, stream: &mut Stream<S>, from: u64) -> Result<()> {
-        let (place, ticket) = self.place_and_ticket(open.ino)?;
-        stream.listing = Some(self.source.list(place, from));
-        stream.entries.clear();
-        stream.ticket = Some(ticket);
-        stream.position = from;
-        stream.end = false;
-        stream.whole = from == 0;
-        Ok(())
-    }
-
-    /// Fetches pages until there is an entry or the end. Dropped while a page is on its way, or failing, it leaves the
-    /// stream without a listing: the next call starts one behind what was given.
-    async fn next_page(&self, open: &OpenDirectory<S>, stream: &mut Stream<S>) -> Result<()> {
+    /// Takes names out of the table, where all of them are known, or fetches pages, until there is an entry or the end.
+    /// Dropped while a page is on its way, or failing, it leaves the stream without a listing: the next call goes on behind
+    /// what was given.
+    async fn next_page(self: &Arc<Self>, open: &OpenDirectory<S>, stream: &mut Stream<S>) -> Result<()> {
+        if stream.listing.is_none() && !stream.end && self.is_worth_showing(open.ino, stream.position) {
+            self.next_known(open.ino, stream)?;
+        }
+        if stream.listing.is_none() && !stream.end && stream.entries.is_empty() {
+            if stream.position == 0 && self.walk_to(open.ino).await {
+                self.next_known(open.ino, stream)?;
+            }
+            self.is_listed_by_a_reader(open.ino);
+        }
         while stream.entries.is_empty() && !stream.end {
-            let (Some(mut listing), Some(ticket)) = (stream.listing.take(), stream.ticket) else {
-                return Ok(());
+            let (mut listing, ticket) = match (stream.listing.take(), stream.ticket) {
+                (Some(listing), Some(ticket)) => (listing, ticket),
+                _ => {
+                    let (place, ticket) = self.place_and_ticket(open.ino)?;
+                    stream.taken = Taken::from(stream.position);
+                    (self.source.list(place, stream.position), *stream.ticket.insert(ticket))
+                }
             };
             let outcome = listing.next().await;
             let Some(page) = self.checked(open.ino, outcome)? else {
@@ -177,10 +216,31 @@ impl<S: Source> Vfs<S> {
                 return Ok(());
             };
             checked_page(&page)?;
-            self.learn_page(open.ino, &mut stream.whole, ticket, &page);
+            self.learn_page(open.ino, &mut stream.taken, ticket, &page);
             stream.entries.extend(page.entries);
             stream.end = page.end;
             stream.listing = (!page.end).then_some(listing);
+        }
+        Ok(())
+    }
+
+    /// Whether what is known of the directory is good enough for one who begins to list it. A near source is asked again:
+    /// it may tell of a change a moment later than another program does. What a walk has just brought counts as asked for.
+    fn is_worth_showing(&self, ino: Ino, position: u64) -> bool {
+        position != 0 || !self.near.load(Ordering::Relaxed) || self.walker.lock().take_unlisted(ino)
+    }
+
+    /// Takes the next names out of the table, if all of the directory's are known there.
+    fn next_known(&self, ino: Ino, stream: &mut Stream<S>) -> Result<()> {
+        let (known, ticket) = {
+            let table = self.table.lock();
+            (table.known_listing(ino, stream.position, KNOWN_NAMES_AT_ONCE), table.ticket(ino)?)
+        };
+        if let Some((entries, end)) = known {
+            stream.entries = entries.into();
+            stream.end = end;
+            stream.ticket = Some(ticket);
+            self.is_listed_by_a_reader(ino);
         }
         Ok(())
     }
@@ -189,16 +249,17 @@ impl<S: Source> Vfs<S> {
     /// taken in; the others follow by themselves.
     pub(super) async fn list_ahead(self: &Arc<Self>, ino: Ino) {
         let Ok((place, ticket)) = self.place_and_ticket(ino) else { return };
+        self.is_listed_by_a_reader(ino);
         let mut listing = self.source.list(place, 0);
-        let mut whole = true;
-        let more = self.next_ahead(ino, &mut listing, ticket, &mut whole).await;
+        let mut taken = Taken::from(0);
+        let more = self.next_ahead(ino, &mut listing, ticket, &mut taken).await;
         if !more {
             return;
         }
         let vfs = self.clone();
         tokio::spawn(async move {
             let mut pages = 1;
-            while pages < PAGES_AHEAD_MAX && vfs.next_ahead(ino, &mut listing, ticket, &mut whole).await {
+            while pages < PAGES_AHEAD_MAX && vfs.next_ahead(ino, &mut listing, ticket, &mut taken).await {
                 pages += 1;
             }
         });
@@ -210,27 +271,33 @@ impl<S: Source> Vfs<S> {
     }
 
     /// Takes in the next page. Whether it is worth to go on.
-    async fn next_ahead(&self, ino: Ino, listing: &mut S::Listing, ticket: Ticket, whole: &mut bool) -> bool {
+    async fn next_ahead(
+        &self,
+        ino: Ino,
+        listing: &mut S::Listing,
+        ticket: Ticket,
+        taken: &mut Taken,
+    ) -> bool {
         let Ok(Some(page)) = listing.next().await else { return false };
         if checked_page(&page).is_err() {
             return false;
         }
-        self.learn_page(ino, whole, ticket, &page);
-        *whole && !page.end
+        self.learn_page(ino, taken, ticket, &page);
+        taken.whole && !page.end
     }
 
-    fn learn_page(&self, ino: Ino, whole: &mut bool, ticket: Ticket, page: &Page) {
+    pub(super) fn learn_page(&self, ino: Ino, taken: &mut Taken, ticket: Ticket, page: &Page) {
         let mut notices = Vec::new();
         {
             let (mut table, now) = (self.table.lock(), self.now());
             for listed in &page.entries {
-                let learnt = (ticket, page.lease);
-                *whole &= listed.entry.is_some_and(|entry| {
-                    table.learn_listed(ino, &listed.name, entry, learnt, now, &mut notices)
+                let (learnt, cookie) = ((ticket, page.lease), taken.in_order(listed.cookie));
+                taken.whole &= listed.entry.is_some_and(|entry| {
+                    table.learn_listed(ino, (&listed.name, cookie), entry, learnt, now, &mut notices)
                 });
             }
-            tracing::trace!(whole = *whole, end = page.end, lease = ?page.lease, entries = page.entries.len(), "listed");
-            if page.end && *whole {
+            tracing::trace!(whole = taken.whole, end = page.end, lease = ?page.lease, entries = page.entries.len(), "listed");
+            if page.end && taken.whole {
                 table.listed(ino, (ticket, page.lease), page.directory, now, &mut notices);
             }
         }
@@ -303,7 +370,7 @@ impl<S: Source> Vfs<S> {
 }
 
 /// A page must have names that can be names, and cookies that are not ours.
-fn checked_page(page: &Page) -> Result<()> {
+pub(super) fn checked_page(page: &Page) -> Result<()> {
     for listed in &page.entries {
         checked_name(&listed.name).map_err(|_| Errno::EIO)?;
         if matches!(listed.cookie, 0 | COOKIE_DOT | COOKIE_DOT_DOT) {

@@ -127,13 +127,10 @@ impl<S: Source> Vfs<S> {
             return Ok(looked);
         }
         let name = checked_name(name)?;
-        if let Some(after) = self.options.list_after
-            && self.table.lock().is_worth_listing(parent, after)
+        if self.get_ahead(parent).await
+            && let Some(looked) = self.looked_up_here(parent, &name)?
         {
-            self.list_ahead(parent).await;
-            if let Some(looked) = self.looked_up_here(parent, &name)? {
-                return Ok(looked);
-            }
+            return Ok(looked);
         }
         let (place, ticket) = {
             let table = self.table.lock();
@@ -176,9 +173,27 @@ impl<S: Source> Vfs<S> {
                 let Some((attributes, attributes_for)) = table.attributes(ino, now)? else { return Ok(None) };
                 let id = table.id(ino)?;
                 table.add_lookup(ino);
+                drop(table);
+                self.went_into(parent);
                 Ok(Some(Looked::Present(View { ino, id, attributes, attributes_for, name_for })))
             }
         }
+    }
+
+    /// A name of the directory is about to be asked for: lists it, where one name after the other was, or waits for the
+    /// walk that is about to bring it. Whether more may be known now.
+    async fn get_ahead(self: &Arc<Self>, directory: Ino) -> bool {
+        let after = self.options.list_after;
+        let is_worth_listing =
+            after.is_some_and(|after| self.table.lock().is_worth_listing(directory, after));
+        let is_walked = match is_worth_listing {
+            true => self.walk_to(directory).await,
+            false => self.wait_for_walk(directory).await,
+        };
+        if is_worth_listing && !is_walked {
+            self.list_ahead(directory).await;
+        }
+        is_worth_listing || is_walked
     }
 
     fn view_known(

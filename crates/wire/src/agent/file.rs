@@ -374,10 +374,20 @@ pub struct Listed {
     pub cookie: u64,
 }
 
+/// Where a [`FileRequest::Walk`] begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WalkFrom {
+    /// With the directory itself.
+    Itself,
+    /// With the subtree of this name in it, then those of the directories behind it in the machine's order, then those
+    /// before it. The directory itself is not told. Without the name, as from the first.
+    Below(Name),
+}
+
 /// Bounds on a [`FileRequest::Walk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalkBudget {
-    /// At most this many entries in all. A directory is listed whole or not at all.
+    /// At most this many entries in all. A directory is told whole or not at all.
     pub entries: u32,
     /// At most this many levels below the start; 0 is the start alone.
     pub depth: u16,
@@ -691,11 +701,14 @@ pub enum FileRequest {
         /// At most this many bytes, in the machine's estimate, before credit comes.
         window: StreamWindow,
     },
-    /// Lists a subtree, breadth first, to a budget. Directories that cannot be read or do not fit are left out.
-    /// Streamed. → [`FileReply::Walked`] each, then [`FileReply::Done`]
+    /// Lists a subtree, to a budget, in the order in which programs go through trees: a directory whole, then the
+    /// subtree of each directory in it, in the order of its names. Directories that cannot be read or do not fit are left
+    /// out. Streamed. → [`FileReply::Walked`] each, then [`FileReply::Done`]
     Walk {
         /// From this directory.
         directory: Place,
+        /// What of it first.
+        from: WalkFrom,
         /// How much.
         budget: WalkBudget,
         /// Credit to begin with.
@@ -801,6 +814,8 @@ pub enum FileReply {
         end: bool,
         /// On the directory.
         lease: Option<Lease>,
+        /// The directory as it is now, with its last part.
+        attributes: Option<Attributes>,
         /// Contents of files among `entries`, by index, as lengths of consecutive parts of the payload.
         contents: Vec<(u32, u32)>,
     },

@@ -103,7 +103,7 @@ fn requests() -> Vec<Request> {
         F::TestLock { handle, owner, lock },
         F::ReleaseLocks { handle, owner },
         F::List { directory: directory.clone(), from: 1, window },
-        F::Walk { directory: directory.clone(), budget, window },
+        F::Walk { directory: directory.clone(), from: WalkFrom::Below(self::name()), budget, window },
         F::Watch { directory, recursive: true, window },
     ];
     let process = ProcessId(1);
@@ -170,6 +170,7 @@ fn agent_frames() -> Vec<AgentFrame> {
             entries: vec![listed()],
             end: false,
             lease: None,
+            attributes: Some(attributes),
             contents: vec![(0, 1)],
         },
         F::Watched { changes: vec![(place().path, WatchEvent::Modified)], rescan: true },

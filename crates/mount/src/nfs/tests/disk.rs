@@ -18,7 +18,8 @@ use vfs::file::{
     SeekFor, SetTime, Space, Time, WriteAt, XattrMode,
 };
 use vfs::source::{
-    HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target, Written,
+    HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target, WalkBudget,
+    WalkFrom, WalkPage, Walking, Written,
 };
 
 /// Names in one page of a listing.
@@ -252,8 +253,15 @@ fn list(path: &Path, from: u64) -> Result<Vec<Listed>> {
     Ok(entries)
 }
 
+impl Walking for Pages {
+    async fn next(&mut self) -> Result<Option<WalkPage>> {
+        Ok(None)
+    }
+}
+
 impl Source for Disk {
     type Listing = Pages;
+    type Walk = Pages;
 
     async fn lookup(&self, directory: Place, name: Name) -> Result<(Option<Entry>, Option<Lease>)> {
         assert!(!self.faults.panics.load(Ordering::SeqCst), "a panic that the test asked for");
@@ -466,5 +474,9 @@ impl Source for Disk {
 
     fn list(&self, directory: Place, from: u64) -> Pages {
         Pages(pages(self.path(&directory), from).into_iter())
+    }
+
+    fn walk(&self, _directory: Place, _from: WalkFrom, _budget: WalkBudget) -> Pages {
+        Pages(Vec::new().into_iter())
     }
 }
