@@ -6,12 +6,14 @@
 //! |---|---|
 //! | `$STEAD_HOME/run/sessions` | the variable is set, as it is for the agents of the daemon's own computer if it is for the daemon |
 //! | `$XDG_RUNTIME_DIR/stead/sessions` | that is a directory which only the user can enter |
-//! | `${XDG_CACHE_HOME:-~/.cache}/stead/run-HOST` | HOST is the machine's own name for itself |
+//! | `${XDG_CACHE_HOME:-~/.cache}/stead/run-BOOT` | BOOT is the number that the kernel took at its start |
 //!
 //! A login may have a runtime directory and the next one none: a session is looked for in all of them. A home directory
-//! may be that of several machines, and a socket is reached on its own machine alone: there it would look dead to the
-//! others, who would remove it. Its socket is removed when it ends, and RUN with the last one. What a killed session
-//! leaves there is removed by whichever begins or ends after it.
+//! may be that of several machines, and a socket is reached through its own kernel alone: there it would look dead to the
+//! others, who would remove it. A machine may be given another name while a session lives; its kernel keeps its number, and
+//! has it in common with its containers. Where there is no such number the machine's own name takes its place. Its socket is
+//! removed when it ends, and RUN with the last one. What a killed session leaves there is removed by whichever begins or ends
+//! after it, before the machine starts anew.
 
 use std::ffi::OsString;
 use std::io;
@@ -123,8 +125,16 @@ fn directories(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let runtime = path("XDG_RUNTIME_DIR").filter(|runtime| private_directory(runtime).is_ok());
     let cache = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
     let runtime = runtime.map(|runtime| runtime.join("stead/sessions"));
-    let own = format!("stead/run-{}", host_name());
+    let own = format!("stead/run-{}", boot_id().unwrap_or_else(host_name));
     runtime.into_iter().chain(cache.map(|cache| cache.join(own))).collect()
+}
+
+/// What tells the kernel that runs from all others, as part of a file's name.
+fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let number = text.trim_end();
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    is_number.then(|| number.to_owned())
 }
 
 /// The machine's own name for itself, as part of a file's name.
@@ -293,8 +303,8 @@ mod tests {
             "HOME" => Some("/home/ann".into()),
             _ => None,
         };
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let cache = PathBuf::from(format!("/home/ann/.cache/stead/run-{host}"));
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let cache = PathBuf::from(format!("/home/ann/.cache/stead/run-{}", boot.trim()));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(directories(variables), [path.join("stead/sessions"), cache.clone()]);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -49,7 +49,6 @@ use goodbye::Goodbye;
 use plan::Plan;
 use remains::{Cleaned, Leftover, clean_up};
 use serving::{Leasing, Serving};
-use unsaved::Unsaved;
 use worker::{Heard, Over, Programs, Worker};
 
 pub(crate) use remains::detach;
@@ -231,7 +230,8 @@ impl Task {
         shown.nfs = ready.nfs.clone();
         tracing::info!(mount = %self.id, source = %self.plan.source, dir = %shown.dir, backend = %ready.backend, pid, "mounted");
         shown.replayed = ready.replayed.clone();
-        let replayed = ready.replayed.clone();
+        let mut ready = ready;
+        let replayed = ready.replayed.take();
         self.tell(MountEvent::Serving { pid, ready: Box::new(ready) }).await;
         if let Some(replayed) = replayed {
             self.tell(MountEvent::Replayed(Box::new(replayed))).await;
@@ -395,15 +395,17 @@ impl Starting<'_> {
         row.token = Some(token);
         // Known before there is a process that has it.
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
-        let Unsaved { directories, patience } = find_unsaved(context, plan, &state_dir).await?;
         let mut config = config(row.id, plan, &state_dir, lease.link().dial());
-        config.unsaved = directories;
+        config.unsaved = find_unsaved(context, plan, &state_dir).await?;
         let environment = known_environment(&plan.caller).into_iter();
         let started = Worker::start(&context.programs, &config, token, environment);
         let worker = worker.insert(started.map_err(|error| failure(&error))?);
         (row.keeper, row.worker) = worker.identities();
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
-        let patience = READY_TIMEOUT + patience;
+        let patience = match config.unsaved.is_empty() {
+            true => READY_TIMEOUT,
+            false => READY_TIMEOUT + ::mount::unsaved::HOLD,
+        };
         let ready = match tokio::time::timeout(patience, ready(worker, plan)).await {
             Ok(ready) => ready?,
             Err(_) => {
@@ -427,9 +429,9 @@ async fn find_unsaved(
     context: &MountContext,
     plan: &Plan,
     state_dir: &std::path::Path,
-) -> Result<Unsaved, ErrorObject> {
+) -> Result<Vec<ByteString>, ErrorObject> {
     let Some(mounts) = state_dir.parent().filter(|_| plan.access == Access::ReadWrite) else {
-        return Ok(Unsaved::default());
+        return Ok(Vec::new());
     };
     let known = context.database.mounts().await.map_err(|error| failure(&error))?;
     let known: Vec<MountId> = known.iter().map(|row| row.id).collect();

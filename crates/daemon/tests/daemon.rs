@@ -261,6 +261,7 @@ fn status(status: MountStatus) -> WorkerStatus {
         counters: Default::default(),
         degraded: None,
         kept_aside: Vec::new(),
+        replayed: None,
     }
 }
 

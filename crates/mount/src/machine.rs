@@ -16,8 +16,8 @@ use remote::client::{AgentClient, CallError, EventSink, HeldFile, HeldLock, Link
 use remote::client::{Attached, DirectoryPage, PageStream, WalkPage as FarPage};
 use vfs::errno::{Errno, Result};
 use vfs::file::{
-    Allocation, AttributeChanges, Attributes, Caller, Entry, Lock, Name, OpenFlags, RenameMode, SeekFor,
-    Space, WriteAt, XattrMode,
+    Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Lock, Name, OpenFlags, RenameMode,
+    SeekFor, Space, WriteAt, XattrMode,
 };
 use vfs::request::Sequence;
 use vfs::source::{
@@ -27,6 +27,7 @@ use vfs::source::{
 use vfs::table::Kept;
 use wire::agent::file as far;
 
+use crate::unsaved::Held;
 use crate::worker::session::SessionNote;
 use crate::worker::succession::{SourcePart, write_part};
 use convert::{Far, Near, near};
@@ -56,6 +57,8 @@ pub enum Owners {
 pub struct Machine {
     client: AgentClient,
     owners: Owners,
+    /// Files that are not to be used yet.
+    held: Option<Arc<Held>>,
 }
 
 impl Machine {
@@ -63,9 +66,27 @@ impl Machine {
     pub fn new(client: AgentClient, attached: &Attached, mount_owner: (u32, u32)) -> (Machine, Entry) {
         let (uid, gid) = mount_owner;
         let owners = if attached.privileged && uid == 0 { Owners::Machine } else { Owners::One { uid, gid } };
-        let machine = Machine { client, owners };
+        let machine = Machine { client, owners, held: None };
         let root = machine.entry(attached.root);
         (machine, root)
+    }
+
+    /// Makes whoever wants to use a file that is held wait for it.
+    pub(crate) fn holding(mut self, held: Arc<Held>) -> Machine {
+        self.held = Some(held);
+        self
+    }
+
+    async fn passed(&self, id: FileId) {
+        if let Some(held) = &self.held {
+            held.passed(id).await;
+        }
+    }
+
+    async fn passed_at(&self, directory: &Place, name: &Name) {
+        if let Some(held) = &self.held {
+            held.passed_at(&directory.path, name).await;
+        }
     }
 
     /// The link to the machine.
@@ -213,6 +234,9 @@ impl Source for Machine {
 
     async fn set_attributes(&self, target: Target, changes: AttributeChanges) -> Result<Entry> {
         let changes = self.owner_changes(changes)?;
+        if let Target::Place(place) = &target {
+            self.passed(place.id).await;
+        }
         Ok(self.entry(outcome(self.changing().set_attributes(target.far()?, changes.far()?).await)?))
     }
 
@@ -237,6 +261,7 @@ impl Source for Machine {
     }
 
     async fn unlink(&self, directory: Place, name: Name) -> Result<Removed> {
+        self.passed_at(&directory, &name).await;
         let removed = self.changing().unlink(directory.far()?, near::name(&name)?).await;
         Ok(self.removed(outcome(removed)?))
     }
@@ -247,6 +272,8 @@ impl Source for Machine {
     }
 
     async fn rename(&self, from: (Place, Name), to: (Place, Name), mode: RenameMode) -> Result<()> {
+        self.passed_at(&from.0, &from.1).await;
+        self.passed_at(&to.0, &to.1).await;
         let (from, from_name) = (from.0.far()?, near::name(&from.1)?);
         let (to, to_name) = (to.0.far()?, near::name(&to.1)?);
         outcome(self.changing().rename(from, from_name, to, to_name, mode.far()?).await)
@@ -264,6 +291,7 @@ impl Source for Machine {
         handle: HandleId,
         inline_bytes: u32,
     ) -> Result<Opened> {
+        self.passed(place.id).await;
         let client = if flags.truncate { self.changing() } else { self.client.clone() };
         let opened = client.open(place.far()?, flags.far()?, handle.far()?, inline_bytes).await;
         Ok(self.opened(outcome(opened)?))
@@ -278,6 +306,7 @@ impl Source for Machine {
         handle: HandleId,
         caller: Caller,
     ) -> Result<Opened> {
+        self.passed_at(&directory, &name).await;
         let (place, name, caller) = (directory.far()?, near::name(&name)?, caller.far()?);
         let created = self.changing().create(place, name, mode, flags.far()?, handle.far()?, caller).await;
         Ok(self.opened(outcome(created)?))

@@ -32,6 +32,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use supervisor::keeper::{ArgumentError, Inheritance, KeeperError, Tether};
+use supervisor::presence::Presence;
 use wire::api::ErrorKind;
 use wire::worker::WorkerError;
 
@@ -93,6 +94,12 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 async fn run(mut inheritance: Inheritance) -> Result<(), Failure> {
     let directory = inheritance.directory.clone();
+    let presence = Presence::claim(&directory)
+        .await
+        .inspect_err(|error| {
+            tracing::warn!(error = in_full(error), "others cannot see that this worker is there")
+        })
+        .ok();
     let spare = succession::spare_of(std::mem::take(&mut inheritance.spares));
     let (tether, control, kept) = Tether::new(inheritance)?;
     let tether = Arc::new(tether);
@@ -102,7 +109,7 @@ async fn run(mut inheritance: Inheritance) -> Result<(), Failure> {
     let is_successor = !kept.is_empty();
     let begun = match succession::read_config(&directory) {
         Ok(config) => {
-            let home = Home { config, directory, tether: tether.clone() };
+            let home = Home { config, directory, tether: tether.clone(), presence };
             if is_successor {
                 Mounted::take_over(home, kept, spare).await
             } else {

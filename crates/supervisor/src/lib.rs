@@ -7,6 +7,7 @@
 //! - [`descriptor`]: descriptors over unix sockets.
 //! - [`keeper`]: a process that holds what another one must not lose, and puts a successor in its place.
 //! - [`socket`], [`lock`]: private directories and sockets, one instance only.
+//! - [`presence`]: whether anybody is alive in a directory.
 //! - [`log`]: a log with a limit, and standard error with it.
 //!
 //! What this crate must not know: what the processes are for, and what they say to each other. It depends on none of
@@ -24,6 +25,7 @@ pub mod identity;
 pub mod keeper;
 pub mod lock;
 pub mod log;
+pub mod presence;
 pub mod process;
 pub mod socket;
 pub mod spawn;

@@ -313,6 +313,11 @@ impl Segment {
             return Ok(true);
         }
         reader.read_exact(&mut header).map_err(self.fails("read"))?;
+        if header == [0; HEADER_BYTES]
+            && is_zero(&mut reader, found - HEADER_BYTES as u64).map_err(self.fails("read"))?
+        {
+            return Ok(true);
+        }
         let is_known = VERSIONS.iter().any(|version| header[8..12] == version.to_le_bytes());
         if header[..8] != MAGIC || !is_known {
             return Ok(false);
@@ -337,6 +342,19 @@ impl Segment {
         (self.epoch, self.length) = (epoch, length);
         self.file.seek(SeekFrom::Start(length)).map_err(self.fails("read"))?;
         Ok(true)
+    }
+}
+
+/// Whether the next bytes are zeros, of which a file consists that was made and lost its first write.
+fn is_zero(reader: &mut impl Read, bytes: u64) -> io::Result<bool> {
+    let mut rest = reader.take(bytes);
+    let mut part = vec![0; 64 << 10];
+    loop {
+        match rest.read(&mut part)? {
+            0 => return Ok(true),
+            read if part[..read].iter().any(|byte| *byte != 0) => return Ok(false),
+            _ => {}
+        }
     }
 }
 

@@ -111,7 +111,7 @@ pub struct MountConfig {
     /// Whom the mount is for.
     pub owner: Owner,
     /// Directories of mounts of the same source that are gone, and in which they have left what was not saved: the oldest
-    /// first. It is replayed before the mount serves.
+    /// first. It is replayed before the mount serves, as far as that does not take long.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsaved: Vec<ByteString>,
 }
@@ -205,7 +205,7 @@ pub struct Ready {
     /// How many workers of this mount came before it: of two, the one with more is the later.
     #[serde(default)]
     pub restarts: Option<u32>,
-    /// What became of [`MountConfig::unsaved`].
+    /// What had become of [`MountConfig::unsaved`] by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replayed: Option<Replayed>,
 }
@@ -241,6 +241,9 @@ pub struct WorkerStatus {
     /// Local paths of what could not be applied on the machine and was kept.
     #[serde(default)]
     pub kept_aside: Vec<ByteString>,
+    /// What has become of [`MountConfig::unsaved`] so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed: Option<Replayed>,
 }
 
 /// The last word.

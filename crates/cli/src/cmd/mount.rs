@@ -127,7 +127,7 @@ fn print(mount: &Mount, context: &mut Context) -> Result<()> {
 
 /// What became of what earlier mounts of the source had not saved.
 pub fn replay_notes(replayed: &Replayed) -> Vec<String> {
-    let Replayed { writes, aside, left, more, .. } = replayed;
+    let Replayed { writes, aside, left, saving, more, .. } = replayed;
     let mut notes = Vec::new();
     if *writes > 0 {
         notes.push(format!("saved now: {} that an earlier mount had not saved", counted(*writes, "write")));
@@ -139,6 +139,9 @@ pub fn replay_notes(replayed: &Replayed) -> Vec<String> {
     }
     for Left { path, reason } in left {
         notes.push(format!("what an earlier mount had not saved stays in `{path}`: {reason}"));
+    }
+    for path in saving {
+        notes.push(format!("what an earlier mount had not saved is still being saved, from `{path}`"));
     }
     if *more > 0 {
         notes.push(format!("and {more} more, named in the mount's log"));

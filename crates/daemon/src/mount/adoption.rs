@@ -4,15 +4,20 @@
 //! row ─► keeper.sock answers with the row's token ─► the mount goes on
 //!  ├─ the keeper gave up ─► it has failed
 //!  └─ neither, or it had never served ─► what is left of it is ended, unmounted, removed
+//!                                         └─ a worker still holds its directory ─► that stays as it is
 //! ```
+//!
+//! That no worker is alive any more, the lock on the mount's directory says, which each of them holds; where none is to be
+//! had, the processes that were noted do.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use supervisor::identity::Identity;
+use supervisor::presence::{Alone, alone};
 use wire::api::machine::{Machine, Reconnect, Source};
 use wire::api::mount::{Access, Backend, SyncMode};
 use wire::worker::{CONFIG, Dial, Heartbeat, MountConfig};
@@ -27,6 +32,9 @@ use crate::failure::chain;
 /// How long the processes of a mount that does not go on may take to end. With the search for them this is below the half
 /// minute that a daemon has to start.
 const END_TIMEOUT: Duration = Duration::from_secs(17);
+
+/// How often it is looked whether a worker still holds the directory of its mount.
+const ALONE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A mount that goes on.
 #[derive(Debug)]
@@ -116,16 +124,24 @@ pub async fn adopt(row: MountRow, state_dir: PathBuf) -> Outcome {
         // A dead worker with a thread that waits for the mount does not end before that.
         detach_from(&row).await;
         end_remains(&state_dir, identities).await;
+        nobody_else(&state_dir).await
     };
-    if tokio::time::timeout(END_TIMEOUT, ending).await.is_err() {
-        tracing::error!(mount = %row.id, "its processes do not end, and are left to themselves");
-    }
+    let (leftover, ours) = match tokio::time::timeout(END_TIMEOUT, ending).await {
+        Ok(ours) => (Leftover::KeepUnknown, ours),
+        Err(_) => {
+            tracing::error!(mount = %row.id, "its processes do not end, and are left to themselves");
+            // What one of them still writes is for the next mount, once it has ended.
+            (Leftover::KeepAll, None)
+        }
+    };
     let (dir, made) = (row.dir.as_path().to_owned(), made(&row));
     let machine = machine_of(&row);
     let caller = row.terms.map(|terms| terms.caller).unwrap_or_default();
     let clearing = tokio::task::spawn_blocking(move || {
+        let machine = machine.filter(|_| leftover != Leftover::KeepAll);
         let goodbye = machine.and_then(|machine| Goodbye::owed(machine, caller, &state_dir));
-        clean_up(&dir, &made, &state_dir, Leftover::KeepUnknown);
+        clean_up(&dir, &made, &state_dir, leftover);
+        drop(ours);
         goodbye
     });
     let goodbye = clearing.await.unwrap_or_else(|error| {
@@ -133,6 +149,22 @@ pub async fn adopt(row: MountRow, state_dir: PathBuf) -> Outcome {
         None
     });
     Outcome::Gone { goodbye }
+}
+
+/// Waits until no worker is there any more. `None` where that cannot be seen.
+async fn nobody_else(state_dir: &Path) -> Option<Alone> {
+    loop {
+        match alone(state_dir) {
+            Ok(Some(ours)) => return Some(ours),
+            Ok(None) => tokio::time::sleep(ALONE_INTERVAL).await,
+            Err(error) => {
+                if !error.is_missing() {
+                    tracing::warn!(error = chain(&error), "whether a worker is alive cannot be seen");
+                }
+                return None;
+            }
+        }
+    }
 }
 
 fn machine_of(row: &MountRow) -> Option<Machine> {
@@ -195,4 +227,38 @@ fn plan(row: &MountRow, terms: &Terms, config: io::Result<MountConfig>) -> Optio
         options: config.options,
         ..usual
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use supervisor::presence::Presence;
+    use wire::api::id::MountId;
+    use wire::bytestring::ByteString;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_worker_still_holds_stays_until_that_has_ended() {
+        let scratch = tempfile::tempdir().unwrap();
+        let state_dir = scratch.path().join("m1");
+        std::fs::create_dir(&state_dir).unwrap();
+        let journal = state_dir.join("journal.0");
+        std::fs::write(&journal, b"").unwrap();
+        let row = MountRow {
+            id: MountId::new(1),
+            source: Source::parse(b"host:/src", b"/").unwrap(),
+            dir: ByteString::from(scratch.path().join("mount").as_path()),
+            made: Vec::new(),
+            token: None,
+            keeper: None,
+            worker: None,
+            terms: None,
+        };
+        let worker = Presence::claim(&state_dir).await.unwrap();
+        assert!(matches!(adopt(row.clone(), state_dir.clone()).await, Outcome::Gone { .. }));
+        assert!(journal.exists());
+        drop(worker);
+        assert!(matches!(adopt(row, state_dir.clone()).await, Outcome::Gone { .. }));
+        assert!(!state_dir.exists());
+    }
 }

@@ -41,6 +41,8 @@ pub enum Leftover {
     Remove,
     /// The worker may have left something of value: only its log is removed, and the directory if that was all.
     KeepUnknown,
+    /// Somebody may still be at them.
+    KeepAll,
 }
 
 /// Whether files of a mount that is gone are left.
@@ -58,6 +60,7 @@ pub fn clean_up(dir: &Path, made: &[PathBuf], state_dir: &Path, leftover: Leftov
     remove_made(made);
     let removed = match leftover {
         Leftover::Remove => std::fs::remove_dir_all(state_dir),
+        Leftover::KeepAll => return Cleaned::Kept,
         Leftover::KeepUnknown => remove_worthless(state_dir).and_then(|()| std::fs::remove_dir(state_dir)),
     };
     match removed {

@@ -225,6 +225,9 @@ impl Task {
         if restarts > 0 {
             tokio::spawn(tell_crash(self.owner.clone(), self.id, self.state_dir.clone(), restarts));
         }
+        if let Some(replayed) = ready.replayed.clone() {
+            self.tell(MountEvent::Replayed(Box::new(replayed))).await;
+        }
         (self.row.keeper, self.row.worker) = serving.worker.identities();
         if let Some(terms) = &mut self.row.terms {
             terms.ready = ready;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use supervisor::keeper::PLAN;
 use wire::api::id::MountId;
@@ -10,38 +10,44 @@ use wire::api::machine::Source;
 use wire::bytestring::ByteString;
 use wire::worker::{CONFIG, MountConfig};
 
-/// As slow as a link may be over which it is saved. A mount waits for it before it serves.
-const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
-
-/// Mounts whose remains are replayed at once. More wait for the next mount: each takes as much memory as its journal.
+/// Mounts whose remains are replayed by one mount, and how much that has to read for it at most. More wait for the next
+/// mount, whose turn they are first.
 const REMAINS_MAX: usize = 64;
 
-/// See the module's documentation.
-#[derive(Debug, Default)]
-pub struct Unsaved {
-    /// The directories, the oldest mount's first.
-    pub directories: Vec<ByteString>,
-    /// How long saving it may take.
-    pub patience: Duration,
+/// See [`REMAINS_MAX`].
+const REMAINS_BYTES_MAX: u64 = 512 << 20;
+
+/// What a mount has left that is gone.
+struct Remains {
+    id: MountId,
+    directory: PathBuf,
+    /// When it was last tried to save it, or when the mount began.
+    tried: SystemTime,
 }
 
-/// Looks in `mounts` for what mounts of `source` by the user `uid` have left, but for those that are `known`: these are not
-/// gone. Blocks.
-pub fn of_source(mounts: &Path, source: &Source, uid: u32, known: &[MountId]) -> Unsaved {
-    let Ok(entries) = std::fs::read_dir(mounts) else { return Unsaved::default() };
+/// The directories in `mounts` of what mounts of `source` by the user `uid` have left, the oldest mount's first, but for
+/// those that are `known`: these are not gone. Of many, those that were tried longest ago. Blocks.
+pub fn of_source(mounts: &Path, source: &Source, uid: u32, known: &[MountId]) -> Vec<ByteString> {
+    let Ok(entries) = std::fs::read_dir(mounts) else { return Vec::new() };
     let named = entries.flatten().filter_map(|entry| {
         let id: MountId = entry.file_name().to_str()?.parse().ok()?;
         Some((id, entry.path()))
     });
-    let mut found: Vec<(MountId, PathBuf)> =
-        named.filter(|(id, path)| !known.contains(id) && is_of(path, source, uid)).collect();
-    found.sort_by_key(|(id, _)| *id);
+    let gone = named.filter(|(id, _)| !known.contains(id));
+    let mut found: Vec<Remains> = gone
+        .filter_map(|(id, directory)| Some(Remains { tried: tried(&directory, source, uid)?, id, directory }))
+        .collect();
+    found.sort_by_key(|remains| (remains.tried, remains.id));
     found.truncate(REMAINS_MAX);
-    let bytes: u64 = found.iter().map(|(_, path)| ::mount::unsaved::bytes(path)).sum();
-    Unsaved {
-        directories: found.iter().map(|(_, path)| ByteString::from(path.as_path())).collect(),
-        patience: Duration::from_secs(bytes.div_ceil(BYTES_PER_SECOND_MIN)),
-    }
+    let mut bytes = 0;
+    let mut has_room = |remains: &Remains| {
+        let is_first = bytes == 0;
+        bytes += ::mount::unsaved::bytes(&remains.directory);
+        is_first || bytes <= REMAINS_BYTES_MAX
+    };
+    found.retain(|remains| has_room(remains));
+    found.sort_by_key(|remains| remains.id);
+    found.iter().map(|remains| ByteString::from(remains.directory.as_path())).collect()
 }
 
 /// The highest number of a mount that has a directory in `mounts`. No other mount may get it, also when the database is gone:
@@ -52,17 +58,19 @@ pub fn last_number(mounts: &Path) -> u64 {
     ids.map(MountId::number).max().unwrap_or(0)
 }
 
-fn is_of(directory: &Path, source: &Source, uid: u32) -> bool {
-    // Who has this may have processes.
+/// When it was last tried to save what is in the directory; `None` if it is of another source or user, or of processes
+/// that may be there.
+fn tried(directory: &Path, source: &Source, uid: u32) -> Option<SystemTime> {
     if directory.join(PLAN).exists() {
-        return false;
+        return None;
     }
-    let Ok(file) = File::open(directory.join(CONFIG)) else { return false };
+    let file = File::open(directory.join(CONFIG)).ok()?;
+    let tried = file.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     match MountConfig::read(file) {
-        Ok(config) => config.source == *source && config.owner.uid == uid,
+        Ok(config) => (config.source == *source && config.owner.uid == uid).then_some(tried),
         Err(error) => {
             tracing::warn!(directory = %directory.display(), %error, "it is not known what a mount has shown that is gone");
-            false
+            None
         }
     }
 }
@@ -83,6 +91,54 @@ mod tests {
         files.iter().for_each(|file| std::fs::write(dir.join(file), vec![0; 100_000]).unwrap());
     }
 
+    fn names(found: &[ByteString]) -> Vec<&str> {
+        found.iter().map(|dir| dir.as_path().file_name().unwrap().to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn of_many_those_come_first_that_were_tried_longest_ago() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mounts = scratch.path();
+        let source = Source::parse(b"ssh://box/src", b"/").unwrap();
+        let tried = |number: u64, seconds: u64| {
+            let config = File::open(mounts.join(format!("m{number}")).join(CONFIG)).unwrap();
+            config.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+        };
+        let last = REMAINS_MAX as u64 + 2;
+        for number in 1..=last {
+            leave(mounts, &format!("m{number}"), "ssh://box/src", &[]);
+            tried(number, number);
+        }
+        let all = |from: u64, to: u64| (from..=to).map(|number| format!("m{number}")).collect::<Vec<_>>();
+        assert_eq!(names(&of_source(mounts, &source, 1, &[])), all(1, last - 2));
+        // The oldest have been tried, and stay.
+        (1..=last - 2).for_each(|number| tried(number, 1000));
+        let found = of_source(mounts, &source, 1, &[]);
+        assert_eq!(names(&found)[REMAINS_MAX - 2..], all(last - 1, last));
+        assert_eq!(names(&found)[..REMAINS_MAX - 2], all(1, last - 4));
+    }
+
+    #[test]
+    fn no_more_is_read_at_once_than_a_mount_has_time_for() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mounts = scratch.path();
+        for id in ["m1", "m2", "m3"] {
+            leave(mounts, id, "ssh://box/src", &["journal.0"]);
+        }
+        for (id, bytes) in [("m1", REMAINS_BYTES_MAX + 1), ("m2", 1), ("m3", 1)] {
+            // A hole.
+            File::options()
+                .write(true)
+                .open(mounts.join(id).join("journal.0"))
+                .unwrap()
+                .set_len(bytes)
+                .unwrap();
+        }
+        let source = Source::parse(b"ssh://box/src", b"/").unwrap();
+        let found = of_source(mounts, &source, 1, &[]);
+        assert_eq!(names(&found), ["m1"], "one at least");
+    }
+
     #[test]
     fn only_what_is_of_the_source_and_of_nobody_is_found_the_oldest_first() {
         let scratch = tempfile::tempdir().unwrap();
@@ -96,11 +152,9 @@ mod tests {
         std::fs::create_dir(mounts.join("m5")).unwrap();
         let source = Source::parse(b"ssh://box/src", b"/").unwrap();
         let found = of_source(mounts, &source, 1, &[MountId::new(6)]);
-        let names: Vec<_> = found.directories.iter().map(|dir| dir.as_path().file_name().unwrap()).collect();
-        assert_eq!(names, ["m9", "m10"]);
-        assert_eq!(found.patience, Duration::from_secs(5));
-        assert!(of_source(&mounts.join("none"), &source, 1, &[]).directories.is_empty());
-        assert!(of_source(mounts, &source, 2, &[]).directories.is_empty(), "another user's");
+        assert_eq!(names(&found), ["m9", "m10"]);
+        assert!(of_source(&mounts.join("none"), &source, 1, &[]).is_empty());
+        assert!(of_source(mounts, &source, 2, &[]).is_empty(), "another user's");
         assert_eq!((last_number(mounts), last_number(&mounts.join("none"))), (10, 0));
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use supervisor::identity::{Identity, has_ended};
 use supervisor::keeper::{self, CONTROL_SOCKET, Client, FAILED, KeeperError, State, Status, Token};
+use supervisor::presence::alone;
 use supervisor::process::AdoptError;
 use supervisor::socket::{connect_in, is_own, peer};
 use supervisor::stop::{Grace, StopError, stop};
@@ -256,7 +257,9 @@ impl Worker {
         let found = tokio::time::timeout(ADOPT_PATIENCE, worker.find_keeper()).await;
         match (found, worker.over.take()) {
             (Ok(()), None) => Found::Serving(Box::new(worker)),
-            (Err(_), None) if worker.keeper.is_some() || !known.iter().all(has_gone) => {
+            (Err(_), None)
+                if worker.keeper.is_some() || !(is_nobody_there(state_dir) || known.iter().all(has_gone)) =>
+            {
                 tracing::warn!(state_dir = %state_dir.display(), "a mount's processes are silent");
                 Found::Serving(Box::new(worker))
             }
@@ -596,6 +599,11 @@ fn has_gone(identity: &Identity) -> bool {
         Ok(exists) => !exists || has_ended(identity.pid),
         Err(_) => false,
     }
+}
+
+/// Whether it is certain that no worker is alive. Where no lock is to be had, it is not.
+fn is_nobody_there(state_dir: &Path) -> bool {
+    matches!(alone(state_dir), Ok(Some(_)))
 }
 
 /// Why the keeper gave up, if it did.

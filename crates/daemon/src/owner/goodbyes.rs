@@ -67,7 +67,7 @@ impl Owner {
             // Nothing is opened for it: an agent of this computer is a child process away.
             let link = self.surroundings.connectors.host.connect(request);
             self.goodbyes.under_way.push(machine.clone());
-            tokio::spawn(say(goodbye, async move { Ok((link.await?, None)) }, owner));
+            begin(goodbye, async move { Ok((link.await?, None)) }, owner);
             return;
         }
         let lease = self.connections.get_mut(machine).and_then(|record| record.lend_open(&owner));
@@ -75,7 +75,7 @@ impl Owner {
             return self.goodbyes.wait(goodbye);
         };
         self.goodbyes.under_way.push(machine.clone());
-        tokio::spawn(say(goodbye, async move { Ok((lease.shared_link(), Some(lease))) }, owner));
+        begin(goodbye, async move { Ok((lease.shared_link(), Some(lease))) }, owner);
     }
 
     /// Says what waits for a machine that is connected now.
@@ -135,10 +135,22 @@ impl Goodbyes {
 
 type Reached = Result<(Arc<dyn Link>, Option<Lease>), ErrorObject>;
 
-/// Tries once, and tells the owner.
-async fn say(mut goodbye: Goodbye, reach: impl Future<Output = Reached>, owner: OwnerHandle) {
-    goodbye.tries += 1;
+/// Tries once, and tells the owner, whatever comes of it: its end waits for that.
+fn begin(goodbye: Goodbye, reach: impl Future<Output = Reached> + Send + 'static, owner: OwnerHandle) {
     let machine = goodbye.machine.clone();
+    let trying = tokio::spawn(say(goodbye, reach));
+    tokio::spawn(async move {
+        let failed = trying.await.unwrap_or_else(|error| {
+            tracing::error!(%machine, %error, "the agent of a mount that is over was not told");
+            None
+        });
+        owner.send(Event::GoodbyeTried { machine, failed }).await;
+    });
+}
+
+/// Gives what is to be tried again.
+async fn say(mut goodbye: Goodbye, reach: impl Future<Output = Reached>) -> Option<Box<Goodbye>> {
+    goodbye.tries += 1;
     let saying = async {
         let (link, _lease) = reach.await?;
         link.end_session(goodbye.session, &goodbye.caller).await
@@ -147,7 +159,7 @@ async fn say(mut goodbye: Goodbye, reach: impl Future<Output = Reached>, owner: 
         let message = format!("nothing came of it within {} s", GOODBYE_TIMEOUT.as_secs());
         Err(ErrorObject::new(ErrorKind::TimedOut, message))
     });
-    let failed = match said {
+    match said {
         Ok(()) => {
             tracing::info!(machine = %goodbye.machine, "the agent of a mount that is over has ended");
             let settling = tokio::task::spawn_blocking(move || goodbye.settle());
@@ -160,6 +172,5 @@ async fn say(mut goodbye: Goodbye, reach: impl Future<Output = Reached>, owner: 
             tracing::warn!(machine = %goodbye.machine, %error, "the agent of a mount that is over was not told");
             Some(Box::new(goodbye))
         }
-    };
-    owner.send(Event::GoodbyeTried { machine, failed }).await;
+    }
 }

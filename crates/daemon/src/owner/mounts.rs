@@ -10,6 +10,19 @@ use crate::mount::probe::{FuseProbe, MountProbe, NfsProbe};
 /// Why something was put aside on the machine.
 const CONTENT_CHANGED: &str = "the file on the machine is not what was written to any more";
 
+/// What is known of a replay after more was said of it. A worker that was not there when it began knows only what is left.
+fn after(known: Replayed, said: Replayed) -> Replayed {
+    let mut aside = known.aside;
+    aside.extend(said.aside.into_iter().filter(|new| !aside.contains(new)).collect::<Vec<_>>());
+    Replayed {
+        writes: known.writes.max(said.writes),
+        bytes: known.bytes.max(said.bytes),
+        aside,
+        more: known.more.max(said.more),
+        ..said
+    }
+}
+
 impl MountRecord {
     /// A mount that has never served is its creator's business alone.
     pub(super) fn is_shown(&self) -> bool {
@@ -202,7 +215,7 @@ impl Owner {
                 record.change(Change::WorkerServes);
             }
             MountEvent::Crashed(crash) => record.shown.crash = Some(crash),
-            MountEvent::Replayed(replayed) => return self.tell_replayed(id, &replayed),
+            MountEvent::Replayed(replayed) => return self.note_replayed(id, *replayed),
             MountEvent::Probed(health) => record.change(Change::Probed(health)),
             // A word that was on its way when the mount failed changes nothing.
             MountEvent::Status(_) if record.phase != MountPhase::Serving => {}
@@ -214,6 +227,9 @@ impl Owner {
                     record.shown.degraded = report.degraded;
                 }
                 self.tell_kept_aside(id, report.kept_aside);
+                if let Some(replayed) = report.replayed {
+                    self.note_replayed(id, replayed);
+                }
             }
             MountEvent::Failed { reason } => {
                 record.phase = MountPhase::Failed;
@@ -266,21 +282,25 @@ impl Owner {
         record.kept_aside = paths;
     }
 
-    /// Tells of what had to be put aside when the mount began, and of what stays unsaved.
-    fn tell_replayed(&mut self, id: MountId, replayed: &Replayed) {
-        let Some(record) = self.mounts.get(&id) else { return };
+    /// Notes what has become of what earlier mounts had not saved. Tells of what had to be put aside and of what stays
+    /// unsaved, each once.
+    fn note_replayed(&mut self, id: MountId, replayed: Replayed) {
+        let Some(record) = self.mounts.get_mut(&id) else { return };
+        let known = record.shown.replayed.take().unwrap_or_default();
         let (dir, state) = (&record.shown.dir, MountWord::KeptAside);
         let happened = |reason: &str, path: &ByteString, of: Option<&ByteString>| {
             let (path, of) = (Some(path.clone()), of.cloned());
             Happened::Mount { id, dir: dir.clone(), state, reason: Some(reason.to_owned()), path, of }
         };
         let mut told = Vec::new();
-        for Aside { of, path } in &replayed.aside {
+        for Aside { of, path } in replayed.aside.iter().filter(|aside| !known.aside.contains(aside)) {
             told.push(happened(CONTENT_CHANGED, path, Some(of)));
         }
-        for Left { path, reason } in &replayed.left {
+        let was_left = |path: &ByteString| known.left.iter().any(|left| left.path == *path);
+        for Left { path, reason } in replayed.left.iter().filter(|left| !was_left(&left.path)) {
             told.push(happened(reason, path, None));
         }
+        record.shown.replayed = Some(after(known, replayed));
         told.into_iter().for_each(|happened| self.bus.publish(happened, now()));
     }
 

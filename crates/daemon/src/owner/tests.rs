@@ -29,6 +29,8 @@ struct FakeMachines {
     goodbye_gate: Option<Arc<Notify>>,
     /// Whether no session can be ended.
     is_deaf: AtomicBool,
+    /// Whether ending one is a bug that shows.
+    is_broken: AtomicBool,
     /// How often it was tried.
     goodbyes: AtomicUsize,
     links: Mutex<Vec<Arc<FakeLink>>>,
@@ -94,6 +96,7 @@ impl Link for FakeLink {
             if let Some(gate) = &self.machines.goodbye_gate {
                 gate.notified().await;
             }
+            assert!(!self.machines.is_broken.load(Ordering::Relaxed), "as the test wants it");
             let is_deaf = self.machines.is_deaf.load(Ordering::Relaxed);
             if !is_deaf {
                 self.ended.lock().unwrap().push(session);
@@ -699,6 +702,7 @@ fn said(status: MountStatus, kept_aside: &[&str]) -> MountEvent {
         counters: status::Counters::default(),
         degraded: None,
         kept_aside: kept_aside.iter().map(|path| ByteString::from(*path)).collect(),
+        replayed: None,
     }))
 }
 
@@ -769,6 +773,46 @@ async fn what_happens_to_a_mount_is_told_in_order_and_once() {
         told.push(format!("{state}{path}{}", reason.map(|why| format!(": {why}")).unwrap_or_default()));
     }
     assert_eq!(told, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_what_was_not_saved_is_told_once_also_while_the_mount_serves() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut owner, id, _commands) = owner_of_a_mount(&scratch);
+    let mut events = owner.bus.subscribe(vec![Topic::Mount]);
+    let aside = |name: &str| status::Aside { of: "/m/f".into(), path: name.into() };
+    let left = |path: &str| status::Left { path: path.into(), reason: "full".to_owned() };
+    let saving = status::Replayed { saving: vec!["/s/m1".into(), "/s/m2".into()], ..Default::default() };
+    let one = status::Replayed {
+        writes: 2,
+        aside: vec![aside("/m/f.1")],
+        saving: vec!["/s/m2".into()],
+        ..Default::default()
+    };
+    let both = status::Replayed { left: vec![left("/s/m2")], saving: Vec::new(), ..one.clone() };
+    let report = |replayed: &status::Replayed| match said(MountStatus::Active, &[]) {
+        MountEvent::Status(report) => {
+            MountEvent::Status(Box::new(WorkerStatus { replayed: Some(replayed.clone()), ..*report }))
+        }
+        other => other,
+    };
+    let shown = |owner: &Owner| owner.document().mounts[0].replayed.clone().unwrap();
+    for event in [serving(), MountEvent::Replayed(Box::new(saving.clone())), report(&one), report(&both)] {
+        owner.on(Event::Mount(id, event));
+    }
+    assert_eq!(shown(&owner), both);
+    // A successor knows only what is left.
+    let successors = status::Replayed { left: vec![left("/s/m2")], ..Default::default() };
+    owner.on(Event::Mount(id, MountEvent::Replayed(Box::new(successors))));
+    owner.on(Event::Mount(id, said(MountStatus::Active, &[])));
+    assert_eq!(shown(&owner), both);
+    drop(owner);
+    let mut told = Vec::new();
+    while let Some(Told::Event(event)) = events.next().await {
+        let Happened::Mount { state, path, .. } = event.happened else { panic!("not a mount's") };
+        told.push(format!("{state} {}", path.unwrap_or_default()));
+    }
+    assert_eq!(told, ["active ", "kept_aside /m/f.1", "kept_aside /s/m2"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ use super::options::MountChoices;
 use super::predecessor::{Server as Serving, note_panics_afresh};
 use super::succession::{FUSE, KernelPart, write_part};
 use super::{failure, in_full};
+use crate::Counts;
 use crate::fuse::device::Device;
 use crate::fuse::mountpoint::{
     self, Audience, Contents, MountError, MountOptions, MountPoint, MountPointError, Mounts,
@@ -27,7 +28,6 @@ use crate::fuse::mountpoint::{
 };
 use crate::fuse::serve::{Begin, FuseKernel, ServeError, Server, Start, descriptors, handshake};
 use crate::machine::{Machine, Owners};
-use crate::{Counts, Progress};
 
 /// What the kernel reads ahead by itself, in KiB: the largest request it sends. Its default is an eighth of that, and
 /// each request costs the same.
@@ -169,16 +169,16 @@ impl FuseMount {
         part: KernelPart,
         kept: Vec<OwnedFd>,
         shown: Shown,
-        progress: Progress,
+        home: &Home,
         refused: HashSet<u64>,
     ) -> Result<FuseMount, WorkerError> {
         let devices: Vec<_> = kept.into_iter().map(|kept| Arc::new(Device::from_fd(kept))).collect();
-        part.server.gone().await;
+        part.server.gone(home.presence.as_ref()).await;
         let part = KernelPart { server: Serving::own(), ..part };
         shown.vfs.keep(Kept::Kernel, write_part(&part));
         let (negotiated, path) = (part.negotiated, part.path.as_path().to_path_buf());
         let (vfs, kernel) = (shown.vfs, shown.kernel);
-        let begin = Begin::Takeover;
+        let (begin, progress) = (Begin::Takeover, home.progress());
         let start = Start { devices: &devices, negotiated, vfs, kernel, begin, progress, refused };
         let mut mount = FuseMount::serve(start, path.clone(), None)?;
         mount.connection = read_ahead(path).await;

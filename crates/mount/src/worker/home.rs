@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use supervisor::keeper::Tether;
+use supervisor::presence::Presence;
 use wire::worker::MountConfig;
 
 use crate::Progress;
@@ -16,6 +17,8 @@ pub(super) struct Home {
     pub(super) directory: PathBuf,
     /// What this worker has to do with its keeper.
     pub(super) tether: Arc<Tether>,
+    /// That it is there, as others can see; `None` where no lock is to be had.
+    pub(super) presence: Option<Presence>,
 }
 
 impl Home {

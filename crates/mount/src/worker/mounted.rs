@@ -52,7 +52,7 @@ use super::{failure, in_full};
 use crate::fuse::serve::FuseKernel;
 use crate::machine::{Events, LinkStanding, Machine, held_file};
 use crate::nfs::NoNotices;
-use crate::unsaved::replay_all;
+use crate::unsaved::{Held, Replaying, interrupted};
 
 /// After so many names of one directory, asked for one by one, a reader is taken for one that goes through it: two
 /// happen to everybody.
@@ -82,6 +82,8 @@ pub(super) struct Mounted {
     backend: Backend,
     /// For the next worker.
     reserve: Option<Reserve>,
+    /// What earlier mounts have left unsaved is being saved.
+    replaying: Option<Replaying>,
     /// How it leaves, if it does.
     leaving: Option<(Force, Leaving)>,
 }
@@ -90,6 +92,7 @@ pub(super) struct Mounted {
 enum Event {
     Heard(Heard),
     LinkChanged,
+    Replayed(Option<Replayed>),
     Unmounted,
     Terminated,
     Left(Result<(), WorkerError>),
@@ -104,14 +107,17 @@ impl Mounted {
         let choosing = tokio::task::spawn_blocking(move || Kind::choose(wanted, &choices)).await;
         let kind = choosing.map_err(|error| failure(ErrorKind::Failure, error.to_string()))??;
         let link = Link::first(config, &choices).await?;
-        let replayed = link.replay(config).await;
-        let (shown, parts) = parts(&home, kind, link, Recording::Fresh(home.directory.clone()));
+        let replaying = link.replay(config).await;
+        let replayed = replaying.as_ref().map(Replaying::so_far);
+        let replaying = replaying.filter(|replaying| !replaying.is_over());
+        let held = replaying.as_ref().map(Replaying::held);
+        let (shown, parts) = parts(&home, kind, link, Recording::Fresh(home.directory.clone()), held);
         let backend = match kind {
             Kind::Fuse => Backend::Fuse(FuseMount::begin(&home, &choices, shown).await?),
             Kind::Nfs => Backend::Nfs(NfsMount::begin(&home, &choices, shown, None).await?),
         };
         let mut mounted = Mounted::of(home, backend, parts);
-        mounted.ready.replayed = replayed;
+        (mounted.ready.replayed, mounted.replaying) = (replayed, replaying);
         Ok(mounted)
     }
 
@@ -124,14 +130,18 @@ impl Mounted {
     ) -> Result<Mounted, WorkerError> {
         let choices = MountChoices::parse(&home.config.options)?;
         let (name, descriptors) = of_one_name(kept)?;
-        match name.as_str() {
-            FUSE => Mounted::take_over_fuse(home, choices, descriptors, spare).await,
-            NFS => Mounted::take_over_nfs(home, choices, descriptors, spare).await,
+        // Files that were held may be open now: what is not saved by now is for the next mount.
+        let replayed = interrupted(&home.config);
+        let mut mounted = match name.as_str() {
+            FUSE => Mounted::take_over_fuse(home, choices, descriptors, spare).await?,
+            NFS => Mounted::take_over_nfs(home, choices, descriptors, spare).await?,
             _ => {
                 let message = format!("nothing is served through descriptors named `{name}`");
-                Err(failure(ErrorKind::Failure, message))
+                return Err(failure(ErrorKind::Failure, message));
             }
-        }
+        };
+        mounted.ready.replayed = replayed;
+        Ok(mounted)
     }
 
     async fn take_over_fuse(
@@ -144,7 +154,7 @@ impl Mounted {
         let part = read_part(&restored, vfs::table::Kept::Kernel).map_err(|error| no_record(&error))?;
         let (shown, parts) = parts_again(&home, &choices, Kind::Fuse, restored, spare)?;
         let refused = note_panics(&home.directory);
-        let mount = FuseMount::take_over(part, descriptors, shown, home.progress(), refused).await;
+        let mount = FuseMount::take_over(part, descriptors, shown, &home, refused).await;
         // The next one that takes over needs the session.
         let mount = mount.inspect_err(|_| parts.client.leave())?;
         Ok(Mounted::of(home, Backend::Fuse(mount), parts))
@@ -173,7 +183,7 @@ impl Mounted {
             let tether = home.tether.clone();
             Reserve::keep(dialer, client.clone(), standing.clone(), tether, First::WithLink)
         });
-        Mounted { home, ready, client, vfs, standing, backend, reserve, leaving: None }
+        Mounted { home, ready, client, vfs, standing, backend, reserve, replaying: None, leaving: None }
     }
 
     /// Serves until it is gone.
@@ -187,6 +197,11 @@ impl Mounted {
                 Event::Heard(Heard::Said(ToWorker::Stop { force })) => self.leave(force),
                 Event::Heard(Heard::Gone) => tracing::info!("the mount goes on without a daemon"),
                 Event::LinkChanged => control.send(&self.status()).await,
+                Event::Replayed(Some(replayed)) => {
+                    self.ready.replayed = Some(replayed);
+                    control.send(&self.status()).await;
+                }
+                Event::Replayed(None) => self.replaying = None,
                 Event::Unmounted => {
                     tracing::info!("unmounted");
                     self.leave(Force::Never);
@@ -199,6 +214,8 @@ impl Mounted {
                 }
             }
         }
+        // What it has not come to is kept for the next mount.
+        self.replaying = None;
         // Whoever dies from here on needs no successor.
         self.home.tether.leaving();
         if let Some(reserve) = self.reserve.take() {
@@ -223,6 +240,7 @@ impl Mounted {
         tokio::select! {
             heard = control.next() => Event::Heard(heard),
             Ok(()) = self.standing.changed() => Event::LinkChanged,
+            replayed = next_replayed(&mut self.replaying) => Event::Replayed(replayed),
             () = self.backend.unmounted(), if is_staying => Event::Unmounted,
             Some(()) = terminated.recv() => Event::Terminated,
             outcome = left => {
@@ -336,6 +354,7 @@ impl Mounted {
             counters,
             degraded: self.degraded(),
             kept_aside: Vec::new(),
+            replayed: self.ready.replayed.clone(),
         }))
     }
 }
@@ -389,11 +408,14 @@ impl Link {
         Ok(Link { client, events, part, dialer, spare: First::WithLink })
     }
 
-    /// Brings to the machine what earlier mounts of the tree have left unsaved, before this one shows it.
-    async fn replay(&self, config: &MountConfig) -> Option<Replayed> {
+    /// Brings to the machine what earlier mounts of the tree have left unsaved, before this one shows it as far as that
+    /// does not take long.
+    async fn replay(&self, config: &MountConfig) -> Option<Replaying> {
         let owner = (config.owner.uid, config.owner.gid);
         let (machine, root) = Machine::new(self.client.clone(), &self.part.attached(), owner);
-        replay_all(config, machine, root.id).await
+        let mut replaying = Replaying::begin(config, machine, root.id).await?;
+        replaying.hold().await;
+        Some(replaying)
     }
 
     /// Goes on with the session of a predecessor, whether the machine can be reached now or not.
@@ -438,13 +460,23 @@ struct Parts {
     reserve: Option<Reserve>,
 }
 
-fn parts(home: &Home, kind: Kind, link: Link, recording: Recording) -> (Shown, Parts) {
+fn parts(
+    home: &Home,
+    kind: Kind,
+    link: Link,
+    recording: Recording,
+    held: Option<Arc<Held>>,
+) -> (Shown, Parts) {
     let Link { client, events, part, dialer, spare } = link;
     let (standing, tether) = (events.standing(), home.tether.clone());
     let reserve = Reserve::keep(dialer.clone(), client.clone(), standing.clone(), tether, spare);
     let config = &home.config;
     let (machine, root) =
         Machine::new(client.clone(), &part.attached(), (config.owner.uid, config.owner.gid));
+    let machine = match &held {
+        Some(held) => machine.holding(held.clone()),
+        None => machine,
+    };
     let owners = machine.owners();
     let sync = match config.sync {
         SyncMode::Close => vfs::SyncMode::Close,
@@ -465,6 +497,9 @@ fn parts(home: &Home, kind: Kind, link: Link, recording: Recording) -> (Shown, P
     let release = part.release.clone();
     let vfs = Vfs::recorded(Arc::new(machine), root, options, told, recording);
     events.tell(&vfs);
+    if let Some(held) = held {
+        held.serve(&vfs);
+    }
     distance::watch(client.clone(), &vfs, standing.clone());
     let parts = Parts { client, vfs: vfs.clone(), standing, release, dialer, reserve };
     (Shown { vfs, kernel, owners }, parts)
@@ -481,7 +516,15 @@ fn parts_again(
     let source: SourcePart =
         read_part(&restored, vfs::table::Kept::Source).map_err(|error| no_record(&error))?;
     let link = Link::again(&home.config, choices, source, &restored, spare);
-    Ok(parts(home, kind, link, Recording::Restored(Box::new(restored))))
+    Ok(parts(home, kind, link, Recording::Restored(Box::new(restored)), None))
+}
+
+/// What has come of a replay; `None` once it is over; never, if there is none.
+async fn next_replayed(replaying: &mut Option<Replaying>) -> Option<Replayed> {
+    match replaying {
+        Some(replaying) => replaying.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn restore(home: &Home) -> Result<Restored, WorkerError> {

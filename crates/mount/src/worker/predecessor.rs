@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use supervisor::Identity;
+use supervisor::presence::Presence;
 
 use crate::fuse::serve::{THREAD_PREFIX, current};
 
@@ -40,8 +41,12 @@ impl Server {
     }
 
     /// Waits until none of the threads that read requests is there any more. A process counts as dead before its last
-    /// thread has ended, and what such a thread is just taking would be asked for again too early, and never again.
-    pub(super) async fn gone(&self) {
+    /// thread has ended, and what such a thread is just taking would be asked for again too early, and never again. Where the
+    /// lock on the mount's directory says that nobody else was there, that is so.
+    pub(super) async fn gone(&self, presence: Option<&Presence>) {
+        if presence.is_some_and(Presence::was_alone) {
+            return;
+        }
         let Server(Some(server)) = *self else { return };
         let until = Instant::now() + THREADS_WAIT;
         while server.exists().unwrap_or(true) && has_readers(server.pid) {

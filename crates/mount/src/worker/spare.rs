@@ -32,8 +32,9 @@ use super::in_full;
 use super::succession::SPARE;
 use crate::machine::LinkStanding;
 
-/// One that lived for less was refused, or was of no use.
-const SHORT_LIFE: Duration = Duration::from_secs(10);
+/// One that lived for less was refused, or was of no use. A session that is stopped does not take one, and its relay gives up
+/// after ten seconds: that is such a one, too.
+const SHORT_LIFE: Duration = Duration::from_secs(15);
 
 /// The pause after the end of one that has lived: it ended with its login, or with its keeper.
 const PAUSE: Duration = Duration::from_secs(1);

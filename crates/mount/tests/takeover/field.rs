@@ -35,6 +35,20 @@ impl Field {
 
     /// The same, with workers that panic in this operation.
     pub fn with_fault(backend: Backend, options: &[(&str, &str)], fault: &str) -> Option<Field> {
+        Field::begin(backend, options, fault, None)
+    }
+
+    /// Mounts again what another one shows, which has left what was not saved in its directory.
+    pub fn again(&self) -> Option<Field> {
+        Field::begin(Backend::Fuse, &[], "", Some((self.source(), self.state())))
+    }
+
+    fn begin(
+        backend: Backend,
+        options: &[(&str, &str)],
+        fault: &str,
+        earlier: Option<(PathBuf, PathBuf)>,
+    ) -> Option<Field> {
         if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
             eprintln!("skipped: needs root and /dev/fuse");
             return None;
@@ -44,9 +58,13 @@ impl Field {
         for directory in [&source, &mount, &state] {
             std::fs::create_dir(directory).unwrap();
         }
+        let (shown, unsaved) = match earlier {
+            Some((source, state)) => (source, vec![state.as_path().into()]),
+            None => (source, Vec::new()),
+        };
         let config = MountConfig {
             id: MountId::new(1),
-            source: Source::parse(source.as_os_str().as_encoded_bytes(), b"/").unwrap(),
+            source: Source::parse(shown.as_os_str().as_encoded_bytes(), b"/").unwrap(),
             dir: mount.as_path().into(),
             backend,
             access: Access::ReadWrite,
@@ -60,7 +78,7 @@ impl Field {
             state_dir: state.as_path().into(),
             dial: Dial::Host,
             owner: Owner { uid: 0, gid: 0 },
-            unsaved: Vec::new(),
+            unsaved,
         };
         std::fs::write(state.join(CONFIG), serde_json::to_vec(&config).unwrap()).unwrap();
         let launch = |part: &str| Launch { program: program(), arguments: vec![part.into()] };

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 
 use rustix::process::{Signal, kill_process};
+use supervisor::presence::alone;
 use wire::api::mount::{Backend, Force};
 
 use super::Field;
@@ -70,6 +71,45 @@ fn what_was_taken_from_a_writer_and_is_not_on_the_machine_is_kept_and_named() {
     assert_eq!(stopping.kept_aside, [field.state().as_path().into()]);
     let kept = fs::read(field.state().join("journal.0")).unwrap();
     assert!(kept.windows(7).any(|bytes| bytes == b"unsaved"));
+}
+
+#[test]
+fn of_two_mounts_that_begin_at_once_one_saves_what_an_earlier_one_has_left_and_neither_tells_otherwise() {
+    let Some(mut earlier) = mount() else { return };
+    let mut open = File::create(earlier.mounted().join("a")).unwrap();
+    let agent = earlier.agent();
+    kill_process(agent, Signal::STOP).unwrap();
+    open.write_all(b"unsaved").unwrap();
+    earlier.leave(Force::Always);
+    kill_process(agent, Signal::KILL).unwrap();
+    drop(open);
+    let begin = || earlier.again().unwrap();
+    let fields = std::thread::scope(|scope| {
+        let both = [scope.spawn(begin), scope.spawn(begin)];
+        both.map(|field| field.join().unwrap())
+    });
+    let mut writes = 0;
+    for field in fields {
+        let replayed = field.ready.replayed.clone().unwrap();
+        assert_eq!((replayed.aside, replayed.left, replayed.saving), (vec![], vec![], vec![]));
+        writes += replayed.writes;
+        assert_eq!(fs::read_to_string(field.mounted().join("a")).unwrap(), "unsaved");
+        field.stop();
+    }
+    assert_eq!(writes, 1);
+    assert!(!earlier.state().join("journal.0").exists());
+}
+
+#[test]
+fn a_worker_can_be_seen_to_be_there_until_it_has_ended() {
+    let Some(mut field) = mount() else { return };
+    let is_nobody_there = |field: &Field| alone(&field.state()).unwrap().is_some();
+    assert!(!is_nobody_there(&field));
+    field.kill_worker();
+    drop(field.connect());
+    assert!(!is_nobody_there(&field));
+    field.leave(Force::Never);
+    assert!(is_nobody_there(&field));
 }
 
 #[test]

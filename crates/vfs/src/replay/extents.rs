@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 const OFFSET_MAX: u64 = i64::MAX as u64;
 
 /// Ranges that do not overlap, by their offsets.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Extents(BTreeMap<u64, Bytes>);
 
 /// A range that is written at once.

@@ -3,7 +3,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 
+use parking_lot::Mutex;
+
 use super::*;
+use crate::file::{Kind, Name};
+use crate::replay::save::READ_WRITE;
 use crate::table::Notice;
 use crate::testing::{Gate, Memory, Stop};
 use crate::vfs::{Recording, WriteFrom};
@@ -123,12 +127,12 @@ impl Left {
     fn manner(&self) -> Manner {
         let label = "20260101-m1".to_owned();
         let round = self.rounds.fetch_add(1, Ordering::Relaxed);
-        Manner { root: self.memory.root().id, round, label, caller: CALLER }
+        Manner { root: self.memory.root().id, round, label, caller: CALLER, answer_wait: ANSWER_WAIT }
     }
 
     async fn replay(&self) -> Replayed {
         let unsaved = Unsaved::read(self.scratch.path()).expect("readable");
-        replay(unsaved, self.memory.clone(), self.manner()).await.expect("replayed")
+        replay(unsaved, self.memory.clone(), self.manner(), |_| {}).await.expect("replayed")
     }
 
     fn content(&self, id: FileId) -> Vec<u8> {
@@ -404,7 +408,8 @@ fn a_hostile_journal_reaches_nothing_outside() {
                 file.ino = Ino(1000 + number as u64);
                 file.place = Some((left.id(), path.as_bytes().into()));
             }
-            let replayed = replay(unsaved, left.memory.clone(), left.manner()).await.expect("replayed");
+            let replaying = replay(unsaved, left.memory.clone(), left.manner(), |_| {});
+            let replayed = replaying.await.expect("replayed");
             assert_eq!((replayed.aside.len(), replayed.writes), (1, 0), "{path}: {replayed:?}");
         }
         assert_eq!(left.at("d/f"), b"before");
@@ -423,4 +428,109 @@ fn a_journal_of_another_release_stays() {
     assert!(matches!(Unsaved::read(scratch.path()), Err(ReplayError::Journal(_))));
     std::fs::write(&journal, b"").expect("written");
     assert!(Unsaved::read(scratch.path()).expect("readable").is_empty());
+}
+
+#[test]
+fn a_journal_that_lost_its_first_write_is_empty() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let journal = scratch.path().join(crate::journal::FILES[0]);
+    for length in [24, 25, 4096, 200_000] {
+        let mut bytes = vec![0; length];
+        std::fs::write(&journal, &bytes).expect("written");
+        assert!(Unsaved::read(scratch.path()).expect("readable").is_empty(), "{length}");
+        bytes[length - 1] = 1;
+        std::fs::write(&journal, bytes).expect("written");
+        assert!(Unsaved::read(scratch.path()).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn a_file_that_the_source_does_not_answer_for_is_left_and_the_others_are_saved() {
+    for stop in [Stop::Asking("open"), Stop::Replying("write"), Stop::Asking("sync")] {
+        block_on(async {
+            let left = Left::by(End::Killed, b"before", WRITES).await;
+            left.memory.mend();
+            let mut unsaved = Unsaved::read(left.scratch.path()).expect("readable");
+            // The same for another file, which is asked for later.
+            let other = left.memory.edit(|tree| {
+                let directory = tree.at("d").expect("there");
+                tree.make(directory, &name("g"), Kind::File, 0o640).expect("new")
+            });
+            let entry = left.memory.look(|tree| tree.get(other).expect("there").attributes.content());
+            let [file] = &unsaved.files[..] else { panic!("one file") };
+            let second = UnsavedFile {
+                ino: Ino(1000),
+                place: Some((other, b"d/g"[..].into())),
+                content: entry,
+                writes: file.writes.clone(),
+                extents: file.extents.clone(),
+                clear_set_id: false,
+            };
+            unsaved.files.push(second);
+            let gate = left.memory.stop(stop);
+            let mut done = Vec::new();
+            let manner = Manner { answer_wait: std::time::Duration::from_millis(50), ..left.manner() };
+            let replayed = replay(unsaved, left.memory.clone(), manner, |id| done.push(id)).await;
+            let replayed = replayed.expect("replayed");
+            gate.reached().await;
+            assert_eq!(replayed.left, [(b"d/f"[..].into(), Errno::ETIMEDOUT)], "{stop:?}");
+            assert_eq!((replayed.writes, left.at("d/g")), (3, [&[0; 4], &AFTER[4..]].concat()), "{stop:?}");
+            assert_eq!(done, [other, left.id()], "{stop:?}");
+            left.memory.mend();
+            // The next replay goes on where this one was.
+            let replayed = left.replay().await;
+            assert_eq!((replayed.writes, replayed.aside), (3, vec![]), "{stop:?}");
+            assert_eq!(left.at("d/f"), AFTER, "{stop:?}");
+        });
+    }
+}
+
+#[test]
+fn a_file_with_the_first_of_the_writes_in_it_is_the_one_that_they_were_for() {
+    let arrived: &[&[u8]] = &[b"befofive", b"befofiveseven", b"befofivese", b"befofi\0"];
+    for end in [End::GivenUp, End::Killed] {
+        for content in arrived {
+            block_on(async {
+                let left = Left::by(end, b"before", WRITES).await;
+                left.memory.edit(|tree| {
+                    let file = left.id_in(tree);
+                    tree.write(file, Some(0), content).expect("written");
+                });
+                left.memory.mend();
+                let replayed = left.replay().await;
+                let is_theirs = !content.ends_with(b"\0");
+                assert_eq!(replayed.aside.is_empty(), is_theirs, "{content:?}: {replayed:?}");
+                assert_eq!(left.at("d/f") == AFTER, is_theirs, "{content:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_midst_of_a_write_makes_no_conflict() {
+    for end in [End::GivenUp, End::Killed] {
+        block_on(async {
+            let left = Left::by(end, b"before", WRITES).await;
+            left.memory.mend();
+            left.memory.write_at_most(3);
+            // It takes three bytes, and no more.
+            let gate = left.memory.stop(Stop::Replying("write"));
+            tokio::join!(
+                async {
+                    gate.reached().await;
+                    left.memory.fail_next("write", Errno::ENOSPC);
+                    gate.release();
+                },
+                async {
+                    let replayed = left.replay().await;
+                    assert_eq!(replayed.left, [(b"d/f"[..].into(), Errno::ENOSPC)]);
+                }
+            );
+            assert_eq!(left.at("d/f"), b"befofiv");
+            left.memory.mend();
+            let replayed = left.replay().await;
+            assert_eq!((replayed.writes, replayed.aside), (3, vec![]), "{end:?}");
+            assert_eq!(left.at("d/f"), AFTER);
+        });
+    }
 }

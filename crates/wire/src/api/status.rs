@@ -171,6 +171,9 @@ pub struct Replayed {
     pub aside: Vec<Aside>,
     /// What could not be saved this time either.
     pub left: Vec<Left>,
+    /// Local directories that keep what is still being saved: it is not shown yet, and its files are not opened before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub saving: Vec<ByteString>,
     /// So many more of both.
     #[serde(skip_serializing_if = "is_none")]
     pub more: u64,

@@ -133,3 +133,17 @@ async fn a_goodbye_that_comes_to_nothing_does_not_keep_the_daemon() {
     let ended = tokio::time::timeout(GOODBYE_TIMEOUT * 2, answered).await;
     ended.expect("it ends").unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_that_ends_in_a_panic_does_not_keep_the_daemon() {
+    let (rig, gate) = gated();
+    let directory = tempfile::tempdir().unwrap();
+    rig.machines.is_broken.store(true, Ordering::Relaxed);
+    let _lease = rig.owner.acquire(wanted(ssh_box())).await.unwrap();
+    rig.say(goodbye(ssh_box(), 1, directory.path())).await;
+    let (answer, answered) = oneshot::channel();
+    rig.owner.send(Event::Quit { answer }).await;
+    gate.notify_one();
+    let ended = tokio::time::timeout(GOODBYE_TIMEOUT * 2, answered).await;
+    ended.expect("it ends").unwrap();
+}

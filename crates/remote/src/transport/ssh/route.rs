@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! the newest ──full──► the next newest ──full──► ... ──full──► another is asked for ──► the newest
-//!     ▲                                                 │ what is only held in reserve is given back first, once
+//!     ▲                                                 │ what is only held in reserve is given back first
 //!     └─────────────────────────────────────────────────┘
 //! ```
 
@@ -24,15 +24,15 @@ pub(crate) struct Route<'a> {
     tried: Slots,
     /// Why those that were tried gave no channel. That one is full counts for more than that one is gone.
     reason: Option<SshError>,
-    /// Whether sessions have been waited for that were only held in reserve.
-    has_waited: bool,
+    /// How often sessions have been waited for that were only held in reserve.
+    waits: u32,
 }
 
 impl<'a> Route<'a> {
     /// Through the newest master there is.
     pub(crate) fn of(dial: &'a SshDial) -> Route<'a> {
         let (slot, tried) = (Slot::FIRST, Slots::default());
-        let mut route = Route { dial, slot, tried, reason: None, has_waited: false };
+        let mut route = Route { dial, slot, tried, reason: None, waits: 0 };
         route.slot = route.newest_untried().unwrap_or(Slot::FIRST);
         route
     }
@@ -78,9 +78,11 @@ impl<'a> Route<'a> {
         if matches!(reason, MasterGone { .. }) {
             return Err(reason);
         }
-        if !self.has_waited && scarcity::mark(&scarcity::mark_of(self.dial.control_path.as_path())) {
-            self.has_waited = true;
-            tokio::time::sleep(scarcity::GIVING_BACK).await;
+        if self.waits < scarcity::GIVING_BACK_TRIES_MAX
+            && scarcity::mark(&scarcity::mark_of(self.dial.control_path.as_path()))
+        {
+            self.waits += 1;
+            tokio::time::sleep(scarcity::GIVING_BACK_INTERVAL).await;
             (self.tried, self.reason) = (Slots::default(), Some(reason));
             self.slot = self.newest_untried().unwrap_or(Slot::FIRST);
             return Ok(());

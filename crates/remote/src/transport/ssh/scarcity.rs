@@ -22,8 +22,14 @@ const MARK: &str = ".full";
 const MARKED: Duration = Duration::from_secs(600);
 
 /// How long it takes at most until a session is free again after the mark: a channel is closed, here and there, by
-/// processes that wait for nothing.
-pub(super) const GIVING_BACK: Duration = Duration::from_millis(500);
+/// processes that wait for nothing but the way.
+const GIVING_BACK: Duration = Duration::from_millis(1500);
+
+/// How long it is waited before it is tried again whether one is.
+pub(super) const GIVING_BACK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often it is.
+pub(super) const GIVING_BACK_TRIES_MAX: u32 = 3;
 
 /// The mark of the masters whose first one has its socket at `control`.
 pub(crate) fn mark_of(control: &Path) -> PathBuf {
