@@ -59,6 +59,8 @@ pub struct Machine {
     owners: Owners,
     /// Files that are not to be used yet.
     held: Option<Arc<Held>>,
+    /// The user the agent acts as; `None` if it may act for all.
+    acts_as: Option<u32>,
 }
 
 impl Machine {
@@ -66,7 +68,8 @@ impl Machine {
     pub fn new(client: AgentClient, attached: &Attached, mount_owner: (u32, u32)) -> (Machine, Entry) {
         let (uid, gid) = mount_owner;
         let owners = if attached.privileged && uid == 0 { Owners::Machine } else { Owners::One { uid, gid } };
-        let machine = Machine { client, owners, held: None };
+        let acts_as = (!attached.privileged).then_some(attached.uid);
+        let machine = Machine { client, owners, held: None, acts_as };
         let root = machine.entry(attached.root);
         (machine, root)
     }
@@ -124,7 +127,9 @@ impl Machine {
 
     fn opened(&self, opened: remote::client::Opened) -> Opened {
         let directory = opened.directory.map(|attributes| self.attributes(attributes));
-        Opened { entry: self.entry(opened.entry), content: opened.content, whole: opened.whole, directory }
+        let is_own = self.acts_as.is_none_or(|uid| opened.entry.attributes.uid == uid);
+        let (entry, whole) = (self.entry(opened.entry), opened.whole);
+        Opened { entry, content: opened.content, whole, directory, is_own }
     }
 
     fn removed(&self, removed: remote::client::Removed) -> Removed {
@@ -237,7 +242,14 @@ impl Source for Machine {
         if let Target::Place(place) = &target {
             self.passed(place.id).await;
         }
-        Ok(self.entry(outcome(self.changing().set_attributes(target.far()?, changes.far()?).await)?))
+        let client = match vfs::request::is_promised() {
+            true => self.changing().patient(),
+            false => self.changing(),
+        };
+        let mut call = client.set_attributes(target.far()?, changes.far()?);
+        call.queued().await;
+        vfs::request::queued();
+        Ok(self.entry(outcome(call.await)?))
     }
 
     async fn read_link(&self, place: Place) -> Result<Bytes> {
@@ -337,8 +349,10 @@ impl Source for Machine {
         clear_set_id: bool,
     ) -> Result<Written> {
         // What a program was told is written is kept for as long as the machine may come back.
-        let written = self.changing().patient().write(handle.far()?, at.far()?, clear_set_id, bytes).await;
-        Ok(self.written(outcome(written)?))
+        let mut call = self.changing().patient().write(handle.far()?, at.far()?, clear_set_id, bytes);
+        call.queued().await;
+        vfs::request::queued();
+        Ok(self.written(outcome(call.await)?))
     }
 
     async fn sync(&self, target: Target, data_only: bool) -> Result<()> {
@@ -398,6 +412,10 @@ impl Source for Machine {
 
     fn next_sequence(&self) -> Option<Sequence> {
         self.client.next_sequence().map(|number| Sequence(number.0))
+    }
+
+    fn is_sure(&self, changes: &AttributeChanges) -> bool {
+        self.owner_changes(*changes).is_ok()
     }
 
     fn settled(&self, sequence: Sequence) {

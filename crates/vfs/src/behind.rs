@@ -1,55 +1,100 @@
-//! Writing behind: what has been taken from writers and is not yet at the source.
+//! Writing behind: what has been answered and is not yet at the source, writes and changes of attributes.
 //!
 //! One [`Behind`] per open file, shared by its handles. Writes to different ranges go to the source side by side; one that
-//! overlaps another waits for it, so that the later wins. An error is kept until every handle that was open has been
-//! told, once.
+//! overlaps another waits for it, so that the later wins. A change of attributes and whatever comes after it keep their
+//! order: the later of the two is sent while the earlier is under way only if the source has [queued](Behind::queued) that
+//! for the same handle, since what is asked of one handle is carried out in its order; else it waits. What was sent behind
+//! another ends after it. An error is kept until every handle that was open has been told, once.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::errno::Errno;
 use crate::file::ThreadId;
+use crate::source::HandleId;
 
-/// Writes of one file under way at once. Enough to fill a link with 4 KiB writes; a bound on tasks.
-const WRITES_MAX: usize = 1024;
+/// Changes of one file under way at once. Enough to fill a link with 4 KiB writes; a bound on tasks.
+const CHANGES_MAX: usize = 1024;
 
 /// Bytes taken and not yet written, over all files of a mount. 90 MB/s at 200 ms are 18 MB.
 pub(crate) const UNWRITTEN_BYTES_MAX: usize = 32 << 20;
 
-#[derive(Clone, Copy, Debug)]
-struct Range {
-    number: u64,
-    start: u64,
-    end: u64,
-    writer: ThreadId,
+/// What is to be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// The content from the first to before the second offset. An end of [`u64::MAX`] is not known.
+    Content(u64, u64),
+    Attributes,
 }
 
-impl Range {
-    fn overlaps(&self, start: u64, end: u64) -> bool {
-        self.start < end && start < self.end
+impl Extent {
+    /// Whether the order of the two counts.
+    fn conflicts(self, other: Extent) -> bool {
+        match (self, other) {
+            (Extent::Content(start, end), Extent::Content(from, to)) => start < to && from < end,
+            _ => true,
+        }
+    }
+
+    fn is_content(self) -> bool {
+        matches!(self, Extent::Content(..))
+    }
+}
+
+/// A change, by whom and through what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub(crate) extent: Extent,
+    pub(crate) handle: HandleId,
+    pub(crate) writer: ThreadId,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    number: u64,
+    change: Change,
+    /// What is asked of its handle from now on is carried out after it.
+    is_queued: bool,
+}
+
+impl Begun {
+    /// Whether a later change has to wait before it is sent.
+    fn holds_up(&self, later: &Change) -> bool {
+        let Change { extent, handle, .. } = self.change;
+        let are_contents = extent.is_content() && later.extent.is_content();
+        let is_in_line = self.is_queued && handle == later.handle && !are_contents;
+        extent.conflicts(later.extent) && !is_in_line
     }
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Under way, unordered.
-    ranges: Vec<Range>,
-    /// Number of the last range taken.
+    changes: Vec<Begun>,
+    /// Number of the last change taken.
     begun: u64,
     /// Number of the last error and the error.
     failed: Option<(u64, Errno)>,
     failures: u64,
 }
 
+impl State {
+    fn take(&mut self, change: Change) -> Taken {
+        self.begun += 1;
+        self.changes.push(Begun { number: self.begun, change, is_queued: false });
+        Taken(self.begun)
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Behind {
     state: Mutex<State>,
-    written: Notify,
+    moved: Notify,
 }
 
-/// A range that was taken, to be given back by [`Behind::end`].
-#[derive(Debug)]
+/// A change that was taken, to be given back by [`Behind::end`].
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken(u64);
 
 /// Number of the last error that a handle has been told; handles start at the file's present number.
@@ -73,94 +118,114 @@ impl Behind {
         }
     }
 
-    /// Waits until the range is free and there is room, then takes it.
-    pub(crate) async fn begin(&self, start: u64, end: u64, writer: ThreadId) -> Taken {
+    /// Waits until the change may be sent and there is room, then takes it.
+    pub(crate) async fn begin(&self, change: Change) -> Taken {
         loop {
-            let written = self.written.notified();
+            let moved = self.moved.notified();
             {
                 let mut state = self.state.lock();
-                let overlaps = state.ranges.iter().any(|range| range.overlaps(start, end));
-                if !overlaps && state.ranges.len() < WRITES_MAX {
-                    state.begun += 1;
-                    let number = state.begun;
-                    state.ranges.push(Range { number, start, end, writer });
-                    return Taken(number);
+                let waits = state.changes.iter().any(|begun| begun.holds_up(&change));
+                if !waits && state.changes.len() < CHANGES_MAX {
+                    return state.take(change);
                 }
             }
-            written.await;
+            moved.await;
         }
     }
 
-    /// Takes a range behind others that overlap it, whatever there is room for: of a write that was taken before.
+    /// Takes a change behind others that it may not overtake, whatever there is room for: one that was taken before.
     /// [`Behind::turn`] waits for it.
-    pub(crate) fn inherit(&self, start: u64, end: u64) -> Taken {
-        let mut state = self.state.lock();
-        state.begun += 1;
-        let number = state.begun;
-        state.ranges.push(Range { number, start, end, writer: ThreadId::UNKNOWN });
-        Taken(number)
+    pub(crate) fn inherit(&self, change: Change) -> Taken {
+        self.state.lock().take(change)
     }
 
-    /// Waits until no range that was taken before this one overlaps it.
-    pub(crate) async fn turn(&self, taken: &Taken) {
+    /// The source carries out after this what is asked of its handle from now on.
+    pub(crate) fn queued(&self, taken: Taken) {
+        let mut state = self.state.lock();
+        if let Some(begun) = state.changes.iter_mut().find(|begun| begun.number == taken.0) {
+            begun.is_queued = true;
+        }
+        drop(state);
+        self.moved.notify_waiters();
+    }
+
+    /// Waits until nothing is under way that was taken before this and may not come after it.
+    pub(crate) async fn turn(&self, taken: Taken) {
         loop {
-            let written = self.written.notified();
+            let moved = self.moved.notified();
             {
                 let state = self.state.lock();
-                let Some(own) = state.ranges.iter().find(|range| range.number == taken.0) else { return };
-                let is_before =
-                    |range: &Range| range.number < own.number && range.overlaps(own.start, own.end);
-                if !state.ranges.iter().any(is_before) {
+                let Some(own) = state.changes.iter().find(|begun| begun.number == taken.0) else { return };
+                let is_before = |begun: &Begun| {
+                    begun.number < own.number && begun.change.extent.conflicts(own.change.extent)
+                };
+                if !state.changes.iter().any(is_before) {
                     return;
                 }
             }
-            written.await;
+            moved.await;
         }
     }
 
-    /// Writes under way.
+    /// Changes under way.
     pub(crate) fn under_way(&self) -> usize {
-        self.state.lock().ranges.len()
+        self.state.lock().changes.len()
     }
 
-    /// Gives a range back.
-    pub(crate) fn end(&self, taken: &Taken, outcome: Result<(), Errno>) {
+    /// Where the content ends at least when all that is under way is over; `None` where the source decides.
+    pub(crate) fn reaches(&self) -> Option<u64> {
+        let state = self.state.lock();
+        let mut ends = state.changes.iter().map(|begun| match begun.change.extent {
+            Extent::Content(_, u64::MAX) => None,
+            Extent::Content(_, end) => Some(end),
+            Extent::Attributes => Some(0),
+        });
+        ends.try_fold(0, |most: u64, end| Some(most.max(end?)))
+    }
+
+    /// Gives a change back.
+    pub(crate) fn end(&self, taken: Taken, outcome: Result<(), Errno>) {
         let mut state = self.state.lock();
-        state.ranges.retain(|range| range.number != taken.0);
+        state.changes.retain(|begun| begun.number != taken.0);
         if let Err(errno) = outcome {
             state.failures += 1;
             state.failed = Some((state.failures, errno));
         }
         drop(state);
-        self.written.notify_waiters();
+        self.moved.notify_waiters();
     }
 
     /// Whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.state.lock().ranges.is_empty()
+        self.state.lock().changes.is_empty()
     }
 
-    /// Whose writes are under way, each as often as it comes.
+    /// Whose changes are under way, each as often as it comes.
     pub(crate) fn writers(&self) -> Vec<ThreadId> {
-        self.state.lock().ranges.iter().map(|range| range.writer).collect()
+        self.state.lock().changes.iter().map(|begun| begun.change.writer).collect()
     }
 
-    /// Waits until every write that has been taken by now is over.
+    /// Waits until every change that has been taken by now is over.
     pub(crate) async fn caught_up(&self) {
-        self.caught_up_in(0, u64::MAX).await;
+        self.until_over(|_| true).await;
     }
 
     /// Waits until every write to the range that has been taken by now is over. Later ones are not waited for: a steady
     /// writer would hold a reader up for ever.
     pub(crate) async fn caught_up_in(&self, start: u64, end: u64) {
+        let range = Extent::Content(start, end);
+        self.until_over(|extent| extent.is_content() && extent.conflicts(range)).await;
+    }
+
+    async fn until_over(&self, is_waited_for: impl Fn(Extent) -> bool) {
         let taken = self.state.lock().begun;
         loop {
-            let written = self.written.notified();
-            let is_before = |range: &Range| range.number <= taken && range.overlaps(start, end);
-            if !self.state.lock().ranges.iter().any(is_before) {
+            let moved = self.moved.notified();
+            let is_before = |begun: &Begun| begun.number <= taken && is_waited_for(begun.change.extent);
+            if !self.state.lock().changes.iter().any(is_before) {
                 return;
             }
-            written.await;
+            moved.await;
         }
     }
 }

@@ -169,6 +169,36 @@ pub struct AttributeChanges {
     pub clear_set_id: bool,
 }
 
+impl AttributeChanges {
+    /// What a file is expected to be after these. Times that are the source's present stay as they were.
+    pub(crate) fn predict(&self, before: Attributes) -> Attributes {
+        let time = |set, before| if let SetTime::To(time) = set { time } else { before };
+        Attributes {
+            size: self.size.unwrap_or(before.size),
+            uid: self.uid.unwrap_or(before.uid),
+            gid: self.gid.unwrap_or(before.gid),
+            mode: self.mode.unwrap_or(before.mode),
+            accessed: time(self.accessed, before.accessed),
+            modified: time(self.modified, before.modified),
+            ..before
+        }
+    }
+
+    /// These and then `later`, at once.
+    pub(crate) fn then(self, later: AttributeChanges) -> AttributeChanges {
+        let time = |set, before| if set == SetTime::Keep { before } else { set };
+        AttributeChanges {
+            size: later.size.or(self.size),
+            uid: later.uid.or(self.uid),
+            gid: later.gid.or(self.gid),
+            mode: later.mode.or(self.mode),
+            accessed: time(later.accessed, self.accessed),
+            modified: time(later.modified, self.modified),
+            clear_set_id: self.clear_set_id || later.clear_set_id,
+        }
+    }
+}
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "open(2)'s own words")]

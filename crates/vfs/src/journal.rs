@@ -1,4 +1,4 @@
-//! Writes that were taken from writers and are not yet at the source, in two files that outlive the process.
+//! Writes, and changes of attributes, that were answered and are not yet at the source, in two files that outlive the process.
 //!
 //! One file is written on; when it is full and nothing in the other is pending any more, they change places, and the other
 //! is written from its start again, into pages that the system has already. When both are full, writers wait. All
@@ -7,7 +7,7 @@
 //! ```text
 //! offset  size  header
 //!      0     8  "steadjnl"
-//!      8     4  version: 2; 1 has no records of files
+//!      8     4  version: 3; 2 has no changes of attributes, and 1 no records of files either
 //!     12     4  zero
 //!     16     8  epoch: of two files, the higher is the younger
 //!
@@ -15,15 +15,16 @@
 //!      0     4  CRC-32 (IEEE) of what follows, the bytes included
 //!      4     4  length of the bytes
 //!      8     8  epoch of the file when it was written
-//!     16     1  kind: 1 a write, 2 writes that are done, 3 a file
-//!     17     1  for a write, bit 0: clears set-id bits; for a file, bit 0: its content is known, bit 1: its place is said
+//!     16     1  kind: 1 a write, 2 writes that are done, 3 a file, 4 a change of attributes
+//!     17     1  for a write and a change of attributes, bit 0: clears set-id bits; for a file, bit 0: its content is known,
+//!               bit 1: its place is said
 //!     18     6  zero
 //!     24     8  sequence number under which it is sent
 //!     32     8  the kernel's number of the request
 //!     40     8  handle
 //!     48     8  node
 //!     56     8  offset in the file
-//!     64   ...  bytes; of kind 2, sequence numbers of 8 bytes each; of kind 3, see below
+//!     64   ...  bytes; of kind 2, sequence numbers of 8 bytes each; of kinds 3 and 4, see below
 //!
 //! offset  size  bytes of a file's record, all other fields but the node being zero
 //!      0     8  size
@@ -31,9 +32,19 @@
 //!     16     8  nanoseconds
 //!     24    24  where the place is said: device, inode, birth
 //!     48   ...  its path below the root; empty for a file without a name
+//!
+//! offset  size  bytes of a change of attributes, which has no offset
+//!      0     1  what is set. Bit 0: owner, 1: group, 2: mode; bit 3: last read, 4: to the source's present; bit 5: last
+//!               change of the content, 6: to the source's present
+//!      1     1  zero
+//!      2     2  mode
+//!      4     4  owner
+//!      8     4  group
+//!     12    12  last read: nanoseconds, and seconds since 1970 in 8 bytes
+//!     24    12  last change of the content: as before
 //! ```
 //!
-//! A file is described in each journal file before its first write there; then, where it has writes that are not done, each
+//! A file is described in each journal file before its first write or change there; then, where it has writes that are not done, each
 //! time its content is known to be another. Of what is said of a file the last counts.
 //!
 //! The first record that does not match its checksum, or is of another epoch, ends a file. That a write is done is recorded
@@ -51,15 +62,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::behind::UNWRITTEN_BYTES_MAX;
-use crate::file::{Content, FileId, Time};
+use crate::file::{AttributeChanges, Content, FileId, SetTime, Time};
 use crate::request::{RequestId, Sequence};
 use crate::source::{HandleId, Place};
 use crate::table::Ino;
 
 const MAGIC: [u8; 8] = *b"steadjnl";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Versions that are read.
-const VERSIONS: [u32; 2] = [1, VERSION];
+const VERSIONS: [u32; 3] = [1, 2, VERSION];
 const HEADER_BYTES: usize = 24;
 const RECORD_BYTES: usize = 64;
 /// Their names, in a mount's directory.
@@ -75,6 +86,9 @@ const WRITE_BYTES_MAX: usize = 16 << 20;
 const CONTENT_BYTES: usize = 24;
 const PLACE_BYTES: usize = 48;
 
+/// The bytes of a change of attributes.
+const CHANGES_BYTES: usize = 36;
+
 /// What is read of one file at most: it is begun anew when it is full, but for lists of what is done.
 const READ_BYTES_MAX: u64 = 2 * SEGMENT_BYTES_MAX + WRITE_BYTES_MAX as u64;
 
@@ -82,6 +96,7 @@ mod kind {
     pub(super) const WRITE: u8 = 1;
     pub(super) const DONE: u8 = 2;
     pub(super) const FILE: u8 = 3;
+    pub(super) const ATTRIBUTES: u8 = 4;
 }
 
 /// Writes that are done and not yet recorded to be: they cost a successor a question each.
@@ -90,9 +105,19 @@ const DONE_MAX: usize = 64;
 /// Bits of the first epoch that are not known to whoever writes files: content must not pass for a record.
 const EPOCH_SALT_SHIFT: u32 = 16;
 
-/// What a write is.
+/// What the bytes of a [`Pending`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Those of a write.
+    Content,
+    /// A change of attributes, to be read with [`attributes_of`].
+    Attributes,
+}
+
+/// What a write or a change of attributes is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
+    pub(crate) what: What,
     pub(crate) sequence: Sequence,
     pub(crate) request: RequestId,
     pub(crate) handle: HandleId,
@@ -179,7 +204,7 @@ pub(crate) struct Done {
 pub(crate) struct Left {
     /// In the order in which they were taken.
     pub(crate) pending: Vec<Pending>,
-    /// Requests whose writes were taken, with how much: they need no other answer.
+    /// Requests whose writes were taken, with how much, and 0 for changes of attributes: they need no other answer.
     pub(crate) taken: HashMap<RequestId, u32>,
     /// What is said of files.
     pub(crate) files: HashMap<Ino, Described>,
@@ -192,7 +217,10 @@ impl Left {
             kind::FILE => self.describe(header.ino, flags, &bytes),
             _ => {
                 if header.request != RequestId(0) {
-                    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    let length = match header.what {
+                        What::Content => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+                        What::Attributes => 0,
+                    };
                     *self.taken.entry(header.request).or_default() += length;
                 }
                 self.pending.push(Pending { header, bytes: bytes.into() });
@@ -224,6 +252,7 @@ enum Placed {
 }
 
 const NO_WRITE: Header = Header {
+    what: What::Content,
     sequence: Sequence(0),
     request: RequestId(0),
     handle: HandleId(0),
@@ -231,6 +260,57 @@ const NO_WRITE: Header = Header {
     offset: 0,
     clear_set_id: false,
 };
+
+/// The bytes of a change of attributes. A change of size is none of these: it is waited for.
+pub(crate) fn bytes_of(changes: &AttributeChanges) -> Bytes {
+    let AttributeChanges { uid, gid, mode, accessed, modified, .. } = *changes;
+    let mut bits = u8::from(uid.is_some()) | u8::from(gid.is_some()) << 1 | u8::from(mode.is_some()) << 2;
+    let mut times = [Time::default(); 2];
+    for (number, (set, time)) in [accessed, modified].into_iter().zip(&mut times).enumerate() {
+        bits |= match set {
+            SetTime::Keep => 0,
+            SetTime::Now => 0b11,
+            SetTime::To(to) => {
+                *time = to;
+                0b01
+            }
+        } << (3 + 2 * number);
+    }
+    let mut bytes = Vec::with_capacity(CHANGES_BYTES);
+    bytes.extend_from_slice(&[bits, 0]);
+    bytes.extend_from_slice(&mode.unwrap_or(0).to_le_bytes());
+    bytes.extend_from_slice(&uid.unwrap_or(0).to_le_bytes());
+    bytes.extend_from_slice(&gid.unwrap_or(0).to_le_bytes());
+    for Time { seconds, nanoseconds } in times {
+        bytes.extend_from_slice(&nanoseconds.to_le_bytes());
+        bytes.extend_from_slice(&seconds.to_le_bytes());
+    }
+    bytes.into()
+}
+
+/// What [`bytes_of`] has made these bytes of; nothing is changed by others.
+pub(crate) fn attributes_of(header: &Header, bytes: &[u8]) -> AttributeChanges {
+    let nothing = AttributeChanges::default();
+    let Some(bytes) = bytes.first_chunk::<CHANGES_BYTES>() else { return nothing };
+    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let is_set = |bit: u8| bytes[0] & 1 << bit != 0;
+    let time = |bit: u8, at: usize| match (is_set(bit), is_set(bit + 1)) {
+        (false, _) => SetTime::Keep,
+        (true, true) => SetTime::Now,
+        (true, false) => {
+            SetTime::To(Time { nanoseconds: word(at), seconds: number(bytes, at + 4).cast_signed() })
+        }
+    };
+    AttributeChanges {
+        uid: is_set(0).then(|| word(4)),
+        gid: is_set(1).then(|| word(8)),
+        mode: is_set(2).then(|| u16::from_le_bytes([bytes[2], bytes[3]])),
+        accessed: time(3, 12),
+        modified: time(5, 24),
+        clear_set_id: header.clear_set_id,
+        ..nothing
+    }
+}
 
 /// A file's record, whole.
 fn file_record(epoch: u64, ino: Ino, content: Option<Content>, place: Option<&Place>) -> Vec<u8> {
@@ -328,7 +408,9 @@ impl Segment {
             next_record(&mut reader, epoch, found - length).map_err(self.fails("read"))?
         {
             length += (RECORD_BYTES + bytes.len()) as u64;
+            let what = if record[16] == kind::ATTRIBUTES { What::Attributes } else { What::Content };
             let header = Header {
+                what,
                 sequence: Sequence(number(&record, 24)),
                 request: RequestId(number(&record, 32)),
                 handle: HandleId(number(&record, 40)),
@@ -435,12 +517,12 @@ impl State {
             let place = if is_placed { None } else { file.place() };
             lead = file_record(segment.epoch, ino, content, place.as_ref());
         }
-        lead.extend_from_slice(&record(
-            segment.epoch,
-            (kind::WRITE, u8::from(header.clear_set_id)),
-            header,
-            bytes,
-        ));
+        let kind = match header.what {
+            What::Content => kind::WRITE,
+            What::Attributes => kind::ATTRIBUTES,
+        };
+        let flags = u8::from(header.clear_set_id);
+        lead.extend_from_slice(&record(segment.epoch, (kind, flags), header, bytes));
         segment.append(&lead, bytes)?;
         self.placed.insert(ino);
         self.contents.extend(content.map(|content| (ino, content)));
@@ -702,6 +784,7 @@ mod tests {
 
     fn write(sequence: u64, bytes: &[u8]) -> Pending {
         let header = Header {
+            what: What::Content,
             sequence: Sequence(sequence),
             request: RequestId(sequence * 2),
             handle: HandleId(3),
@@ -737,6 +820,34 @@ mod tests {
 
         fn place(&self) -> Option<Place> {
             Some(Place { id: FileId { device: 1, inode: 2, birth: 3 }, path: self.path.as_bytes().into() })
+        }
+    }
+
+    fn times() -> impl Strategy<Value = SetTime> {
+        prop_oneof![
+            Just(SetTime::Keep),
+            Just(SetTime::Now),
+            (any::<i64>(), 0..1_000_000_000u32)
+                .prop_map(|(seconds, nanoseconds)| SetTime::To(Time { seconds, nanoseconds })),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_change_of_attributes_is_read_as_it_was_written(
+            (uid, gid, mode) in any::<(Option<u32>, Option<u32>, Option<u16>)>(),
+            (accessed, modified) in (times(), times()),
+            clear_set_id: bool,
+        ) {
+            let changes = AttributeChanges { size: None, uid, gid, mode, accessed, modified, clear_set_id };
+            let header = Header { what: What::Attributes, clear_set_id, ..write(3, b"").header };
+            let scratch = tempfile::tempdir().expect("a directory");
+            let journal = Journal::open(scratch.path(), true, SEGMENT_BYTES_MAX).expect("opened").0;
+            let bytes = bytes_of(&changes);
+            append(&journal, &Pending { header, bytes });
+            let left = left(scratch.path());
+            prop_assert_eq!(left[0].header, header);
+            prop_assert_eq!(attributes_of(&left[0].header, &left[0].bytes), changes);
         }
     }
 

@@ -34,8 +34,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::errno::Errno;
-use crate::file::{Caller, Content, FileId};
-use crate::journal::{JournalError, files_by_age, read_left};
+use crate::file::{AttributeChanges, Caller, Content, FileId, SetTime};
+use crate::journal::{JournalError, What, attributes_of, files_by_age, read_left};
 use crate::log::{Log, LogError};
 use crate::source::{HandleId, Place, Source};
 use crate::table::Ino;
@@ -93,6 +93,9 @@ struct UnsavedFile {
     /// What counts of them in the end.
     extents: Extents,
     clear_set_id: bool,
+    /// What is to be set when the writes are there, and of how many changes.
+    attributes: AttributeChanges,
+    changes: u64,
 }
 
 /// What a mount has left unsaved in its directory.
@@ -157,9 +160,18 @@ impl Unsaved {
                     writes: Vec::new(),
                     extents: Extents::default(),
                     clear_set_id: false,
+                    attributes: AttributeChanges::default(),
+                    changes: 0,
                 });
             }
             let file = &mut files[number];
+            if write.header.what == What::Attributes {
+                file.changes += 1;
+                file.attributes = file.attributes.then(attributes_of(&write.header, &write.bytes));
+                continue;
+            }
+            // It has changed the content since.
+            file.attributes.modified = SetTime::Keep;
             file.extents
                 .put(offset, write.bytes.clone())
                 .ok_or_else(|| ReplayError::Offset { directory: directory.to_owned(), offset })?;
@@ -209,7 +221,7 @@ impl Unsaved {
 
 impl UnsavedFile {
     fn count(&self) -> u64 {
-        self.writes.len() as u64
+        self.writes.len() as u64 + self.changes
     }
 }
 

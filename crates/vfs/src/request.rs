@@ -44,11 +44,16 @@ pub struct Slot {
     pub is_repeat: bool,
 }
 
+/// What is done when a change has its place at the source.
+pub(crate) type OnQueued = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct Chosen {
     request: Option<RequestId>,
     sequence: Cell<Option<Sequence>>,
     is_repeat: bool,
+    is_promised: bool,
+    on_queued: Cell<Option<OnQueued>>,
 }
 
 tokio::task_local! {
@@ -61,16 +66,33 @@ pub async fn answering<F: Future>(request: RequestId, slot: Option<Slot>, operat
         request: Some(request),
         sequence: Cell::new(slot.map(|slot| slot.sequence)),
         is_repeat: slot.is_some_and(|slot| slot.is_repeat),
+        ..Chosen::default()
     };
     CHOSEN.scope(chosen, operation).await
 }
 
-/// Carries `change` out under a number of its own.
-pub(crate) async fn numbered<F: Future>(sequence: Option<Sequence>, change: F) -> F::Output {
-    match sequence {
-        None => change.await,
-        Some(_) => CHOSEN.scope(Chosen { sequence: Cell::new(sequence), ..Chosen::default() }, change).await,
+/// Carries out, under a number of its own, a change of which it was said that it has been made.
+pub(crate) async fn promised<F: Future>(
+    sequence: Option<Sequence>,
+    on_queued: Option<OnQueued>,
+    change: F,
+) -> F::Output {
+    let (sequence, on_queued) = (Cell::new(sequence), Cell::new(on_queued));
+    CHOSEN.scope(Chosen { sequence, on_queued, is_promised: true, ..Chosen::default() }, change).await
+}
+
+/// For a [`Source`](crate::source::Source): the change that is being sent has its place, and what is asked of the same open
+/// file from now on is carried out after it, whatever becomes of the way to it. A source that cannot say so says nothing.
+pub fn queued() {
+    if let Some(on_queued) = CHOSEN.try_with(|chosen| chosen.on_queued.take()).ok().flatten() {
+        on_queued();
     }
+}
+
+/// For a [`Source`](crate::source::Source): whoever asked for the change has been told that it is made. It is to be kept for
+/// as long as the source may come back.
+pub fn is_promised() -> bool {
+    CHOSEN.try_with(|chosen| chosen.is_promised).unwrap_or(false)
 }
 
 /// For a [`Source`](crate::source::Source): the number under which the change that is about to be sent is to be sent. Gives

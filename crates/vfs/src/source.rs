@@ -84,6 +84,8 @@ pub struct Opened {
     pub whole: bool,
     /// The directory as it is after a creation, where the source says so for free.
     pub directory: Option<Attributes>,
+    /// Whether the source is sure to let the file's mode and times be set: it acts as the file's owner, or may do everything.
+    pub is_own: bool,
 }
 
 /// What a removal left behind.
@@ -330,6 +332,13 @@ pub trait Source: Send + Sync + 'static {
     /// is [`settled`](Source::settled). `None` if that cannot be had.
     fn next_sequence(&self) -> Option<Sequence> {
         None
+    }
+
+    /// Whether the source is sure to make these changes of a file of which it has said [`Opened::is_own`], so that a caller
+    /// need not wait to hear it. Only a source that carries out what is asked of one handle in the order in which it was
+    /// [queued](crate::request::queued) may say so.
+    fn is_sure(&self, _changes: &AttributeChanges) -> bool {
+        false
     }
 
     /// Nothing will be sent under this number any more, if ever something was.

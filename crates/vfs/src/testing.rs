@@ -4,7 +4,7 @@
 //! ([`Memory::tell_one`]), as late and in whatever order; what is told is what is there then. Changes made through the
 //! source are told only where the reply did not tell them. A request waits twice where a test says so: before it is
 //! carried out and before its reply arrives ([`Memory::stop`]), or for a few turns of the executor, at random
-//! ([`Memory::jitter`]).
+//! ([`Memory::jitter`]). Of what comes through one handle, only writes overtake writes.
 
 mod kernel;
 mod tree;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 pub use kernel::BelievingKernel;
 pub use tree::{Event, File, Tree};
@@ -28,7 +28,7 @@ use crate::file::{
     Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Kind, Lock, Name, OpenFlags, RenameMode,
     SeekFor, Space, WriteAt, XattrMode,
 };
-use crate::request::{Sequence, take_sequence};
+use crate::request::{Sequence, queued, take_sequence};
 use crate::source::{
     Change, Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target,
     WalkBudget, WalkFrom, Written,
@@ -108,8 +108,12 @@ struct State {
     handles: HashMap<HandleId, FileId>,
     stops: Vec<(Stop, Arc<Gate>)>,
     faults: Vec<(&'static str, Errno)>,
+    /// Numbers of the changes that wait for their turn, by the handles they go through.
+    lines: HashMap<HandleId, Vec<(usize, &'static str)>>,
+    changes: usize,
     calls: HashMap<&'static str, usize>,
     fails_after: Option<(usize, Errno)>,
+    is_unsure: bool,
     write_bytes_max: Option<usize>,
     numbers_max: Option<u64>,
     /// The last number set aside, and what was answered under each that is not settled.
@@ -143,6 +147,44 @@ pub struct Inner {
     /// No directory can be watched: what leases hold for.
     unwatched_ms: AtomicU64,
     page_entries: AtomicU64,
+    /// A line has moved on.
+    moved: Notify,
+}
+
+/// A place in the line of a handle. It is left when this is dropped.
+struct InLine<'a> {
+    inner: &'a Inner,
+    handle: HandleId,
+    number: usize,
+    name: &'static str,
+}
+
+impl InLine<'_> {
+    async fn turn(&self) {
+        loop {
+            let moved = self.inner.moved.notified();
+            let holds_up = |(number, name): &(usize, &str)| {
+                *number < self.number && (*name != "write" || self.name != "write")
+            };
+            if !self.inner.state.lock().lines[&self.handle].iter().any(holds_up) {
+                return;
+            }
+            moved.await;
+        }
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        let mut state = self.inner.state.lock();
+        let line = state.lines.get_mut(&self.handle).expect("it is in it");
+        line.retain(|(number, _)| *number != self.number);
+        if line.is_empty() {
+            state.lines.remove(&self.handle);
+        }
+        drop(state);
+        self.inner.moved.notify_waiters();
+    }
 }
 
 impl Memory {
@@ -167,6 +209,11 @@ impl Inner {
     /// No more numbers than these are set aside at once.
     pub fn keep_numbers(&self, numbers_max: u64) {
         self.state.lock().numbers_max = Some(numbers_max);
+    }
+
+    /// Nothing is certain before it is done.
+    pub fn be_unsure(&self) {
+        self.state.lock().is_unsure = true;
     }
 
     /// Writes are cut short.
@@ -327,8 +374,33 @@ impl Inner {
         is_change: bool,
         request: impl FnOnce(&mut State) -> Result<T>,
     ) -> Result<T> {
+        self.carry_out_in_line(name, is_change, None, request).await
+    }
+
+    fn enter_line(&self, handle: HandleId, name: &'static str) -> InLine<'_> {
+        let mut state = self.state.lock();
+        state.changes += 1;
+        let number = state.changes;
+        state.lines.entry(handle).or_default().push((number, name));
+        InLine { inner: self, handle, number, name }
+    }
+
+    async fn carry_out_in_line<T: Clone + Send + 'static>(
+        &self,
+        name: &'static str,
+        is_change: bool,
+        handle: Option<HandleId>,
+        request: impl FnOnce(&mut State) -> Result<T>,
+    ) -> Result<T> {
         let sequence = if is_change { take_sequence() } else { None };
+        let in_line = handle.map(|handle| self.enter_line(handle, name));
+        if in_line.is_some() {
+            queued();
+        }
         self.ask(name).await?;
+        if let Some(in_line) = &in_line {
+            in_line.turn().await;
+        }
         let outcome = {
             let mut state = self.state.lock();
             match sequence.and_then(|sequence| state.answered(sequence)) {
@@ -343,6 +415,7 @@ impl Inner {
                 }
             }
         };
+        drop(in_line);
         self.wait(Stop::Replying(name)).await;
         outcome
     }
@@ -462,7 +535,7 @@ impl State {
         let entry = self.tree.entry(id)?;
         let content = self.tree.read(id, 0, inline)?;
         let whole = inline > 0 && content.len() as u64 == entry.attributes.size;
-        Ok(Opened { entry, content, whole, directory: None })
+        Ok(Opened { entry, content, whole, directory: None, is_own: true })
     }
 
     fn removed(&self, directory: FileId, id: FileId) -> Result<Removed> {
@@ -542,7 +615,8 @@ impl Source for Memory {
             state.tree.set_attributes(id, changes)?;
             state.tree.entry(id)
         };
-        self.carry_out("set_attributes", true, request).await
+        let handle = if let Target::Handle(handle) = target { Some(handle) } else { None };
+        self.carry_out_in_line("set_attributes", true, handle, request).await
     }
 
     async fn read_link(&self, place: Place) -> Result<Bytes> {
@@ -688,7 +762,7 @@ impl Source for Memory {
             let bytes = state.tree.write(id, offset, &bytes[..taken])?;
             Ok(Written { bytes, attributes: state.tree.entry(id)?.attributes })
         };
-        self.carry_out("write", true, request).await
+        self.carry_out_in_line("write", true, Some(handle), request).await
     }
 
     async fn sync(&self, _target: Target, _data_only: bool) -> Result<()> {
@@ -798,6 +872,10 @@ impl Source for Memory {
         }
         state.sequence += 1;
         Some(Sequence(state.sequence))
+    }
+
+    fn is_sure(&self, _changes: &AttributeChanges) -> bool {
+        !self.state.lock().is_unsure
     }
 
     fn settled(&self, sequence: Sequence) {

@@ -9,6 +9,7 @@ mod hostile;
 mod limits;
 mod model;
 mod names;
+mod pipelined;
 mod restore;
 mod taken;
 mod walks;

@@ -195,7 +195,8 @@ impl<S: Source> Vfs<S> {
 
     /// Says how long a question to the source takes. Up to [`NEAR`] every `open` asks whether the file has changed. Beyond
     /// it an `open` of a file under lease does not wait: the source tells of a change in half the time that a question
-    /// takes, so that whoever has heard of the change another way has hardly been faster.
+    /// takes, so that whoever has heard of the change another way has hardly been faster. And only beyond it are attributes said
+    /// to be set before they are.
     pub fn set_round_trip(&self, round_trip: Duration) {
         self.near.store(round_trip <= NEAR, Ordering::Relaxed);
     }

@@ -12,7 +12,7 @@ use super::judge::holds_only_ours;
 use super::progress::{Progress, Written};
 use super::{Manner, NO_NAME, UnsavedFile};
 use crate::errno::{Errno, Result};
-use crate::file::{Caller, Content, Entry, Kind, NAME_BYTES_MAX, Name, OpenFlags, WriteAt};
+use crate::file::{AttributeChanges, Caller, Content, Entry, Kind, NAME_BYTES_MAX, Name, OpenFlags, WriteAt};
 use crate::log::LogError;
 use crate::source::{HandleId, Place, Source, TRANSFER_BYTES_MAX, Target};
 use crate::table::Ino;
@@ -129,6 +129,15 @@ impl<S: Source> Replay<S> {
         }
         let is_same =
             |entry: &Entry| Some(entry.id) == id && entry.attributes.kind == Kind::File && aside.is_none();
+        if pieces.is_empty() && file.attributes != AttributeChanges::default() {
+            // Attributes alone are worth no new file.
+            if let Some(entry) = found.entry.filter(is_same) {
+                let place = Place { id: entry.id, path: path.into() };
+                self.set_attributes(file, Target::Place(place)).await?;
+            }
+            self.progress.lock().over(file.ino)?;
+            return Ok(Fate::Saved);
+        }
         if let Some(entry) = found.entry.filter(is_same) {
             let place = Place { id: entry.id, path: path.into() };
             if self.write_to(file, place, &pieces, handle).await? {
@@ -216,8 +225,23 @@ impl<S: Source> Replay<S> {
                 self.write_piece(handle, piece, file.clear_set_id, |content| has(number, content)).await?;
             has(number + 1, content)?;
         }
+        self.set_attributes(file, Target::Handle(handle)).await?;
         self.answer(self.source.sync(Target::Handle(handle), false)).await?;
         Ok(true)
+    }
+
+    /// Sets what was to be set after the writes. A file that is not to be changed so any more keeps what it has.
+    async fn set_attributes(&self, file: &UnsavedFile, target: Target) -> Result<()> {
+        if file.attributes == AttributeChanges::default() {
+            return Ok(());
+        }
+        match self.answer(self.source.set_attributes(target, file.attributes)).await {
+            Err(errno) if is_of_file(errno) => {
+                tracing::warn!(node = file.ino.0, %errno, "attributes of a file were not saved");
+                Ok(())
+            }
+            outcome => outcome.map(|_| ()),
+        }
     }
 
     /// How many pieces are in a file that is what the writes were for; `None` if it is not.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::file::{Kind, Name};
+use crate::file::{Kind, Name, Time};
 use crate::replay::save::READ_WRITE;
 use crate::table::Notice;
 use crate::testing::{Gate, Memory, Stop};
@@ -82,6 +82,17 @@ impl Left {
             assert_eq!(vfs.kept_writes(), writes.len(), "what failed after that stays");
         }
         left
+    }
+
+    /// Nothing has been written to the file by anybody yet.
+    fn with_nothing() -> Left {
+        let memory = Memory::new();
+        memory.edit(|tree| {
+            let directory = tree.make(tree.root, &name("d"), Kind::Directory, 0o755).expect("new");
+            let file = tree.make(directory, &name("f"), Kind::File, 0o640).expect("new");
+            tree.write(file, Some(0), b"before").expect("written");
+        });
+        Left::of(memory)
     }
 
     fn of(memory: Arc<Memory>) -> Left {
@@ -465,6 +476,8 @@ fn a_file_that_the_source_does_not_answer_for_is_left_and_the_others_are_saved()
                 writes: file.writes.clone(),
                 extents: file.extents.clone(),
                 clear_set_id: false,
+                attributes: AttributeChanges::default(),
+                changes: 0,
             };
             unsaved.files.push(second);
             let gate = left.memory.stop(stop);
@@ -531,6 +544,48 @@ fn a_disk_that_is_full_in_the_midst_of_a_write_makes_no_conflict() {
             let replayed = left.replay().await;
             assert_eq!((replayed.writes, replayed.aside), (3, vec![]), "{end:?}");
             assert_eq!(left.at("d/f"), AFTER);
+        });
+    }
+}
+
+#[test]
+fn attributes_that_were_not_saved_are_set_after_what_was_written_before_them() {
+    const THEN: Time = Time { seconds: 1_000_000_000, nanoseconds: 5 };
+    for (writes_before, writes_after) in [(false, false), (true, false), (true, true)] {
+        block_on(async {
+            let left = Left::with_nothing();
+            let vfs = left.mount();
+            let handle = left.open(&vfs).await;
+            left.cut();
+            left.memory.stop(Stop::Asking("set_attributes"));
+            let ino = vfs.find(left.id()).expect("known");
+            let write = |offset| vfs.write(handle, offset, "ours".into(), WriteFrom::Pages, false);
+            if writes_before {
+                write(0).await.expect("taken");
+            }
+            let changes = AttributeChanges {
+                mode: Some(0o751),
+                modified: SetTime::To(THEN),
+                ..AttributeChanges::default()
+            };
+            let by = crate::file::ThreadId::UNKNOWN;
+            let set = vfs.set_attributes_ahead(ino.into(), changes, by).await.expect("set");
+            assert!(set.is_some());
+            if writes_after {
+                write(4).await.expect("taken");
+            }
+            drop(vfs);
+            left.memory.mend();
+            let replayed = left.replay().await;
+            assert_eq!((replayed.aside, replayed.left), (vec![], vec![]));
+            let attributes = left.memory.look(|tree| tree.get(left.id_in(tree)).expect("there").attributes);
+            assert_eq!((attributes.mode, attributes.modified == THEN), (0o751, !writes_after));
+            let expected: &[u8] = match (writes_before, writes_after) {
+                (false, _) => b"before",
+                (true, false) => b"oursre",
+                (true, true) => b"oursours",
+            };
+            assert_eq!(left.at("d/f"), expected);
         });
     }
 }

@@ -10,7 +10,7 @@ use crate::file::{AttributeChanges, FileId, Kind, RenameMode, ThreadId};
 use crate::log::Records;
 use crate::request::{RequestId, answering};
 use crate::testing::Random;
-use crate::vfs::{Recording, Removal, Restored};
+use crate::vfs::{AttributeTarget, Recording, Removal, Restored};
 use crate::{Options, SyncMode};
 
 /// Bytes that are written at once, at multiples of it.
@@ -22,19 +22,61 @@ const UNDER_WAY_MAX: usize = 6;
 /// What a kernel asks for. Names are made once, so that whatever happens twice fails.
 #[derive(Clone, Debug, PartialEq)]
 enum Ask {
-    Lookup { at: (Ino, String) },
-    Create { at: (Ino, String), append: bool },
-    MakeDirectory { at: (Ino, String) },
-    Unlink { at: (Ino, String) },
-    Rename { from: (Ino, String), to: (Ino, String) },
-    Link { ino: Ino, by: (Ino, String), at: (Ino, String) },
-    Open { ino: Ino, by: (Ino, String), append: bool },
-    Write { file: Held, from: u64, to: u64, version: u64 },
-    Append { file: Held, token: u64 },
-    Truncate { ino: Ino, by: (Ino, String) },
-    Flush { file: Held },
-    Sync { file: Held },
-    Release { file: Held },
+    Lookup {
+        at: (Ino, String),
+    },
+    Create {
+        at: (Ino, String),
+        append: bool,
+    },
+    MakeDirectory {
+        at: (Ino, String),
+    },
+    Unlink {
+        at: (Ino, String),
+    },
+    Rename {
+        from: (Ino, String),
+        to: (Ino, String),
+    },
+    Link {
+        ino: Ino,
+        by: (Ino, String),
+        at: (Ino, String),
+    },
+    Open {
+        ino: Ino,
+        by: (Ino, String),
+        append: bool,
+    },
+    Write {
+        file: Held,
+        from: u64,
+        to: u64,
+        version: u64,
+    },
+    Append {
+        file: Held,
+        token: u64,
+    },
+    Truncate {
+        ino: Ino,
+        by: (Ino, String),
+    },
+    /// The mode of an open file.
+    Mode {
+        file: Held,
+        mode: u16,
+    },
+    Flush {
+        file: Held,
+    },
+    Sync {
+        file: Held,
+    },
+    Release {
+        file: Held,
+    },
 }
 
 impl Ask {
@@ -59,7 +101,7 @@ impl Ask {
     fn node(&self) -> Option<Ino> {
         match self {
             Ask::Link { ino, .. } | Ask::Open { ino, .. } | Ask::Truncate { ino, .. } => Some(*ino),
-            Ask::Write { file, .. } | Ask::Append { file, .. } => Some(file.ino),
+            Ask::Write { file, .. } | Ask::Append { file, .. } | Ask::Mode { file, .. } => Some(file.ino),
             Ask::Flush { file } | Ask::Sync { file } | Ask::Release { file } => Some(file.ino),
             _ => None,
         }
@@ -87,6 +129,7 @@ struct State {
     nodes: HashMap<Ino, (FileId, Kind, u64)>,
     names: BTreeMap<(Ino, String), FileId>,
     content: HashMap<FileId, Content>,
+    modes: HashMap<FileId, u16>,
     files: Vec<Held>,
     asked: BTreeMap<u64, Ask>,
     requests: u64,
@@ -170,7 +213,7 @@ impl State {
 
     /// Something a kernel may ask for now.
     fn ask(&mut self, random: &mut Random) -> Option<Ask> {
-        let ask = match random.below(17) {
+        let ask = match random.below(19) {
             0 => Ask::Lookup { at: self.some_name(random)? },
             1 | 2 => Ask::Create { at: self.fresh_name(random), append: random.below(3) == 0 },
             3 => Ask::MakeDirectory { at: self.fresh_name(random) },
@@ -197,6 +240,14 @@ impl State {
                 let file = self.some_file(random).filter(|file| !self.is_busy(file.ino))?;
                 self.files.retain(|other| other.handle != file.handle);
                 Ask::Release { file }
+            }
+            12 | 13 => {
+                let file = self.some_file(random)?;
+                let is_set = |ask: &Ask| matches!(ask, Ask::Mode { file: of, .. } if of.id == file.id);
+                if self.asked.values().any(is_set) {
+                    return None;
+                }
+                Ask::Mode { file, mode: random.below(0o1000) as u16 }
             }
             _ => {
                 let file = self.some_file(random)?;
@@ -291,6 +342,18 @@ impl Life {
                 let changes = AttributeChanges { size: Some(0), ..AttributeChanges::default() };
                 vfs.set_attributes((*ino).into(), changes).await.map(|_| (None, None))
             }
+            Ask::Mode { file, mode } => {
+                let changes = AttributeChanges { mode: Some(*mode), ..AttributeChanges::default() };
+                let by = ThreadId::UNKNOWN;
+                // By name it might cross a change of the name.
+                let of = AttributeTarget { ino: file.ino, handle: Some(file.handle) };
+                let expected = match vfs.set_attributes_ahead(of, changes, by).await? {
+                    Some(expected) => expected,
+                    None => vfs.set_attributes(of, changes).await?,
+                };
+                assert_eq!(expected.mode, *mode);
+                Ok((None, None))
+            }
             Ask::Flush { file } => vfs.flush(file.handle, 0, None).await.map(|()| (None, None)),
             Ask::Sync { file } => vfs.sync(file.handle, true).await.map(|()| (None, None)),
             Ask::Release { file } => {
@@ -347,6 +410,7 @@ impl Life {
             Ask::Append { file, token } => {
                 state.content.get_mut(&file.id).expect("a file").tokens.push(token)
             }
+            Ask::Mode { file, mode } => drop(state.modes.insert(file.id, mode)),
             Ask::Truncate { ino, .. } => {
                 let id = state.nodes[&ino].0;
                 state.content.get_mut(&id).expect("a file").words.clear();
@@ -412,7 +476,13 @@ impl Life {
                 .chunks(WORD)
                 .map(|word| u64::from_le_bytes(word.try_into().expect("whole words")))
                 .collect();
+            let (seen, _) = self.vfs.attributes(file.ino.into()).await.expect("seen");
             let state = self.state.lock();
+            let is_set = |ask: &Ask| matches!(ask, Ask::Mode { file: of, .. } if of.id == file.id);
+            if !state.asked.values().any(is_set) {
+                let mode = state.modes.get(&file.id).copied().unwrap_or(0o644);
+                assert_eq!(seen.mode, mode, "{file:?}");
+            }
             let content = &state.content[&file.id];
             if file.append {
                 let busy = state.busy_tokens();

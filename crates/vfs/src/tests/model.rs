@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::SyncMode;
 use crate::errno::Errno;
-use crate::file::{AttributeChanges, Attributes, FileId, Kind, RenameMode, XattrMode};
+use crate::file::{AttributeChanges, Attributes, FileId, Kind, RenameMode, ThreadId, XattrMode};
 use crate::source::NewNode;
 use crate::testing::Tree;
 use crate::vfs::Removal;
@@ -39,6 +39,7 @@ enum Act {
     Open(At),
     ReadOpen(usize),
     WriteOpen(usize, u8),
+    ModeOpen(usize, u16),
     Close(usize),
 }
 
@@ -67,6 +68,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => at().prop_map(Act::Open),
         2 => (0..4usize).prop_map(Act::ReadOpen),
         2 => (0..4usize, any::<u8>()).prop_map(|(handle, byte)| Act::WriteOpen(handle, byte)),
+        2 => (0..4usize, 0..0o777u16).prop_map(|(handle, mode)| Act::ModeOpen(handle, mode)),
         1 => (0..4usize).prop_map(Act::Close),
     ]
 }
@@ -195,6 +197,12 @@ impl Reference {
                 let id = *self.open.get(*number).ok_or(Errno::EBADF)?;
                 self.tree.write(id, Some(2), &[*byte; 4])?;
                 return Ok(shown(&self.tree.get(id)?.attributes));
+            }
+            Act::ModeOpen(number, mode) => {
+                let id = *self.open.get(*number).ok_or(Errno::EBADF)?;
+                self.tree.write(id, Some(1), b"mode")?;
+                let changes = AttributeChanges { mode: Some(*mode), ..Default::default() };
+                self.tree.set_attributes(id, changes)?;
             }
             Act::Close(number) => {
                 if *number < self.open.len() {
@@ -398,6 +406,14 @@ impl Program {
                 let (ino, handle) = *self.open.get(*number).ok_or(Errno::EBADF)?;
                 self.mount.write(handle, 2, &[*byte; 4]).await?;
                 return self.attributes(ino).await;
+            }
+            Act::ModeOpen(number, mode) => {
+                let (ino, handle) = *self.open.get(*number).ok_or(Errno::EBADF)?;
+                self.mount.write(handle, 1, b"mode").await?;
+                let changes = AttributeChanges { mode: Some(*mode), ..Default::default() };
+                if vfs.set_attributes_ahead(ino.into(), changes, ThreadId::UNKNOWN).await?.is_none() {
+                    vfs.set_attributes(ino.into(), changes).await?;
+                }
             }
             Act::Close(number) => {
                 if *number < self.open.len() {

@@ -44,6 +44,8 @@ pub(super) struct HandleOf {
 pub(super) struct FileState {
     ino: Ino,
     pub(super) behind: Behind,
+    /// The source has said so: see [`Opened::is_own`].
+    is_own: AtomicBool,
     /// Raised when what was read before may no longer be what the file holds.
     content: AtomicU64,
     handles: Mutex<Vec<Holder>>,
@@ -63,6 +65,10 @@ struct Holder {
 impl FileState {
     pub(super) fn content_changed(&self) {
         self.content.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn is_own(&self) -> bool {
+        self.is_own.load(Ordering::Acquire)
     }
 
     fn content(&self) -> u64 {
@@ -174,8 +180,8 @@ impl<S: Source> Vfs<S> {
     fn hold(&self, ino: Ino, holder: Holder) -> Arc<FileState> {
         let fresh = || {
             let (behind, content, handles) = (Behind::default(), AtomicU64::new(0), Mutex::default());
-            let (locked, syncs) = (AtomicBool::new(false), Syncs::default());
-            Arc::new(FileState { ino, behind, content, handles, locked, syncs })
+            let (is_own, locked, syncs) = (AtomicBool::new(false), AtomicBool::new(false), Syncs::default());
+            Arc::new(FileState { ino, behind, is_own, content, handles, locked, syncs })
         };
         let mut files = self.files.lock();
         let file = files.entry(ino).or_insert_with(fresh).clone();
@@ -243,6 +249,7 @@ impl<S: Source> Vfs<S> {
         let outcome = self.open_at_source(place?, flags, handle, inline).await;
         let opened = self.checked(ino, outcome)?;
         let open = self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
+        open.file.is_own.store(opened.is_own, Ordering::Release);
         let content = open.file.content();
         let attributes = opened.entry.attributes;
         if let Some(writing) = writing {
@@ -357,7 +364,8 @@ impl<S: Source> Vfs<S> {
     }
 
     fn created(&self, ino: Ino, handle: HandleId, flags: OpenFlags, opened: &Opened) -> OpenedFile {
-        self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
+        let open = self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
+        open.file.is_own.store(opened.is_own, Ordering::Release);
         let keep_pages = self.table.lock().keep_pages(ino, &opened.entry.attributes) && !flags.append;
         OpenedFile { handle, keep_pages, attributes_changed: false, around_pages: flags.append }
     }

@@ -1,4 +1,5 @@
-//! Writing: what is taken from writers, how it gets to the source, and what becomes of it when this process dies.
+//! Writing: what is taken from writers, how it gets to the source, and what becomes of it when this process dies. Changes of
+//! attributes of open files go the same way, where it is certain that they will be made.
 //!
 //! ```text
 //!             ┌─ append, O_SYNC, strict, or nowhere to keep it ─► sent ─► answered by the source ─► the writer is told
@@ -6,22 +7,29 @@
 //!             └─ kept in the journal ─► sent ─► the writer is told ─► answered by the source ─► over, recorded, settled
 //! ```
 //!
-//! A write that the journal has is sent by a successor again, under the same number, unless it is recorded to be over. So a
-//! number is settled only when that is recorded, and it is recorded before a change is sent that is not in the journal.
+//! What the journal has is sent by a successor again, under the same number, unless it is recorded to be over. So a number is
+//! settled only when that is recorded, and it is recorded before a change is sent that is not in the journal.
+//!
+//! A change of attributes is answered early if the source is far, the file is open for writing through a handle of which the
+//! source has said that it is its own, nothing of it changes the size, the attributes are known, and the source is sure to make
+//! it. It is sent
+//! through that handle, and told by the file's next `fsync` or `close` if it fails after all. Its answer is what the file is
+//! expected to be, and good for that answer alone: whoever asks again waits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
 use super::files::{OFFSET_MAX, OpenFile};
-use super::{SyncMode, Vfs};
-use crate::behind::{Taken, UNWRITTEN_BYTES_MAX};
+use super::{AttributeTarget, SyncMode, Vfs};
+use crate::behind::{Change, Extent, Taken, UNWRITTEN_BYTES_MAX};
 use crate::errno::{Errno, Result};
-use crate::file::{Content, ThreadId, WriteAt};
-use crate::journal::{Describe, Done, Header, Journal, Pending};
-use crate::request::{RequestId, Sequence, current, is_repeat, numbered};
-use crate::source::{HandleId, Place, Source, TRANSFER_BYTES_MAX, Written};
+use crate::file::{AttributeChanges, Attributes, Content, SetTime, ThreadId, WriteAt};
+use crate::journal::{Describe, Done, Header, Journal, Pending, What, attributes_of, bytes_of};
+use crate::request::{OnQueued, RequestId, Sequence, current, is_repeat, promised};
+use crate::source::{HandleId, Place, Source, TRANSFER_BYTES_MAX, Target};
 use crate::table::{Ino, Notice, Stamp, Write};
 
 /// How long a write that is over waits to be recorded together with others. Meanwhile the source keeps its answer.
@@ -90,18 +98,22 @@ impl<S: Source> Vfs<S> {
         let (start, end) = if append { (0, u64::MAX) } else { (offset, end) };
         let permits = length.min(u32::try_from(UNWRITTEN_BYTES_MAX).unwrap_or(u32::MAX));
         let room = self.unwritten.clone().acquire_many_owned(permits).await.map_err(|_closed| Errno::EIO)?;
-        let taken = open.file.behind.begin(start, end, from.writer()).await;
-        let mut under_way = UnderWay::new(self, &open, taken, append);
+        let extent = Extent::Content(start, end);
+        let change = Change { extent, handle: open.handle, writer: from.writer() };
+        let taken = open.file.behind.begin(change).await;
+        let mut under_way = UnderWay::new(self, &open, taken, Write::Content);
+        let work = Work::Write { offset, bytes, append, clear_set_id };
         let kept = match waits {
             true => KeptIn::Nowhere,
-            false => self.keep_write(&open, offset, &bytes, clear_set_id).await,
+            false => self.keep_work(&open, &work).await,
         };
         if let KeptIn::Journal(sequence) = kept {
             under_way.journalled = Some(sequence);
         }
+        let on_queued = under_way.on_queued();
         let task = async move {
             let _room = room;
-            under_way.carry_out(offset, bytes, clear_set_id).await
+            under_way.carry_out(work).await
         };
         let sequence = match kept {
             KeptIn::Nowhere => {
@@ -111,7 +123,7 @@ impl<S: Source> Vfs<S> {
             KeptIn::Journal(sequence) => Some(sequence),
             KeptIn::Memory => None,
         };
-        let mut task = Box::pin(numbered(sequence, task));
+        let mut task = Box::pin(promised(sequence, Some(on_queued), task));
         // The first poll sends the write from here: most often nothing is left to do but to wait for the reply.
         if let Some(outcome) = poll_once(task.as_mut()).await {
             return self.told_now(&open, outcome).map(|()| length);
@@ -133,15 +145,76 @@ impl<S: Source> Vfs<S> {
         !taken.is_empty() && current().is_some_and(|request| taken.remove(&request) == Some(length))
     }
 
-    async fn keep_write(&self, open: &OpenFile, offset: u64, bytes: &[u8], clear_set_id: bool) -> KeptIn {
+    /// `fchmod(2)`, `fchown(2)` and `futimens(2)`, answered before they are made, with what the file is expected to be: good
+    /// for this answer only. `None` where the caller has to wait: [`Vfs::set_attributes`] then makes the change.
+    pub async fn set_attributes_ahead(
+        self: &Arc<Self>,
+        of: AttributeTarget,
+        changes: AttributeChanges,
+        by: ThreadId,
+    ) -> Result<Option<Attributes>> {
+        if self.was_taken(0) {
+            self.caught_up(of.ino).await;
+            return self.attributes(of).await.map(|(attributes, _)| Some(attributes));
+        }
+        let Some(open) = self.sure_handle(of, &changes) else { return Ok(None) };
+        let change = Change { extent: Extent::Attributes, handle: open.handle, writer: by };
+        let taken = open.file.behind.begin(change).await;
+        let is_of_content = changes.modified != SetTime::Keep;
+        let what = if is_of_content { Write::Content } else { Write::Attributes };
+        // Whoever counts on the size must not be told one from before writes that are under way.
+        let expected = open.file.behind.reaches().and_then(|end| {
+            let before = self.last_attributes(open.ino()).ok().filter(|before| before.content().is_some())?;
+            Some(changes.predict(Attributes { size: before.size.max(end), ..before }))
+        });
+        let mut under_way = UnderWay::new(self, &open, taken, what);
+        let Some(expected) = expected else { return Ok(None) };
+        let work = Work::Attributes(changes);
+        let sequence = match self.keep_work(&open, &work).await {
+            KeptIn::Nowhere => return Ok(None),
+            KeptIn::Journal(sequence) => Some(sequence),
+            KeptIn::Memory => None,
+        };
+        under_way.journalled = sequence;
+        let on_queued = under_way.on_queued();
+        let mut task = Box::pin(promised(sequence, Some(on_queued), under_way.carry_out(work)));
+        // As for a write: it is sent from here.
+        match poll_once(task.as_mut()).await {
+            Some(outcome) => self.told_now(&open, outcome)?,
+            None => drop(tokio::spawn(task)),
+        }
+        Ok(Some(expected))
+    }
+
+    /// A handle through which these changes are sure to be made.
+    fn sure_handle(&self, of: AttributeTarget, changes: &AttributeChanges) -> Option<Arc<OpenFile>> {
+        let is_near = self.near.load(Ordering::Relaxed);
+        let waits = self.options.sync == SyncMode::Strict || changes.size.is_some() || is_repeat();
+        if is_near || waits || !self.source.is_sure(changes) {
+            return None;
+        }
+        let handle = of.handle.or_else(|| self.any_handle(of.ino))?;
+        let open = self.open_file(handle).ok()?;
+        let is_sure = open.ino() == of.ino && open.flags.write && open.file.is_own();
+        (is_sure && matches!(open.opening.now(), Some(Ok(())))).then_some(open)
+    }
+
+    async fn keep_work(&self, open: &OpenFile, work: &Work) -> KeptIn {
         let Some(journalling) = &self.journalling else { return KeptIn::Memory };
         let Some(journal) = &journalling.journal else { return KeptIn::Nowhere };
+        let (what, offset, bytes, clear_set_id) = match work {
+            Work::Write { offset, bytes, clear_set_id, .. } => {
+                (What::Content, *offset, bytes.clone(), *clear_set_id)
+            }
+            Work::Attributes(changes) => (What::Attributes, 0, bytes_of(changes), changes.clear_set_id),
+        };
         // Without a record nobody takes over, and who waits for the source hears of a loss.
         if bytes.len() > TRANSFER_BYTES_MAX as usize || self.is_record_failing() {
             return KeptIn::Nowhere;
         }
         let Some(number) = SetAside::new(self) else { return KeptIn::Nowhere };
         let header = Header {
+            what,
             sequence: number.sequence,
             request: current().unwrap_or(RequestId(0)),
             handle: open.handle,
@@ -149,7 +222,7 @@ impl<S: Source> Vfs<S> {
             offset,
             clear_set_id,
         };
-        match journal.append(&header, bytes, &FileOf { vfs: self, ino: open.ino() }).await {
+        match journal.append(&header, &bytes, &FileOf { vfs: self, ino: open.ino() }).await {
             Ok(()) => KeptIn::Journal(number.use_it()),
             Err(error) => {
                 tracing::warn!(%error, source = ?std::error::Error::source(&error), "a writer waits for the source");
@@ -218,22 +291,40 @@ impl<S: Source> Vfs<S> {
                 self.is_done(header.sequence, None);
                 continue;
             };
-            let end = header.offset.saturating_add(bytes.len() as u64);
-            let taken = open.file.behind.inherit(header.offset, end);
-            let mut under_way = UnderWay::new(self, &open, taken, false);
+            let (extent, what, work) = match header.what {
+                What::Content => {
+                    let (offset, clear_set_id) = (header.offset, header.clear_set_id);
+                    let end = offset.saturating_add(bytes.len() as u64);
+                    let work = Work::Write { offset, bytes: bytes.clone(), append: false, clear_set_id };
+                    (Extent::Content(offset, end), Write::Content, work)
+                }
+                What::Attributes => {
+                    let changes = attributes_of(&header, &bytes);
+                    (Extent::Attributes, Write::Content, Work::Attributes(changes))
+                }
+            };
+            let change = Change { extent, handle: header.handle, writer: ThreadId::UNKNOWN };
+            let taken = open.file.behind.inherit(change);
+            let mut under_way = UnderWay::new(self, &open, taken, what);
             (under_way.journalled, under_way.is_repeat) = (Some(header.sequence), true);
             let permits = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             // More may be pending than there is room for: what was over and not recorded counts too.
             let room = self.unwritten.clone().try_acquire_many_owned(permits).ok();
-            tokio::spawn(numbered(Some(header.sequence), async move {
+            tokio::spawn(promised(Some(header.sequence), None, async move {
                 let _room = room;
                 under_way.turn().await;
-                if let Err(errno) = under_way.carry_out(header.offset, bytes, header.clear_set_id).await {
+                if let Err(errno) = under_way.carry_out(work).await {
                     tracing::warn!(ino = header.ino.0, %errno, "a predecessor's write failed; `fsync` and `close` tell");
                 }
             }));
         }
     }
+}
+
+/// What is carried out behind its caller's back.
+enum Work {
+    Write { offset: u64, bytes: Bytes, append: bool, clear_set_id: bool },
+    Attributes(AttributeChanges),
 }
 
 /// The file of a write, as the table has it.
@@ -284,12 +375,13 @@ enum Progress {
     Over,
 }
 
-/// A write that has its range and its place in the table's count. Dropped after it was sent and before its end, its outcome
-/// is unknown and the file's writers are told `EIO`; what the journal has of it stays there for a successor.
+/// A write or a change of attributes that has its place among those of the file, and in the table's count. Dropped after it
+/// was sent and before its end, its outcome is unknown and the file's writers are told `EIO`; what the journal has of it stays
+/// there for a successor.
 struct UnderWay<S: Source> {
     vfs: Arc<Vfs<S>>,
     open: Arc<OpenFile>,
-    append: bool,
+    what: Write,
     taken: Taken,
     begun: Stamp,
     journalled: Option<Sequence>,
@@ -299,14 +391,16 @@ struct UnderWay<S: Source> {
 }
 
 impl<S: Source> UnderWay<S> {
-    fn new(vfs: &Arc<Vfs<S>>, open: &Arc<OpenFile>, taken: Taken, append: bool) -> UnderWay<S> {
-        open.file.content_changed();
+    fn new(vfs: &Arc<Vfs<S>>, open: &Arc<OpenFile>, taken: Taken, what: Write) -> UnderWay<S> {
+        if what == Write::Content {
+            open.file.content_changed();
+        }
         let begun = vfs.table.lock().begin_write(open.ino());
         let (vfs, open) = (vfs.clone(), open.clone());
         UnderWay {
             vfs,
             open,
-            append,
+            what,
             taken,
             begun,
             journalled: None,
@@ -315,14 +409,27 @@ impl<S: Source> UnderWay<S> {
         }
     }
 
-    /// Waits for what was taken before and overlaps this.
-    async fn turn(&self) {
-        self.open.file.behind.turn(&self.taken).await;
+    /// To be done when the source has it in line.
+    fn on_queued(&self) -> OnQueued {
+        let (file, taken) = (self.open.file.clone(), self.taken);
+        Box::new(move || file.behind.queued(taken))
     }
 
-    async fn carry_out(mut self, offset: u64, bytes: Bytes, clear_set_id: bool) -> Result<()> {
+    /// Waits for what was taken before and may not come after this.
+    async fn turn(&self) {
+        self.open.file.behind.turn(self.taken).await;
+    }
+
+    async fn carry_out(mut self, work: Work) -> Result<()> {
         self.progress = Progress::Sent;
-        let outcome = self.write_all(offset, bytes, clear_set_id).await;
+        let outcome = match work {
+            Work::Write { offset, bytes, append, clear_set_id } => {
+                self.write_all(offset, bytes, append, clear_set_id).await
+            }
+            Work::Attributes(changes) => self.set_attributes(changes).await,
+        };
+        // What it was sent behind ends before: else a successor might repeat that over this.
+        self.turn().await;
         self.finish(outcome, true);
         outcome.map(|_| ())
     }
@@ -340,12 +447,25 @@ impl<S: Source> UnderWay<S> {
         self.vfs.is_done(sequence, content);
     }
 
-    async fn write_all(&self, mut offset: u64, mut bytes: Bytes, clear_set_id: bool) -> Result<Written> {
+    async fn set_attributes(&self, changes: AttributeChanges) -> Result<Attributes> {
+        self.open.opening.get().await?;
+        let set = self.vfs.source.set_attributes(Target::Handle(self.open.handle), changes).await;
+        Ok(set?.attributes)
+    }
+
+    /// Gives the attributes after it.
+    async fn write_all(
+        &self,
+        mut offset: u64,
+        mut bytes: Bytes,
+        append: bool,
+        clear_set_id: bool,
+    ) -> Result<Attributes> {
         let source = &self.vfs.source;
         self.open.opening.get().await?;
         loop {
             let part = bytes.slice(..bytes.len().min(TRANSFER_BYTES_MAX as usize));
-            let at = if self.append { WriteAt::End } else { WriteAt::Offset(offset) };
+            let at = if append { WriteAt::End } else { WriteAt::Offset(offset) };
             let written = source.write(self.open.handle, at, part.clone(), clear_set_id).await?;
             match usize::try_from(written.bytes) {
                 Ok(taken) if taken <= part.len() && (taken > 0 || part.is_empty()) => bytes.advance(taken),
@@ -353,35 +473,37 @@ impl<S: Source> UnderWay<S> {
             }
             offset = offset.saturating_add(written.bytes);
             if bytes.is_empty() {
-                if self.append && written.attributes.size != offset {
+                if append && written.attributes.size != offset {
                     // Somebody else appended meanwhile: the kernel thinks that these bytes are elsewhere.
                     self.vfs.notify(vec![Notice::Content(self.open.ino())]);
                 }
-                return Ok(written);
+                return Ok(written.attributes);
             }
         }
     }
 
     /// The write is over, or, where it is not `settled`, nobody waits for it any more. A later one that overlaps goes on only
     /// when the journal has this one's end: else a replay could put the older bytes over the newer ones.
-    fn finish(&mut self, outcome: Result<Written>, settled: bool) {
+    fn finish(&mut self, outcome: Result<Attributes>, settled: bool) {
         self.progress = Progress::Over;
         let (vfs, file, ino) = (&self.vfs, &self.open.file, self.open.ino());
         let mut notices = Vec::new();
         let content = {
             let mut table = vfs.table.lock();
-            let attributes = outcome.ok().filter(|_| !self.is_repeat).map(|written| written.attributes);
-            table.end_write(ino, (self.begun, Write::Content), attributes, vfs.now(), &mut notices);
+            let attributes = outcome.ok().filter(|_| !self.is_repeat);
+            table.end_write(ino, (self.begun, self.what), attributes, vfs.now(), &mut notices);
             if outcome.is_err() {
                 table.doubt_content(ino, &mut notices);
             }
             table.last_attributes(ino).ok().and_then(|attributes| attributes.content())
         };
-        file.content_changed();
+        if self.what == Write::Content {
+            file.content_changed();
+        }
         if settled {
             self.settle(outcome.map(|_| ()), content);
         }
-        file.behind.end(&self.taken, outcome.map(|_| ()));
+        file.behind.end(self.taken, outcome.map(|_| ()));
         vfs.notify(notices);
     }
 
@@ -389,9 +511,9 @@ impl<S: Source> UnderWay<S> {
     fn withdraw(&mut self) {
         self.progress = Progress::Over;
         let mut notices = Vec::new();
-        let (begun, now) = ((self.begun, Write::Content), self.vfs.now());
+        let (begun, now) = ((self.begun, self.what), self.vfs.now());
         self.vfs.table.lock().end_write(self.open.ino(), begun, None, now, &mut notices);
-        self.open.file.behind.end(&self.taken, Ok(()));
+        self.open.file.behind.end(self.taken, Ok(()));
         self.vfs.notify(notices);
     }
 }

@@ -79,7 +79,10 @@ pub(super) fn start<S: Source>(
             let of = AttributeTarget { ino: at, handle: handle.map(HandleId) };
             run!(Question, attributes(&vfs, of).await)
         }
-        Operation::Setattr(set) => run!(Change, set_attributes(&vfs, at, &set).await),
+        Operation::Setattr(set) => {
+            let by = ThreadId(header.pid);
+            run!(Change, set_attributes(&vfs, at, &set, by).await)
+        }
         Operation::Readlink => run!(Question, vfs.read_link(at).await.map(Answer::Bytes)),
         Operation::Symlink { name, target } => {
             let (name, target, caller) =
@@ -282,10 +285,18 @@ async fn attributes<S: Source>(vfs: &Shared<S>, of: AttributeTarget) -> Result<A
     Ok(Answer::Attributes { id: vfs.id(of.ino)?, attributes, believe })
 }
 
-async fn set_attributes<S: Source>(vfs: &Shared<S>, at: Ino, set: &request::Setattr) -> Result<Answer> {
+async fn set_attributes<S: Source>(
+    vfs: &Shared<S>,
+    at: Ino,
+    set: &request::Setattr,
+    by: ThreadId,
+) -> Result<Answer> {
     let of = AttributeTarget { ino: at, handle: set.handle.map(HandleId) };
-    let attributes = vfs.set_attributes(of, changes(set)).await?;
-    let id = vfs.id(at)?;
+    let (id, changes) = (vfs.id(at)?, changes(set));
+    if let Some(attributes) = vfs.set_attributes_ahead(of, changes, by).await? {
+        return Ok(Answer::Attributes { id, attributes, believe: vfs::table::Believe::Once });
+    }
+    let attributes = vfs.set_attributes(of, changes).await?;
     match vfs.attributes(at.into()).await {
         Ok((now, believe)) if now == attributes => Ok(Answer::Attributes { id, attributes, believe }),
         _ => Ok(Answer::Attributes { id, attributes, believe: vfs::table::Believe::Once }),
