@@ -24,8 +24,10 @@ cargo xtask TASK
   test [FILTER]         everything: setup, build, format, lints, unit tests, then the tests of the whole
         --only STEP     one step: setup, build, format, lints, unit, e2e
   demo                  builds Stead and gives the tour
-  bench mount           this mount, the local disk and sshfs side by side
-        --quick  --rtt MS[,MS]  --rows NAME[,NAME]
+  bench mount           this mount, the local disk, ssh, sshfs and rclone side by side
+        --quick  --rtt MS[,MS]  --rate MBIT[,MBIT]  --rows NAME[,NAME]  --operations
+  bench coherence       changes on the machine while everything is cached here: how long until they are seen
+        --seed N  --steps N  --on host|ssh|far
   bench recovery        how long a mount waits when its worker is killed
         --quick  --kills N  --files N  --on host|ssh
   soak                  a workload while processes are killed and stopped and the line is cut; stops at the first harm

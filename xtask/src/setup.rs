@@ -11,6 +11,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("sshd", "openssh-server"),
     ("fusermount3", "fuse3"),
     ("sshfs", "sshfs"),
+    ("rclone", "rclone"),
     ("fio", "fio"),
     ("sqlite3", "sqlite3"),
     ("rsync", "rsync"),

@@ -259,6 +259,7 @@ fn status(status: MountStatus) -> WorkerStatus {
         reason: None,
         journal: Journal::default(),
         counters: Default::default(),
+        operations: Default::default(),
         degraded: None,
         kept_aside: Vec::new(),
         replayed: None,

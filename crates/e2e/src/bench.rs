@@ -1,18 +1,22 @@
-//! A mount, the local disk and `sshfs` side by side in one run.
+//! A mount, the local disk and its peers side by side in one run.
 //!
 //! Every contender works on a copy of the same tree on the same disk, in the same order. Cold means: mounted again, and
 //! the kernel's caches dropped (which needs root). A clock stops only when the data is on the other side. Figures are
-//! medians. Ratios are against the better of the two `sshfs`; above 1 is better.
+//! medians. Ratios are against the best of the peers; above 1 is better. What a peer cannot do is `-`.
 
+pub mod coherence;
 mod contender;
+mod link;
 pub mod recovery;
 mod rows;
 mod table;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use contender::{Contender, Kind};
+use link::{Link, Reach};
 use rows::{ROWS, Row};
 use table::{Cell, Table};
 
@@ -20,11 +24,12 @@ use crate::{DelayProxy, Sshd, stead};
 
 /// What is measured, and how much of it.
 pub struct Options {
-    rtts: Vec<Duration>,
+    links: Vec<Link>,
     rows: Vec<&'static Row>,
     kinds: Vec<Kind>,
     runs: usize,
     quick: bool,
+    shows_operations: bool,
 }
 
 /// How much work a row is. The same for every contender.
@@ -38,25 +43,35 @@ pub struct Size {
     pub random_time: Duration,
     /// Files of 4 KiB in the rows of trees.
     pub files: usize,
+    /// Files of the source tree.
+    pub source_files: usize,
+    /// Rows with more entries than this are left out.
+    pub entries_max: usize,
 }
 
 impl Options {
     /// Reads the arguments after `mount`.
     pub fn parse(args: &[String]) -> Result<Options, String> {
         let mut options = Options {
-            rtts: vec![Duration::ZERO, Duration::from_millis(20)],
+            links: Vec::new(),
             rows: ROWS.iter().collect(),
             kinds: Kind::ALL.to_vec(),
             runs: 3,
             quick: false,
+            shows_operations: false,
         };
+        let (mut rtts, mut megabits) = (None, None);
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
             match arg.as_str() {
                 "--quick" => (options.quick, options.runs) = (true, 1),
+                "--operations" => options.shows_operations = true,
                 "--rtt" => {
-                    options.rtts = list(value()?, |text| text.parse().ok().map(Duration::from_millis))?
+                    rtts = Some(list(value()?, |text| text.parse().ok().map(Duration::from_millis))?);
+                }
+                "--rate" => {
+                    megabits = Some(list(value()?, |text| text.parse().ok().filter(|rate| *rate > 0))?)
                 }
                 "--rows" => options.rows = list(value()?, |text| ROWS.iter().find(|row| row.name == text))?,
                 "--only" => {
@@ -72,23 +87,28 @@ impl Options {
         if options.runs == 0 {
             return Err("--runs needs at least 1".to_owned());
         }
+        options.links = link::choose(rtts, megabits);
         Ok(options)
     }
 
     /// At a distance everything takes a hundred times as long for those who walk, so there is less of it.
-    fn size(&self, rtt: Duration) -> Size {
-        let near = rtt < Duration::from_millis(2);
-        let (sequential, random, seconds, files) = match (self.quick, near) {
-            (false, true) => (1024, 256, 5, 10_000),
-            (false, false) => (128, 64, 5, 500),
-            (true, true) => (128, 64, 2, 1000),
-            (true, false) => (32, 16, 2, 100),
+    fn size(&self, link: Link) -> Size {
+        let (sequential, random, seconds, files, source_files, entries_max) = match (self.quick, link.reach())
+        {
+            (false, Reach::Near) => (1024, 256, 5, 10_000, 800, 100_000),
+            (false, Reach::Far) => (128, 64, 5, 500, 400, 100_000),
+            (false, Reach::VeryFar) => (64, 32, 5, 200, 150, 10_000),
+            (true, Reach::Near) => (128, 64, 2, 1000, 200, 100_000),
+            (true, Reach::Far) => (32, 16, 2, 100, 60, 10_000),
+            (true, Reach::VeryFar) => (16, 8, 2, 40, 40, 1_000),
         };
         Size {
             sequential_bytes: sequential << 20,
             random_bytes: random << 20,
             random_time: Duration::from_secs(seconds),
             files,
+            source_files,
+            entries_max,
         }
     }
 }
@@ -98,43 +118,70 @@ fn list<T>(text: &str, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Strin
     text.split(',').map(|word| one(word.trim())).collect()
 }
 
-/// Measures and prints. Fails only when something could not be measured.
+/// Measures and prints. Fails only when something of our own could not be measured.
 pub fn run(options: &Options) -> ExitCode {
     if !stead::is_root() {
         eprintln!("not root: the kernel's caches cannot be dropped, so the cold rows are only remounted");
     }
     let mut slower = Vec::new();
-    for rtt in &options.rtts {
-        let table = measure(options, *rtt);
+    for link in &options.links {
+        let table = measure(options, *link);
         print!("{table}");
-        slower.extend(table.slower_than_peers().map(|row| format!("{row} at {} ms", rtt.as_millis())));
+        slower.extend(table.slower_than_peers().map(|row| format!("{row} at {link}")));
     }
-    let compared = options.kinds.contains(&Kind::Stead) && options.kinds.len() > 1;
+    let compared = options.kinds.contains(&Kind::Stead) && options.kinds.iter().any(|kind| kind.is_peer());
     match slower.as_slice() {
         _ if !compared => {}
-        [] => println!("no row is slower than the better sshfs"),
-        rows => println!("slower than the better sshfs: {}", rows.join(", ")),
+        [] => println!("no row is slower than the best peer"),
+        rows => println!("slower than the best peer: {}", rows.join(", ")),
     }
     ExitCode::SUCCESS
 }
 
-fn measure(options: &Options, rtt: Duration) -> Table {
+fn measure(options: &Options, link: Link) -> Table {
     let sshd = Sshd::start();
-    let proxy = (!rtt.is_zero()).then(|| DelayProxy::start(sshd.port(), rtt));
-    if let Some(proxy) = &proxy {
-        sshd.add_host("box", proxy.port(), &[("HostKeyAlias", "box")]);
+    let proxy =
+        link.is_distant().then(|| DelayProxy::start_rated(sshd.port(), link.rtt, link.bytes_per_second()));
+    let port = proxy.as_ref().map_or(sshd.port(), DelayProxy::port);
+    if proxy.is_some() {
+        sshd.add_host("box", port, &[("HostKeyAlias", "box")]);
+        // rclone knows a machine by its port alone.
+        sshd.trust("127.0.0.1", port);
     }
-    let size = options.size(rtt);
-    let mut table = Table::new(rtt, size, options.kinds.iter().map(|kind| kind.name()).collect());
+    let size = options.size(link);
+    let columns = options.kinds.iter().map(|kind| kind.name()).collect();
+    let mut table = Table::new(link, size, columns, options.shows_operations);
     for run in 0..options.runs {
         for kind in &options.kinds {
-            eprintln!("{} ms, run {} of {}: {}", rtt.as_millis(), run + 1, options.runs, kind.name());
-            let mut contender = Contender::start(*kind, &sshd);
-            for row in &options.rows {
-                let (value, counters) = row.measure(&mut contender, &size);
-                table.add(row, kind.name(), Cell { value, counters });
-            }
+            eprintln!("{link}, run {} of {}: {}", run + 1, options.runs, kind.name());
+            measure_one(*kind, (&sshd, port), (&options.rows, &size), &mut table);
         }
     }
     table
+}
+
+/// All rows that `kind` takes part in. A row that a peer cannot do costs it that row, and a new start.
+fn measure_one(kind: Kind, at: (&Sshd, u16), (rows, size): (&[&'static Row], &Size), table: &mut Table) {
+    let mut contender = Contender::start(kind, at.0, at.1);
+    for row in rows.iter().filter(|row| row.is_for(kind, size)) {
+        if kind != Kind::Stead
+            && let Some(other) = row.same_for_peers
+            && table.take_over(row, other, kind.name())
+        {
+            continue;
+        }
+        let measured = catch_unwind(AssertUnwindSafe(|| row.measure(&mut contender, size)));
+        match measured {
+            Ok((value, counted)) => {
+                let operations = (row.operations)(size);
+                table.add(row, kind.name(), Cell { value, counted, operations });
+            }
+            Err(panic) if !kind.is_peer() => resume_unwind(panic),
+            Err(_said) => {
+                eprintln!("{} does not do {}", kind.name(), row.name);
+                drop(contender);
+                contender = Contender::start(kind, at.0, at.1);
+            }
+        }
+    }
 }

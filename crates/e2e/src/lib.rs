@@ -10,6 +10,7 @@
 //! - A [`DelayProxy`] is distance: it adds a round trip, stalls, and cuts.
 //! - [`tree::differences`] compares two trees byte for byte, attributes included.
 //! - [`faults`] kills and cuts at random moments while a workload runs, and looks whether anything came of it.
+//! - [`coherence`] looks whether what is seen here of others' changes may be seen.
 //! - [`bench`] measures a mount against the local disk and its peers.
 //!
 //! Invariants: a fixture that is dropped leaves no process, no mount and no file, and says so when the program left
@@ -19,6 +20,7 @@
 #![allow(missing_docs, reason = "fixtures: what a name does not say has a sentence, the rest would be noise")]
 
 pub mod bench;
+pub mod coherence;
 pub mod faults;
 pub mod leftovers;
 pub mod mapping;

@@ -37,6 +37,19 @@ impl Program {
         Program { command: Command::new(name), input: Vec::new(), deadline: DEADLINE }
     }
 
+    /// A task of the user's cargo in `dir`, with nothing of the build that runs this, and nothing of the net.
+    pub fn cargo(task: &str, dir: &Path) -> Program {
+        let foreign = [
+            "CARGO_TARGET_DIR",
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_BUILD_TARGET",
+            "RUSTC_WRAPPER",
+        ];
+        let program = Program::new("cargo").args([task, "--offline"]).cwd(dir);
+        foreign.iter().fold(program, |program, key| program.without_env(key))
+    }
+
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Program {
         self.command.arg(arg);

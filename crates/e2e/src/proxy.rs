@@ -1,6 +1,8 @@
 //! Distance: a TCP proxy that holds every byte for half a round trip in each direction, and can stall and cut.
 //!
-//! The window is unlimited: as much as is sent is in flight, so the proxy adds latency and nothing else.
+//! The window is unlimited: as much as is sent is in flight, so the proxy adds latency and nothing else. With a rate, all
+//! connections together get that many bytes through in each direction, one behind the other, and what does not fit into a
+//! router's buffer is left with whoever sends it.
 //!
 //! ```text
 //! client ──► read ──► queue (due times) ──► write ──► server       one such line per direction and connection
@@ -12,11 +14,24 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+
+use crate::wait::pause;
+
 /// One read from a socket.
 const READ_BYTES: usize = 256 << 10;
 
 /// What one line may hold before it stops reading: a gigabit at ten seconds, so never reached unless stalled.
 const QUEUED_BYTES_MAX: usize = 1 << 30;
+
+/// One read where there is a rate: a millisecond of a hundred megabits, so that others get in between.
+const RATED_READ_BYTES: usize = 12 << 10;
+
+/// How much time's worth of bytes waits before a link with a rate: what routers for homes have.
+const RATED_BUFFER: Duration = Duration::from_millis(50);
+
+/// What the system may take from a sender ahead of a link with a rate: it would be a second buffer.
+const RATED_SOCKET_BYTES: usize = 64 << 10;
 
 /// A proxy on a loopback port. Dropping it cuts every connection.
 pub struct DelayProxy {
@@ -33,6 +48,10 @@ struct Shared {
 struct State {
     mode: Mode,
     one_way: Duration,
+    /// In each direction; without a limit if there is none.
+    bytes_per_second: Option<u64>,
+    /// Until when each direction is busy with what it has been given.
+    busy_until: [Instant; 2],
     connections: Vec<TcpStream>,
     carried_bytes: u64,
     /// Bytes that may still pass before everything is cut.
@@ -49,6 +68,13 @@ enum Mode {
     Cut,
     /// The proxy is going away.
     Closed,
+}
+
+/// The directions of a connection, as indices.
+#[derive(Clone, Copy)]
+enum Way {
+    There = 0,
+    Back = 1,
 }
 
 /// Bytes on their way in one direction, each piece with the moment it arrives.
@@ -69,11 +95,22 @@ struct LineState {
 impl DelayProxy {
     /// Forwards to `target` on 127.0.0.1 with `rtt` added.
     pub fn start(target: u16, rtt: Duration) -> DelayProxy {
+        DelayProxy::start_rated(target, rtt, None)
+    }
+
+    /// As [`DelayProxy::start`], over a link that lets so many bytes a second pass in each direction.
+    pub fn start_rated(target: u16, rtt: Duration, bytes_per_second: Option<u64>) -> DelayProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binding a loopback port");
+        if bytes_per_second.is_some() {
+            // Connections inherit it from the socket that they came in by.
+            set_socket_recv_buffer_size(&listener, RATED_SOCKET_BYTES).expect("setting a buffer's size");
+        }
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let state = State {
             mode: Mode::Open,
             one_way: rtt / 2,
+            bytes_per_second,
+            busy_until: [Instant::now(); 2],
             connections: Vec::new(),
             carried_bytes: 0,
             until_cut: None,
@@ -144,6 +181,34 @@ impl Shared {
         }
     }
 
+    /// How much is read at once.
+    fn read_bytes(&self) -> usize {
+        if lock(&self.state).bytes_per_second.is_some() { RATED_READ_BYTES } else { READ_BYTES }
+    }
+
+    /// Waits until the link's buffer has room.
+    fn wait_for_room(&self, way: Way) {
+        loop {
+            let busy_until = lock(&self.state).busy_until[way as usize];
+            let ahead = busy_until.saturating_duration_since(Instant::now());
+            if ahead <= RATED_BUFFER {
+                return;
+            }
+            pause(ahead - RATED_BUFFER);
+        }
+    }
+
+    /// When the last of `len` bytes arrives that are put on the link now.
+    fn arrival(&self, way: Way, len: usize) -> Instant {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        let Some(rate) = state.bytes_per_second else { return now + state.one_way };
+        let busy = &mut state.busy_until[way as usize];
+        *busy = now.max(*busy) + Duration::from_secs_f64(len as f64 / rate as f64);
+        let leaves = *busy;
+        leaves + state.one_way
+    }
+
     /// Takes `len` bytes off what may still pass, and says how many of them may.
     fn allowance(&self, len: usize) -> usize {
         let mut state = lock(&self.state);
@@ -174,29 +239,33 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
         let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, shared.target)) else {
             continue;
         };
-        carry(&client, &server, shared);
-        carry(&server, &client, shared);
+        if lock(&shared.state).bytes_per_second.is_some() {
+            set_socket_recv_buffer_size(&server, RATED_SOCKET_BYTES).expect("setting a buffer's size");
+        }
+        carry(&client, &server, Way::There, shared);
+        carry(&server, &client, Way::Back, shared);
         lock(&shared.state).connections.extend([client, server]);
     }
 }
 
 /// Starts the two threads of one direction.
-fn carry(from: &TcpStream, to: &TcpStream, shared: &Arc<Shared>) {
+fn carry(from: &TcpStream, to: &TcpStream, way: Way, shared: &Arc<Shared>) {
     for end in [from, to] {
         end.set_nodelay(true).expect("TCP_NODELAY on a TCP socket");
     }
     let line = Arc::new(Line::default());
     let (mut from, mut to) = (duplicate(from), duplicate(to));
     let (filling, filled_with) = (Arc::clone(&line), Arc::clone(shared));
-    std::thread::spawn(move || fill(&mut from, &filling, &filled_with));
+    std::thread::spawn(move || fill(&mut from, &filling, way, &filled_with));
     let shared = Arc::clone(shared);
     std::thread::spawn(move || empty(&mut to, &line, &shared));
 }
 
-fn fill(from: &mut TcpStream, line: &Line, shared: &Shared) {
-    let mut buffer = vec![0; READ_BYTES];
+fn fill(from: &mut TcpStream, line: &Line, way: Way, shared: &Shared) {
+    let mut buffer = vec![0; shared.read_bytes()];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        let due = Instant::now() + lock(&shared.state).one_way;
+        let due = shared.arrival(way, count);
+        shared.wait_for_room(way);
         let mut state = lock(&line.state);
         while state.queued_bytes >= QUEUED_BYTES_MAX && !state.writer_ended {
             state = line.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

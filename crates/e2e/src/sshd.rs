@@ -192,7 +192,8 @@ impl Sshd {
         self.server = server.unwrap_or_else(|| panic!("sshd does not start again; its log:\n{}", self.log()));
     }
 
-    fn known_hosts(&self) -> PathBuf {
+    /// Where the client has the keys of machines.
+    pub fn known_hosts(&self) -> PathBuf {
         self.dir.path().join("known_hosts")
     }
 

@@ -235,6 +235,9 @@ pub struct WorkerStatus {
     pub journal: Journal,
     /// What was done so far.
     pub counters: Counters,
+    /// Requests from the kernel, by what they ask for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operations: BTreeMap<String, u64>,
     /// What this mount cannot do here, in one line.
     #[serde(default)]
     pub degraded: Option<String>,

@@ -1,5 +1,6 @@
 //! `docs/api.md`: every message between a client and the daemon, with examples made from the types themselves.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -170,6 +171,7 @@ fn a_mount() -> status::Mount {
         worker: Some(status::Worker { pid: 124, restarts: 0 }),
         journal: status::Journal::default(),
         counters: status::Counters::default(),
+        operations: BTreeMap::new(),
         access: Access::ReadWrite,
         sync: SyncMode::Close,
         degraded: None,

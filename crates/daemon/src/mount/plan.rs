@@ -79,6 +79,7 @@ impl Plan {
             worker: None,
             journal: status::Journal::default(),
             counters: status::Counters::default(),
+            operations: BTreeMap::new(),
             access: self.access,
             sync: self.sync,
             degraded: None,

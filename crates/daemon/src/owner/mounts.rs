@@ -223,6 +223,7 @@ impl Owner {
                 record.change(Change::Said { status: report.status, why: report.reason });
                 record.shown.journal = report.journal;
                 record.shown.counters = record.earlier.0.plus(report.counters);
+                record.shown.operations = report.operations;
                 if report.degraded.is_some() {
                     record.shown.degraded = report.degraded;
                 }

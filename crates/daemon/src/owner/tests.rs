@@ -700,6 +700,7 @@ fn said(status: MountStatus, kept_aside: &[&str]) -> MountEvent {
         reason: Some("cut".to_owned()),
         journal: status::Journal::default(),
         counters: status::Counters::default(),
+        operations: Default::default(),
         degraded: None,
         kept_aside: kept_aside.iter().map(|path| ByteString::from(*path)).collect(),
         replayed: None,

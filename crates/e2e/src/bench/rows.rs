@@ -1,22 +1,20 @@
-//! The workloads.
+//! The workloads: a file for each group, and the table of all.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+mod cargo;
+mod git;
+mod random;
+mod sequential;
+mod source;
+mod trees;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Size;
-use super::contender::{Contender, Counters};
-use crate::{Program, eventually};
+use super::contender::{Contender, Counters, Kind};
+use crate::eventually;
 
-/// The size of the files of a tree.
-const FILE_BYTES: usize = 4096;
-
-const FILES_PER_DIRECTORY: usize = 100;
-
-/// One read or write of the sequential rows.
-const PIECE_BYTES: usize = 1 << 20;
+pub use trees::write_tree;
 
 /// A row may take this long at a distance for a peer that walks.
 const ROW_DEADLINE: Duration = Duration::from_secs(1200);
@@ -25,16 +23,29 @@ const ROW_DEADLINE: Duration = Duration::from_secs(1200);
 const WARM_TIME: Duration = Duration::from_millis(300);
 const WARM_REPETITIONS_MAX: usize = 51;
 
+/// With which this program mounts where nothing else is said, and where closing waits for nothing.
+const USUAL: &[&str] = &[];
+const ASYNC: &[&str] = &["--sync", "async"];
+
 /// A workload.
 pub struct Row {
     pub name: &'static str,
     pub unit: &'static str,
     pub better: Better,
+    /// What a user would say was done: files, entries; 0 where that makes no sense.
+    pub operations: fn(&Size) -> usize,
+    /// A row that is the same work for all but this program, which has a choice that they have not.
+    pub same_for_peers: Option<&'static str>,
     state: State,
+    who: Who,
+    /// With which this program mounts.
+    arguments: &'static [&'static str],
+    /// How many entries it is about at least.
+    entries: usize,
     /// Puts in place on the far side what the work needs; not measured.
-    prepare: fn(&mut Contender, &Size),
+    prepare: Prepare,
     /// Does the work and returns the figure.
-    work: fn(&Contender, &Size) -> f64,
+    work: Work,
 }
 
 /// Which way is up.
@@ -55,59 +66,152 @@ enum State {
     AsIs,
 }
 
+/// Whom a row is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    /// Whoever shows a tree.
+    Mounts,
+    /// Bytes through ssh, too.
+    Bytes,
+    /// This program and the disk: it is about how cost grows, not about who is faster.
+    Own,
+}
+
 pub const ROWS: &[Row] = &[
-    rate("write", "MB/s", State::AsIs, |_, _| {}, write),
-    rate("read-cold", "MB/s", State::Cold, make_big, read),
-    rate("read-warm", "MB/s", State::Warm, make_big, read),
-    rate("random-1", "IOPS", State::Cold, make_random, |contender, size| random(contender, size, 1)),
-    rate("random-16", "IOPS", State::Cold, make_random, |contender, size| random(contender, size, 16)),
-    rate("create", "files/s", State::AsIs, |_, _| {}, create),
-    rate("stat-cold", "files/s", State::Cold, make_tree, stat_all),
-    rate("stat-warm", "files/s", State::Warm, make_tree, stat_all),
-    rate("open-cold", "files/s", State::Cold, make_tree, read_all),
-    rate("open-warm", "files/s", State::Warm, make_tree, read_all),
-    rate("unlink", "files/s", State::AsIs, make_doomed, unlink),
-    time("find-cold", State::Cold, make_tree, find),
-    time("find-warm", State::Warm, make_tree, find),
-    time("find-stat-cold", State::Cold, make_tree, find_with_attributes),
-    time("find-stat-warm", State::Warm, make_tree, find_with_attributes),
-    time("git-status-cold", State::Cold, make_repository, git_status),
-    time("git-status-warm", State::Warm, make_repository, git_status),
+    rate("write", "MB/s", State::AsIs, nothing, sequential::write).with_ssh(),
+    rate("read-cold", "MB/s", State::Cold, sequential::prepare, sequential::read).with_ssh(),
+    rate("read-warm", "MB/s", State::Warm, sequential::prepare, sequential::read),
+    rate("random-1", "IOPS", State::Cold, random::prepare, |at, size| random::read(at, size, 1)),
+    rate("random-16", "IOPS", State::Cold, random::prepare, |at, size| random::read(at, size, 16)),
+    rate("create", "files/s", State::AsIs, nothing, trees::create).for_each_file(),
+    rate("create-async", "files/s", State::AsIs, nothing, trees::create)
+        .for_each_file()
+        .without_waiting("create"),
+    rate("stat-cold", "files/s", State::Cold, trees::prepare, trees::stat).for_each_file(),
+    rate("stat-warm", "files/s", State::Warm, trees::prepare, trees::stat).for_each_file(),
+    rate("open-cold", "files/s", State::Cold, trees::prepare, trees::read).for_each_file(),
+    rate("open-warm", "files/s", State::Warm, trees::prepare, trees::read).for_each_file(),
+    rate("unlink", "files/s", State::AsIs, trees::prepare_doomed, trees::unlink).for_each_file(),
+    time("find-cold", State::Cold, trees::prepare, trees::find).for_each_file(),
+    time("find-warm", State::Warm, trees::prepare, trees::find).for_each_file(),
+    time("find-stat-cold", State::Cold, trees::prepare, trees::find_stat).for_each_file(),
+    time("find-stat-warm", State::Warm, trees::prepare, trees::find_stat).for_each_file(),
+    time("git-status-cold", State::Cold, git::prepare_repository, git::status).for_each_file(),
+    time("git-status-warm", State::Warm, git::prepare_repository, git::status).for_each_file(),
+    time("grep-cold", State::Cold, source::prepare, source::grep).for_each_source(),
+    time("grep-warm", State::Warm, source::prepare, source::grep).for_each_source(),
+    time("tar", State::AsIs, source::prepare_archive, source::unpack).for_each_source(),
+    time("tar-async", State::AsIs, source::prepare_archive, source::unpack)
+        .for_each_source()
+        .without_waiting("tar"),
+    time("git-clone", State::AsIs, git::prepare_origin, git::clone).for_each_source(),
+    time("cargo-check-cold", State::Cold, cargo::prepare, cargo::check),
+    time("cargo-check-noop", State::Warm, cargo::prepare, cargo::check),
+    growth(
+        "grow-1000",
+        1_000,
+        |at, _| trees::prepare_entries(at, 1_000),
+        |at, _| trees::per_entry(at, 1_000),
+    ),
+    growth(
+        "grow-10000",
+        10_000,
+        |at, _| trees::prepare_entries(at, 10_000),
+        |at, _| trees::per_entry(at, 10_000),
+    ),
+    growth(
+        "grow-100000",
+        100_000,
+        |at, _| trees::prepare_entries(at, 100_000),
+        |at, _| trees::per_entry(at, 100_000),
+    ),
 ];
 
 type Prepare = fn(&mut Contender, &Size);
 type Work = fn(&Contender, &Size) -> f64;
 
+fn nothing(_: &mut Contender, _: &Size) {}
+
 const fn rate(name: &'static str, unit: &'static str, state: State, prepare: Prepare, work: Work) -> Row {
-    Row { name, unit, better: Better::Higher, state, prepare, work }
+    Row {
+        name,
+        unit,
+        better: Better::Higher,
+        operations: |_| 0,
+        same_for_peers: None,
+        state,
+        who: Who::Mounts,
+        arguments: USUAL,
+        entries: 0,
+        prepare,
+        work,
+    }
 }
 
 const fn time(name: &'static str, state: State, prepare: Prepare, work: Work) -> Row {
-    Row { name, unit: "s", better: Better::Lower, state, prepare, work }
+    let mut row = rate(name, "s", state, prepare, work);
+    row.better = Better::Lower;
+    row
+}
+
+/// A cold walk with attributes of so many entries.
+const fn growth(name: &'static str, entries: usize, prepare: Prepare, work: Work) -> Row {
+    let mut row = rate(name, "us/entry", State::Cold, prepare, work);
+    row.better = Better::Lower;
+    row.who = Who::Own;
+    row.entries = entries;
+    row
 }
 
 impl Row {
+    const fn with_ssh(mut self) -> Row {
+        self.who = Who::Bytes;
+        self
+    }
+
+    const fn for_each_file(mut self) -> Row {
+        self.operations = |size| size.files;
+        self
+    }
+
+    const fn for_each_source(mut self) -> Row {
+        self.operations = |size| size.source_files;
+        self
+    }
+
+    /// This program's closing waits for nothing; the others do as in the row `other`.
+    const fn without_waiting(mut self, other: &'static str) -> Row {
+        self.arguments = ASYNC;
+        self.same_for_peers = Some(other);
+        self
+    }
+
+    /// Whether `kind` takes part in it.
+    pub fn is_for(&self, kind: Kind, size: &Size) -> bool {
+        let takes_part = match self.who {
+            Who::Mounts => kind != Kind::RawSsh,
+            Who::Bytes => true,
+            Who::Own => matches!(kind, Kind::Local | Kind::Stead),
+        };
+        takes_part && self.entries <= size.entries_max
+    }
+
     /// Measures it once, with what the program counted meanwhile.
     pub fn measure(&self, contender: &mut Contender, size: &Size) -> (f64, Option<Counters>) {
+        contender.use_arguments(self.arguments);
         (self.prepare)(contender, size);
         match self.state {
             State::Cold => contender.make_cold(),
             State::Warm => drop((self.work)(contender, size)),
-            State::AsIs => {}
+            State::AsIs => contender.far_has_changed(),
         }
         let before = contender.counters();
         let first = (self.work)(contender, size);
         let after = contender.counters();
         let value = if self.state == State::Warm { self.again(first, contender, size) } else { first };
-        let counted = before.zip(after).map(|(before, after)| Counters {
-            requests: after.requests.saturating_sub(before.requests),
-            round_trips: after.round_trips.saturating_sub(before.round_trips),
-        });
-        (value, counted)
+        (value, before.zip(after).map(|(before, after)| after.since(&before)))
     }
-}
 
-impl Row {
     /// The median of `first` and as many repetitions as make up for the shortness of one.
     fn again(&self, first: f64, contender: &Contender, size: &Size) -> f64 {
         let mut values = vec![first];
@@ -128,200 +232,50 @@ fn per_second(count: usize, start: Instant) -> f64 {
     count as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Bytes that neither compress nor repeat within a piece.
-fn noise() -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let words = (0..PIECE_BYTES / 8).flat_map(|_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.collect()
-}
-
-fn write_big(path: &Path, bytes: u64) {
-    let piece = noise();
-    let mut file = File::create(path).expect("creating the big file");
-    for _ in 0..bytes / PIECE_BYTES as u64 {
-        file.write_all(&piece).expect("writing the big file");
-    }
-    file.sync_all().expect("syncing the big file");
-}
-
-fn write(contender: &Contender, size: &Size) -> f64 {
-    let path = contender.dir.join("written");
-    let start = Instant::now();
-    write_big(&path, size.sequential_bytes);
-    let figure = megabytes_per_second(size.sequential_bytes, start);
-    let there = contender.far.join("written");
-    assert_eq!(
-        there.metadata().map(|is| is.size()).unwrap_or(0),
-        size.sequential_bytes,
-        "fsync returned too early"
-    );
-    std::fs::remove_file(path).expect("removing the written file");
-    figure
-}
-
 fn make_once(path: &Path, make: impl FnOnce(&Path)) {
     if !path.exists() {
         make(path);
     }
 }
 
-fn make_big(contender: &mut Contender, size: &Size) {
-    make_once(&contender.far.join("big"), |path| write_big(path, size.sequential_bytes));
-}
+/// The files below a directory, by their paths in it, and how long they are.
+struct Manifest(Vec<(PathBuf, u64)>);
 
-fn read(contender: &Contender, size: &Size) -> f64 {
-    let mut file = File::open(contender.dir.join("big")).expect("opening the big file");
-    let mut piece = vec![0; PIECE_BYTES];
-    let mut total = 0;
-    let start = Instant::now();
-    loop {
-        match file.read(&mut piece).expect("reading the big file") {
-            0 => break,
-            count => total += count as u64,
+impl Manifest {
+    /// Those of what is there now.
+    fn of(root: &Path) -> Manifest {
+        let mut files = Vec::new();
+        let mut directories = vec![PathBuf::new()];
+        while let Some(at) = directories.pop() {
+            for entry in root.join(&at).read_dir().expect("listing a directory").flatten() {
+                let (path, is) = (at.join(entry.file_name()), entry.metadata().expect("looking at an entry"));
+                match is.is_dir() {
+                    true => directories.push(path),
+                    false => files.push((path, is.len())),
+                }
+            }
         }
+        Manifest(files)
     }
-    let figure = megabytes_per_second(total, start);
-    assert_eq!(total, size.sequential_bytes);
-    figure
-}
 
-fn make_random(contender: &mut Contender, size: &Size) {
-    make_once(&contender.far.join("random"), |path| write_big(path, size.random_bytes));
-}
+    fn without(mut self, left_out: impl Fn(&Path) -> bool) -> Manifest {
+        self.0.retain(|(path, _)| !left_out(path));
+        self
+    }
 
-fn random(contender: &Contender, size: &Size, jobs: u32) -> f64 {
-    let done = Program::new("fio")
-        .args(["--name=random", "--rw=randread", "--bs=4k", "--direct=1", "--ioengine=psync", "--readonly"])
-        .args(["--time_based", "--group_reporting", "--output-format=json", "--randrepeat=0"])
-        .arg(format!("--runtime={}", size.random_time.as_secs()))
-        .arg(format!("--numjobs={jobs}"))
-        .arg(format!("--filename={}", contender.dir.join("random").display()))
-        .deadline(ROW_DEADLINE)
-        .ok();
-    let text = done.text();
-    let document = text.find('{').map_or("", |start| &text[start..]);
-    let report: serde_json::Value =
-        serde_json::from_str(document).unwrap_or_else(|error| panic!("{error}: {done}"));
-    report["jobs"][0]["read"]["iops"].as_f64().unwrap_or_else(|| panic!("no figure in {report}"))
-}
-
-/// The names of a tree, directory by directory.
-fn tree_files(root: &Path, files: usize) -> impl Iterator<Item = PathBuf> {
-    let root = root.to_owned();
-    (0..files).map(move |number| root.join(format!("d{:03}/f{number:05}", number / FILES_PER_DIRECTORY)))
-}
-
-/// Files of 4 KiB, a hundred in a directory.
-pub fn write_tree(root: &Path, files: usize) {
-    let contents = noise();
-    for (number, path) in tree_files(root, files).enumerate() {
-        if number % FILES_PER_DIRECTORY == 0 {
-            std::fs::create_dir_all(path.parent().unwrap_or(root)).expect("creating a directory of the tree");
-        }
-        let at = number % (PIECE_BYTES - FILE_BYTES);
-        std::fs::write(path, &contents[at..at + FILE_BYTES]).expect("writing a file of the tree");
+    /// Waits until all of them are below `far` in their whole length.
+    fn arrives(&self, far: &Path) {
+        let mut files = self.0.iter().peekable();
+        eventually(ROW_DEADLINE, "all files are on the other side", || {
+            let is_there =
+                |(path, len): &(PathBuf, u64)| far.join(path).metadata().is_ok_and(|is| is.len() == *len);
+            while files.next_if(|file| is_there(file)).is_some() {}
+            files.peek().is_none()
+        });
     }
 }
 
-fn make_tree(contender: &mut Contender, size: &Size) {
-    make_once(&contender.far.join("tree"), |path| write_tree(path, size.files));
-}
-
-fn make_doomed(contender: &mut Contender, size: &Size) {
-    make_once(&contender.far.join("doomed"), |path| write_tree(path, size.files));
-}
-
-fn create(contender: &Contender, size: &Size) -> f64 {
-    let root = contender.dir.join("created");
-    let there = contender.far.join("created");
-    let start = Instant::now();
-    write_tree(&root, size.files);
-    eventually(ROW_DEADLINE, "all files are on the other side", || {
-        let whole = |path: PathBuf| path.metadata().is_ok_and(|is| is.size() == FILE_BYTES as u64);
-        tree_files(&there, size.files).all(whole)
-    });
-    let figure = per_second(size.files, start);
-    std::fs::remove_dir_all(there).expect("removing the created tree");
-    figure
-}
-
-fn stat_all(contender: &Contender, size: &Size) -> f64 {
-    let start = Instant::now();
-    for path in tree_files(&contender.dir.join("tree"), size.files) {
-        let is = path.symlink_metadata().expect("looking at a file");
-        assert_eq!(is.size(), FILE_BYTES as u64);
-    }
-    per_second(size.files, start)
-}
-
-fn read_all(contender: &Contender, size: &Size) -> f64 {
-    let start = Instant::now();
-    for path in tree_files(&contender.dir.join("tree"), size.files) {
-        assert_eq!(std::fs::read(path).expect("reading a file").len(), FILE_BYTES);
-    }
-    per_second(size.files, start)
-}
-
-fn unlink(contender: &Contender, size: &Size) -> f64 {
-    let there = contender.far.join("doomed");
-    let start = Instant::now();
-    for path in tree_files(&contender.dir.join("doomed"), size.files) {
-        std::fs::remove_file(path).expect("removing a file");
-    }
-    eventually(ROW_DEADLINE, "all files are gone on the other side", || {
-        tree_files(&there, size.files).all(|path| path.symlink_metadata().is_err())
-    });
-    let figure = per_second(size.files, start);
-    std::fs::remove_dir_all(there).expect("removing the doomed tree");
-    figure
-}
-
-fn find(contender: &Contender, size: &Size) -> f64 {
-    find_files(contender, size, &["-type", "f"])
-}
-
-fn find_with_attributes(contender: &Contender, size: &Size) -> f64 {
-    find_files(contender, size, &["-type", "f", "-printf", "%s %T@ %p\n"])
-}
-
-fn find_files(contender: &Contender, size: &Size, what: &[&str]) -> f64 {
-    let listing = Program::new("find").arg(contender.dir.join("tree")).args(what);
-    let done = listing.deadline(ROW_DEADLINE).ok();
-    assert_eq!(done.text().lines().count(), size.files);
-    done.took.as_secs_f64()
-}
-
-fn git(dir: &Path) -> Program {
-    let program = Program::new("git").arg("-C").arg(dir).args([
-        "-c",
-        "user.name=bench",
-        "-c",
-        "user.email=bench@localhost",
-    ]);
-    program.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null").deadline(ROW_DEADLINE)
-}
-
-fn make_repository(contender: &mut Contender, size: &Size) {
-    let far = contender.far.join("repository");
-    if far.exists() {
-        return;
-    }
-    write_tree(&far, size.files);
-    git(&far).args(["init", "-q", "."]).ok();
-    git(&far).args(["add", "-A"]).ok();
-    git(&far).args(["commit", "-qm", "all"]).ok();
-    // git notes inode numbers and times as this mount shows them; from here on nothing has changed for it.
-    contender.make_cold();
-    git(&contender.dir.join("repository")).args(["status", "--porcelain"]).ok();
-}
-
-fn git_status(contender: &Contender, _: &Size) -> f64 {
-    let done = git(&contender.dir.join("repository")).args(["status", "--porcelain"]).ok();
-    assert!(done.stdout.is_empty(), "nothing has changed: {done}");
-    done.took.as_secs_f64()
+/// Removes what a row has made on the far side; whether anybody is told of it is no part of the row.
+fn remove(far: &Path) {
+    std::fs::remove_dir_all(far).expect("removing what a row has made");
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use super::Size;
 use super::contender::{Counters, Kind};
+use super::link::Link;
 use super::rows::{Better, Row};
 
 /// Ratios from here on count as equal: two runs of one program differ by as much on a shared machine.
@@ -14,14 +14,17 @@ const SAME_FROM: f64 = 0.95;
 /// One measurement.
 pub struct Cell {
     pub value: f64,
-    pub counters: Option<Counters>,
+    pub counted: Option<Counters>,
+    /// What a user would say was done: files, entries; 0 where that makes no sense.
+    pub operations: usize,
 }
 
-/// All measurements at one distance.
+/// All measurements over one link.
 pub struct Table {
-    rtt: Duration,
+    link: Link,
     size: Size,
     columns: Vec<&'static str>,
+    shows_operations: bool,
     rows: Vec<Line>,
 }
 
@@ -30,26 +33,48 @@ struct Line {
     unit: &'static str,
     better: Better,
     cells: BTreeMap<&'static str, Vec<f64>>,
-    counters: Option<Counters>,
+    counted: Option<Counters>,
+    operations: usize,
 }
 
 impl Table {
-    pub fn new(rtt: Duration, size: Size, columns: Vec<&'static str>) -> Table {
-        Table { rtt, size, columns, rows: Vec::new() }
+    pub fn new(link: Link, size: Size, columns: Vec<&'static str>, shows_operations: bool) -> Table {
+        Table { link, size, columns, shows_operations, rows: Vec::new() }
     }
 
     pub fn add(&mut self, row: &Row, column: &'static str, cell: Cell) {
-        if !self.rows.iter().any(|line| line.name == row.name) {
-            let (name, unit, better) = (row.name, row.unit, row.better);
-            self.rows.push(Line { name, unit, better, cells: BTreeMap::new(), counters: None });
-        }
-        if let Some(line) = self.rows.iter_mut().find(|line| line.name == row.name) {
-            line.cells.entry(column).or_default().push(cell.value);
-            line.counters = cell.counters.or(line.counters);
-        }
+        let line = self.line(row);
+        line.cells.entry(column).or_default().push(cell.value);
+        line.counted = cell.counted.or(line.counted.take());
+        line.operations = line.operations.max(cell.operations);
     }
 
-    /// The rows in which this program is behind the better of its peers.
+    /// Takes the figure that was measured last for the row `other`; `false` if there is none.
+    pub fn take_over(&mut self, row: &Row, other: &str, column: &'static str) -> bool {
+        let measured = self.rows.iter().find(|line| line.name == other);
+        let Some(value) = measured.and_then(|line| line.cells.get(column)?.last()).copied() else {
+            return false;
+        };
+        self.line(row).cells.entry(column).or_default().push(value);
+        true
+    }
+
+    fn line(&mut self, row: &Row) -> &mut Line {
+        let at = self.rows.iter().position(|line| line.name == row.name).unwrap_or(self.rows.len());
+        if at == self.rows.len() {
+            self.rows.push(Line {
+                name: row.name,
+                unit: row.unit,
+                better: row.better,
+                cells: BTreeMap::new(),
+                counted: None,
+                operations: 0,
+            });
+        }
+        &mut self.rows[at]
+    }
+
+    /// The rows in which this program is behind the best of its peers.
     pub fn slower_than_peers(&self) -> impl Iterator<Item = &'static str> {
         self.rows
             .iter()
@@ -65,42 +90,66 @@ impl Line {
         values.get(values.len() / 2).copied()
     }
 
-    /// How many times better than the better peer.
+    /// How many times better than the best peer.
     fn ratio(&self) -> Option<f64> {
         let own = self.median(Kind::Stead.name())?;
-        let peers = [Kind::Sshfs, Kind::SshfsTuned].into_iter().filter_map(|kind| self.median(kind.name()));
+        let peers = Kind::ALL.into_iter().filter(|kind| kind.is_peer());
+        let peers = peers.filter_map(|kind| self.median(kind.name()));
         match self.better {
             Better::Higher => peers.reduce(f64::max).map(|best| own / best),
             Better::Lower => peers.reduce(f64::min).map(|best| best / own),
         }
     }
+
+    /// What this program counted: requests, requests for each thing that the user did, those that waited, requests to the
+    /// machine, mebibytes of memory.
+    fn counts(&self) -> [String; 5] {
+        let Some(counted) = &self.counted else { return std::array::from_fn(|_| "-".to_owned()) };
+        let each = match self.operations {
+            0 => "-".to_owned(),
+            operations => format!("{:.2}", counted.requests as f64 / operations as f64),
+        };
+        let (requests, waits) = (counted.requests.to_string(), counted.waits.to_string());
+        let memory = (counted.memory_kib >> 10).to_string();
+        [requests, each, waits, counted.round_trips.to_string(), memory]
+    }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Size { sequential_bytes, random_bytes, files, .. } = self.size;
+        let Size { sequential_bytes, random_bytes, files, source_files, .. } = self.size;
         writeln!(
             f,
-            "\n{} ms round trip; sequential {} MiB, random in {} MiB, {files} files of 4 KiB",
-            self.rtt.as_millis(),
+            "\n{} round trip; sequential {} MiB, random in {} MiB, {files} files of 4 KiB, {source_files} files of source",
+            self.link,
             sequential_bytes >> 20,
             random_bytes >> 20
         )?;
-        write!(f, "{:<16} {:<8}", "row", "unit")?;
+        write!(f, "{:<17} {:<8}", "row", "unit")?;
         for column in &self.columns {
-            write!(f, " {column:>12}")?;
+            write!(f, " {column:>11}")?;
         }
-        writeln!(f, " {:>8} {:>10} {:>11}", "ratio", "requests", "round trips")?;
+        writeln!(
+            f,
+            " {:>7} {:>9} {:>6} {:>7} {:>11} {:>5}",
+            "ratio", "requests", "each", "waited", "round trips", "MiB"
+        )?;
         for line in &self.rows {
-            write!(f, "{:<16} {:<8}", line.name, line.unit)?;
+            write!(f, "{:<17} {:<8}", line.name, line.unit)?;
             for column in &self.columns {
-                write!(f, " {:>12}", line.median(column).map_or_else(|| "-".to_owned(), figure))?;
+                write!(f, " {:>11}", line.median(column).map_or_else(|| "-".to_owned(), figure))?;
             }
             let ratio = line.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-            let count = |read: fn(&Counters) -> u64| {
-                line.counters.as_ref().map_or_else(|| "-".to_owned(), |c| read(c).to_string())
-            };
-            writeln!(f, " {ratio:>8} {:>10} {:>11}", count(|c| c.requests), count(|c| c.round_trips))?;
+            let [requests, each, waits, round_trips, memory] = line.counts();
+            writeln!(f, " {ratio:>7} {requests:>9} {each:>6} {waits:>7} {round_trips:>11} {memory:>5}")?;
+        }
+        if self.shows_operations {
+            writeln!(f, "\nrequests of the kernel by operation")?;
+            for line in &self.rows {
+                let Some(counted) = &line.counted else { continue };
+                let shown = counted.operations.iter().map(|(name, count)| format!("{name} {count}"));
+                writeln!(f, "{:<17} {}", line.name, shown.collect::<Vec<_>>().join(", "))?;
+            }
         }
         Ok(())
     }

@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
-use e2e::bench::{self, Options, recovery};
+use e2e::bench::{self, Options, coherence, recovery};
 
 const HELP: &str = "\
-bench mount [--quick] [--rtt MS[,MS]] [--rows NAME[,NAME]] [--runs N] [--only CONTENDER[,CONTENDER]]
+bench mount [--quick] [--rtt MS[,MS]] [--rate MBIT[,MBIT]] [--rows NAME[,NAME]] [--runs N]
+            [--only CONTENDER[,CONTENDER]] [--operations]
+bench coherence [--seed N] [--steps N] [--on host|ssh|far]
 bench recovery [--quick] [--kills N] [--files N] [--on host|ssh]
 ";
 
@@ -18,6 +20,10 @@ fn main() -> ExitCode {
         },
         Some((what, rest)) if what == "recovery" => match recovery::Options::parse(rest) {
             Ok(options) => recovery::run(&options),
+            Err(error) => usage(&error),
+        },
+        Some((what, rest)) if what == "coherence" => match coherence::Options::parse(rest) {
+            Ok(options) => coherence::run(&options),
             Err(error) => usage(&error),
         },
         _ => usage("what is to be measured is not named"),

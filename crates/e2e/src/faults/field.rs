@@ -38,9 +38,14 @@ pub struct Field {
 impl Field {
     /// A fresh mount of this host or over SSH.
     pub fn new(kind: Kind, args: &[&str]) -> Field {
+        Field::at_distance(kind, Duration::ZERO, args)
+    }
+
+    /// As [`Field::new`]; a mount over SSH has this round trip added from the start.
+    pub fn at_distance(kind: Kind, rtt: Duration, args: &[&str]) -> Field {
         let line = (kind == Kind::Ssh).then(|| {
             let sshd = Sshd::start();
-            let proxy = DelayProxy::start(sshd.port(), Duration::ZERO);
+            let proxy = DelayProxy::start(sshd.port(), rtt);
             sshd.add_host("box", proxy.port(), &[("HostKeyAlias", "box")]);
             (sshd, proxy)
         });

@@ -87,3 +87,29 @@ fn a_cut_in_the_middle_lets_exactly_so_many_bytes_pass() {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
     round_trip(&mut stream, b"again").unwrap();
 }
+
+#[test]
+fn a_link_with_a_rate_lets_no_more_than_that_pass() {
+    const BYTES_PER_SECOND: u64 = 4 << 20;
+    let proxy = DelayProxy::start_rated(echo(), RTT, Some(BYTES_PER_SECOND));
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+    let took = round_trip(&mut stream, &vec![7; 1 << 20]).unwrap();
+    // There and back at the same time, each a quarter of a second.
+    assert!(took >= Duration::from_millis(250), "{took:?}");
+}
+
+#[test]
+fn what_others_send_waits_no_longer_than_the_buffer_of_a_link_with_a_rate() {
+    const BYTES_PER_SECOND: u64 = 4 << 20;
+    let proxy = DelayProxy::start_rated(echo(), Duration::ZERO, Some(BYTES_PER_SECOND));
+    let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+    let (mut bulk, mut other) = (connect(), connect());
+    round_trip(&mut other, b"x").unwrap();
+    let copying = std::thread::spawn(move || round_trip(&mut bulk, &vec![7; 8 << 20]));
+    let took: Vec<_> = (0..8).map(|_| round_trip(&mut other, b"x").unwrap()).collect();
+    // A buffer in each direction, and as much again for whoever else wants the processor.
+    assert!(took.iter().all(|took| *took < RATED_BUFFER * 8), "{took:?}");
+    assert!(!copying.is_finished(), "there was nothing to wait for");
+    drop(proxy);
+    let _cut = copying.join();
+}

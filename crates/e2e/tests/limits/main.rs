@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test every unexpected error is a failure")]
 
+mod round_trips;
+
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

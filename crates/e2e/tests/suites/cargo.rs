@@ -1,24 +1,22 @@
-use std::path::Path;
-
 use e2e::{Place, Program, suites};
 
 suites! {
     fn cargo_builds_tests_and_rebuilds_a_crate(p) {
         write_workspace(p);
         let dir = p.path("app");
-        cargo(&dir, "build").ok();
+        Program::cargo("build", &dir).ok();
         assert_eq!(Program::new(dir.join("target/debug/app")).ok().text(), "the answer is 42\n");
-        cargo(&dir, "test").ok();
+        Program::cargo("test", &dir).ok();
 
-        let again = cargo(&dir, "build").arg("-v").ok();
+        let again = Program::cargo("build", &dir).arg("-v").ok();
         assert!(again.errors().contains("Fresh app"), "built again without a change: {again}");
 
         let source = p.path("app/answer/src/lib.rs");
         let text = std::fs::read_to_string(&source).unwrap().replace("6 * 7", "6 * 7 + 1");
         std::fs::write(&source, text).unwrap();
-        cargo(&dir, "build").ok();
+        Program::cargo("build", &dir).ok();
         assert_eq!(Program::new(dir.join("target/debug/app")).ok().text(), "the answer is 43\n");
-        cargo(&dir, "clean").ok();
+        Program::cargo("clean", &dir).ok();
         assert!(!p.far_path("app/target").exists());
     }
 }
@@ -50,12 +48,4 @@ fn write_workspace(p: &Place) {
         std::fs::create_dir_all(p.path(name).parent().unwrap()).unwrap();
         p.file(name, text);
     }
-}
-
-/// The user's cargo, with nothing of the build that runs these tests.
-fn cargo(dir: &Path, task: &str) -> Program {
-    let foreign =
-        ["CARGO_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER"];
-    let program = Program::new("cargo").args([task, "--offline"]).cwd(dir);
-    foreign.iter().fold(program, |program, key| program.without_env(key))
 }

@@ -30,6 +30,7 @@ mod interrupts;
 mod kernel;
 mod operations;
 mod parked;
+mod tally;
 mod translate;
 
 use std::collections::HashSet;
@@ -53,8 +54,8 @@ use super::negotiation::{Negotiated, UnsupportedVersion, Wanted, negotiate};
 use super::notify::{self, Notice};
 use super::reply::{self, Responder};
 use super::request::{Operation, ParseError, Request};
+use crate::Progress;
 use crate::machine::Owners;
-use crate::{Counts, Progress};
 use answer::Answer;
 use current::{Busy, PartOf};
 use interrupts::Interrupts;
@@ -62,6 +63,7 @@ use parked::Parked;
 
 pub use current::current;
 pub use kernel::FuseKernel;
+pub use tally::Tally;
 
 /// Threads that read requests. More than the cores there usually are to spare gain nothing: none of them waits for
 /// the machine.
@@ -191,7 +193,7 @@ pub(super) struct Serving<S: Source> {
     root_device: u64,
     runtime: Handle,
     interrupts: Arc<Interrupts>,
-    counts: Arc<Counts>,
+    tally: Arc<Tally>,
     progress: Progress,
     pool: Arc<BufferPool>,
     refused: HashSet<u64>,
@@ -210,7 +212,7 @@ pub fn descriptors(device: &Arc<Device>) -> Vec<Arc<Device>> {
 /// The threads of a mount.
 pub struct Server {
     threads: Mutex<Vec<JoinHandle<()>>>,
-    counts: Arc<Counts>,
+    tally: Arc<Tally>,
     kernel: Arc<FuseKernel>,
 }
 
@@ -247,12 +249,12 @@ impl Server {
         if begin == Begin::Takeover {
             serving.doubt_all();
         }
-        Ok(Server { threads: Mutex::new(threads), counts: serving.counts.clone(), kernel })
+        Ok(Server { threads: Mutex::new(threads), tally: serving.tally.clone(), kernel })
     }
 
     /// What the kernel did so far.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    pub fn counts(&self) -> &Tally {
+        &self.tally
     }
 
     /// Waits until the mount is gone. Returns at once to all but the first who wait.
@@ -301,7 +303,6 @@ fn read_one<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>) -> Read 
             return Read::End;
         }
     }
-    serving.counts.request();
     take(serving, device, &buffer.freeze())
 }
 
@@ -309,6 +310,7 @@ fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &By
     let request = match Request::parse_as(message, serving.negotiated.dialect()) {
         Ok(request) => request,
         Err(error) => {
+            serving.tally.take_unknown();
             tracing::error!(%error, "a request cannot be read");
             if let Some(header) = error.header
                 && let Err(error) = reply::refuse_malformed(device, &header)
@@ -319,6 +321,7 @@ fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &By
         }
     };
     let header = &request.header;
+    serving.tally.take(header);
     let _busy = Busy::with(header.identity());
     tracing::trace!(unique = header.unique, node = header.node, operation = %header.operation_name(), "request");
     match request.operation {
@@ -361,7 +364,7 @@ impl<S: Source> Serving<S> {
         let root_device = vfs.root().map_or(0, |root| root.device);
         let pool = BufferPool::for_max_write(negotiated.max_write);
         let inherited = Mutex::new(vfs.unsettled().into_iter().collect());
-        let (interrupts, counts) = (Arc::default(), Arc::default());
+        let (interrupts, tally) = (Arc::default(), Arc::default());
         Serving {
             vfs,
             kernel,
@@ -369,7 +372,7 @@ impl<S: Source> Serving<S> {
             root_device,
             runtime,
             interrupts,
-            counts,
+            tally,
             progress,
             refused,
             pool,
@@ -426,7 +429,7 @@ impl<S: Source> Serving<S> {
         let parked = Parked::new(self.runtime.clone());
         if let Poll::Ready(outcome) = parked.first_poll(operation.as_mut()) {
             tracing::trace!(unique = responder.unique(), "answered at once");
-            self.counts.hit();
+            self.tally.answered_at_once();
             self.deliver(responder, outcome, told, manner);
             return;
         }

@@ -1,5 +1,6 @@
 //! What serves a mount: one of the backends, which are alike from here on.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -103,10 +104,18 @@ impl Backend {
     /// What was asked of it, and how much of that was known here; the rest is not its business.
     pub(super) fn counters(&self) -> Counters {
         let counts = match self {
-            Backend::Fuse(mount) => mount.counts(),
+            Backend::Fuse(mount) => mount.counts().all(),
             Backend::Nfs(mount) => mount.counts(),
         };
         Counters { requests: counts.requests(), hits: counts.hits(), ..Counters::default() }
+    }
+
+    /// The kernel's requests by what they ask for, of a backend that a kernel asks.
+    pub(super) fn operations(&self) -> BTreeMap<String, u64> {
+        match self {
+            Backend::Fuse(mount) => mount.counts().operations(),
+            Backend::Nfs(_) => BTreeMap::new(),
+        }
     }
 
     /// Waits until somebody has unmounted it. May be dropped half way.

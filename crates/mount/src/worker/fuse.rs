@@ -20,13 +20,12 @@ use super::options::MountChoices;
 use super::predecessor::{Server as Serving, note_panics_afresh};
 use super::succession::{FUSE, KernelPart, write_part};
 use super::{failure, in_full};
-use crate::Counts;
 use crate::fuse::device::Device;
 use crate::fuse::mountpoint::{
     self, Audience, Contents, MountError, MountOptions, MountPoint, MountPointError, Mounts,
     PermissionChecks, Unmount, UnmountError, unmount,
 };
-use crate::fuse::serve::{Begin, FuseKernel, ServeError, Server, Start, descriptors, handshake};
+use crate::fuse::serve::{Begin, FuseKernel, ServeError, Server, Start, Tally, descriptors, handshake};
 use crate::machine::{Machine, Owners};
 
 /// What the kernel reads ahead by itself, in KiB: the largest request it sends. Its default is an eighth of that, and
@@ -213,7 +212,7 @@ impl FuseMount {
         self.connection
     }
 
-    pub(super) fn counts(&self) -> &Counts {
+    pub(super) fn counts(&self) -> &Tally {
         self.server.counts()
     }
 

@@ -352,6 +352,7 @@ impl Mounted {
             reason,
             journal,
             counters,
+            operations: self.backend.operations(),
             degraded: self.degraded(),
             kept_aside: Vec::new(),
             replayed: self.ready.replayed.clone(),

@@ -1,5 +1,7 @@
 //! The status document: everything the daemon owns, in one answer. Checks read it: fields are added, never renamed.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::id::{ConnectionId, MountId, ProcessId};
@@ -129,6 +131,9 @@ pub struct Mount {
     pub journal: Journal,
     /// What it has done so far.
     pub counters: Counters,
+    /// The requests from the kernel that the worker which serves it now has taken, by what they ask for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operations: BTreeMap<String, u64>,
     /// Whether it may be written to.
     pub access: Access,
     /// What `close` waits for.

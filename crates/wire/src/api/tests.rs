@@ -227,6 +227,7 @@ fn the_status_document_has_the_fields_that_checks_read() {
             worker: Some(status::Worker { pid: 124, restarts: 0 }),
             journal: status::Journal::default(),
             counters: status::Counters::default(),
+            operations: Default::default(),
             access: mount::Access::ReadWrite,
             sync: mount::SyncMode::Close,
             degraded: None,

@@ -53,6 +53,7 @@ fn messages() -> Vec<FromWorker> {
             reason: Some("the stream ended".into()),
             journal: Journal { operations: 1, bytes: 2 },
             counters: Counters { requests: u64::MAX, ..Counters::default() },
+            operations: BTreeMap::from([("Lookup".to_owned(), u64::MAX)]),
             degraded: Some("kernel too old for takeover".into()),
             kept_aside: vec!["/x".into()],
             replayed: Some(Replayed { writes: 1, ..Replayed::default() }),
