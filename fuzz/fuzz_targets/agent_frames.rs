@@ -5,6 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use wire::agent::{AgentFrame, ClientFrame};
 use wire::frame::{PREFIX_BYTES, Prefix, decode_head, encode_head};
 use wire::hello::Hello;
+use wire::packing::{pack, unpack};
 
 fn check<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(head: &[u8]) {
     let Ok(value) = decode_head::<T>(head) else { return };
@@ -16,6 +17,11 @@ fn check<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fm
 fuzz_target!(|bytes: &[u8]| {
     if let Some(prefix) = bytes.first_chunk::<PREFIX_BYTES>() {
         let _lengths = Prefix::parse(*prefix);
+        let _lengths = Prefix::parse_any(*prefix);
+    }
+    if let Ok(payload) = unpack(bytes) {
+        let again = pack(&payload).expect("what was unpacked from a frame fits into one");
+        assert!(unpack(&again).expect("what was packed can be unpacked") == payload);
     }
     check::<Hello>(bytes);
     check::<ClientFrame>(bytes);

@@ -52,7 +52,7 @@ pub(crate) fn answer(output: &Output, session: SessionId, keep_seconds: u32) -> 
 }
 
 fn hello(session: SessionId, keep_seconds: u32) -> Hello {
-    let capabilities = capability::LEASES | capability::PROCESSES | capability::LOCKS;
+    let capabilities = capability::LEASES | capability::PROCESSES | capability::LOCKS | capability::PACKING;
     Hello { keep_seconds, ..Hello::new(capabilities, session) }
 }
 

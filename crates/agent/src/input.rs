@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use wire::frame::{FrameError, PREFACE, PREFIX_BYTES, Prefix, decode_head};
+use wire::packing::unpack;
 
 use crate::ends::Ends;
 
@@ -31,11 +32,13 @@ pub(crate) struct Input {
     buffer: Vec<u8>,
     /// Where in the buffer the next frame starts.
     start: usize,
+    /// The pieces of a payload whose frame has not come yet: no more than a payload may have.
+    pieces: Vec<u8>,
 }
 
 impl Input {
     pub fn new(stream: Arc<Ends>) -> Input {
-        Input { stream, buffer: Vec::with_capacity(READ_BYTES), start: 0 }
+        Input { stream, buffer: Vec::with_capacity(READ_BYTES), start: 0, pieces: Vec::new() }
     }
 
     /// Reads what each stream starts with.
@@ -53,12 +56,17 @@ impl Input {
 
     /// The next frame and its payload; `None` when the stream has ended between two frames.
     pub fn frame<T: DeserializeOwned>(&mut self) -> Result<Option<(T, Vec<u8>)>, InputError> {
-        if !self.fill(PREFIX_BYTES)? {
-            return Ok(None);
-        }
-        let mut prefix = [0; PREFIX_BYTES];
-        prefix.copy_from_slice(&self.buffer[self.start..][..PREFIX_BYTES]);
-        let prefix = Prefix::parse(prefix)?;
+        let prefix = loop {
+            let Some(prefix) = self.prefix()? else { return Ok(None) };
+            if !prefix.is_piece() {
+                break prefix;
+            }
+            self.start += PREFIX_BYTES;
+            let mut pieces = std::mem::take(&mut self.pieces);
+            prefix.check_behind(pieces.len())?;
+            self.payload(prefix.payload as usize, &mut pieces)?;
+            self.pieces = pieces;
+        };
         let (head_bytes, payload_bytes) = (prefix.head as usize, prefix.payload as usize);
         if !self.fill(PREFIX_BYTES + head_bytes)? {
             return Err(InputError::Cut);
@@ -66,8 +74,23 @@ impl Input {
         let head_start = self.start + PREFIX_BYTES;
         let head = decode_head(&self.buffer[head_start..][..head_bytes])?;
         self.start = head_start + head_bytes;
-        let payload = self.payload(payload_bytes)?;
+        let mut payload = if prefix.continues { std::mem::take(&mut self.pieces) } else { Vec::new() };
+        prefix.check_behind(payload.len())?;
+        self.payload(payload_bytes, &mut payload)?;
+        if prefix.packed {
+            payload = unpack(&payload).map_err(FrameError::from)?;
+        }
         Ok(Some((head, payload)))
+    }
+
+    /// What is in front of the next frame, which is left where it is; `None` at the stream's end.
+    fn prefix(&mut self) -> Result<Option<Prefix>, InputError> {
+        if !self.fill(PREFIX_BYTES)? {
+            return Ok(None);
+        }
+        let mut prefix = [0; PREFIX_BYTES];
+        prefix.copy_from_slice(&self.buffer[self.start..][..PREFIX_BYTES]);
+        Ok(Some(Prefix::parse_any(prefix)?))
     }
 
     /// Whether bytes of another frame are here already.
@@ -75,16 +98,15 @@ impl Input {
         self.start < self.buffer.len()
     }
 
-    fn payload(&mut self, bytes: usize) -> Result<Vec<u8>, InputError> {
-        if bytes == 0 {
-            return Ok(Vec::new());
-        }
+    /// Reads `bytes` more of a payload behind what there is of it.
+    fn payload(&mut self, bytes: usize, payload: &mut Vec<u8>) -> Result<(), InputError> {
+        let end = payload.len() + bytes;
+        payload.reserve_exact(bytes);
         let here = (self.buffer.len() - self.start).min(bytes);
-        let mut payload = Vec::with_capacity(bytes);
         payload.extend_from_slice(&self.buffer[self.start..][..here]);
         self.start += here;
-        while payload.len() < bytes {
-            let missing = bytes - payload.len();
+        while payload.len() < end {
+            let missing = end - payload.len();
             if missing < READ_BYTES {
                 // The tail comes with what is behind it.
                 if !self.fill(missing)? {
@@ -95,17 +117,17 @@ impl Input {
                 break;
             }
             // The capacity may be more than was asked for; what is read too much belongs to the next frame.
-            if self.stream.read(&mut payload)? == 0 {
+            if self.stream.read(payload)? == 0 {
                 return Err(InputError::Cut);
             }
         }
-        if payload.len() > bytes {
+        if payload.len() > end {
             self.buffer.clear();
             self.start = 0;
-            self.buffer.extend_from_slice(&payload[bytes..]);
-            payload.truncate(bytes);
+            self.buffer.extend_from_slice(&payload[end..]);
+            payload.truncate(end);
         }
-        Ok(payload)
+        Ok(())
     }
 
     /// Reads until the buffer has `bytes` from its start. `false` when the stream ended before the first of them.

@@ -3,10 +3,14 @@
 //! A thread that has a frame to send writes it itself when nothing else is being written, which saves a change of
 //! threads per reply. Otherwise it leaves the frame to the writer thread, which sends small frames before large ones.
 //! Frames of the same size class leave in the order in which they were sent.
+//!
+//! What a client asks for is what it has room for, so what is queued here and in the system is bounded by the client. Where
+//! it has said how fast its link is, payloads that are on the link for longer than it takes to pack them are packed.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -14,7 +18,8 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use serde::Serialize;
 use wire::agent::{AgentFrame, Failure};
-use wire::frame::encode_head;
+use wire::frame::{Payload, amend, encode_head};
+use wire::packing::Packer;
 
 use crate::ends::Ends;
 use crate::failure::failure;
@@ -59,6 +64,9 @@ pub(crate) struct Output {
     work: Condvar,
     /// Senders wait here for room, and [`Output::flush`] for the end.
     room: Condvar,
+    packer: Packer,
+    /// What the link carries, as the client says; 0: nothing is packed.
+    link_bytes_per_second: AtomicU64,
 }
 
 #[derive(Default)]
@@ -76,21 +84,46 @@ struct Queue {
 
 impl Output {
     pub fn new(stream: Arc<Ends>) -> Output {
-        Output { stream, queue: Mutex::default(), work: Condvar::new(), room: Condvar::new() }
+        Output {
+            stream,
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            packer: Packer::default(),
+            link_bytes_per_second: AtomicU64::new(0),
+        }
+    }
+
+    /// The client says what its link carries, so that payloads are packed where that makes them faster.
+    pub fn pack_for(&self, link_bytes_per_second: u64) {
+        self.link_bytes_per_second.store(link_bytes_per_second, Ordering::Relaxed);
     }
 
     /// Sends a frame; waits while the queue is full. What is sent after the stream has broken goes nowhere: the stream's
     /// end is found by the reader.
     pub fn send(&self, head: &AgentFrame, payload: Vec<u8>) {
-        self.send_frame(encode(head, payload, false));
+        self.send_frame(self.packed(encode(head, payload, false)));
     }
 
-    /// Sends a frame that nothing which is sent in this way later overtakes. Says what it takes of a client's credit.
+    /// Sends a frame that nothing which is sent in this way later overtakes. Says what it takes of a client's credit: as
+    /// much as before it is packed.
     pub fn send_ordered(&self, head: &AgentFrame, payload: Vec<u8>) -> usize {
         let frame = Frame { ordered: true, ..encode(head, payload, false) };
         let bytes = frame.bytes() - wire::frame::PREFIX_BYTES;
-        self.send_frame(frame);
+        self.send_frame(self.packed(frame));
         bytes
+    }
+
+    /// The frame with its payload packed, where that makes it faster.
+    fn packed(&self, mut frame: Frame) -> Frame {
+        let link = self.link_bytes_per_second.load(Ordering::Relaxed);
+        if let Some(packed) = self.packer.pack(&frame.payload, link)
+            && let Ok(bytes) = u32::try_from(packed.len())
+        {
+            amend(&mut frame.head, Payload::Packed(bytes));
+            frame.payload = packed;
+        }
+        frame
     }
 
     fn send_frame(&self, frame: Frame) {

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use wire::agent::file::{FileRequest, LockKind};
 use wire::agent::process::ProcessRequest;
 use wire::agent::{AgentFrame, ClientFrame, REQUESTS_IN_FLIGHT_MAX, Reply, Request, RequestId, Sequence};
+use wire::hello::capability;
 
 use crate::credentials::enter_thread;
 use crate::ends::Ends;
@@ -70,6 +71,8 @@ pub(crate) struct Stream {
     session: Arc<Session>,
     number: StreamNumber,
     is_kept: bool,
+    /// Whether the client can unpack what is packed.
+    unpacks: bool,
     ends: Arc<Ends>,
     output: Arc<Output>,
     input: Mutex<Input>,
@@ -112,6 +115,7 @@ impl Stream {
             session: session.clone(),
             number,
             is_kept,
+            unpacks: greeted.theirs.capabilities & capability::PACKING != 0,
             ends: greeted.ends,
             output: greeted.output,
             input: Mutex::new(greeted.input),
@@ -223,6 +227,12 @@ impl Stream {
             }
             ClientFrame::Acknowledge { sequence } => {
                 self.session.replies.acknowledge(sequence);
+                None
+            }
+            ClientFrame::Rate { bytes_per_second } => {
+                if self.unpacks {
+                    self.output.pack_for(bytes_per_second);
+                }
                 None
             }
             ClientFrame::Goodbye => {

@@ -6,6 +6,7 @@
 
 pub mod coherence;
 mod contender;
+mod copying;
 mod link;
 pub mod recovery;
 mod rows;

@@ -21,7 +21,7 @@ use vfs::file::{
 };
 use vfs::request::Sequence;
 use vfs::source::{
-    Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target,
+    Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Reach, Removed, Source, Target,
     WalkBudget, WalkFrom, WalkPage, Walking, Written,
 };
 use vfs::table::Kept;
@@ -339,6 +339,11 @@ impl Source for Machine {
 
     async fn read(&self, handle: HandleId, offset: u64, length: u32) -> Result<Bytes> {
         outcome(self.client.read(handle.far()?, offset, length).await)
+    }
+
+    fn reach(&self) -> Reach {
+        let (room_bytes, part_bytes) = self.client.reach();
+        Reach { room_bytes: room_bytes as u64, part_bytes: part_bytes as u64 }
     }
 
     async fn write(

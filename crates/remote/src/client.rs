@@ -24,8 +24,10 @@ mod call;
 mod counters;
 mod error;
 mod file;
+mod flight;
 mod held;
 mod input;
+mod lanes;
 mod outbox;
 mod pending;
 mod process;
@@ -47,6 +49,7 @@ use wire::agent::file::Changed;
 use wire::agent::process::ProcessId;
 use wire::agent::{ClientFrame, Description, HandleId, Reply, Request, Sequence};
 use wire::frame::{PREFACE, decode_head, encode_head};
+use wire::hello::capability::PACKING;
 use wire::hello::{Hello, SessionId};
 
 pub use call::{Call, ReplyStream, TypedCall};
@@ -226,7 +229,8 @@ impl Introduced {
         };
         let peer = theirs?;
         ours.agree(&peer)?;
-        Ok(Introduced { halves: Halves { input, writer, peer } })
+        let packs = ours.capabilities & peer.capabilities & PACKING != 0;
+        Ok(Introduced { halves: Halves { input, writer, peer, packs } })
     }
 
     /// What the agent said of itself.
@@ -435,6 +439,12 @@ impl AgentClient {
 
     pub(super) fn misanswered(&self, reply: &'static str) -> LinkLost {
         self.session.misanswered(reply)
+    }
+
+    /// How many bytes more are well asked for now by who reads ahead, and how many in one request: enough to keep the link
+    /// busy, and not so much that others wait long behind it.
+    pub fn reach(&self) -> (usize, usize) {
+        self.session.reach()
     }
 
     /// What the link has done so far.

@@ -237,7 +237,11 @@ pub struct WorkerDialer {
 impl WorkerDialer {
     /// A dialer that asks for sessions which are kept for `keep_seconds` after their stream is lost.
     pub fn new(dial: Dial, host: HostOptions, keep_seconds: u32) -> WorkerDialer {
-        let options = ConnectOptions { keep_seconds, ..ConnectOptions::default() };
+        let mut options = ConnectOptions { keep_seconds, ..ConnectOptions::default() };
+        // No processor packs as fast as a pipe carries.
+        if let Dial::Ssh(_) = dial {
+            options.capabilities |= wire::hello::capability::PACKING;
+        }
         WorkerDialer { dial, host, options, spare: Arc::default() }
     }
 

@@ -3,7 +3,8 @@
 //! A [`Reader`] is pure: it is told what is read and says what to fetch. It takes a read for a sequential one when it
 //! begins where the last ended, or within what has been fetched already (a kernel sends a sequential reader's requests
 //! through several threads, so they arrive somewhat out of order). The window doubles with each step from
-//! [`WINDOW_BYTES_MIN`] to [`WINDOW_BYTES_MAX`], which fills a link of 90 MB/s at 90 ms.
+//! [`WINDOW_BYTES_MIN`] to [`WINDOW_BYTES_MAX`], which fills a link of 90 MB/s at 90 ms. Within it no more is asked for than
+//! the source is [reached](Reach) with, but always the least window: a reader is not to starve beside others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::awaited::Awaited;
 use crate::errno::Result;
-use crate::source::TRANSFER_BYTES_MAX;
+use crate::source::{Reach, TRANSFER_BYTES_MAX};
 
 /// The first window: what a kernel reads ahead by itself, twice.
 pub(crate) const WINDOW_BYTES_MIN: u64 = 256 << 10;
@@ -21,7 +22,8 @@ pub(crate) const WINDOW_BYTES_MIN: u64 = 256 << 10;
 /// The largest window of one open file.
 pub(crate) const WINDOW_BYTES_MAX: u64 = 8 << 20;
 
-/// The smallest part that is fetched ahead. Smaller ones cost more requests than they save waiting.
+/// The smallest part that is fetched ahead, of which all are multiples: what a kernel asks for at once. Smaller ones cost
+/// more requests than they save waiting.
 const PART_BYTES_MIN: u64 = 128 << 10;
 
 /// How far behind the furthest read a fetched part is kept, for requests that arrive late.
@@ -57,6 +59,15 @@ pub(crate) struct Reader {
     parts: VecDeque<Part>,
 }
 
+/// How much there is room for beyond a read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// In memory.
+    pub(crate) bytes: u64,
+    /// On the way.
+    pub(crate) reach: Reach,
+}
+
 /// What to do for a read.
 #[derive(Debug)]
 pub(crate) enum Plan {
@@ -78,8 +89,8 @@ impl Reader {
         self.window = 0;
     }
 
-    /// Plans a read of `length` bytes at `offset` in a file of `size` bytes, fetching at most `room` beyond the read.
-    pub(crate) fn plan(&mut self, offset: u64, length: u32, size: u64, room: u64) -> Plan {
+    /// Plans a read of `length` bytes at `offset` in a file of `size` bytes, fetching beyond it what there is room for.
+    pub(crate) fn plan(&mut self, offset: u64, length: u32, size: u64, room: Room) -> Plan {
         let end = offset.saturating_add(u64::from(length));
         let fetched_from = self.parts.front().map_or(self.next, |part| part.offset);
         let fetched_to = self.parts.back().map_or(self.next, Part::end);
@@ -105,15 +116,16 @@ impl Reader {
     }
 
     /// Adds parts up to a window beyond `end`, and not beyond the end of the file unless the read itself goes there.
-    fn extend(&mut self, mut at: u64, end: u64, size: u64, room: u64) -> Vec<Part> {
-        let until = end.max(self.next.saturating_add(self.window.min(room)).min(size));
-        let part_bytes = (self.window / 4).clamp(PART_BYTES_MIN, u64::from(TRANSFER_BYTES_MAX));
-        // Half a window is waited for before more is asked, so that parts are not slivers.
-        if at >= end && until.saturating_sub(at) < self.window / 2 && until < size {
-            return Vec::new();
-        }
+    fn extend(&mut self, mut at: u64, end: u64, size: u64, room: Room) -> Vec<Part> {
+        let Room { bytes, reach } = room;
+        let reached = at.saturating_add(reach.room_bytes).max(self.next.saturating_add(WINDOW_BYTES_MIN));
+        let wished = self.next.saturating_add(self.window.min(bytes));
+        let until = end.max(wished.min(reached).min(size));
+        let part_bytes = (self.window / 4).min(reach.part_bytes) / PART_BYTES_MIN * PART_BYTES_MIN;
+        let part_bytes = part_bytes.clamp(PART_BYTES_MIN, u64::from(TRANSFER_BYTES_MAX));
         let mut fetch = Vec::new();
-        while at < until {
+        // Beyond what is read now, parts are whole: less than one is left for later.
+        while at < until && (at < end || until >= size || until - at >= part_bytes) {
             let length = part_bytes.min(until - at);
             let length = u32::try_from(length).unwrap_or(TRANSFER_BYTES_MAX);
             let part = Part { offset: at, length, bytes: Arc::new(Awaited::new()), room: Arc::default() };
@@ -138,7 +150,7 @@ mod tests {
 
     const KIB: u64 = 1 << 10;
     const SIZE: u64 = 1 << 30;
-    const ROOM: u64 = AHEAD_BYTES_MAX as u64;
+    const ROOM: Room = Room { bytes: AHEAD_BYTES_MAX as u64, reach: Reach::NEAR };
 
     fn read(reader: &mut Reader, offset: u64) -> Plan {
         reader.plan(offset, 128 << 10, SIZE, ROOM)
@@ -177,6 +189,37 @@ mod tests {
         for offset in [0, 256 * KIB, 128 * KIB, 512 * KIB, 384 * KIB, 640 * KIB] {
             let plan = read(&mut reader, offset);
             assert!(matches!(plan, Plan::Parts { .. }), "{offset}: {plan:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_on_the_way_than_the_source_is_reached_with_and_never_nothing() {
+        let mut reader = Reader::default();
+        let (mut asked, reach_bytes) = (0, 1 << 20);
+        for step in 0..1000 {
+            let offset = step * 128 * KIB;
+            // What has been read has arrived, and nothing else.
+            let on_the_way = asked - offset.min(asked);
+            let reach =
+                Reach { room_bytes: reach_bytes - on_the_way.min(reach_bytes), part_bytes: 300 * KIB };
+            let plan = reader.plan(offset, 128 << 10, SIZE, Room { reach, ..ROOM });
+            let Plan::Parts { fetch, .. } = plan else { panic!("{offset}") };
+            for part in &fetch {
+                assert_eq!(part.offset, asked);
+                asked = part.end();
+                assert_eq!(u64::from(part.length) % PART_BYTES_MIN, 0);
+                assert!(u64::from(part.length) <= reach.part_bytes);
+            }
+            assert!(asked - offset <= reach_bytes, "{step}: {}", asked - offset);
+            assert!(step < 8 || asked - offset >= reach_bytes - 256 * KIB, "{step}: {}", asked - offset);
+        }
+        let nothing = Reach { room_bytes: 0, part_bytes: 0 };
+        let mut reader = Reader::default();
+        for step in 0..100 {
+            let offset = step * 128 * KIB;
+            let plan = reader.plan(offset, 128 << 10, SIZE, Room { reach: nothing, ..ROOM });
+            let Plan::Parts { .. } = plan else { panic!("{offset}") };
+            assert!(reader.parts.back().unwrap().end() >= offset + WINDOW_BYTES_MIN);
         }
     }
 

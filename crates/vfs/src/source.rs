@@ -46,6 +46,20 @@ pub struct Lease {
     pub valid_ms: u32,
 }
 
+/// How far ahead of a reader a source is well asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// How many bytes more may be asked for now, so that the way there is busy and others do not wait long behind them.
+    pub room_bytes: u64,
+    /// How many at once.
+    pub part_bytes: u64,
+}
+
+impl Reach {
+    /// Of a source that is as near as memory.
+    pub const NEAR: Reach = Reach { room_bytes: u64::MAX, part_bytes: TRANSFER_BYTES_MAX as u64 };
+}
+
 /// What the source tells of a directory under lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
@@ -274,6 +288,10 @@ pub trait Source: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Opened>> + Send;
     /// Shorter than `length`, which is at most [`TRANSFER_BYTES_MAX`], only at the end of the file.
     fn read(&self, handle: HandleId, offset: u64, length: u32) -> impl Future<Output = Result<Bytes>> + Send;
+    /// How far ahead of a reader it is well asked now.
+    fn reach(&self) -> Reach {
+        Reach::NEAR
+    }
     /// At most [`TRANSFER_BYTES_MAX`] at once.
     fn write(
         &self,

@@ -8,9 +8,12 @@
 //! **Streams.** A request is answered by one or more replies with its id; [`AgentFrame::Reply::last`] ends it. What may
 //! be long (listings, walks, output of processes) is sent against credit: the client allows a number of bytes with the
 //! request ([`StreamWindow`]) and more with [`ClientFrame::Credit`]; the agent sends while the credit is positive, a
-//! page at a time, so it may go below zero by one page. A page takes as much credit as its head and its payload have
-//! bytes. The replies of one request leave in order, whatever overtakes them. Credit and cancels for a request whose
+//! page at a time, so it may go below zero by one page. A page takes as much credit as its head and its payload,
+//! unpacked, have bytes. The replies of one request leave in order, whatever overtakes them. Credit and cancels for a request whose
 //! last reply is on its way are nothing.
+//!
+//! **Payloads.** A client may send them in pieces, and both sides packed: see [`frame`](crate::frame). What a client sends
+//! between the pieces of a request is carried out as if it had been sent before that request.
 //!
 //! **Sequence numbers.** A request that changes something carries a number that grows by one with each of the session.
 //! The agent applies each number once and keeps its reply until [`ClientFrame::Acknowledge`] covers it. Requests that
@@ -120,6 +123,12 @@ pub enum ClientFrame {
     Ping {
         /// Comes back as it is.
         nonce: u64,
+    },
+    /// How fast replies arrive, where the client would have their payloads packed if that makes them faster. Holds for the
+    /// stream until it is said again; before it is said, nothing is packed.
+    Rate {
+        /// What the link carries.
+        bytes_per_second: u64,
     },
     /// The session is to end now, with all it has, however long it was to be kept. The agent closes the stream.
     Goodbye,

@@ -71,6 +71,8 @@ pub mod capability {
     pub const PROCESSES: u64 = 1 << 1;
     /// Holds advisory locks.
     pub const LOCKS: u64 = 1 << 2;
+    /// Unpacks what is packed, see [`packing`](crate::packing).
+    pub const PACKING: u64 = 1 << 3;
 }
 
 /// Changes whenever a source file that defines what goes over the stream changes, so that two builds of one version
@@ -78,6 +80,7 @@ pub mod capability {
 pub const SCHEMA_HASH: u64 = {
     let mut hash = fnv1a(include_bytes!("hello.rs"));
     hash = fnv1a_more(hash, include_bytes!("frame.rs"));
+    hash = fnv1a_more(hash, include_bytes!("packing.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent/file.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent/name.rs"));

@@ -1,6 +1,6 @@
 //! What two of Stead's processes say to each other: types, frames, versions.
 //!
-//! - [`frame`], [`hello`], [`agent`]: a client and the agent of a machine, over any byte stream.
+//! - [`frame`], [`packing`], [`hello`], [`agent`]: a client and the agent of a machine, over any byte stream.
 //! - `api`: a client and the daemon, JSON-RPC 2.0 over a unix socket.
 //! - `worker`: the daemon and a mount's worker, over an inherited socket.
 //!
@@ -13,6 +13,7 @@ pub mod bytestring;
 pub mod decode;
 pub mod frame;
 pub mod hello;
+pub mod packing;
 pub mod paths;
 pub mod worker;
 

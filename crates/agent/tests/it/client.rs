@@ -35,6 +35,10 @@ pub struct Client {
     events: VecDeque<AgentFrame>,
     pub root: Place,
     pub privileged: bool,
+    /// What is said that this side can do.
+    pub capabilities: u64,
+    /// Frames that came packed.
+    pub packed: usize,
 }
 
 /// The caller that the tests run as.
@@ -91,7 +95,7 @@ impl Client {
     }
 
     pub fn say_hello(&mut self, session: SessionId, keep_seconds: u32) {
-        let hello = Hello { keep_seconds, ..Hello::new(0, session) };
+        let hello = Hello { keep_seconds, ..Hello::new(self.capabilities, session) };
         let hello = encode_head(&hello, 0).unwrap();
         self.stream.write_all(&[PREFACE.as_slice(), &hello].concat()).unwrap();
     }
@@ -135,6 +139,8 @@ impl Client {
             events: VecDeque::new(),
             root: Place::default(),
             privileged: false,
+            capabilities: 0,
+            packed: 0,
         }
     }
 
@@ -298,6 +304,10 @@ impl Client {
         self.stream.read_exact(&mut head)?;
         let mut payload = vec![0; prefix.payload as usize];
         self.stream.read_exact(&mut payload)?;
+        if prefix.packed {
+            self.packed += 1;
+            payload = wire::packing::unpack(&payload).unwrap();
+        }
         Ok((head, payload))
     }
 

@@ -11,6 +11,7 @@ mod listing;
 mod locks;
 mod names;
 mod nonsense;
+mod payloads;
 mod processes;
 mod protocol;
 mod sessions;

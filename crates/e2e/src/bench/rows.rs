@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use super::Size;
 use super::contender::{Contender, Counters, Kind};
+use super::copying;
 use crate::eventually;
 
+pub use sequential::noise;
 pub use trees::write_tree;
 
 /// A row may take this long at a distance for a peer that walks.
@@ -125,6 +127,8 @@ pub const ROWS: &[Row] = &[
         |at, _| trees::prepare_entries(at, 100_000),
         |at, _| trees::per_entry(at, 100_000),
     ),
+    delay("stat-during-write", copying::make_probes, copying::stat_during_write),
+    delay("stat-during-read", copying::make_probes_and_big, copying::stat_during_read),
 ];
 
 type Prepare = fn(&mut Contender, &Size);
@@ -160,6 +164,12 @@ const fn growth(name: &'static str, entries: usize, prepare: Prepare, work: Work
     row.better = Better::Lower;
     row.who = Who::Own;
     row.entries = entries;
+    row
+}
+
+const fn delay(name: &'static str, prepare: Prepare, work: Work) -> Row {
+    let mut row = rate(name, "ms", State::Cold, prepare, work);
+    row.better = Better::Lower;
     row
 }
 
@@ -232,7 +242,7 @@ fn per_second(count: usize, start: Instant) -> f64 {
     count as f64 / start.elapsed().as_secs_f64()
 }
 
-fn make_once(path: &Path, make: impl FnOnce(&Path)) {
+pub fn make_once(path: &Path, make: impl FnOnce(&Path)) {
     if !path.exists() {
         make(path);
     }

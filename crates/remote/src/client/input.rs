@@ -1,10 +1,12 @@
 //! Frames out of a byte stream.
 
 use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use wire::frame::{FrameError, NOISE_BYTES_MAX, PREFACE, PREFIX_BYTES, Prefix};
+use wire::packing::unpack;
 
 use super::error::{LinkLost, Noise};
 
@@ -14,6 +16,10 @@ const READ_BYTES: usize = 64 << 10;
 /// A payload of at least this size is read into memory of its own; a smaller one is copied out of the buffer, so that
 /// whoever keeps it does not keep the buffer too.
 const OWN_BUFFER_BYTES_MIN: usize = 32 << 10;
+
+/// What comes of a payload behind its beginning shows how fast the link is if it is at least this much: several of ssh's
+/// packets.
+const TRICKLED_BYTES_MIN: usize = 128 << 10;
 
 /// The reading side of a stream.
 pub(super) struct Input {
@@ -27,10 +33,14 @@ pub(super) struct Input {
 pub(super) struct Frame<'a> {
     pub(super) head: &'a [u8],
     pub(super) payload: Bytes,
+    /// What it took on the stream.
+    pub(super) carried_bytes: usize,
+    /// How much of it was not here when it began to be read, and how long that took to come; `None` where it is little.
+    pub(super) trickled: Option<(usize, Duration)>,
 }
 
 impl Frame<'_> {
-    /// What the frame took on the stream without its prefix: what it counts against a stream's credit.
+    /// What the frame counts against a stream's credit: all but its prefix, unpacked.
     pub(super) fn body_bytes(&self) -> usize {
         self.head.len() + self.payload.len()
     }
@@ -100,12 +110,30 @@ impl Input {
         let (head_end, payload_bytes) = (PREFIX_BYTES + prefix.head as usize, prefix.payload as usize);
         if self.buffer.len() >= head_end + payload_bytes {
             self.used = head_end + payload_bytes;
-            let payload = Bytes::copy_from_slice(&self.buffer[head_end..self.used]);
-            return Ok(Frame { head: &self.buffer[PREFIX_BYTES..head_end], payload });
+            let payload = &self.buffer[head_end..self.used];
+            let payload = match prefix.packed {
+                true => Bytes::from(unpack(payload).map_err(FrameError::from)?),
+                false => Bytes::copy_from_slice(payload),
+            };
+            return Ok(Frame {
+                head: &self.buffer[PREFIX_BYTES..head_end],
+                payload,
+                carried_bytes: self.used,
+                trickled: None,
+            });
         }
+        let here = self.buffer.len() - head_end;
+        let begun = Instant::now();
         let payload = self.large_payload(head_end, payload_bytes).await?;
+        let missing = payload_bytes - here;
+        let trickled = (missing >= TRICKLED_BYTES_MIN).then(|| (missing, begun.elapsed()));
         self.used = head_end;
-        Ok(Frame { head: &self.buffer[PREFIX_BYTES..head_end], payload })
+        let payload = match prefix.packed {
+            true => Bytes::from(unpack(&payload).map_err(FrameError::from)?),
+            false => payload,
+        };
+        let carried_bytes = head_end + payload_bytes;
+        Ok(Frame { head: &self.buffer[PREFIX_BYTES..head_end], payload, carried_bytes, trickled })
     }
 
     fn prefix(&self) -> Result<Option<Prefix>, FrameError> {

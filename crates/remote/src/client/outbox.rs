@@ -1,9 +1,10 @@
 //! Frames into a byte stream, by whoever has one.
 //!
 //! A sender writes its frame itself, on its own thread, when nobody else is writing. When somebody is, it leaves the
-//! frame in the queue, and the one who writes takes all that has gathered in one system call. When the stream takes no
-//! more, a task writes on as soon as it does. So a lone request costs one system call and no change of threads, and
-//! many share.
+//! frame in its [lane](super::lanes), and the one who writes takes all that is urgent and has gathered, and one piece of
+//! what is not, in one system call. When the stream takes no more, a task writes on as soon as it does. So a lone request
+//! costs one system call and no change of threads, and many share. What is not urgent is also held back while enough is on
+//! its way; then whoever learns that some of it has arrived writes on.
 //!
 //! Streams come and go beneath one outbox. Each has a [`Generation`], so that what the last one still had to say, an
 //! error of a writer at work above all, is not taken for the next one's.
@@ -13,23 +14,17 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
+use super::flight::Pace;
+use super::lanes::{Lanes, Outgoing, Part};
+
 /// How many pieces go to the system at once.
 const SLICES_MAX: usize = 64;
-
-/// A frame on its way.
-pub(super) struct Outgoing {
-    /// Prefix and head, encoded.
-    pub(super) head: Vec<u8>,
-    pub(super) payload: Bytes,
-    /// What it holds of the limit on bytes that wait, and gives back when it is written or dropped.
-    pub(super) share: usize,
-}
 
 /// Which of the streams that an outbox has had; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,12 +73,6 @@ pub(super) struct WriteError {
     pub(super) written: Written,
 }
 
-impl Outgoing {
-    fn len(&self) -> usize {
-        self.head.len() + self.payload.len()
-    }
-}
-
 /// What has gone out in one go.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Written {
@@ -96,12 +85,13 @@ pub(super) struct Written {
 /// The writing side of a stream.
 pub(super) struct Outbox {
     state: Mutex<State>,
+    pace: Mutex<Pace>,
     waker: Waker,
     writable: Arc<Writable>,
 }
 
 struct State {
-    queue: VecDeque<Outgoing>,
+    lanes: Lanes,
     /// Absent while somebody writes, and while there is no stream.
     writer: Option<Box<Writer>>,
     generation: Generation,
@@ -115,8 +105,8 @@ struct State {
 struct Writer {
     generation: Generation,
     stream: Box<dyn AsyncWrite + Send + Unpin>,
-    batch: VecDeque<Outgoing>,
-    /// How much of the batch's first frame has been written.
+    batch: VecDeque<Part>,
+    /// How much of the batch's first part has been written.
     written: usize,
     /// The stream may hold back some of what it took.
     unflushed: bool,
@@ -140,18 +130,31 @@ impl Outbox {
     pub(super) fn new() -> Outbox {
         let writable = Arc::new(Writable(Notify::new()));
         let state = State {
-            queue: VecDeque::new(),
+            lanes: Lanes::default(),
             writer: None,
             generation: Generation::default(),
             gate: Gate::Away,
             blocked: false,
             woken: false,
         };
-        Outbox { state: Mutex::new(state), waker: Waker::from(writable.clone()), writable }
+        let pace = Mutex::new(Pace::new(Instant::now()));
+        Outbox { state: Mutex::new(state), pace, waker: Waker::from(writable.clone()), writable }
     }
 
-    /// Puts the frame that `make` returns behind the others. `make` is told the stream's generation if the lane may use
-    /// it now; if not, its frame is dropped. Call [`Outbox::flush`] afterwards.
+    /// What is on its way on the present stream.
+    pub(super) fn pace(&self) -> &Mutex<Pace> {
+        &self.pace
+    }
+
+    /// A ping has been answered. `None` if it is none of this side's own, `Some(false)` if it was never sent. Call
+    /// [`Outbox::flush`] afterwards.
+    pub(super) fn arrived(&self, nonce: u64) -> Option<bool> {
+        let mut state = self.state.lock();
+        state.lanes.arrived(nonce, &mut self.pace.lock(), Instant::now())
+    }
+
+    /// Puts the frame that `make` returns behind those that it may not overtake. `make` is told the stream's generation if
+    /// `lane` may use it now; if not, its frame is dropped. Call [`Outbox::flush`] afterwards.
     pub(super) fn push<E>(
         &self,
         lane: Lane,
@@ -161,7 +164,7 @@ impl Outbox {
         let open = state.gate.lets(lane).then_some(state.generation);
         let frame = make(open)?;
         if open.is_some() {
-            state.queue.push_back(frame);
+            state.lanes.push(frame);
         }
         Ok(())
     }
@@ -180,8 +183,10 @@ impl Outbox {
         state.gate = Gate::Recovering;
         state.blocked = false;
         state.woken = false;
+        self.pace.lock().begin_anew(Instant::now());
         let generation = state.generation;
-        let writer = Writer { generation, stream, batch: first.into(), written: 0, unflushed: false };
+        let batch = first.into_iter().map(Part::from).collect();
+        let writer = Writer { generation, stream, batch, written: 0, unflushed: false };
         state.writer = Some(Box::new(writer));
         Some(generation)
     }
@@ -192,7 +197,7 @@ impl Outbox {
         if state.generation != generation || state.gate != Gate::Recovering {
             return false;
         }
-        state.queue.extend(waiting());
+        state.lanes.push_again(waiting());
         state.gate = Gate::Open;
         true
     }
@@ -225,7 +230,7 @@ impl Outbox {
     /// Whether everything has been given to the stream.
     pub(super) fn is_drained(&self) -> bool {
         let state = self.state.lock();
-        state.queue.is_empty()
+        state.lanes.is_empty()
             && state.writer.as_ref().is_some_and(|writer| writer.batch.is_empty() && !writer.unflushed)
     }
 
@@ -263,7 +268,12 @@ impl Outbox {
                 written.share += writer.share();
                 return Ok(written);
             }
-            writer.batch.append(&mut state.queue);
+            let has_piece = !writer.batch.is_empty();
+            state.lanes.take_urgent(&mut writer.batch);
+            // One piece at a time: what becomes urgent meanwhile goes before the next.
+            if !has_piece {
+                state.lanes.take_bulk(&mut writer.batch, &mut self.pace.lock(), Instant::now());
+            }
             if writer.batch.is_empty() && !writer.unflushed {
                 state.writer = Some(writer);
                 return Ok(written);
@@ -298,15 +308,14 @@ impl State {
     }
 
     fn drop_stream(&mut self) -> usize {
-        let queued: usize = self.queue.drain(..).map(|frame| frame.share).sum();
-        queued + self.writer.take().map_or(0, |writer| writer.share())
+        self.lanes.clear() + self.writer.take().map_or(0, |writer| writer.share())
     }
 }
 
 impl Writer {
-    /// What its frames have of the limit.
+    /// What its parts have of the limit.
     fn share(&self) -> usize {
-        self.batch.iter().map(|frame| frame.share).sum()
+        self.batch.iter().map(|part| part.share).sum()
     }
 
     /// Writes the batch to its end, or as far as the stream takes it.
@@ -339,18 +348,18 @@ impl Writer {
             && self.written >= first.len()
         {
             self.written -= first.len();
-            written.frames += 1;
+            written.frames += usize::from(first.ends_frame);
             written.share += first.share;
             self.batch.pop_front();
         }
     }
 }
 
-/// Points `slices` at what is left of the batch, of whose first frame `written` bytes are done. Says how many it used.
-fn fill_slices<'a>(batch: &'a VecDeque<Outgoing>, written: usize, slices: &mut [IoSlice<'a>]) -> usize {
+/// Points `slices` at what is left of the batch, of whose first part `written` bytes are done. Says how many it used.
+fn fill_slices<'a>(batch: &'a VecDeque<Part>, written: usize, slices: &mut [IoSlice<'a>]) -> usize {
     let mut used = 0;
     let mut skip = written;
-    for piece in batch.iter().flat_map(|frame| [frame.head.as_slice(), &frame.payload]) {
+    for piece in batch.iter().flat_map(|part| [part.head.as_slice(), &part.payload]) {
         if used == slices.len() {
             break;
         }

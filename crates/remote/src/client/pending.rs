@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,7 +17,9 @@ use wire::agent::{ClientFrame, Failure, Reply, Request, RequestId, Sequence};
 use wire::frame::encode_head;
 
 use super::error::{CallError, LinkLost};
-use super::outbox::{Generation, Lane, Outgoing};
+use super::flight::Departure;
+use super::lanes::Outgoing;
+use super::outbox::{Generation, Lane};
 use super::repeat::{Rule, rule};
 
 /// How far beyond its credit an agent may go on a stream before that is taken for an attack: one page of the largest
@@ -76,6 +79,17 @@ pub(super) struct Arrived {
     pub(super) bytes: usize,
 }
 
+/// When a request that tells of its stream was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sent {
+    /// Its answer is short and comes at once: it shows how long the way is.
+    Prompt(Instant),
+    /// It asks for bytes, which are on their way from then on.
+    Read(Departure),
+    /// It tells nothing.
+    Unseen,
+}
+
 /// An unanswered request.
 pub(super) struct Entry {
     pub(super) waiter: Waiter,
@@ -84,6 +98,7 @@ pub(super) struct Entry {
     pub(super) again: Option<Again>,
     /// The stream that it was last sent on; none if it has not been sent.
     pub(super) generation: Generation,
+    pub(super) sent: Sent,
     pub(super) lane: Lane,
     pub(super) patience: Patience,
     /// What it holds of the limit on bytes that wait.
@@ -343,7 +358,10 @@ impl Entry {
         // It has been encoded before, and is no longer than it was.
         let head = encode_head(&frame, payload.len()).ok()?;
         self.generation = current;
-        Some(Outgoing { head, payload, share: std::mem::take(&mut self.share) })
+        self.sent = Sent::Unseen;
+        let ClientFrame::Request { body, .. } = frame else { unreachable!("it was made above") };
+        let what = super::request::what(id, &body);
+        Some(Outgoing { head, payload, share: std::mem::take(&mut self.share), what })
     }
 
     fn rest_of(&mut self, mut request: Request) -> Request {

@@ -2,7 +2,9 @@
 
 use wire::agent::file::{FileReply, FileRequest, Target};
 use wire::agent::process::{ProcessReply, ProcessRequest};
-use wire::agent::{HandleId, Reply, Request, StreamWindow};
+use wire::agent::{HandleId, Reply, Request, RequestId, StreamWindow};
+
+use super::lanes::What;
 
 /// Whether the request takes a place among the session's mutations, so that the agent applies it once however often it
 /// is sent.
@@ -107,6 +109,38 @@ pub(super) fn handles(request: &FileRequest) -> [Option<HandleId>; 2] {
         | F::RemoveXattr { target: Target::Handle(handle), .. } => [Some(*handle), None],
         F::CopyRange { from, to, .. } => [Some(*from), Some(*to)],
         _ => [None, None],
+    }
+}
+
+/// What the request is to whoever decides in which order frames leave.
+pub(super) fn what(id: RequestId, request: &Request) -> What {
+    match request {
+        Request::File(FileRequest::Write { handle, .. }) => What::Write { id, handle: *handle },
+        Request::File(request) => What::Request { id, handles: handles(request) },
+        Request::Process(_) | Request::Describe => What::Request { id, handles: [None, None] },
+    }
+}
+
+/// How many bytes of a file are asked for; `None` where it is not such a request.
+pub(super) fn bytes_asked(request: &Request) -> Option<usize> {
+    match request {
+        Request::File(FileRequest::Read { length, .. }) => Some(*length as usize),
+        _ => None,
+    }
+}
+
+/// Whether the answer comes as soon as it has been asked for, as far as the machine is concerned, and is short.
+pub(super) fn is_prompt(request: &Request) -> bool {
+    match request {
+        Request::File(request) => matches!(
+            request,
+            FileRequest::Lookup { .. }
+                | FileRequest::Stat { .. }
+                | FileRequest::Close { .. }
+                | FileRequest::Seek { .. }
+        ),
+        Request::Process(_) => false,
+        Request::Describe => true,
     }
 }
 

@@ -25,8 +25,9 @@ use wire::agent::{
     AgentFrame, ClientFrame, Errno, Failure, REPLIES_KEPT_MAX, REQUESTS_IN_FLIGHT_MAX, Reply, Request,
     RequestId, Sequence,
 };
-use wire::frame::{decode_head, encode_head};
+use wire::frame::{Payload, amend, decode_head, encode_head};
 use wire::hello::{Hello, SessionId};
+use wire::packing::Packer;
 
 use super::EventSink;
 use super::call::{Asked, AskedStream, CancelOnDrop};
@@ -34,11 +35,16 @@ use super::counters::{Tally, add};
 use super::error::{CallError, LinkLost};
 use super::held::{Corrections, Held, Moment};
 use super::input::Input;
-use super::outbox::{Gate, Generation, Lane, Outbox, Outgoing, WriteError, Written};
-use super::pending::{Abandoned, Again, Arrived, Entry, Patience, Pending, StreamWaiter, Waiter, unasked};
+use super::lanes::{Outgoing, What};
+use super::outbox::{Gate, Generation, Lane, Outbox, WriteError, Written};
+use super::pending::{
+    Abandoned, Again, Arrived, Entry, Patience, Pending, Sent, StreamWaiter, Waiter, unasked,
+};
 use super::relink::SessionMark;
-use super::request::is_mutation;
+use super::request::{is_mutation, what};
 use super::sequence::Sequences;
+
+mod way;
 
 /// Requests of this side in flight: a little below what makes the agent close the stream.
 const IN_FLIGHT_MAX: usize = REQUESTS_IN_FLIGHT_MAX - 64;
@@ -47,8 +53,8 @@ const IN_FLIGHT_MAX: usize = REQUESTS_IN_FLIGHT_MAX - 64;
 /// it has not heard yet.
 const UNACKNOWLEDGED_MAX: usize = REPLIES_KEPT_MAX - 1024;
 
-/// Payload bytes that wait to be written: what keeps any link busy between two turns of the writer. A small request
-/// waits behind all of them, so it is no more than that. So much is also taken in while there is no stream.
+/// Payload bytes that wait to be written: what keeps any link busy between two turns of the writer. So much is also taken
+/// in while there is no stream.
 const OUTBOX_BYTES_MAX: usize = 4 << 20;
 
 /// Pings without an answer. More tell nothing that one does not.
@@ -107,6 +113,9 @@ pub(super) struct Session {
     parting: AtomicBool,
     /// Replies and pongs that were received on the present stream.
     heard: AtomicU64,
+    /// Whether both sides of the present stream unpack what is packed.
+    packs: AtomicBool,
+    packer: Packer,
     pub(super) tally: Tally,
     pub(super) handles: AtomicU64,
     pub(super) processes: AtomicU64,
@@ -137,6 +146,8 @@ pub(super) struct Halves {
     pub(super) input: Input,
     pub(super) writer: Box<dyn AsyncWrite + Send + Unpin>,
     pub(super) peer: Hello,
+    /// Whether both sides have said that they unpack what is packed.
+    pub(super) packs: bool,
 }
 
 impl Session {
@@ -160,6 +171,8 @@ impl Session {
             unrecovered: AtomicBool::new(false),
             parting: AtomicBool::new(false),
             heard: AtomicU64::new(0),
+            packs: AtomicBool::new(false),
+            packer: Packer::default(),
             tally: Tally::default(),
             handles: AtomicU64::new(last_handle),
             processes: AtomicU64::new(0),
@@ -197,14 +210,15 @@ impl Session {
     /// Goes on with `stream`, for the recovery lane at first. `None` if the session is over. The reader of the last
     /// stream must have [ended](Session::reader_ended).
     pub(super) fn attach(self: &Arc<Self>, stream: Halves) -> Option<Generation> {
-        let Halves { input, writer, peer } = stream;
+        let Halves { input, writer, peer, packs } = stream;
+        self.packs.store(packs, Ordering::Relaxed);
         *self.peer.lock() = Arc::new(peer);
         let mut first = Vec::new();
         let floor = self.sequences.lock().floor();
         if floor > 0
             && let Ok(head) = encode_head(&ClientFrame::Acknowledge { sequence: Sequence(floor) }, 0)
         {
-            first.push(Outgoing { head, payload: Bytes::new(), share: 0 });
+            first.push(Outgoing { head, payload: Bytes::new(), share: 0, what: What::Other });
         }
         let generation = self.outbox.attach(writer, first)?;
         self.heard.store(0, Ordering::Relaxed);
@@ -394,6 +408,7 @@ impl Session {
         let lane = if doubtful { Lane::Held } else { manner.lane };
         let share = if manner.lane == Lane::Recovery { 0 } else { outbox_share(&payload) as usize };
         let mut refused = None;
+        let packed = self.pack(&request, &payload);
         let queued = self.outbox.push(lane, |stream| {
             // Ids are in the order in which requests are sent.
             id = self.pending.next_id();
@@ -403,12 +418,14 @@ impl Session {
                 None => Sequence(0),
             };
             let frame = ClientFrame::Request { id, sequence, body: request };
-            let head = encode_head(&frame, payload.len()).inspect_err(|_| {
+            let mut head = encode_head(&frame, payload.len()).inspect_err(|_| {
                 if wants_number {
                     self.sequences.lock().withdraw(sequence);
                 }
             })?;
             let ClientFrame::Request { body: request, .. } = frame else { unreachable!("it was made above") };
+            let what = what(id, &request);
+            let sent = if stream.is_some() { self.departs(&request) } else { Sent::Unseen };
             let again = self.held.is_some().then(|| Again { request, payload: payload.clone() });
             let (waiting, queued) = if stream.is_some() { (0, share) } else { (share, 0) };
             let entry = Entry {
@@ -416,6 +433,7 @@ impl Session {
                 sequence,
                 again,
                 generation: stream.unwrap_or_default(),
+                sent,
                 lane: manner.lane,
                 patience: manner.patience,
                 share: waiting,
@@ -429,7 +447,14 @@ impl Session {
                 None if manner.lane == Lane::Recovery => Some((Box::new(entry), LinkLost::Ended)),
                 _ => self.pending.insert(id, entry),
             };
-            Ok(Outgoing { head, payload, share: queued })
+            let payload = match packed {
+                Some((packed, bytes)) => {
+                    amend(&mut head, Payload::Packed(bytes));
+                    packed
+                }
+                None => payload,
+            };
+            Ok(Outgoing { head, payload, share: queued, what })
         });
         if let Err(error) = queued {
             if manner.lane == Lane::Ordinary {
@@ -480,7 +505,7 @@ impl Session {
     pub(super) fn cancel(&self, id: RequestId) {
         match self.pending.abandon(id, self.generation()) {
             Abandoned::Answered => {}
-            Abandoned::Asked => self.post(&ClientFrame::Cancel { id }),
+            Abandoned::Asked => self.post(&ClientFrame::Cancel { id }, What::Concerning(id)),
             Abandoned::Withdrawn(entry) => {
                 self.owe(&entry);
                 self.release(&entry);
@@ -491,7 +516,7 @@ impl Session {
     /// Allows `bytes` more for the stream `id`.
     pub(super) fn allow(&self, id: RequestId, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.post(&ClientFrame::Credit { id, bytes });
+        self.post(&ClientFrame::Credit { id, bytes }, What::Concerning(id));
     }
 
     /// The agent's reply was not one to the request that was made: the link ends.
@@ -513,7 +538,7 @@ impl Session {
             pings.waiting.insert(nonce, sender);
             nonce
         };
-        self.post(&ClientFrame::Ping { nonce });
+        self.post(&ClientFrame::Ping { nonce }, What::Other);
         // A ping that was not sent is not answered: what is lost from now on takes it out.
         if !matches!(self.outbox.standing().1, Gate::Open | Gate::Recovering) {
             self.end_pings();
@@ -528,9 +553,9 @@ impl Session {
 
     /// Sends a frame that belongs to no limit because it is small and bound to a request that does. Without a stream it
     /// is dropped.
-    fn post(&self, frame: &ClientFrame) {
+    fn post(&self, frame: &ClientFrame, what: What) {
         let queued = self.outbox.push(Lane::Recovery, |_| {
-            encode_head(frame, 0).map(|head| Outgoing { head, payload: Bytes::new(), share: 0 })
+            encode_head(frame, 0).map(|head| Outgoing { head, payload: Bytes::new(), share: 0, what })
         });
         match queued {
             Ok(()) => self.flush(),
@@ -601,7 +626,7 @@ impl Session {
     pub(super) fn say_goodbye(&self) {
         if self.held.is_some() {
             self.parting.store(true, Ordering::Relaxed);
-            self.post(&ClientFrame::Goodbye);
+            self.post(&ClientFrame::Goodbye, What::Last);
         }
     }
 
@@ -667,7 +692,7 @@ impl Session {
     pub(super) fn settle(&self, sequence: Sequence) {
         let forget = self.sequences.lock().settle(sequence);
         if let Some(forget) = forget {
-            self.post(&ClientFrame::Acknowledge { sequence: Sequence(forget.through) });
+            self.post(&ClientFrame::Acknowledge { sequence: Sequence(forget.through) }, What::Other);
             self.unacknowledged.add_permits(forget.count);
         }
     }
@@ -794,7 +819,8 @@ impl Session {
             };
             add(&self.tally.frames_received, 1);
             let bytes = frame.body_bytes();
-            add(&self.tally.bytes_received, bytes + wire::frame::PREFIX_BYTES);
+            add(&self.tally.bytes_received, frame.carried_bytes);
+            self.brought(frame.trickled);
             let taken = decode_head::<AgentFrame>(frame.head)
                 .map_err(LinkLost::from)
                 .and_then(|head| self.take(head, frame.payload, bytes));
@@ -823,9 +849,14 @@ impl Session {
                 Ok(())
             }
             AgentFrame::Pong { nonce } => {
+                if let Some(is_known) = self.outbox.arrived(nonce) {
+                    self.heard.fetch_add(1, Ordering::Relaxed);
+                    self.flush();
+                    return if is_known { Ok(()) } else { Err(unasked_pong(nonce)) };
+                }
                 let waiting = self.pings.lock().waiting.remove(&nonce);
                 let Some(sender) = waiting else {
-                    return Err(LinkLost::Protocol(format!("a pong to no ping, {nonce}")));
+                    return Err(unasked_pong(nonce));
                 };
                 self.heard.fetch_add(1, Ordering::Relaxed);
                 self.ping_slots.add_permits(1);
@@ -841,6 +872,7 @@ impl Session {
     fn reply(&self, reply: Arrived) -> Result<(), LinkLost> {
         let Arrived { id, body, payload, bytes } = reply;
         let Some(entry) = self.pending.take(id) else { return Err(unasked(id)) };
+        self.arrives(entry.sent);
         let answer = match body {
             Ok(reply) => Ok((reply, payload)),
             Err(failure) => self.excuse(&entry, failure).map(|reply| (reply, Bytes::new())),
@@ -894,6 +926,10 @@ impl Session {
             super::request::handles(request).into_iter().flatten().any(|handle| held.lock().is_stale(handle));
         if is_stale { Err(Failure { errno: ESTALE, ..failure }) } else { Err(failure) }
     }
+}
+
+fn unasked_pong(nonce: u64) -> LinkLost {
+    LinkLost::Protocol(format!("a pong to no ping, {nonce}"))
 }
 
 /// Whether the answer changes what the session holds.

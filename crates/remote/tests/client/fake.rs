@@ -18,6 +18,14 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// The far end of a link.
 pub struct Peer {
     pub stream: DuplexStream,
+    /// Of a payload whose frame has not come yet.
+    pieces: Vec<u8>,
+}
+
+impl Peer {
+    pub fn over(stream: DuplexStream) -> Peer {
+        Peer { stream, pieces: Vec::new() }
+    }
 }
 
 /// A request as the agent sees it.
@@ -89,7 +97,7 @@ pub async fn link() -> (AgentClient, Peer, Arc<Log>) {
 
 pub async fn link_with(sink: Arc<dyn EventSink>, buffer: usize) -> (AgentClient, Peer) {
     let (near, stream) = tokio::io::duplex(buffer);
-    let mut peer = Peer { stream };
+    let mut peer = Peer::over(stream);
     let connecting = AgentClient::connect(ByteStream::new(near), ConnectOptions::default(), sink);
     let (client, ()) = tokio::join!(connecting, async {
         peer.send(&greeting()).await;
@@ -124,20 +132,38 @@ impl Peer {
     }
 
     async fn frame(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
-        let mut prefix = [0; PREFIX_BYTES];
-        self.stream.read_exact(&mut prefix).await.ok()?;
-        let prefix = Prefix::parse(prefix).unwrap();
-        let mut head = vec![0; prefix.head as usize];
-        let mut payload = vec![0; prefix.payload as usize];
-        self.stream.read_exact(&mut head).await.ok()?;
-        self.stream.read_exact(&mut payload).await.ok()?;
-        Some((head, payload))
+        loop {
+            let mut prefix = [0; PREFIX_BYTES];
+            self.stream.read_exact(&mut prefix).await.ok()?;
+            let prefix = Prefix::parse_any(prefix).unwrap();
+            let mut head = vec![0; prefix.head as usize];
+            let mut payload = if prefix.continues { std::mem::take(&mut self.pieces) } else { Vec::new() };
+            let mut rest = vec![0; prefix.payload as usize];
+            self.stream.read_exact(&mut head).await.ok()?;
+            self.stream.read_exact(&mut rest).await.ok()?;
+            if prefix.is_piece() {
+                self.pieces.extend(rest);
+                continue;
+            }
+            payload.extend(rest);
+            return Some((head, payload));
+        }
     }
 
-    /// The client's next frame; `None` when the stream has ended.
+    /// The client's next frame, but for pings by which it learns what has arrived, which are answered; `None` when the
+    /// stream has ended.
     pub async fn next(&mut self) -> Option<(ClientFrame, Vec<u8>)> {
-        let (head, payload) = tokio::time::timeout(DEADLINE, self.frame()).await.unwrap()?;
-        Some((decode_head(&head).unwrap(), payload))
+        loop {
+            let (head, payload) = tokio::time::timeout(DEADLINE, self.frame()).await.unwrap()?;
+            match decode_head(&head).unwrap() {
+                ClientFrame::Ping { nonce } if nonce >> 63 == 1 => {
+                    // A client that has closed the stream is found at the next frame.
+                    let pong = encoded(&AgentFrame::Pong { nonce }, b"");
+                    drop(self.stream.write_all(&pong).await);
+                }
+                frame => return Some((frame, payload)),
+            }
+        }
     }
 
     /// The client's next frame, which must be a request.

@@ -6,6 +6,7 @@ mod damage;
 mod fake;
 mod handshake;
 mod order;
+mod payloads;
 mod relink;
 mod speed;
 

@@ -138,7 +138,7 @@ impl World {
         assert_eq!(attempt.session, asked);
         let (near, stream) = tokio::io::duplex(1 << 20);
         assert!(attempt.outcome.send(Ok(ByteStream::new(near))).is_ok());
-        let mut peer = Peer { stream };
+        let mut peer = Peer::over(stream);
         let hello = Hello { keep_seconds: 60, ..Hello::new(0, served) };
         peer.send(&[PREFACE.to_vec(), encoded(&hello, b"")].concat()).await;
         let theirs = peer.greeted().await;

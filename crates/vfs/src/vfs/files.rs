@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::names::has_content;
 use super::sync::Syncs;
 use super::{Vfs, View};
-use crate::ahead::{Part, Plan, Reader};
+use crate::ahead::{Part, Plan, Reader, Room};
 use crate::awaited::Awaited;
 use crate::behind::{Behind, Told};
 use crate::errno::{Errno, Result};
@@ -403,6 +403,7 @@ impl<S: Source> Vfs<S> {
 
     fn plan(&self, open: &OpenFile, offset: u64, length: u32) -> Planned {
         let size = self.table.lock().last_attributes(open.file.ino).map_or(0, |attributes| attributes.size);
+        let reach = self.source.reach();
         let mut reading = open.reading.lock();
         let content = open.file.content();
         if reading.content != content {
@@ -413,7 +414,7 @@ impl<S: Source> Vfs<S> {
         if let Some((bytes, _)) = &reading.inline {
             return Planned::Here(slice(bytes, offset, u64::from(length)));
         }
-        let room = self.ahead.available_permits() as u64;
+        let room = Room { bytes: self.ahead.available_permits() as u64, reach };
         Planned::Ask(reading.reader.plan(offset, length, size, room))
     }
 

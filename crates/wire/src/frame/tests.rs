@@ -28,6 +28,25 @@ fn lengths_over_their_limits_are_refused_before_anything_is_allocated() {
 }
 
 #[test]
+fn a_payload_in_pieces_says_so_in_every_part() {
+    assert_eq!(
+        Prefix::parse_any(piece_prefix(7)).unwrap(),
+        Prefix { head: 0, payload: 7, continues: false, packed: false }
+    );
+    assert!(matches!(Prefix::parse(piece_prefix(7)), Err(FrameError::Head(0))));
+    assert!(Prefix::parse_any(piece_prefix(0)).is_err());
+    let mut frame = encode_head(&7u8, 1000).unwrap();
+    amend(&mut frame, Payload::Packed(100));
+    amend(&mut frame, Payload::Rest(40));
+    let prefix: [u8; PREFIX_BYTES] = frame[..PREFIX_BYTES].try_into().unwrap();
+    let parsed = Prefix::parse_any(prefix).unwrap();
+    assert_eq!(parsed, Prefix { head: 1, payload: 40, continues: true, packed: true });
+    assert!(matches!(Prefix::parse(prefix), Err(FrameError::Piece)));
+    assert!(parsed.check_behind(PAYLOAD_BYTES_MAX as usize - 40).is_ok());
+    assert!(parsed.check_behind(PAYLOAD_BYTES_MAX as usize - 39).is_err());
+}
+
+#[test]
 fn what_does_not_fit_is_not_encoded() {
     let long = "x".repeat(HEAD_BYTES_MAX as usize + 1);
     assert!(matches!(encode_head(&long, 0), Err(FrameError::TooLong { .. })));
@@ -51,6 +70,14 @@ proptest! {
         if let Ok(prefix) = Prefix::parse(bytes) {
             prop_assert!(prefix.head >= 1 && prefix.head <= HEAD_BYTES_MAX);
             prop_assert!(prefix.payload <= PAYLOAD_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn any_prefix_of_a_piece_is_parsed_or_refused(bytes in any::<[u8; PREFIX_BYTES]>()) {
+        if let Ok(prefix) = Prefix::parse_any(bytes) {
+            prop_assert!(prefix.head <= HEAD_BYTES_MAX && prefix.payload <= PAYLOAD_BYTES_MAX);
+            prop_assert!(!prefix.is_piece() || (prefix.payload > 0 && !prefix.continues && !prefix.packed));
         }
     }
 
