@@ -11,15 +11,18 @@
 //! - A byte acknowledged to a writer is either at the source, or its loss is reported by the next `fsync` or `close` of
 //!   every descriptor that was open. Where a record is kept, it is also in the journal until it is at the source.
 //! - Where a record is kept, a successor knows of every node and handle that the kernel may name, under its number.
-//! - Nothing is unbounded: nodes, absent names, bytes read ahead, bytes not yet written each have a limit.
+//! - Nothing is unbounded: nodes, absent names, contents of small files, bytes read ahead, bytes not yet written each have a
+//!   limit.
 
 mod ahead;
 mod awaited;
 mod behind;
+mod contents;
 pub mod errno;
 pub mod file;
 pub mod journal;
 pub mod log;
+mod prefetch;
 pub mod replay;
 pub mod request;
 pub mod source;

@@ -145,6 +145,10 @@ pub struct Census {
     pub idle: usize,
     /// Directories being watched for us.
     pub leases: usize,
+    /// Files whose contents are kept.
+    pub contents: usize,
+    /// What these take.
+    pub content_bytes: usize,
 }
 
 /// Whether the kernel knows of a change by itself, because it asked for it.
@@ -204,7 +208,7 @@ impl Table {
         let leases =
             self.nodes.values().filter(|n| n.directory.as_ref().is_some_and(|d| d.lease != 0)).count();
         let idle = self.nodes.values().filter(|n| n.is_idle()).count();
-        Census { nodes: self.nodes.len(), idle, leases }
+        Census { nodes: self.nodes.len(), idle, leases, ..Census::default() }
     }
 
     /// Whether the source could not watch some directory, whose changes are then seen only when it is asked again.
@@ -395,6 +399,27 @@ impl Table {
         let node = self.node(ino)?;
         let believe = Table::believe(node.seen, self.covering_lease(node), now);
         Ok((believe != Believe::Once).then_some((node.attributes, believe)))
+    }
+
+    /// The attributes, if nothing is known that may have changed the content since they were seen; with `leased`, only if
+    /// the source would have told.
+    pub fn settled_attributes(&self, ino: Ino, now: Moment, leased: bool) -> Option<Attributes> {
+        let (attributes, believe) = self.attributes(ino, now).ok()??;
+        let node = self.node(ino).ok()?;
+        let is_settled = node.writing == 0 && !node.suspect && (!leased || believe == Believe::Leased);
+        is_settled.then_some(attributes)
+    }
+
+    /// The directories above a node, the nearest first, at most `max` of them.
+    pub fn directories_above(&self, ino: Ino, max: usize) -> Vec<Ino> {
+        let mut above = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT && above.len() < max {
+            let Some((parent, _)) = self.name_of(at) else { break };
+            above.push(parent);
+            at = parent;
+        }
+        above
     }
 
     /// The last attributes seen, believed or not.

@@ -4,6 +4,7 @@ mod beliefs;
 mod concurrency;
 mod death;
 mod directories;
+mod fetch;
 mod files;
 mod hostile;
 mod limits;
@@ -11,6 +12,7 @@ mod model;
 mod names;
 mod pipelined;
 mod restore;
+mod small;
 mod taken;
 mod walks;
 

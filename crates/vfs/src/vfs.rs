@@ -9,7 +9,9 @@
 
 mod attributes;
 mod directories;
+mod fetch;
 mod files;
+mod here;
 mod names;
 mod ranges;
 pub(crate) mod record;
@@ -34,14 +36,17 @@ pub use writes::WriteFrom;
 
 use crate::ahead::AHEAD_BYTES_MAX;
 use crate::behind::UNWRITTEN_BYTES_MAX;
+use crate::contents::Contents;
 use crate::errno::{Errno, Result};
 use crate::file::Entry;
-use crate::source::{Changed, HandleId, Place, Source, Target};
+use crate::prefetch::Readers;
+use crate::source::{Change, Changed, HandleId, Place, Source, Target};
 use crate::table::{Census, Ino, Limits, Moment, Notice, Table};
 use crate::walker::Walker;
 use attributes::KnownSpace;
 use directories::OpenDirectory;
 use files::{FileState, OpenFile};
+use here::OpenedLately;
 use record::{Begun, Journalling, Recorder};
 
 /// A source that answers within this time is near: about what a person's or a script's next step takes.
@@ -68,6 +73,8 @@ pub struct Options {
     pub limits: Limits,
     /// After how many names of one directory, asked for one by one, the whole directory is listed; `None` is never.
     pub list_after: Option<u32>,
+    /// Whether contents of small files are fetched ahead of a reader who goes through directories.
+    pub fetch_ahead: bool,
     /// How many entries a walk below a directory may be ahead of a reader that goes through it, of what the limits leave;
     /// 0 is no walk.
     pub walk_ahead_entries: usize,
@@ -90,6 +97,13 @@ pub struct Vfs<S: Source> {
     directories: Mutex<HashMap<HandleId, Arc<OpenDirectory<S>>>>,
     /// What handles of one file share, while there is one.
     files: Mutex<HashMap<Ino, Arc<FileState>>>,
+    /// Contents of small files. Not held while any other lock is taken.
+    contents: Arc<Mutex<Contents>>,
+    opened_lately: OpenedLately,
+    /// Who goes through which directories, and what is fetched for them.
+    readers: Mutex<Readers>,
+    /// Tells what is fetched ahead that more has been opened.
+    read_on: Notify,
     /// The space on each file system, by its device number.
     spaces: Mutex<HashMap<u64, KnownSpace>>,
     /// Handles that the kernel has given up and the source has not been told of.
@@ -132,6 +146,10 @@ impl<S: Source> Vfs<S> {
             directories: Mutex::default(),
             files: Mutex::default(),
             next_handle: AtomicU64::new(next_handle),
+            contents: Arc::default(),
+            opened_lately: Mutex::default(),
+            readers: Mutex::default(),
+            read_on: Notify::new(),
             spaces: Mutex::default(),
             closing: Mutex::default(),
             told: AtomicU64::new(0),
@@ -155,7 +173,9 @@ impl<S: Source> Vfs<S> {
 
     /// Counts of what is held.
     pub fn census(&self) -> Census {
-        self.table.lock().census()
+        let census = self.table.lock().census();
+        let contents = self.contents.lock();
+        Census { contents: contents.count(), content_bytes: contents.bytes(), ..census }
     }
 
     /// Whether the source could not watch some directory: what others change there is seen late.
@@ -210,6 +230,10 @@ impl<S: Source> Vfs<S> {
 
     /// The source tells of a change.
     pub fn changed(&self, changed: Changed) {
+        if let Change::Present { entry, .. } = &changed.what {
+            // Also where nothing shows that it is another: clocks are coarse.
+            self.contents.lock().doubt(entry.id);
+        }
         let mut notices = Vec::new();
         self.table.lock().apply(changed, &mut notices);
         self.told.fetch_add(1, Ordering::Release);

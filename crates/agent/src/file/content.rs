@@ -59,13 +59,11 @@ impl Session {
         }
         self.privilege.clear_set_id(true)?;
         let file = open_found(&file, kind, flags)?;
-        let inline = first_bytes(&file, kind, flags, inline_bytes)?;
+        let (entry, inline, whole) = first_look(&file, kind, flags, inline_bytes)?;
         export.opened(place.id);
-        let entry = stat::entry_of_open(&file)?;
         if flags.truncate {
             self.told.file(&entry);
         }
-        let whole = kind == Kind::File && inline.len() as u64 == entry.attributes.size;
         self.handles.insert(handle, handle_of(file, &entry, flags));
         Ok((FileReply::Opened { entry, whole, created: false, directory: None }, inline))
     }
@@ -394,18 +392,27 @@ fn opened_again(open: &Handle, place: &Place, flags: OpenFlags, inline_bytes: u3
     if open.id != place.id || open.write != writes(flags) {
         return Err(Errno::INVAL);
     }
-    let inline = first_bytes(&open.file, open.kind, flags, inline_bytes)?;
-    let entry = stat::entry_of_open(&open.file)?;
-    let whole = open.kind == Kind::File && inline.len() as u64 == entry.attributes.size;
+    let (entry, inline, whole) = first_look(&open.file, open.kind, flags, inline_bytes)?;
     Ok((FileReply::Opened { entry, whole, created: false, directory: None }, inline))
 }
 
-/// What is read together with the opening.
-fn first_bytes(file: &OwnedFd, kind: Kind, flags: OpenFlags, bytes: u32) -> Result<Vec<u8>, Errno> {
-    match kind == Kind::File && flags.read {
-        true => read_at(file, 0, bytes.min(PAYLOAD_BYTES_MAX) as usize),
-        false => Ok(Vec::new()),
+/// An open file and its first bytes, if they are wanted, and whether these are the whole of what the entry describes: also of
+/// a file that was being written meanwhile, and kept its size.
+fn first_look(
+    file: &OwnedFd,
+    kind: Kind,
+    flags: OpenFlags,
+    bytes: u32,
+) -> Result<(Entry, Vec<u8>, bool), Errno> {
+    let before = stat::entry_of_open(file)?;
+    if kind != Kind::File || !flags.read || bytes == 0 {
+        return Ok((before, Vec::new(), kind == Kind::File && before.attributes.size == 0));
     }
+    let inline = read_at(file, 0, bytes.min(PAYLOAD_BYTES_MAX) as usize)?;
+    let entry = stat::entry_of_open(file)?;
+    let times = |entry: &Entry| (entry.attributes.modified, entry.attributes.changed);
+    let whole = inline.len() as u64 == entry.attributes.size && times(&before) == times(&entry);
+    Ok((entry, inline, whole))
 }
 
 /// Opens a file that was found by name. Only what has content can be opened: a fifo or a device is the client's

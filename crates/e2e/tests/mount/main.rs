@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod commands;
+mod distance;
 mod lifecycle;
 mod machines;
 mod options;

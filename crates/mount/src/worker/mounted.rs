@@ -488,6 +488,7 @@ fn parts(
         sync,
         list_after: Some(LIST_AFTER),
         walk_ahead_entries: WALK_AHEAD_ENTRIES,
+        fetch_ahead: true,
         ..vfs::Options::default()
     };
     let kernel = FuseKernel::new();

@@ -151,6 +151,7 @@ async fn run(Run { seed, rounds, edits, idle_nodes }: Run) -> Vec<[usize; 4]> {
         sync: SyncMode::Close,
         limits: Limits { idle_nodes },
         list_after: Some(2),
+        fetch_ahead: true,
         walk_ahead_entries: 100,
     };
     let kernel = BelievingKernel::new(&memory, options, seed);

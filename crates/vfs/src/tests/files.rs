@@ -259,6 +259,11 @@ fn a_file_that_was_unlinked_while_open_is_read_written_and_gone_when_closed() {
     });
 }
 
+/// More than is kept whole.
+fn large() -> Vec<u8> {
+    b"content".iter().copied().cycle().take(crate::contents::FILE_BYTES_MAX as usize + 1).collect()
+}
+
 /// Reads the file once, so that the kernel has its pages and the source would tell of changes.
 async fn read_once(mount: &Mount, name: &str) -> Ino {
     let (ino, handle) = open(mount, name, READ).await;
@@ -271,7 +276,7 @@ async fn read_once(mount: &Mount, name: &str) -> Ino {
 #[test]
 fn a_file_whose_pages_the_kernel_has_opens_without_a_wait() {
     block_on(async {
-        let mount = Mount::with_files(&["f"], b"content");
+        let mount = Mount::with_files(&["f"], &large());
         let ino = read_once(&mount, "f").await;
         let gate = mount.stop(Stop::Asking("open"));
         let opened = mount.vfs.open(ino, READ).await.expect("opened");
@@ -287,13 +292,13 @@ fn a_file_whose_pages_the_kernel_has_opens_without_a_wait() {
 #[test]
 fn an_open_without_a_wait_that_fails_is_told_to_the_reader_and_waits_for_nobody() {
     block_on(async {
-        let mount = Mount::with_files(&["f"], b"content");
+        let mount = Mount::with_files(&["f"], &large());
         let ino = read_once(&mount, "f").await;
         mount.memory.fail_next("open", Errno::EACCES);
         let opened = mount.vfs.open(ino, READ).await.expect("opened");
         settle().await;
         assert_eq!(mount.vfs.read(opened.handle, 0, 1).await, Err(Errno::EACCES));
-        assert_eq!(mount.vfs.attributes(ino.into()).await.expect("asked").0.size, 7);
+        assert_eq!(mount.vfs.attributes(ino.into()).await.expect("asked").0.size, large().len() as u64);
         mount.vfs.release(opened.handle);
         settle().await;
         assert_eq!(mount.vfs.open_files(), 0);
@@ -303,7 +308,7 @@ fn an_open_without_a_wait_that_fails_is_told_to_the_reader_and_waits_for_nobody(
 #[test]
 fn an_open_without_a_wait_is_waited_for_by_an_unlink() {
     block_on(async {
-        let mount = Mount::with_files(&["f"], b"content");
+        let mount = Mount::with_files(&["f"], &large());
         let ino = read_once(&mount, "f").await;
         let gate = mount.stop(Stop::Asking("open"));
         let opened = mount.vfs.open(ino, READ).await.expect("opened");

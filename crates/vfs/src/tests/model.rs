@@ -429,7 +429,13 @@ impl Program {
 async fn compare(acts: Vec<Act>, sync: SyncMode, idle_nodes: usize, unwatched: bool) {
     let limits = crate::table::Limits { idle_nodes };
     let mut program = Program {
-        mount: Mount::new(Options { sync, limits, list_after: Some(2), walk_ahead_entries: 100 }),
+        mount: Mount::new(Options {
+            sync,
+            limits,
+            list_after: Some(2),
+            fetch_ahead: true,
+            walk_ahead_entries: 100,
+        }),
         given: HashMap::new(),
         open: Vec::new(),
     };

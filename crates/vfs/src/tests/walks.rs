@@ -11,6 +11,7 @@ const OPTIONS: Options = Options {
     sync: crate::SyncMode::Close,
     limits: Limits { idle_nodes: 50_000 },
     list_after: Some(3),
+    fetch_ahead: false,
     walk_ahead_entries: 16 << 10,
 };
 

@@ -1,5 +1,6 @@
 //! Attributes, extended attributes, space.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -43,7 +44,7 @@ impl From<Ino> for AttributeTarget {
 
 impl<S: Source> Vfs<S> {
     /// `stat(2)`. While writes of the node are under way it waits for them: sizes and times are the source's.
-    pub async fn attributes(&self, of: AttributeTarget) -> Result<(Attributes, Believe)> {
+    pub async fn attributes(self: &Arc<Self>, of: AttributeTarget) -> Result<(Attributes, Believe)> {
         let ino = of.ino;
         self.caught_up(ino).await;
         let stamp = {
@@ -76,9 +77,15 @@ impl<S: Source> Vfs<S> {
         self.table.lock().last_attributes(ino)
     }
 
-    async fn stat(&self, of: AttributeTarget) -> Result<Entry> {
-        let target = self.attribute_target(of).await?;
-        let outcome = self.source.stat(target).await;
+    async fn stat(self: &Arc<Self>, of: AttributeTarget) -> Result<Entry> {
+        let of = self.without_opening(of)?;
+        let outcome = match self.attribute_target(of).await {
+            Ok(target) => self.source.stat(target).await,
+            Err(errno) => Err(errno),
+        };
+        if let (Err(Errno::ESTALE | Errno::ENOENT), Some(gone)) = (&outcome, self.gone_but_here(of.ino)) {
+            return Ok(gone);
+        }
         if of.handle.is_some() || !matches!(outcome, Err(Errno::ESTALE | Errno::ENOENT | Errno::EBADF)) {
             return self.checked(of.ino, outcome);
         }
@@ -95,11 +102,30 @@ impl<S: Source> Vfs<S> {
         self.checked(of.ino, Err(Errno::ESTALE))
     }
 
-    async fn attribute_target(&self, of: AttributeTarget) -> Result<Target> {
+    /// What a file is that is open here alone, its place tells too.
+    fn without_opening(&self, of: AttributeTarget) -> Result<AttributeTarget> {
+        match of.handle {
+            Some(handle) if self.open_file(handle)?.is_here_alone() => Ok(of.ino.into()),
+            _ => Ok(of),
+        }
+    }
+
+    /// A file that is not where it was, if it is open here and no handle of it is open at the source: as it was last, but
+    /// that no name leads to it.
+    fn gone_but_here(&self, ino: Ino) -> Option<Entry> {
+        if self.any_handle(ino).is_some() || self.handles_here(ino).is_empty() {
+            return None;
+        }
+        let table = self.table.lock();
+        let attributes = Attributes { links: 0, ..table.last_attributes(ino).ok()? };
+        Some(Entry { id: table.id(ino).ok()?, attributes })
+    }
+
+    async fn attribute_target(self: &Arc<Self>, of: AttributeTarget) -> Result<Target> {
         match of.handle {
             Some(handle) => {
                 let open = self.open_file(handle)?;
-                open.opening.get().await?;
+                self.opened(&open).await?;
                 Ok(Target::Handle(handle))
             }
             None => self.target(of.ino),
@@ -107,10 +133,17 @@ impl<S: Source> Vfs<S> {
     }
 
     /// `chmod(2)`, `chown(2)`, `truncate(2)`, `utimensat(2)`, in one.
-    pub async fn set_attributes(&self, of: AttributeTarget, changes: AttributeChanges) -> Result<Attributes> {
+    pub async fn set_attributes(
+        self: &Arc<Self>,
+        of: AttributeTarget,
+        changes: AttributeChanges,
+    ) -> Result<Attributes> {
         let ino = of.ino;
         self.caught_up(ino).await;
         self.record_done();
+        if changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some() {
+            self.opened_all(ino).await;
+        }
         let target = self.attribute_target(of).await?;
         let is_of_content = changes.size.is_some() || changes.modified != SetTime::Keep;
         let what = if is_of_content { Write::Content } else { Write::Attributes };
@@ -192,7 +225,15 @@ impl<S: Source> Vfs<S> {
     }
 
     /// `lsetxattr(2)`.
-    pub async fn set_xattr(&self, ino: Ino, name: &[u8], value: Bytes, mode: XattrMode) -> Result<()> {
+    pub async fn set_xattr(
+        self: &Arc<Self>,
+        ino: Ino,
+        name: &[u8],
+        value: Bytes,
+        mode: XattrMode,
+    ) -> Result<()> {
+        // It may be about who may open the file.
+        self.opened_all(ino).await;
         let target = self.target(ino)?;
         let writing = self.begin_write(ino, Write::Attributes);
         let outcome = self.source.set_xattr(target, Bytes::copy_from_slice(name), value, mode).await;

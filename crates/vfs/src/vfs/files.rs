@@ -8,21 +8,20 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::here::{Here, ReadingContents};
 use super::names::has_content;
 use super::sync::Syncs;
 use super::{Vfs, View};
 use crate::ahead::{Part, Plan, Reader, Room};
 use crate::awaited::Awaited;
 use crate::behind::{Behind, Told};
+use crate::contents::{Contents, FILE_BYTES_MAX};
 use crate::errno::{Errno, Result};
-use crate::file::{Attributes, Caller, OpenFlags};
+use crate::file::{Attributes, Caller, FileId, OpenFlags};
 use crate::request::{current, is_repeat};
 use crate::source::{HandleId, Opened, Place, Source, TRANSFER_BYTES_MAX};
 use crate::table::ledger::{Held, Opens, Stage};
 use crate::table::{Believe, Ino, Stamp, Write};
-
-/// A file up to this size comes whole with the reply that opens it.
-const INLINE_BYTES_MAX: u32 = 128 << 10;
 
 /// For how long the closing of a file that was only read waits for company: too short for anybody who looks at what is
 /// open on the machine, and long enough for a dozen small files.
@@ -43,11 +42,13 @@ pub(super) struct HandleOf {
 #[derive(Debug)]
 pub(super) struct FileState {
     ino: Ino,
+    id: FileId,
     pub(super) behind: Behind,
     /// The source has said so: see [`Opened::is_own`].
     is_own: AtomicBool,
     /// Raised when what was read before may no longer be what the file holds.
     content: AtomicU64,
+    contents: Arc<Mutex<Contents>>,
     handles: Mutex<Vec<Holder>>,
     /// A POSIX lock was taken through one of them: closing any gives back those of its owner.
     pub(super) locked: AtomicBool,
@@ -56,22 +57,23 @@ pub(super) struct FileState {
 
 /// A handle of a file, as the others see it.
 #[derive(Debug)]
-struct Holder {
-    handle: HandleId,
-    writes: bool,
-    opening: Arc<Awaited<Result<()>>>,
+pub(super) struct Holder {
+    pub(super) handle: HandleId,
+    pub(super) writes: bool,
+    pub(super) opening: Arc<Awaited<Result<()>>>,
 }
 
 impl FileState {
     pub(super) fn content_changed(&self) {
         self.content.fetch_add(1, Ordering::AcqRel);
+        self.contents.lock().doubt(self.id);
     }
 
     pub(super) fn is_own(&self) -> bool {
         self.is_own.load(Ordering::Acquire)
     }
 
-    fn content(&self) -> u64 {
+    pub(super) fn content(&self) -> u64 {
         self.content.load(Ordering::Acquire)
     }
 
@@ -82,9 +84,9 @@ impl FileState {
         open.max_by_key(|holder| holder.writes).map(|holder| holder.handle)
     }
 
-    /// What is to be waited for until every handle is open.
-    pub(super) fn openings(&self) -> Vec<Arc<Awaited<Result<()>>>> {
-        self.handles.lock().iter().map(|holder| holder.opening.clone()).collect()
+    /// Every handle, with what is to be waited for until it is open.
+    pub(super) fn openings(&self) -> Vec<(HandleId, Arc<Awaited<Result<()>>>)> {
+        self.handles.lock().iter().map(|holder| (holder.handle, holder.opening.clone())).collect()
     }
 }
 
@@ -105,6 +107,8 @@ pub(super) struct OpenFile {
     pub(super) flags: OpenFlags,
     /// Whether the source has opened it; what was assumed may turn out wrong.
     pub(super) opening: Arc<Awaited<Result<()>>>,
+    /// What it was opened with, if the source was not asked.
+    pub(super) here: Option<Here>,
     /// A `flock(2)` was taken through it, and ends with it.
     pub(super) flocked: AtomicBool,
     reading: Mutex<Reading>,
@@ -154,6 +158,7 @@ impl<S: Source> Writing<'_, S> {
         let mut notices = Vec::new();
         let begun = (self.begun, self.what);
         self.vfs.table.lock().end_write(self.ino, begun, attributes, self.vfs.now(), &mut notices);
+        self.vfs.doubt_kept(self.ino);
         self.vfs.notify(notices);
     }
 }
@@ -169,6 +174,7 @@ impl<S: Source> Drop for Writing<'_, S> {
 impl<S: Source> Vfs<S> {
     pub(super) fn begin_write(&self, ino: Ino, what: Write) -> Writing<'_, S> {
         let begun = self.table.lock().begin_write(ino);
+        self.doubt_kept(ino);
         Writing { vfs: self, ino, begun, what, ended: false }
     }
 
@@ -177,11 +183,13 @@ impl<S: Source> Vfs<S> {
     }
 
     /// The file's state, with one more handle. In one step, so that the last handle's end does not come between.
-    fn hold(&self, ino: Ino, holder: Holder) -> Arc<FileState> {
+    pub(super) fn hold(&self, ino: Ino, holder: Holder) -> Arc<FileState> {
+        let id = self.table.lock().id(ino).unwrap_or_default();
         let fresh = || {
             let (behind, content, handles) = (Behind::default(), AtomicU64::new(0), Mutex::default());
             let (is_own, locked, syncs) = (AtomicBool::new(false), AtomicBool::new(false), Syncs::default());
-            Arc::new(FileState { ino, behind, is_own, content, handles, locked, syncs })
+            let contents = self.contents.clone();
+            Arc::new(FileState { ino, id, behind, is_own, content, contents, handles, locked, syncs })
         };
         let mut files = self.files.lock();
         let file = files.entry(ino).or_insert_with(fresh).clone();
@@ -192,12 +200,24 @@ impl<S: Source> Vfs<S> {
     /// `stage` is how far the handle has come, to be recorded; `None` if that is recorded.
     pub(super) fn register(
         &self,
-        HandleOf { ino, handle, flags }: HandleOf,
+        of: HandleOf,
         opening: Awaited<Result<()>>,
         stage: Option<Stage>,
     ) -> Arc<OpenFile> {
         let opening = Arc::new(opening);
-        let file = self.hold(ino, Holder { handle, writes: flags.write, opening: opening.clone() });
+        let holder = Holder { handle: of.handle, writes: of.flags.write, opening: opening.clone() };
+        let file = self.hold(of.ino, holder);
+        self.register_held(of, file, (opening, None), stage)
+    }
+
+    /// As [`Vfs::register`], of a file that is held already.
+    pub(super) fn register_held(
+        &self,
+        HandleOf { ino, handle, flags }: HandleOf,
+        file: Arc<FileState>,
+        (opening, here): (Arc<Awaited<Result<()>>>, Option<Here>),
+        stage: Option<Stage>,
+    ) -> Arc<OpenFile> {
         match stage {
             Some(stage) => {
                 self.table.lock().handle_opened(handle, Held { ino, opens: Opens::File(flags), stage })
@@ -206,7 +226,7 @@ impl<S: Source> Vfs<S> {
         }
         let told = Mutex::new(Failures { told: file.behind.told(), inherited: None, is_kept: false });
         let (flocked, reading) = (AtomicBool::new(false), Mutex::default());
-        let open = Arc::new(OpenFile { handle, file, flags, opening, flocked, reading, told });
+        let open = Arc::new(OpenFile { handle, file, flags, opening, here, flocked, reading, told });
         self.handles.lock().insert(handle, open.clone());
         open
     }
@@ -228,16 +248,26 @@ impl<S: Source> Vfs<S> {
         let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
         let is_far = !self.near.load(Ordering::Relaxed);
         let handle = self.new_handle();
-        if self.open_file(handle).is_ok() {
+        let is_repeated = self.open_file(handle).is_ok();
+        if is_repeated {
             // A predecessor has opened it, and the kernel has not heard of it.
             self.disown(handle);
             self.close(handle).await;
+        }
+        if reads_only && !flags.append && !is_repeated {
+            let opened = self.open_here(HandleOf { ino, handle, flags }, before).await;
+            if is_far {
+                self.read_along(ino, opened.is_some());
+            }
+            if let Some(opened) = opened {
+                return Ok(opened);
+            }
         }
         if let (true, true, Some((_, Believe::Leased))) = (reads_only && is_far, pages, known) {
             return self.open_at_once(ino, handle, flags);
         }
         let inline = if flags.read && !flags.truncate && !flags.direct && !pages && before.size > 0 {
-            INLINE_BYTES_MAX
+            FILE_BYTES_MAX
         } else {
             0
         };
@@ -246,6 +276,7 @@ impl<S: Source> Vfs<S> {
             self.record_done();
         }
         let writing = flags.truncate.then(|| self.begin_write(ino, Write::Content));
+        let reading = self.begin_reading();
         let outcome = self.open_at_source(place?, flags, handle, inline).await;
         let opened = self.checked(ino, outcome)?;
         let open = self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
@@ -267,7 +298,7 @@ impl<S: Source> Vfs<S> {
         };
         self.notify(notices);
         if is_current {
-            self.keep_inline(&open, &opened, content);
+            self.keep_inline(&open, &opened, (content, reading));
         }
         let attributes_changed = before.content_differs(&opened.entry.attributes);
         Ok(OpenedFile { handle, keep_pages, attributes_changed, around_pages: flags.append })
@@ -310,16 +341,18 @@ impl<S: Source> Vfs<S> {
         Ok(OpenedFile { handle, keep_pages: true, attributes_changed: false, around_pages: false })
     }
 
-    /// Keeps the content that came with the reply, as that with the number `content`, if there is room for it.
-    fn keep_inline(&self, open: &OpenFile, opened: &Opened, content: u64) {
+    /// Keeps the content that came with the reply, as that with the number `content`, for this handle if there is room for
+    /// it, and for others.
+    fn keep_inline(&self, open: &OpenFile, opened: &Opened, (content, read): (u64, ReadingContents)) {
         let Ok(length) = u32::try_from(opened.content.len()) else { return };
-        if !opened.whole || length > INLINE_BYTES_MAX || u64::from(length) != opened.entry.attributes.size {
+        if !opened.whole || length > FILE_BYTES_MAX || u64::from(length) != opened.entry.attributes.size {
             return;
         }
+        let kept = read.keep(&opened.entry, &opened.content);
         let Ok(room) = self.ahead.clone().try_acquire_many_owned(length) else { return };
         let mut reading = open.reading.lock();
         reading.content = content;
-        reading.inline = Some((opened.content.clone(), room));
+        reading.inline = Some((kept.unwrap_or_else(|| opened.content.clone()), room));
     }
 
     /// `open(2)` with `O_CREAT` of a name that is not there, or may be.
@@ -366,6 +399,7 @@ impl<S: Source> Vfs<S> {
     fn created(&self, ino: Ino, handle: HandleId, flags: OpenFlags, opened: &Opened) -> OpenedFile {
         let open = self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
         open.file.is_own.store(opened.is_own, Ordering::Release);
+        self.doubt_kept(ino);
         let keep_pages = self.table.lock().keep_pages(ino, &opened.entry.attributes) && !flags.append;
         OpenedFile { handle, keep_pages, attributes_changed: false, around_pages: flags.append }
     }
@@ -376,10 +410,13 @@ impl<S: Source> Vfs<S> {
         if !open.flags.read {
             return Err(Errno::EBADF);
         }
-        open.opening.get().await?;
         if offset > OFFSET_MAX {
             return Err(Errno::EINVAL);
         }
+        if let Some(bytes) = self.read_here(&open, offset, length).await {
+            return Ok(bytes);
+        }
+        open.opening.get().await?;
         open.file.behind.caught_up_in(offset, offset.saturating_add(u64::from(length))).await;
         if open.flags.direct {
             return self.read_direct(&open, offset, length).await;
@@ -450,6 +487,11 @@ impl<S: Source> Vfs<S> {
     /// The kernel has closed the last descriptor of the handle.
     pub fn release(self: &Arc<Self>, handle: HandleId) {
         let Some(open) = self.handles.lock().remove(&handle) else { return };
+        if open.ends_here() {
+            self.table.lock().handle_closed(handle);
+            self.unregister(&open);
+            return;
+        }
         self.table.lock().handle_released(handle);
         if open.was_only_read() {
             self.unregister(&open);
@@ -509,16 +551,18 @@ impl<S: Source> Vfs<S> {
     }
 
     fn unregister(&self, open: &OpenFile) {
-        let ino = open.file.ino;
-        {
-            let mut files = self.files.lock();
-            let mut handles = open.file.handles.lock();
-            handles.retain(|holder| holder.handle != open.handle);
-            if handles.is_empty() && files.get(&ino).is_some_and(|file| Arc::ptr_eq(file, &open.file)) {
-                files.remove(&ino);
-            }
+        self.let_go(&open.file, open.handle);
+        self.table.lock().closed(open.file.ino);
+    }
+
+    /// The handle does not hold its file any more.
+    pub(super) fn let_go(&self, file: &Arc<FileState>, handle: HandleId) {
+        let mut files = self.files.lock();
+        let mut handles = file.handles.lock();
+        handles.retain(|holder| holder.handle != handle);
+        if handles.is_empty() && files.get(&file.ino).is_some_and(|known| Arc::ptr_eq(known, file)) {
+            files.remove(&file.ino);
         }
-        self.table.lock().closed(ino);
     }
 
     /// Waits until everything taken from writers is at the source. For an unmount.
@@ -600,7 +644,7 @@ fn cut(mut bytes: Bytes, length: u32) -> Bytes {
     bytes
 }
 
-fn slice(bytes: &Bytes, offset: u64, length: u64) -> Bytes {
+pub(super) fn slice(bytes: &Bytes, offset: u64, length: u64) -> Bytes {
     let size = bytes.len() as u64;
     let (start, end) = (offset.min(size), offset.saturating_add(length).min(size));
     bytes.slice(usize::try_from(start).unwrap_or(usize::MAX)..usize::try_from(end).unwrap_or(usize::MAX))

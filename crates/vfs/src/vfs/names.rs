@@ -153,7 +153,7 @@ impl<S: Source> Vfs<S> {
 
     /// A view of a file that was being written when the source looked at it is of a size that its writers know to be
     /// wrong: they are waited for, and the source is asked again.
-    async fn caught_up_view(&self, view: View) -> Result<Looked> {
+    async fn caught_up_view(self: &Arc<Self>, view: View) -> Result<Looked> {
         if !self.table.lock().is_being_written(view.ino) {
             return Ok(Looked::Present(view));
         }
@@ -351,7 +351,7 @@ impl<S: Source> Vfs<S> {
     }
 
     /// `unlink(2)` or `rmdir(2)`.
-    pub async fn remove(&self, parent: Ino, name: &[u8], kind: Removal) -> Result<()> {
+    pub async fn remove(self: &Arc<Self>, parent: Ino, name: &[u8], kind: Removal) -> Result<()> {
         let name = checked_name(name)?;
         self.handles_are_open(parent, &name).await;
         let (place, mut changing) = self.change(parent, &name)?;
@@ -379,7 +379,12 @@ impl<S: Source> Vfs<S> {
     }
 
     /// `renameat2(2)`.
-    pub async fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Result<()> {
+    pub async fn rename(
+        self: &Arc<Self>,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<()> {
         let (from_name, to_name) = (checked_name(from.1)?, checked_name(to.1)?);
         self.handles_are_open(to.0, &to_name).await;
         let within = from.0 == to.0;
@@ -419,10 +424,11 @@ impl<S: Source> Vfs<S> {
     }
 
     /// Waits until every handle on what `name` is has really been opened, so that it outlives the name.
-    async fn handles_are_open(&self, parent: Ino, name: &Name) {
+    async fn handles_are_open(self: &Arc<Self>, parent: Ino, name: &Name) {
         let Some(ino) = self.table.lock().lookup_any(parent, name) else { return };
+        self.handles_here(ino).iter().for_each(|open| self.open_now(open));
         let file = self.files.lock().get(&ino).cloned();
-        for opening in file.map(|file| file.openings()).unwrap_or_default() {
+        for (_, opening) in file.map(|file| file.openings()).unwrap_or_default() {
             // An open that failed has nothing to lose.
             let _opened = opening.get().await.is_ok();
         }

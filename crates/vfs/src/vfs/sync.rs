@@ -67,10 +67,15 @@ impl<S: Source> Vfs<S> {
 
     /// What `close(2)` waits for, and no longer than `patience` when there is one; also gives back the POSIX locks of
     /// `lock_owner`.
-    pub async fn flush(&self, handle: HandleId, lock_owner: u64, patience: Option<Duration>) -> Result<()> {
+    pub async fn flush(
+        self: &Arc<Self>,
+        handle: HandleId,
+        lock_owner: u64,
+        patience: Option<Duration>,
+    ) -> Result<()> {
         let open = self.open_file(handle)?;
         if open.file.locked.load(Ordering::Acquire) {
-            open.opening.get().await?;
+            self.opened(&open).await?;
             self.source.release_locks(handle, lock_owner).await?;
             let lock = Lock { family: LockFamily::Posix, kind: LockKind::Unlocked, start: 0, end: u64::MAX };
             self.lock_changed(open.ino(), HeldLock { handle, owner: lock_owner, lock });
@@ -91,7 +96,7 @@ impl<S: Source> Vfs<S> {
     /// what it has for stable storage.
     pub async fn sync(self: &Arc<Self>, handle: HandleId, data_only: bool) -> Result<()> {
         let open = self.open_file(handle)?;
-        open.opening.get().await?;
+        self.opened(&open).await?;
         open.file.behind.caught_up().await;
         let (outcome, is_first) = open.file.syncs.join(handle, data_only);
         if is_first {

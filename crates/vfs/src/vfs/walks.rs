@@ -20,20 +20,59 @@ const BUDGET: WalkBudget = WalkBudget { entries: u32::MAX, depth: u16::MAX, file
 /// moment; what the source has found meanwhile is held there and on the way.
 const UNUSED_MAX: Duration = Duration::from_secs(5);
 
-/// A walk under way. Dropped, it is over.
-struct Bringing<S: Source> {
+/// What the table learns from a walk, to be begun before it is asked for. Dropped, no more of it comes.
+pub(super) struct Learning<S: Source> {
     vfs: Arc<Vfs<S>>,
-    id: WalkId,
     /// The table's clock when it was asked for.
     since: u64,
     /// The directory whose parts are coming, and with which ticket, if they are kept.
     current: Option<(Ino, Option<Ticket>, Taken)>,
+}
+
+impl<S: Source> Learning<S> {
+    pub(super) fn begin(vfs: &Arc<Vfs<S>>) -> Learning<S> {
+        let since = vfs.table.lock().begin_walk();
+        Learning::since(vfs, since)
+    }
+
+    fn since(vfs: &Arc<Vfs<S>>, since: u64) -> Learning<S> {
+        Learning { vfs: vfs.clone(), since, current: None }
+    }
+
+    /// Takes in a part of a directory, unless something has happened in it meanwhile. Gives the directory, if it is known.
+    pub(super) fn take_in(&mut self, WalkPage { directory, page, .. }: &WalkPage) -> Option<Ino> {
+        let ino = self.vfs.table.lock().find(directory.id)?;
+        checked_page(page).ok()?;
+        let (ticket, mut taken) = match self.current.take() {
+            Some((current, ticket, taken)) if current == ino => (ticket, taken),
+            _ => (self.vfs.table.lock().walk_ticket(ino, self.since), Taken::from(0)),
+        };
+        if let Some(ticket) = ticket.filter(|_| !self.vfs.table.lock().is_listed(ino)) {
+            self.vfs.learn_page(ino, &mut taken, ticket, page);
+        }
+        if !page.end {
+            self.current = Some((ino, ticket, taken));
+        }
+        Some(ino)
+    }
+}
+
+impl<S: Source> Drop for Learning<S> {
+    fn drop(&mut self) {
+        self.vfs.table.lock().end_walk(self.since);
+    }
+}
+
+/// A walk under way. Dropped, it is over.
+struct Bringing<S: Source> {
+    vfs: Arc<Vfs<S>>,
+    id: WalkId,
+    learning: Learning<S>,
     is_end: bool,
 }
 
 impl<S: Source> Drop for Bringing<S> {
     fn drop(&mut self) {
-        self.vfs.table.lock().end_walk(self.since);
         self.vfs.walker.lock().end(self.id, self.is_end);
         self.vfs.walked.notify_waiters();
     }
@@ -100,12 +139,13 @@ impl<S: Source> Vfs<S> {
             let Ok(place) = table.place(at) else { return };
             (place, from, directories, table.begin_walk())
         };
+        let learning = Learning::since(self, since);
         let begun = self.walker.lock().begin(directories);
-        let Some(id) = begun else { return self.table.lock().end_walk(since) };
+        let Some(id) = begun else { return };
         // One that had to go for it ends now, and nobody waits for it any more.
         self.wanted.notify_waiters();
         self.walked.notify_waiters();
-        let bringing = Bringing { vfs: self.clone(), id, since, current: None, is_end: false };
+        let bringing = Bringing { vfs: self.clone(), id, learning, is_end: false };
         let walk = self.source.walk(place, from, BUDGET);
         tokio::spawn(bringing.run(walk));
     }
@@ -148,23 +188,9 @@ impl<S: Source> Bringing<S> {
     /// Takes in a part of a directory. One that something has happened in meanwhile counts as brought all the same:
     /// whoever wants it asks.
     fn take_in(&mut self, part: &WalkPage) {
-        let page = &part.page;
-        let Some(ino) = self.vfs.table.lock().find(part.directory.id) else { return };
-        if checked_page(page).is_err() {
-            return;
-        }
-        let (ticket, mut taken) = match self.current.take() {
-            Some((current, ticket, taken)) if current == ino => (ticket, taken),
-            _ => (self.vfs.table.lock().walk_ticket(ino, self.since), Taken::from(0)),
-        };
-        if let Some(ticket) = ticket.filter(|_| !self.vfs.table.lock().is_listed(ino)) {
-            self.vfs.learn_page(ino, &mut taken, ticket, page);
-        }
-        if !page.end {
-            self.current = Some((ino, ticket, taken));
-        }
+        let Some(ino) = self.learning.take_in(part) else { return };
         let found = self.directories_in(ino, part);
-        let part = Brought { directory: ino, entries: page.entries.len(), found, end: page.end };
+        let part = Brought { directory: ino, entries: part.page.entries.len(), found, end: part.page.end };
         self.vfs.walker.lock().brought(self.id, part);
         self.vfs.walked.notify_waiters();
     }

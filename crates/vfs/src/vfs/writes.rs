@@ -529,7 +529,7 @@ impl<S: Source> Drop for UnderWay<S> {
 }
 
 /// Polls a future once. `None`: it is not ready.
-async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
+pub(super) async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     std::future::poll_fn(|context| {
         let pinned = std::pin::Pin::new(&mut future);
         std::task::Poll::Ready(match pinned.poll(context) {
