@@ -9,6 +9,10 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
+/// What a pipe is to hold: the largest payload. With the usual 64 KiB, reader and writer change places for each part of it.
+/// It is what everybody may have.
+const PIPE_BYTES: usize = 1 << 20;
+
 /// What requests are read from and what replies are written to.
 pub(crate) struct Ends {
     pub input: OwnedFd,
@@ -25,6 +29,10 @@ struct Scissors {
 impl Ends {
     /// Ends that only the peer can end.
     pub fn new(input: OwnedFd, output: OwnedFd) -> Ends {
+        for end in [&input, &output] {
+            // What is no pipe has its own buffers, and a user who has too many large ones keeps this one small.
+            let _ = rustix::pipe::fcntl_setpipe_size(end, PIPE_BYTES);
+        }
         Ends { input, output, cut: OnceLock::new() }
     }
 
