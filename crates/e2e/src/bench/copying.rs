@@ -12,13 +12,13 @@ use super::rows::{make_once, noise};
 use crate::eventually;
 
 /// Names that are looked at. Each is in a directory of its own that nobody has listed, so each costs a round trip.
-const PROBES: usize = 300;
+const PROBES: usize = 200;
 
 /// The copy is under way for so much before the first is looked at.
 const COPIED_BYTES_MIN: u64 = 16 << 20;
 
 /// What is read: more than any link brings while all are looked at.
-const BIG_BYTES: u64 = 1 << 30;
+const BIG_BYTES: u64 = 2 << 30;
 
 /// No copy takes this long to come under way.
 const COPY_DEADLINE: Duration = Duration::from_secs(120);
