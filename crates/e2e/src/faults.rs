@@ -61,6 +61,10 @@ const HASTE_IN_A_ROW_MAX: u32 = 2;
 /// it is tried more and more rarely whether the machine is back: the next time comes within that minute.
 const OUTAGES_MAX: Duration = Duration::from_secs(20);
 
+/// How long a login lives before it is struck, but for hasty faults. One after the other that ends before it is of any use is
+/// an outage of which nobody knows the end: it is made again more and more rarely.
+const LOGIN_LIFE: Duration = Duration::from_secs(6);
+
 /// How long a mount may take to be itself again.
 const RECOVERED_MAX: Duration = Duration::from_secs(60);
 
@@ -227,9 +231,9 @@ impl Run<'_> {
         match fault.sort {
             _ if self.hasty > 0 => {}
             Sort::Kill(Role::Worker) | Sort::Abort => field.answers(),
-            // One login after the other that is killed before it is made is an outage, of which nobody knows the end.
             Sort::Kill(Role::Master) => {
                 eventually(RECOVERED_MAX, "the mount is active again", || field.is_active());
+                holds_within(LOGIN_LIFE, || false);
             }
             _ => {}
         }
