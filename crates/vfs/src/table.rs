@@ -61,6 +61,10 @@ const DEPTH_MAX: usize = 16 << 10;
 /// the others; those beyond are asked for each time.
 const NAMES_OF_NODE_MAX: usize = 128;
 
+/// At how many other names a node is looked for that is not where it was seen last. Between a change on the machine and
+/// the word of it a file has one name too many, or two.
+const PLACES_TRIED_MAX: usize = 3;
+
 /// The longest that something is believed because the source said so and not because it will tell.
 const VALID_MS_MAX: u32 = 60_000;
 
@@ -95,8 +99,15 @@ pub enum Believe {
 /// Takes back what a kernel may have cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// What this name means, present or absent.
+    /// What this name means, present or absent. It may mean the same still.
     Name {
+        /// In this directory.
+        parent: Ino,
+        /// This name.
+        name: Name,
+    },
+    /// What this name meant, a file of whatever kind but no directory, or nothing: it means something else by now.
+    Replaced {
         /// In this directory.
         parent: Ino,
         /// This name.
@@ -104,8 +115,10 @@ pub enum Notice {
     },
     /// The attributes of this node.
     Attributes(Ino),
-    /// The attributes and the content of this node; for a directory, its listing.
+    /// The attributes and the content of this node, which is no directory.
     Content(Ino),
+    /// The attributes and the listing of this directory, also what was answered to one who is listing it.
+    Listing(Ino),
 }
 
 /// State of a directory when something was asked of the source. See the module's documentation.
@@ -283,7 +296,7 @@ impl Table {
         Ok(self.node(ino)?.names.first().map_or(Ino::ROOT, |(parent, _)| *parent))
     }
 
-    /// The first name of a node, with its directory.
+    /// The name by which a node was seen last, with its directory.
     pub fn name_of(&self, ino: Ino) -> Option<(Ino, Name)> {
         self.node(ino).ok()?.names.first().cloned()
     }
@@ -307,6 +320,14 @@ impl Table {
     pub fn last_place(&self, ino: Ino) -> Result<Place> {
         let node = self.node(ino)?;
         self.place_by(ino, node.names.first().or(node.lost.as_deref()))
+    }
+
+    /// Where else a node may be when the source does not find it at [`Table::place`], the likeliest first: by its other
+    /// names, and by one that was answered while its directory changed.
+    pub fn other_places(&self, ino: Ino) -> Vec<Place> {
+        let Ok(node) = self.node(ino) else { return Vec::new() };
+        let names = node.crossed.as_deref().into_iter().chain(node.names.iter().skip(1));
+        names.take(PLACES_TRIED_MAX).filter_map(|name| self.place_by(ino, Some(name)).ok()).collect()
     }
 
     fn place_by<'a>(&'a self, ino: Ino, mut name: Option<&'a (Ino, Name)>) -> Result<Place> {
@@ -481,11 +502,14 @@ impl Table {
         let was_believed = lease != 0 && (old.is_some() || was_complete);
         let meant = old.map_or(Meaning::Absent, |slot| slot.what);
         if meant == what {
+            if let Meaning::Present(ino) = what {
+                self.seen_by_name(ino, parent, name);
+            }
             return Ok(what != Meaning::Unknown);
         }
         if was_believed && cause == Cause::Elsewhere {
-            notices.push(Notice::Name { parent, name: name.clone() });
-            notices.push(Notice::Content(parent));
+            notices.push(self.name_notice(parent, name, Some(meant)));
+            notices.push(Notice::Listing(parent));
         }
         if let Meaning::Present(old) = meant {
             self.drop_edge(old, parent, name, cause, notices);
@@ -494,6 +518,17 @@ impl Table {
             self.add_edge(ino, parent, name);
         }
         Ok(what != Meaning::Unknown)
+    }
+
+    /// Takes back what a kernel may believe of a name that the table knew as `known`.
+    fn name_notice(&self, parent: Ino, name: &Name, known: Option<Meaning>) -> Notice {
+        let is_replaced = match known {
+            Some(Meaning::Present(ino)) => self.node(ino).is_ok_and(|node| node.directory.is_none()),
+            Some(Meaning::Absent) => true,
+            Some(Meaning::Unknown) | None => false,
+        };
+        let name = name.clone();
+        if is_replaced { Notice::Replaced { parent, name } } else { Notice::Name { parent, name } }
     }
 
     /// Whether the table can follow this name of the node: a directory below itself would be a loop.
@@ -522,21 +557,33 @@ impl Table {
     }
 
     fn add_edge(&mut self, ino: Ino, parent: Ino, name: &Name) {
-        let node = self.node_mut(ino);
-        if node.has_name(parent, name) {
+        if self.seen_by_name(ino, parent, name) {
             return;
         }
+        let node = self.node_mut(ino);
         // A directory has one name: the newest is the true one.
         let stale = if node.directory.is_some() { std::mem::take(&mut node.names) } else { Vec::new() };
         if node.names.is_empty() {
             node.names.reserve_exact(1);
         }
-        node.names.push((parent, name.clone()));
+        node.names.insert(0, (parent, name.clone()));
         node.lost = None;
+        node.crossed = None;
         self.record_name(ino, parent, name);
         for (parent, name) in stale {
             self.doubt_name(parent, &name);
         }
+    }
+
+    /// The node was seen by this name. If that is one of those it is known by, it is the first from now on: of another one
+    /// the source may be about to tell that it is gone.
+    fn seen_by_name(&mut self, ino: Ino, parent: Ino, name: &Name) -> bool {
+        let node = self.node_mut(ino);
+        let found = node.names.iter().position(|(p, n)| *p == parent && n == name);
+        if let Some(at @ 1..) = found {
+            node.names[..=at].rotate_right(1);
+        }
+        found.is_some()
     }
 
     /// The source must be asked what the name means. A kernel that believes the old meaning is told when the source

@@ -286,6 +286,29 @@ impl<S: Source> Vfs<S> {
         }
     }
 
+    /// The outcome of an operation on a place, or, if the node is not there, that of the same at its other places, one
+    /// after the other. A kernel tries a name again once only, and is given the same node for it as long as the source tells
+    /// of nothing. What is answered then is used once: the lease that covers the node is that of where it is not.
+    async fn or_elsewhere<T, F: Future<Output = Result<T>>>(
+        &self,
+        ino: Ino,
+        outcome: Result<T>,
+        at: impl Fn(Place) -> F,
+    ) -> Result<T> {
+        if !matches!(outcome, Err(Errno::ESTALE | Errno::ENOENT | Errno::ENOTDIR)) {
+            return outcome;
+        }
+        let places = self.table.lock().other_places(ino);
+        for place in places {
+            let elsewhere = at(place).await;
+            if elsewhere.is_ok() {
+                self.table.lock().doubt_attributes(ino);
+                return elsewhere;
+            }
+        }
+        outcome
+    }
+
     /// A handle that has the node open, for writing if there is one.
     fn any_handle(&self, ino: Ino) -> Option<HandleId> {
         self.files.lock().get(&ino).and_then(|file| file.any_handle())

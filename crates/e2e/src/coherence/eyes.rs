@@ -21,8 +21,8 @@ pub const BLOCK_BYTES: usize = 512;
 const LOOKS_AT_ONCE: u32 = 16;
 const REST: Duration = Duration::from_millis(2);
 
-/// A file that is known is opened without waiting where the machine is far. What goes on the machine before the word of it
-/// has come there, so long after at the most, is gone.
+/// A file whose content is kept is opened without the machine, which opens it within 100 ms; what is known of is opened
+/// without waiting where the machine is far. What goes on the machine before that, so long after at the most, is gone.
 const OPENED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Files that an eye keeps open at the most, and looks at again.
@@ -192,7 +192,7 @@ impl Scene<'_> {
         self.looks.fetch_add(1, Ordering::Relaxed);
         let history = &mut *self.history();
         for (name, seen) in &look.seen {
-            if !judge_name(history, look, name, seen) {
+            if !judge_name(history, look, name, seen) && !is_of_where_it_was(history, look, name, seen) {
                 let took = (look.to - look.from).as_millis();
                 let shown = history.shown(name);
                 return Err(format!(
@@ -216,21 +216,7 @@ fn judge_name(history: &mut History, look: &Look, name: &str, seen: &Seen) -> bo
         // What was opened by one name may have gone to another meanwhile.
         return *kind == ErrorKind::StaleNetworkFileHandle && visible.len() > 1;
     }
-    let mut fits = None;
-    for (number, state) in visible {
-        let file = match (state, seen) {
-            (Named::Nothing, Seen::Nothing) | (Named::Directory, Seen::Directory | Seen::Listed) => None,
-            (Named::File(_), Seen::Listed) => None,
-            (Named::File(file), _) => match judge_file(history, look, file, seen) {
-                Some(state) => Some((file, state)),
-                None => continue,
-            },
-            _ => continue,
-        };
-        fits = Some((number, file));
-        break;
-    }
-    let Some((number, file)) = fits else { return false };
+    let Some((number, file)) = fitting(history, look, visible, seen) else { return false };
     history.name_mut(name).has_been_seen(look.sort, number, look.to);
     if let Some((file, state)) = file
         && let Some(line) = history.file_mut(file)
@@ -238,6 +224,38 @@ fn judge_name(history: &mut History, look: &Look, name: &str, seen: &Seen) -> bo
         line.has_been_seen(look.sort, state, look.to);
     }
     true
+}
+
+/// Of the states of a name the first of which a look may have seen this, with the file and its state.
+fn fitting(
+    history: &History,
+    look: &Look,
+    visible: Vec<(u64, Named)>,
+    seen: &Seen,
+) -> Option<(u64, Option<(FileNumber, u64)>)> {
+    visible.into_iter().find_map(|(number, state)| match (state, seen) {
+        (Named::Nothing, Seen::Nothing) | (Named::Directory, Seen::Directory | Seen::Listed) => {
+            Some((number, None))
+        }
+        (Named::File(_), Seen::Listed) => Some((number, None)),
+        (Named::File(file), _) => {
+            judge_file(history, look, file, seen).map(|state| (number, Some((file, state))))
+        }
+        _ => None,
+    })
+}
+
+/// Whether this was seen in a directory that had the name a while ago and has moved: who goes by a path may be led by what
+/// was so to what is so there.
+fn is_of_where_it_was(history: &History, look: &Look, name: &str, seen: &Seen) -> bool {
+    let Some((directory, last)) = name.split_once('/') else { return false };
+    if history.name(directory).visible(look.sort, look.from, look.to).len() < 2 {
+        return false;
+    }
+    let others = history.names().filter(|(other, _)| other.split_once('/').is_some_and(|(_, is)| is == last));
+    others
+        .map(|(_, line)| line.visible(look.sort, look.from, look.to))
+        .any(|visible| fitting(history, look, visible, seen).is_some())
 }
 
 /// The earliest state of a file that a look may have seen this of.
@@ -336,8 +354,8 @@ impl<'a> Eye<'a> {
 
     /// Keeps a file open.
     fn hold(&mut self, name: &str) -> Result<(), String> {
-        let Ok(file) = File::open(self.scene.dir.join(name)) else { return Ok(()) };
         let opened = Instant::now();
+        let Ok(file) = File::open(self.scene.dir.join(name)) else { return Ok(()) };
         // A directory cannot be read, and what is empty does not say which file it is.
         let Ok(blocks) = read_again(&file) else { return Ok(()) };
         let Some(Block::Of { file: number, .. }) = blocks.first().copied() else { return Ok(()) };
@@ -363,12 +381,14 @@ impl<'a> Eye<'a> {
         let look = Look { sort: Sort::Held, from, to: Instant::now(), seen: Vec::new() };
         self.scene.looks.fetch_add(1, Ordering::Relaxed);
         let history = &mut *self.scene.history();
-        if let Seen::Error(ErrorKind::StaleNetworkFileHandle, _) = seen
-            && !self.scene.is_near
-            && history.name(name).ended_before(Named::File(*number), *opened + OPENED_WITHIN)
-        {
-            self.held.remove(at);
-            return Ok(());
+        if history.name(name).ended_before(Named::File(*number), *opened + OPENED_WITHIN) {
+            // Nobody may have opened it on the machine in time: then it is what it was when it was opened here, or lost.
+            let is_lost = matches!(seen, Seen::Error(ErrorKind::StaleNetworkFileHandle, _));
+            let since_opened = Look { from: *opened, to: look.to, sort: look.sort, seen: Vec::new() };
+            if is_lost || judge_file(history, &since_opened, *number, &seen).is_some() {
+                self.held.remove(at);
+                return Ok(());
+            }
         }
         let Some(state) = judge_file(history, &look, *number, &seen) else {
             let shown = history.shown(name);

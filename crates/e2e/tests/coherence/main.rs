@@ -19,19 +19,19 @@ fn sees_no_stale_answer(place: Where, seed: u64) {
 }
 
 #[test]
-#[ignore = "fails now and then: a name or a listing that was changed twice within milliseconds is believed for longer"]
+#[ignore = "fails now and then: a listing that the kernel keeps is older than one that has just been asked for, until the change is told"]
 fn what_changes_on_this_host_is_seen_and_nothing_stale_is() {
     sees_no_stale_answer(Where::Host, 21);
 }
 
 #[test]
-#[ignore = "fails now and then: a name or a listing that was changed twice within milliseconds is believed for longer"]
+#[ignore = "fails now and then: a listing that the kernel keeps is older than one that has just been asked for, until the change is told"]
 fn what_changes_on_a_machine_is_seen_and_nothing_stale_is() {
     sees_no_stale_answer(Where::Ssh, 22);
 }
 
 #[test]
-#[ignore = "fails now and then: a name or a listing that was changed twice within milliseconds is believed for longer"]
+#[ignore = "fails now and then: a listing that the kernel keeps is older than one that has just been asked for, until the change is told"]
 fn what_changes_on_a_machine_far_away_is_seen_and_nothing_stale_is() {
     sees_no_stale_answer(Where::Far, 23);
 }

@@ -8,8 +8,20 @@
 //! - When the queue is full, [`Notice::Store`] is dropped: it only saves a later READ.
 //! - Any other notice must not be lost. If the kernel has epochs (7.44), all queued names are replaced by one
 //!   [`Notice::Epoch`], which makes it look every name up again.
+//! - The expiry of a name is written a second time, [`REPEATED_AFTER`] later; see below.
 //! - If that makes no room either, [`Notifier::send`] waits for room and [`Notifier::try_send`] gives the
 //!   notice back. Only a thread that answers no requests may call `send`.
+//!
+//! An answer that was given before a change may reach the kernel's caches after the notice of that change. Where the one
+//! who asked holds the directory's lock, as whoever looks up a name that is not cached and whoever lists, a notice that
+//! takes the lock is carried out behind the answer. That holds for [`Notice::Entry`], and for [`Notice::Listing`], which takes
+//! the lock before it drops what is cached; [`Notice::Inode`] takes no lock. A cached name that has expired is asked for
+//! without the lock (`d_revalidate`), and its answer makes it good again, for as long as it says, also after the notice:
+//!
+//! - A name that is dropped ([`Forgetting::Drop`]) stays dropped. So what a name of a file led to is dropped when it is known
+//!   to lead elsewhere.
+//! - The name of a directory must not be: who works in it, and what is mounted below it, would lose it, also where the name
+//!   was good. Its expiry is repeated, when whoever has the answer has come to run. That is the one race that time closes.
 //!
 //! A thread that waits for the kernel's lock cannot be killed. A process that gets SIGKILL meanwhile ends
 //! only when the request that holds the lock has been answered, by a successor after [`Notice::Resend`] or by
@@ -36,6 +48,13 @@ pub const NOTICES_QUEUED_MAX: usize = 8192;
 /// Payload bytes of [`Notice::Store`] that wait; what is above is dropped.
 pub const STORE_BYTES_QUEUED_MAX: usize = 8 << 20;
 
+/// When the expiry of a name is written again: a process that has its answer has come to run by then, also on a computer
+/// that is busy, and what was told is still younger than what is believed without being told of.
+pub const REPEATED_AFTER: Duration = Duration::from_millis(300);
+
+/// A name that no directory has in the kernel's cache of names.
+const NO_NAME: &[u8] = b".";
+
 /// Something the kernel should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -44,8 +63,13 @@ pub enum Notice {
         /// Which.
         node: u64,
     },
-    /// The attributes and all bytes of a node (for a directory: its cached listing).
+    /// The attributes and all bytes of a node that is no directory.
     Inode {
+        /// Which.
+        node: u64,
+    },
+    /// The attributes of a directory and its cached listing, with what those who are listing it have been answered.
+    Listing {
         /// Which.
         node: u64,
     },
@@ -122,14 +146,17 @@ pub fn write(device: &Device, notice: &Notice) -> Result<Effect, Errno> {
     match notice {
         Notice::Attributes { node } => invalidate(device, *node, -1, 0),
         Notice::Inode { node } => invalidate(device, *node, 0, 0),
+        Notice::Listing { node } => {
+            expire(device, *node, NO_NAME, flag::EXPIRE_ONLY)?;
+            invalidate(device, *node, 0, 0)
+        }
         Notice::Range { node, offset, length } => match (i64::try_from(*offset), i64::try_from(*length)) {
             (Ok(offset), Ok(length)) => invalidate(device, *node, offset, length),
             _ => Err(Errno::INVAL),
         },
         Notice::Entry { parent, name, how } => {
             let flags = if *how == Forgetting::Expire { flag::EXPIRE_ONLY } else { 0 };
-            let fixed = abi::NotifyInvalEntryOut { parent: *parent, namelen: name_length(name)?, flags };
-            post(device, code::INVAL_ENTRY, &[fixed.as_bytes(), name, nul])
+            expire(device, *parent, name, flags)
         }
         Notice::Delete { parent, child, name } => {
             let namelen = name_length(name)?;
@@ -151,6 +178,11 @@ pub fn write(device: &Device, notice: &Notice) -> Result<Effect, Errno> {
 
 fn invalidate(device: &Device, ino: u64, off: i64, len: i64) -> Result<Effect, Errno> {
     post(device, code::INVAL_INODE, &[abi::NotifyInvalInodeOut { ino, off, len }.as_bytes()])
+}
+
+fn expire(device: &Device, parent: u64, name: &[u8], flags: u32) -> Result<Effect, Errno> {
+    let fixed = abi::NotifyInvalEntryOut { parent, namelen: name_length(name)?, flags };
+    post(device, code::INVAL_ENTRY, &[fixed.as_bytes(), name, b"\0"])
 }
 
 fn name_length(name: &[u8]) -> Result<u32, Errno> {
@@ -210,6 +242,7 @@ pub struct NotFlushed {
 enum Key {
     Attributes(u64),
     Inode(u64),
+    Listing(u64),
     Range(u64, u64, u64),
     Entry(u64, Vec<u8>, Forgetting),
     Delete(u64, u64, Vec<u8>),
@@ -221,6 +254,7 @@ fn key(notice: &Notice) -> Option<Key> {
     Some(match notice {
         Notice::Attributes { node } => Key::Attributes(*node),
         Notice::Inode { node } => Key::Inode(*node),
+        Notice::Listing { node } => Key::Listing(*node),
         Notice::Range { node, offset, length } => Key::Range(*node, *offset, *length),
         Notice::Entry { parent, name, how } => Key::Entry(*parent, name.clone(), *how),
         Notice::Delete { parent, child, name } => Key::Delete(*parent, *child, name.clone()),
@@ -245,6 +279,8 @@ struct Queue {
     /// node are queued behind it: they are to be invalidated too.
     waiting: HashSet<Key>,
     store_bytes: usize,
+    /// To be written a second time, and when: the earliest first, [`NOTICES_QUEUED_MAX`] of them at the most.
+    repeats: VecDeque<(Instant, Notice)>,
     sequence: u64,
     writing: Option<u64>,
     has_epochs: bool,
@@ -263,6 +299,7 @@ impl Queue {
             notices: VecDeque::new(),
             waiting: HashSet::new(),
             store_bytes: 0,
+            repeats: VecDeque::new(),
             sequence: SEQUENCE_FIRST,
             writing: None,
             has_epochs,
@@ -303,7 +340,8 @@ impl Queue {
     fn covers(&self, notice: &Notice) -> bool {
         let whole = |node: &u64| self.waiting.contains(&Key::Inode(*node));
         let by_wider = match notice {
-            Notice::Attributes { node } | Notice::Range { node, .. } => whole(node),
+            Notice::Attributes { node } => whole(node) || self.waiting.contains(&Key::Listing(*node)),
+            Notice::Range { node, .. } => whole(node),
             _ => false,
         };
         by_wider || key(notice).is_some_and(|key| self.waiting.contains(&key))
@@ -340,6 +378,26 @@ impl Queue {
         }
         self.writing = Some(sequence);
         Some(notice)
+    }
+
+    /// Has the expiry of a name written again later. Where there is no room, all names are looked up again.
+    fn repeat_later(&mut self, notice: Notice, now: Instant) {
+        if !matches!(notice, Notice::Entry { how: Forgetting::Expire, .. }) {
+            return;
+        }
+        let due = now + REPEATED_AFTER;
+        if self.repeats.len() < NOTICES_QUEUED_MAX {
+            return self.repeats.push_back((due, notice));
+        }
+        if self.has_epochs {
+            self.repeats.clear();
+            self.repeats.push_back((due, Notice::Epoch));
+        }
+    }
+
+    /// The next notice that is to be written a second time, if it is time.
+    fn pop_repeat(&mut self, now: Instant) -> Option<Notice> {
+        self.repeats.pop_front_if(|(due, _)| *due <= now).map(|(_, notice)| notice)
     }
 
     fn finished(&mut self, outcome: Result<Effect, Errno>) {
@@ -448,6 +506,7 @@ impl Notifier {
         queue.is_closed = true;
         drop(mem::take(&mut queue.notices));
         queue.waiting.clear();
+        queue.repeats.clear();
         queue.store_bytes = 0;
         self.shared.work.notify_all();
         self.shared.progress.notify_all();
@@ -460,15 +519,27 @@ fn write_all(shared: &Shared, device: &Device) {
         if queue.is_closed {
             return;
         }
-        let Some(notice) = queue.pop() else {
-            shared.work.wait(&mut queue);
-            continue;
+        let (notice, is_first) = match queue.pop() {
+            Some(notice) => (notice, true),
+            None => match queue.pop_repeat(Instant::now()) {
+                Some(notice) => (notice, false),
+                None => {
+                    match queue.repeats.front().map(|(due, _)| *due) {
+                        Some(due) => drop(shared.work.wait_until(&mut queue, due)),
+                        None => shared.work.wait(&mut queue),
+                    }
+                    continue;
+                }
+            },
         };
         let outcome = MutexGuard::unlocked(&mut queue, || write(device, &notice));
         if let Err(errno) = outcome {
             tracing::warn!(%errno, notice = %describe(&notice), "the kernel refused a notice");
         }
         queue.finished(outcome);
+        if is_first {
+            queue.repeat_later(notice, Instant::now());
+        }
         shared.progress.notify_all();
     }
 }
@@ -537,6 +608,28 @@ mod tests {
         let _ = queue.push(Notice::Store { node: 1, offset: 0, bytes: Bytes::from_static(b"x") });
         let _ = queue.push(inode(1));
         assert_eq!(queue.notices.len(), 3);
+    }
+
+    #[test]
+    fn the_expiry_of_a_name_is_written_once_more_and_no_third_time() {
+        let mut queue = Queue::new(true);
+        let now = Instant::now();
+        let dropped = Notice::Entry { parent: 1, name: b"dropped".to_vec(), how: Forgetting::Drop };
+        for notice in [inode(1), dropped, entry(1)] {
+            queue.repeat_later(notice, now);
+        }
+        assert_eq!(queue.pop_repeat(now), None);
+        assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), Some(entry(1)));
+        assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), None);
+    }
+
+    #[test]
+    fn too_many_expiries_to_be_repeated_become_one_epoch() {
+        let mut queue = Queue::new(true);
+        let now = Instant::now();
+        (0..=NOTICES_QUEUED_MAX).for_each(|number| queue.repeat_later(entry(number), now));
+        assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), Some(Notice::Epoch));
+        assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::mountpoint::{
     detach_stale, mount, unmount,
 };
 use super::negotiation::{Negotiated, Wanted, negotiate};
-use super::notify::{self, Effect, Forgetting, Notice, Notifier};
+use super::notify::{self, Effect, Forgetting, Notice, Notifier, REPEATED_AFTER};
 use super::reply::{
     Delivery, Entry, Listing, ListingPlus, Name, Opened, Placed, Responder, refuse_malformed,
 };
@@ -47,11 +47,23 @@ enum Reads {
     Kept,
 }
 
+/// Which request is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    Lookup,
+    Listing,
+}
+
 struct State {
     content: Vec<u8>,
     backing: Option<BackingId>,
     reads: Reads,
     kept: Vec<Responder>,
+    /// Requests of this kind are kept too, once: what they are answered with is older than what is told meanwhile.
+    holds: Option<Holds>,
+    held: Option<Responder>,
+    lookups: usize,
+    listings: usize,
     negotiated: Option<Negotiated>,
     has_ended: bool,
 }
@@ -70,6 +82,10 @@ impl Tiny {
             backing: None,
             reads: Reads::Answered,
             kept: Vec::new(),
+            holds: None,
+            held: None,
+            lookups: 0,
+            listings: 0,
             negotiated: None,
             has_ended: false,
         };
@@ -116,6 +132,10 @@ impl Tiny {
 
     fn answer(&self, request: &Request<'_>, responder: Responder) {
         let node = request.header.node;
+        let responder = match self.hold(&request.operation, responder) {
+            Some(responder) => responder,
+            None => return,
+        };
         let answered = match &request.operation {
             Operation::Init(offer) => {
                 let (negotiated, init) = negotiate(offer, &self.wanted, 4096).unwrap();
@@ -132,7 +152,10 @@ impl Tiny {
                 let backing = self.state.lock().backing;
                 responder.opened(&Opened { handle: 1, flags: fopen::KEEP_CACHE, backing })
             }
-            Operation::Opendir { .. } => responder.opened(&Opened::default()),
+            Operation::Opendir { .. } => {
+                let flags = fopen::CACHE_DIR | fopen::KEEP_CACHE;
+                responder.opened(&Opened { flags, ..Opened::default() })
+            }
             Operation::Read(read) => {
                 let state = self.state.lock();
                 let start = (read.offset as usize).min(state.content.len());
@@ -181,6 +204,33 @@ impl Tiny {
             _ => responder.errno(Errno::NOSYS),
         };
         answered.unwrap();
+    }
+
+    /// Counts the request, and keeps it if one of its kind is to be kept.
+    fn hold(&self, operation: &Operation<'_>, responder: Responder) -> Option<Responder> {
+        let kind = match operation {
+            Operation::Lookup { .. } => Holds::Lookup,
+            Operation::Readdir(read) if read.offset == 0 => Holds::Listing,
+            _ => return Some(responder),
+        };
+        let mut state = self.state.lock();
+        match kind {
+            Holds::Lookup => state.lookups += 1,
+            Holds::Listing => state.listings += 1,
+        }
+        if state.holds != Some(kind) {
+            return Some(responder);
+        }
+        state.holds = None;
+        state.held = Some(responder);
+        self.changed.notify_all();
+        None
+    }
+
+    /// The request that is held.
+    fn held(&self, what: &str) -> Responder {
+        self.wait_until(what, |state| state.held.is_some());
+        self.state.lock().held.take().unwrap()
     }
 
     /// Ends the oldest READ that was kept.
@@ -362,6 +412,81 @@ fn what_the_kernel_remembers_changes_by_a_notice() {
     notifier.flush(DEADLINE).unwrap();
     let counts = notifier.counts();
     assert_eq!((counts.failed, counts.absent), (0, 2), "{counts:?}");
+    notifier.close();
+    assert_eq!(mounted.unmount(), Incoming::Unmounted);
+}
+
+/// A cached name that has expired is asked for without the directory's lock: a notice overtakes its answer.
+fn believes_a_name_that_was_told_meanwhile(how: Forgetting) -> bool {
+    let mounted = Mounted::new(&Tiny::new(b"one"));
+    let notifier = Notifier::start(Arc::clone(&mounted.device), true).unwrap();
+    let tell = |how| {
+        notifier.send(Notice::Entry { parent: ROOT_ID, name: NAME.to_vec(), how }).unwrap();
+        notifier.flush(DEADLINE).unwrap();
+    };
+    fs::metadata(mounted.file()).unwrap();
+    tell(Forgetting::Expire);
+    mounted.tiny.update(|state| state.holds = Some(Holds::Lookup));
+    let file = mounted.file();
+    let looking = thread::spawn(move || fs::metadata(file).unwrap());
+    let held = mounted.tiny.held("the name was asked for");
+    tell(how);
+    held.entry(&mounted.tiny.entry(FILE)).unwrap();
+    looking.join().unwrap();
+    let before = mounted.tiny.state.lock().lookups;
+    let deadline = Instant::now() + REPEATED_AFTER * 10;
+    let mut believes = true;
+    while believes && Instant::now() < deadline {
+        fs::metadata(mounted.file()).unwrap();
+        believes = mounted.tiny.state.lock().lookups == before;
+        if how == Forgetting::Drop {
+            break;
+        }
+        thread::yield_now();
+    }
+    notifier.close();
+    assert_eq!(mounted.unmount(), Incoming::Unmounted);
+    believes
+}
+
+#[test]
+fn an_answer_about_a_name_is_not_believed_when_the_name_was_dropped_meanwhile() {
+    if can_mount() {
+        assert!(!believes_a_name_that_was_told_meanwhile(Forgetting::Drop));
+    }
+}
+
+#[test]
+fn an_answer_about_a_name_is_not_believed_for_long_when_the_name_expired_meanwhile() {
+    if can_mount() {
+        assert!(!believes_a_name_that_was_told_meanwhile(Forgetting::Expire));
+    }
+}
+
+#[test]
+fn a_listing_that_was_answered_before_a_notice_is_not_kept_after_it() {
+    if !can_mount() {
+        return;
+    }
+    let mounted = Mounted::new(&Tiny::with(b"one", InitFlags::NONE));
+    let notifier = Notifier::start(Arc::clone(&mounted.device), true).unwrap();
+    let list = |path: PathBuf| fs::read_dir(path).unwrap().count();
+    mounted.tiny.update(|state| state.holds = Some(Holds::Listing));
+    let path = mounted.path.clone();
+    let listing = thread::spawn(move || list(path));
+    let held = mounted.tiny.held("the directory was listed");
+    notifier.send(Notice::Listing { node: ROOT_ID }).unwrap();
+    // Carried out before the answer, it would have to be over by now.
+    assert!(notifier.flush(REPEATED_AFTER).is_err(), "the notice waits for the listing");
+    let mut old = Listing::new(4096);
+    names_after(0).for_each(|name| assert_eq!(old.push(&name), Placed::Yes));
+    held.listing(&old).unwrap();
+    assert_eq!(listing.join().unwrap(), 1);
+    notifier.flush(DEADLINE).unwrap();
+    for listings in [2, 2] {
+        assert_eq!(list(mounted.path.clone()), 1);
+        assert_eq!(mounted.tiny.state.lock().listings, listings, "listed anew once, then kept");
+    }
     notifier.close();
     assert_eq!(mounted.unmount(), Incoming::Unmounted);
 }

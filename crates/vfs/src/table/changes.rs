@@ -105,7 +105,7 @@ impl Table {
         self.doubt_attributes(parent);
         self.doubt_or_forget_name(parent, name, notices);
         notices.push(Notice::Name { parent, name: name.clone() });
-        notices.push(Notice::Content(parent));
+        notices.push(Notice::Listing(parent));
     }
 
     /// A rename made from here succeeded. The tickets are those of [`Table::end_change`] for each directory.

@@ -119,7 +119,12 @@ impl Table {
             _ => self.adopt(entry, once(now), ticket.clock, notices),
         };
         self.refuse_loop(ino, parent)?;
-        if !self.node(ino)?.names.is_empty() {
+        let node = self.node_mut(ino);
+        if !node.names.is_empty() {
+            // Which of its names holds is not known before the change is told.
+            if node.directory.is_none() && !node.has_name(parent, name) {
+                node.crossed = Some(Box::new((parent, name.clone())));
+            }
             return Ok(Known::Present(ino, Believe::Once));
         }
         match slot {

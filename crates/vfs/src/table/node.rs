@@ -96,10 +96,12 @@ pub(super) struct Node {
     pub(super) seen: Seen,
     /// The table's clock when something last happened to the attributes.
     pub(super) stamp: u64,
-    /// Names by which the node was seen. The first serves for its path.
+    /// Names by which the node was seen, the last one first, which serves for its path.
     pub(super) names: Vec<(Ino, Name)>,
     /// The name it had last, while it has none.
     pub(super) lost: Option<Box<(Ino, Name)>>,
+    /// A name that the source said it has in a reply that crossed a change, and that is not in `names`.
+    pub(super) crossed: Option<Box<(Ino, Name)>>,
     pub(super) lookups: u64,
     pub(super) opens: u32,
     /// Changes of content or attributes under way from here.
@@ -127,6 +129,7 @@ impl Node {
             stamp: 0,
             names: Vec::new(),
             lost: None,
+            crossed: None,
             lookups: 0,
             opens: 0,
             writing: 0,

@@ -37,7 +37,7 @@ impl Table {
         let differs = attributes.is_some_and(|told| told.differ(&self.node_mut(at).attributes));
         if differs || is_itself || names_changed {
             self.doubt_attributes(at);
-            notices.push(if names_changed { Notice::Content(at) } else { Notice::Attributes(at) });
+            notices.push(if names_changed { Notice::Listing(at) } else { Notice::Attributes(at) });
         }
     }
 
@@ -57,7 +57,7 @@ impl Table {
             _ => false,
         };
         if !same {
-            notices.push(Notice::Name { parent, name: name.clone() });
+            notices.push(self.name_notice(parent, name, known));
         }
         let is_kept = known.is_some() || directory.complete != 0;
         if let Some(entry) = entry {
@@ -115,7 +115,7 @@ impl Table {
                 notices.push(Notice::Attributes(ino));
             }
         }
-        notices.push(Notice::Content(at));
+        notices.push(Notice::Listing(at));
     }
 
     /// Every lease has ended.

@@ -44,12 +44,16 @@ impl Believed {
     fn take_back(&mut self, notice: Notice) {
         self.taken_back += 1;
         match notice {
-            Notice::Name { parent, .. } if self.renaming.contains(&parent) => self.waiting.push(notice),
-            Notice::Name { parent, name } => {
+            Notice::Name { parent, .. } | Notice::Replaced { parent, .. }
+                if self.renaming.contains(&parent) =>
+            {
+                self.waiting.push(notice);
+            }
+            Notice::Name { parent, name } | Notice::Replaced { parent, name } => {
                 self.names.remove(&(parent, name));
             }
             Notice::Attributes(ino) => self.attributes_changed(ino),
-            Notice::Content(ino) => {
+            Notice::Content(ino) | Notice::Listing(ino) => {
                 self.attributes_changed(ino);
                 self.pages.remove(&ino);
                 self.listings.remove(&ino);

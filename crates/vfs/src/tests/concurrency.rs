@@ -64,7 +64,7 @@ impl World {
             self.told.fetch_add(1, Ordering::SeqCst);
         }
         for notice in notices {
-            if let Notice::Name { name, .. } = notice {
+            if let Notice::Name { name, .. } | Notice::Replaced { name, .. } = notice {
                 self.believed.lock().expect("no panic").remove(&name);
             }
         }

@@ -166,9 +166,73 @@ fn a_name_that_is_replaced_is_told() {
         });
         mount.tell_all();
         let taken_back = mount.take_notices();
-        assert!(taken_back.contains(&Notice::Name { parent: Ino::ROOT, name: bytes("f") }), "{taken_back:?}");
+        let replaced = Notice::Replaced { parent: Ino::ROOT, name: bytes("f") };
+        assert!(taken_back.contains(&replaced), "{taken_back:?}");
         assert!(taken_back.contains(&Notice::Attributes(old)), "its names have changed: {taken_back:?}");
         assert_ne!(mount.view(Ino::ROOT, "f").await.ino, old);
+    });
+}
+
+#[test]
+fn a_file_is_found_by_the_name_it_was_seen_by_last_before_the_other_is_told_to_be_gone() {
+    block_on(async {
+        let mount = Mount::with_files(&["draft"], b"new");
+        let ino = mount.view(Ino::ROOT, "draft").await.ino;
+        mount.memory.edit(|tree| {
+            let root = tree.root;
+            tree.rename((root, &bytes("draft")), (root, &bytes("f")), RenameMode::Replace).expect("renamed");
+        });
+        assert_eq!(mount.view(Ino::ROOT, "f").await.ino, ino);
+        let asked = mount.memory.all_calls();
+        mount.vfs.attributes(ino.into()).await.expect("it is there");
+        assert_eq!(mount.memory.all_calls(), asked + 1, "by the right name at once");
+        let opened = mount.vfs.open(ino, READ).await.expect("it is there");
+        mount.vfs.release(opened.handle);
+    });
+}
+
+#[test]
+fn a_file_is_found_by_a_name_that_was_answered_while_something_else_was_told() {
+    block_on(async {
+        let mount = Mount::with_files(&["draft"], b"new");
+        let ino = mount.view(Ino::ROOT, "draft").await.ino;
+        mount.memory.edit(|tree| {
+            let root = tree.root;
+            tree.make(root, &bytes("other"), Kind::File, 0o644).expect("made");
+            let draft = tree.at("draft").expect("it is there");
+            tree.write(draft, None, b" and longer").expect("written");
+            tree.rename((root, &bytes("draft")), (root, &bytes("f")), RenameMode::Replace).expect("renamed");
+        });
+        let gate = mount.stop(Stop::Replying("lookup"));
+        let vfs = mount.vfs.clone();
+        let looked = tokio::spawn(async move { vfs.lookup(Ino::ROOT, b"f").await });
+        gate.reached().await;
+        mount.vfs.changed(mount.memory.tell_one(0).expect("the other file"));
+        gate.release();
+        let Ok(Looked::Present(view)) = looked.await.expect("no panic") else { panic!("it is there") };
+        assert_eq!((view.ino, view.attributes.size), (ino, 14), "as it was when it got the name");
+        mount.vfs.attributes(ino.into()).await.expect("it is there");
+        let opened = mount.vfs.open(ino, READ).await.expect("it is there");
+        mount.vfs.release(opened.handle);
+    });
+}
+
+#[test]
+fn the_name_of_a_directory_that_was_replaced_is_doubted_and_not_dropped() {
+    block_on(async {
+        let mount = Mount::new(Options::default());
+        mount.memory.edit(|tree| {
+            let root = tree.root;
+            tree.make(root, &bytes("d"), Kind::Directory, 0o755).expect("made");
+        });
+        mount.view(Ino::ROOT, "d").await;
+        mount.memory.edit(|tree| {
+            let root = tree.root;
+            tree.rename((root, &bytes("d")), (root, &bytes("e")), RenameMode::Replace).expect("renamed");
+        });
+        mount.tell_all();
+        let name = bytes("d");
+        assert!(mount.take_notices().contains(&Notice::Name { parent: Ino::ROOT, name }));
     });
 }
 
@@ -183,7 +247,7 @@ fn what_a_listing_finds_before_it_is_told_takes_back_what_was_believed() {
         });
         let handle = mount.vfs.open_directory(Ino::ROOT).await.expect("opened").handle;
         mount.vfs.read_directory(handle, 0, false, |_| true).await.expect("listed");
-        assert!(mount.take_notices().contains(&Notice::Name { parent: Ino::ROOT, name: bytes("f") }));
+        assert!(mount.take_notices().contains(&Notice::Replaced { parent: Ino::ROOT, name: bytes("f") }));
     });
 }
 

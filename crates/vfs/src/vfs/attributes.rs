@@ -83,6 +83,10 @@ impl<S: Source> Vfs<S> {
             Ok(target) => self.source.stat(target).await,
             Err(errno) => Err(errno),
         };
+        let outcome = match of.handle {
+            None => self.or_elsewhere(of.ino, outcome, |place| self.source.stat(Target::Place(place))).await,
+            Some(_) => outcome,
+        };
         if let (Err(Errno::ESTALE | Errno::ENOENT), Some(gone)) = (&outcome, self.gone_but_here(of.ino)) {
             return Ok(gone);
         }

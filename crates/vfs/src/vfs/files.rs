@@ -278,6 +278,8 @@ impl<S: Source> Vfs<S> {
         let writing = flags.truncate.then(|| self.begin_write(ino, Write::Content));
         let reading = self.begin_reading();
         let outcome = self.open_at_source(place?, flags, handle, inline).await;
+        let outcome =
+            self.or_elsewhere(ino, outcome, |place| self.open_at_source(place, flags, handle, inline)).await;
         let opened = self.checked(ino, outcome)?;
         let open = self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
         open.file.is_own.store(opened.is_own, Ordering::Release);

@@ -47,7 +47,7 @@ use crate::errno::{Errno, Result};
 use crate::file::{Attributes, Entry};
 use crate::source::{HandleId, Source, Target};
 use crate::table::ledger::Stage;
-use crate::table::{Ino, Moment};
+use crate::table::{Believe, Ino, Moment};
 
 /// How long a file may be open here alone: longer than it takes to read a small file, and short for whoever removes one on
 /// the machine.
@@ -138,7 +138,8 @@ impl<S: Source> Vfs<S> {
         Some(OpenedFile { handle, keep_pages, attributes_changed, around_pages: false })
     }
 
-    /// Asks the source for the node's attributes. `None` if it does not tell.
+    /// Asks the source for the node's attributes. `None` if it does not tell, or if something else was learnt of the node
+    /// meanwhile: what the table has then may be older than the question.
     async fn look_again(&self, ino: Ino) -> Option<()> {
         let (place, stamp) = {
             let table = self.table.lock();
@@ -146,14 +147,13 @@ impl<S: Source> Vfs<S> {
         };
         let entry = self.source.stat(Target::Place(place)).await.ok()?;
         let mut notices = Vec::new();
-        {
+        let learnt = {
             let mut table = self.table.lock();
-            if table.id(ino) == Ok(entry.id) {
-                table.learn_attributes(ino, entry.attributes, stamp, self.now(), &mut notices).ok()?;
-            }
-        }
+            let is_same = table.id(ino) == Ok(entry.id);
+            is_same.then(|| table.learn_attributes(ino, entry.attributes, stamp, self.now(), &mut notices))
+        };
         self.notify(notices);
-        Some(())
+        matches!(learnt, Some(Ok(Believe::For(_) | Believe::Leased))).then_some(())
     }
 
     fn find_kept(&self, ino: Ino) -> Option<(Attributes, Bytes)> {

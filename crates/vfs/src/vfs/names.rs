@@ -207,6 +207,13 @@ impl<S: Source> Vfs<S> {
             Known::Present(ino, name_for) => (ino, name_for),
         };
         let (attributes, attributes_for) = match (table.attributes(ino, self.now())?, entry) {
+            // What is believed is of before: the source has not told of it yet.
+            (Some((believed, _)), Some(entry))
+                if entry.attributes.changed > believed.changed && !table.is_being_written(ino) =>
+            {
+                table.doubt_attributes(ino);
+                (entry.attributes, Believe::Once)
+            }
             (Some(believed), _) => believed,
             (None, Some(entry)) => (entry.attributes, Believe::Once),
             (None, None) => (table.last_attributes(ino)?, Believe::Once),

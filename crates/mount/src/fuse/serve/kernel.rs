@@ -85,8 +85,13 @@ impl FuseKernel {
                     let (parent, name, how) = (parent.0, name.to_vec(), started.forgetting);
                     notify::Notice::Entry { parent, name, how }
                 }
+                Notice::Replaced { parent, name } => {
+                    let (parent, name, how) = (parent.0, name.to_vec(), Forgetting::Drop);
+                    notify::Notice::Entry { parent, name, how }
+                }
                 Notice::Attributes(ino) => notify::Notice::Attributes { node: ino.0 },
                 Notice::Content(ino) => notify::Notice::Inode { node: ino.0 },
+                Notice::Listing(ino) => notify::Notice::Listing { node: ino.0 },
             };
             match started.notifier.try_send(notice) {
                 Ok(()) | Err(Rejected::Closed) => {}
