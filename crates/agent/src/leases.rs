@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
-use rustix::time::Timespec;
 use wire::agent::AgentFrame;
 use wire::agent::file::{Attributes, Change, Changed, FileId, Lease, Place, UNWATCHED_LEASE_MS};
 use wire::agent::name::{Name, RelativePath};
@@ -22,6 +21,7 @@ use wire::agent::name::{Name, RelativePath};
 use crate::clock::Clock;
 use crate::export::Export;
 use crate::file_system::{self, Watching};
+use crate::kept::timespec;
 use crate::log::log;
 use crate::output::Output;
 use crate::stat;
@@ -260,9 +260,8 @@ impl Leases {
     fn wait(&self, inotify: Option<&OwnedFd>, timeout: Duration) {
         let wake = PollFd::new(&self.wake, PollFlags::IN);
         let events = PollFd::from_borrowed_fd(inotify.unwrap_or(&self.wake).as_fd(), PollFlags::IN);
-        let (tv_sec, tv_nsec) = (timeout.as_secs() as i64, timeout.subsec_nanos().into());
         // An interrupted wait is a short one: the caller looks and waits again.
-        let _ = poll(&mut [wake, events], Some(&Timespec { tv_sec, tv_nsec }));
+        let _ = poll(&mut [wake, events], Some(&timespec(timeout)));
     }
 
     /// Sorts what inotify has by directory. `false` when it says that it has dropped events.

@@ -14,7 +14,6 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
-use rustix::time::Timespec;
 use wire::agent::Reply;
 use wire::agent::file::{FileReply, Kind, Place, WatchEvent};
 use wire::agent::name::{Name, RelativePath};
@@ -23,6 +22,7 @@ use crate::export::Export;
 use crate::failure::failure;
 use crate::file::listing::Names;
 use crate::file_system::{self, Watching};
+use crate::kept::timespec;
 use crate::session::{Asked, Outcome, Session};
 use crate::stat;
 use crate::stream::Stream;
@@ -320,10 +320,6 @@ impl Pending {
         }
         (rescan || !page.is_empty()).then_some((page, rescan))
     }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: duration.subsec_nanos().into() }
 }
 
 fn page(changes: Vec<(RelativePath, WatchEvent)>, rescan: bool) -> Reply {

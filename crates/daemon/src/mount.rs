@@ -214,7 +214,7 @@ impl Task {
             }
             broken = end_command(commands) => Err(broken),
         };
-        let (lease, ready) = match started {
+        let (lease, mut ready) = match started {
             Ok(started) => started,
             Err(broken) => return self.break_off(broken, worker, answer).await,
         };
@@ -229,9 +229,8 @@ impl Task {
         shown.port = ready.port;
         shown.nfs = ready.nfs.clone();
         tracing::info!(mount = %self.id, source = %self.plan.source, dir = %shown.dir, backend = %ready.backend, pid, "mounted");
-        shown.replayed = ready.replayed.clone();
-        let mut ready = ready;
         let replayed = ready.replayed.take();
+        shown.replayed = replayed.clone();
         self.tell(MountEvent::Serving { pid, ready: Box::new(ready) }).await;
         if let Some(replayed) = replayed {
             self.tell(MountEvent::Replayed(Box::new(replayed))).await;

@@ -47,12 +47,20 @@ fn again(test: &str) -> (PathBuf, Vec<String>) {
     (std::env::current_exe().unwrap(), arguments.map(str::to_owned).to_vec())
 }
 
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(holds_within(DEADLINE, condition), "{what}: not within the deadline");
+}
+
+/// Whether `condition` came to hold within `time`.
+fn holds_within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
     while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within the deadline");
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::park_timeout(Duration::from_millis(2));
     }
+    true
 }
 
 #[test]
@@ -410,12 +418,11 @@ impl Drop for Life {
 impl Life {
     /// Kills what is still there after a while: they have the state directory in their environment. Says what that was.
     fn outlive(&self) -> Vec<String> {
-        let deadline = Instant::now() + LEAVE_TIME;
-        let mut left = self.processes();
-        while !left.is_empty() && Instant::now() < deadline {
-            std::thread::park_timeout(Duration::from_millis(2));
+        let mut left = Vec::new();
+        holds_within(LEAVE_TIME, || {
             left = self.processes();
-        }
+            left.is_empty()
+        });
         for (pid, _) in &left {
             // One that has gone meanwhile is as good.
             let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();

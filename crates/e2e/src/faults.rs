@@ -35,7 +35,7 @@ use job::{JOBS, Job};
 use role::Role;
 
 use crate::tree::{Compare, differences};
-use crate::wait::{eventually, holds_within};
+use crate::wait::{eventually, holds_within, pause};
 use crate::{Kind, Program};
 
 /// How long the workload may take from the last fault on. It is a few seconds' work.
@@ -233,7 +233,7 @@ impl Run<'_> {
             Sort::Kill(Role::Worker) | Sort::Abort => field.answers(),
             Sort::Kill(Role::Master) => {
                 eventually(RECOVERED_MAX, "the mount is active again", || field.is_active());
-                holds_within(LOGIN_LIFE, || false);
+                pause(LOGIN_LIFE);
             }
             _ => {}
         }

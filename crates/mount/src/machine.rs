@@ -78,9 +78,9 @@ impl Machine {
         (machine, root)
     }
 
-    /// Makes whoever wants to use a file that is held wait for it.
-    pub(crate) fn holding(mut self, held: Arc<Held>) -> Machine {
-        self.held = Some(held);
+    /// Makes whoever wants to use a file that is held wait for it, if any can be.
+    pub(crate) fn holding(mut self, held: Option<Arc<Held>>) -> Machine {
+        self.held = held;
         self
     }
 

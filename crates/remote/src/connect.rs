@@ -211,17 +211,21 @@ async fn reach(dial: &Dial, host: &HostOptions, options: ConnectOptions) -> Resu
 }
 
 async fn reach_ssh(dial: &SshDial, options: ConnectOptions) -> Result<Reached, OpenError> {
-    let path = || dial.agent.clone();
-    let command = place::start_at(dial.agent.as_bytes(), options.session)
-        .ok_or_else(|| OpenError::AgentPath { path: path() })?;
+    let command = agent_command(dial, options.session)?;
     let failed = match attempt(dial, &command, options).await? {
         Ok(reached) => return Ok(reached),
         Err(failed) => failed,
     };
     match failed.code() {
-        Some(NOT_FOUND) => Err(OpenError::Gone { path: path() }),
+        Some(NOT_FOUND) => Err(OpenError::Gone { path: dial.agent.clone() }),
         _ => Err(failed.into_far_error(dial)),
     }
+}
+
+/// What starts the agent on the machine, for this session.
+pub(crate) fn agent_command(dial: &SshDial, session: SessionId) -> Result<String, OpenError> {
+    place::start_at(dial.agent.as_bytes(), session)
+        .ok_or_else(|| OpenError::AgentPath { path: dial.agent.clone() })
 }
 
 /// Gets streams to the agent that a worker was told of, for a client that goes on when one is lost.

@@ -26,8 +26,7 @@ use wire::worker::SshDial;
 
 use crate::client::relink::Dialed;
 use crate::client::{ByteStream, ConnectError, ConnectOptions, Introduced};
-use crate::connect::OpenError;
-use crate::place;
+use crate::connect::{OpenError, agent_command};
 use crate::transport::ssh::{self, scarcity};
 use crate::transport::{Dismissal, Exit, Program, ProgramError};
 
@@ -120,8 +119,7 @@ impl SpareCarrier {
 
 /// Dials a channel of this session, and waits for nothing: it is usable from now on, and answers when it is there.
 pub(crate) fn dial(dial: &SshDial, session: SessionId) -> Result<(Spare, SpareCarrier), OpenError> {
-    let command = place::start_at(dial.agent.as_bytes(), session)
-        .ok_or_else(|| OpenError::AgentPath { path: dial.agent.clone() })?;
+    let command = agent_command(dial, session)?;
     // Through the first master, or not at all: further ones are there because sessions are scarce.
     let (program, stream) = ssh::channel(dial, &command)?;
     let failed = |source| ProgramError { program: dial.program.as_path().as_os_str().to_owned(), source };

@@ -8,6 +8,9 @@ pub type Name = Arc<[u8]>;
 /// The longest name, as on every local file system.
 pub const NAME_BYTES_MAX: usize = 255;
 
+/// Where files end at the latest: the kernel's `loff_t` is signed.
+pub(crate) const OFFSET_MAX: u64 = i64::MAX as u64;
+
 /// What a file is at its source for as long as it exists, under every name. `birth` tells a file from the next one
 /// that gets its inode number; 0 where that is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

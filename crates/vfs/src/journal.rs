@@ -1,8 +1,8 @@
 //! Writes, and changes of attributes, that were answered and are not yet at the source, in two files that outlive the process.
 //!
 //! One file is written on; when it is full and nothing in the other is pending any more, they change places, and the other
-//! is written from its start again, into pages that the system has already. When both are full, writers wait. All
-//! numbers are little endian.
+//! is written from its start again, into pages that the system has already. When both are full, writers wait. Each
+//! begins with a header, and then has records, see `format`. All numbers are little endian.
 //!
 //! ```text
 //! offset  size  header
@@ -10,38 +10,6 @@
 //!      8     4  version: 3; 2 has no changes of attributes, and 1 no records of files either
 //!     12     4  zero
 //!     16     8  epoch: of two files, the higher is the younger
-//!
-//! offset  size  each record
-//!      0     4  CRC-32 (IEEE) of what follows, the bytes included
-//!      4     4  length of the bytes
-//!      8     8  epoch of the file when it was written
-//!     16     1  kind: 1 a write, 2 writes that are done, 3 a file, 4 a change of attributes
-//!     17     1  for a write and a change of attributes, bit 0: clears set-id bits; for a file, bit 0: its content is known,
-//!               bit 1: its place is said
-//!     18     6  zero
-//!     24     8  sequence number under which it is sent
-//!     32     8  the kernel's number of the request
-//!     40     8  handle
-//!     48     8  node
-//!     56     8  offset in the file
-//!     64   ...  bytes; of kind 2, sequence numbers of 8 bytes each; of kinds 3 and 4, see below
-//!
-//! offset  size  bytes of a file's record, all other fields but the node being zero
-//!      0     8  size
-//!      8     8  last change of the content: seconds since 1970
-//!     16     8  nanoseconds
-//!     24    24  where the place is said: device, inode, birth
-//!     48   ...  its path below the root; empty for a file without a name
-//!
-//! offset  size  bytes of a change of attributes, which has no offset
-//!      0     1  what is set. Bit 0: owner, 1: group, 2: mode; bit 3: last read, 4: to the source's present; bit 5: last
-//!               change of the content, 6: to the source's present
-//!      1     1  zero
-//!      2     2  mode
-//!      4     4  owner
-//!      8     4  group
-//!     12    12  last read: nanoseconds, and seconds since 1970 in 8 bytes
-//!     24    12  last change of the content: as before
 //! ```
 //!
 //! A file is described in each journal file before its first write or change there; then, where it has writes that are not done, each
@@ -49,6 +17,8 @@
 //!
 //! The first record that does not match its checksum, or is of another epoch, ends a file. That a write is done is recorded
 //! before the source is told that its number is settled, in the file that is younger than or the same as the write's.
+
+mod format;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -62,42 +32,26 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::behind::UNWRITTEN_BYTES_MAX;
-use crate::file::{AttributeChanges, Content, FileId, SetTime, Time};
+use crate::file::Content;
 use crate::request::{RequestId, Sequence};
-use crate::source::{HandleId, Place};
+use crate::source::Place;
 use crate::table::Ino;
+pub(crate) use format::{Described, Header, What, attributes_of, bytes_of};
+use format::{NO_WRITE, RECORD_BYTES, WRITE_BYTES_MAX, file_record, kind, next_record, number, record};
 
 const MAGIC: [u8; 8] = *b"steadjnl";
 const VERSION: u32 = 3;
 /// Versions that are read.
 const VERSIONS: [u32; 3] = [1, 2, VERSION];
 const HEADER_BYTES: usize = 24;
-const RECORD_BYTES: usize = 64;
 /// Their names, in a mount's directory.
 pub const FILES: [&str; 2] = ["journal.0", "journal.1"];
 
 /// One file. What may be unwritten at all fits into one, so that writers wait for the machine and not for the other file.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = UNWRITTEN_BYTES_MAX as u64;
 
-/// The longest write that is journalled in one record, and a bound on what a damaged length can ask for.
-const WRITE_BYTES_MAX: usize = 16 << 20;
-
-/// The bytes of a file's record before its path, without and with the place.
-const CONTENT_BYTES: usize = 24;
-const PLACE_BYTES: usize = 48;
-
-/// The bytes of a change of attributes.
-const CHANGES_BYTES: usize = 36;
-
 /// What is read of one file at most: it is begun anew when it is full, but for lists of what is done.
 const READ_BYTES_MAX: u64 = 2 * SEGMENT_BYTES_MAX + WRITE_BYTES_MAX as u64;
-
-mod kind {
-    pub(super) const WRITE: u8 = 1;
-    pub(super) const DONE: u8 = 2;
-    pub(super) const FILE: u8 = 3;
-    pub(super) const ATTRIBUTES: u8 = 4;
-}
 
 /// Writes that are done and not yet recorded to be: they cost a successor a question each.
 const DONE_MAX: usize = 64;
@@ -105,41 +59,11 @@ const DONE_MAX: usize = 64;
 /// Bits of the first epoch that are not known to whoever writes files: content must not pass for a record.
 const EPOCH_SALT_SHIFT: u32 = 16;
 
-/// What the bytes of a [`Pending`] are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
-    /// Those of a write.
-    Content,
-    /// A change of attributes, to be read with [`attributes_of`].
-    Attributes,
-}
-
-/// What a write or a change of attributes is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) what: What,
-    pub(crate) sequence: Sequence,
-    pub(crate) request: RequestId,
-    pub(crate) handle: HandleId,
-    pub(crate) ino: Ino,
-    pub(crate) offset: u64,
-    pub(crate) clear_set_id: bool,
-}
-
 /// A write that was taken and may not be at the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pending {
     pub(crate) header: Header,
     pub(crate) bytes: Bytes,
-}
-
-/// What is known of a file that has writes in the journal.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Described {
-    /// Which, and where it was last; an empty path is of a file without a name.
-    pub(crate) place: Option<(FileId, Box<[u8]>)>,
-    /// The content that the writes were for.
-    pub(crate) content: Option<Content>,
 }
 
 /// Why a write was not journalled.
@@ -214,7 +138,7 @@ impl Left {
     fn take(&mut self, kind: u8, flags: u8, header: Header, bytes: Vec<u8>, done: &mut HashSet<Sequence>) {
         match kind {
             kind::DONE => done.extend(bytes.chunks_exact(8).map(|chunk| Sequence(number(chunk, 0)))),
-            kind::FILE => self.describe(header.ino, flags, &bytes),
+            kind::FILE => self.files.entry(header.ino).or_default().take(flags, &bytes),
             _ => {
                 if header.request != RequestId(0) {
                     let length = match header.what {
@@ -228,20 +152,16 @@ impl Left {
         }
     }
 
-    fn describe(&mut self, ino: Ino, flags: u8, bytes: &[u8]) {
-        let file = self.files.entry(ino).or_default();
-        if bytes.len() < CONTENT_BYTES {
-            return;
+    /// Takes what was left later: of what is said of a file the last counts.
+    fn then(&mut self, later: Left) {
+        self.pending.extend(later.pending);
+        for (request, length) in later.taken {
+            *self.taken.entry(request).or_default() += length;
         }
-        if flags & 1 != 0
-            && let Ok(nanoseconds) = u32::try_from(number(bytes, 16))
-        {
-            let modified = Time { seconds: number(bytes, 8).cast_signed(), nanoseconds };
-            file.content = Some(Content { size: number(bytes, 0), modified });
-        }
-        if flags & 2 != 0 && bytes.len() >= PLACE_BYTES {
-            let (device, inode, birth) = (number(bytes, 24), number(bytes, 32), number(bytes, 40));
-            file.place = Some((FileId { device, inode, birth }, bytes[PLACE_BYTES..].into()));
+        for (ino, Described { place, content }) in later.files {
+            let known = self.files.entry(ino).or_default();
+            known.place = place.or(known.place.take());
+            known.content = content.or(known.content);
         }
     }
 }
@@ -249,102 +169,6 @@ impl Left {
 enum Placed {
     Yes,
     Full,
-}
-
-const NO_WRITE: Header = Header {
-    what: What::Content,
-    sequence: Sequence(0),
-    request: RequestId(0),
-    handle: HandleId(0),
-    ino: Ino(0),
-    offset: 0,
-    clear_set_id: false,
-};
-
-/// The bytes of a change of attributes. A change of size is none of these: it is waited for.
-pub(crate) fn bytes_of(changes: &AttributeChanges) -> Bytes {
-    let AttributeChanges { uid, gid, mode, accessed, modified, .. } = *changes;
-    let mut bits = u8::from(uid.is_some()) | u8::from(gid.is_some()) << 1 | u8::from(mode.is_some()) << 2;
-    let mut times = [Time::default(); 2];
-    for (number, (set, time)) in [accessed, modified].into_iter().zip(&mut times).enumerate() {
-        bits |= match set {
-            SetTime::Keep => 0,
-            SetTime::Now => 0b11,
-            SetTime::To(to) => {
-                *time = to;
-                0b01
-            }
-        } << (3 + 2 * number);
-    }
-    let mut bytes = Vec::with_capacity(CHANGES_BYTES);
-    bytes.extend_from_slice(&[bits, 0]);
-    bytes.extend_from_slice(&mode.unwrap_or(0).to_le_bytes());
-    bytes.extend_from_slice(&uid.unwrap_or(0).to_le_bytes());
-    bytes.extend_from_slice(&gid.unwrap_or(0).to_le_bytes());
-    for Time { seconds, nanoseconds } in times {
-        bytes.extend_from_slice(&nanoseconds.to_le_bytes());
-        bytes.extend_from_slice(&seconds.to_le_bytes());
-    }
-    bytes.into()
-}
-
-/// What [`bytes_of`] has made these bytes of; nothing is changed by others.
-pub(crate) fn attributes_of(header: &Header, bytes: &[u8]) -> AttributeChanges {
-    let nothing = AttributeChanges::default();
-    let Some(bytes) = bytes.first_chunk::<CHANGES_BYTES>() else { return nothing };
-    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let is_set = |bit: u8| bytes[0] & 1 << bit != 0;
-    let time = |bit: u8, at: usize| match (is_set(bit), is_set(bit + 1)) {
-        (false, _) => SetTime::Keep,
-        (true, true) => SetTime::Now,
-        (true, false) => {
-            SetTime::To(Time { nanoseconds: word(at), seconds: number(bytes, at + 4).cast_signed() })
-        }
-    };
-    AttributeChanges {
-        uid: is_set(0).then(|| word(4)),
-        gid: is_set(1).then(|| word(8)),
-        mode: is_set(2).then(|| u16::from_le_bytes([bytes[2], bytes[3]])),
-        accessed: time(3, 12),
-        modified: time(5, 24),
-        clear_set_id: header.clear_set_id,
-        ..nothing
-    }
-}
-
-/// A file's record, whole.
-fn file_record(epoch: u64, ino: Ino, content: Option<Content>, place: Option<&Place>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(RECORD_BYTES + PLACE_BYTES);
-    bytes.resize(RECORD_BYTES, 0);
-    let Content { size, modified } = content.unwrap_or_default();
-    let known = [size, modified.seconds.cast_unsigned(), modified.nanoseconds.into()];
-    known.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
-    if let Some(Place { id: FileId { device, inode, birth }, path }) = place {
-        [device, inode, birth].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
-        bytes.extend_from_slice(path);
-    }
-    let flags = u8::from(content.is_some()) | u8::from(place.is_some()) << 1;
-    let header = Header { ino, ..NO_WRITE };
-    let record = record(epoch, (kind::FILE, flags), &header, &bytes[RECORD_BYTES..]);
-    bytes[..RECORD_BYTES].copy_from_slice(&record);
-    bytes
-}
-
-fn record(epoch: u64, (kind, flags): (u8, u8), header: &Header, bytes: &[u8]) -> [u8; RECORD_BYTES] {
-    let mut record = [0; RECORD_BYTES];
-    record[4..8].copy_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    record[8..16].copy_from_slice(&epoch.to_le_bytes());
-    record[16] = kind;
-    record[17] = flags;
-    let Header { sequence, request, handle, ino, offset, .. } = *header;
-    for (at, number) in [sequence.0, request.0, handle.0, ino.0, offset].into_iter().enumerate() {
-        record[24 + at * 8..32 + at * 8].copy_from_slice(&number.to_le_bytes());
-    }
-    let mut checksum = crc32fast::Hasher::new();
-    checksum.update(&record[4..]);
-    checksum.update(bytes);
-    record[..4].copy_from_slice(&checksum.finalize().to_le_bytes());
-    record
 }
 
 impl Segment {
@@ -408,17 +232,7 @@ impl Segment {
             next_record(&mut reader, epoch, found - length).map_err(self.fails("read"))?
         {
             length += (RECORD_BYTES + bytes.len()) as u64;
-            let what = if record[16] == kind::ATTRIBUTES { What::Attributes } else { What::Content };
-            let header = Header {
-                what,
-                sequence: Sequence(number(&record, 24)),
-                request: RequestId(number(&record, 32)),
-                handle: HandleId(number(&record, 40)),
-                ino: Ino(number(&record, 48)),
-                offset: number(&record, 56),
-                clear_set_id: record[17] & 1 != 0,
-            };
-            each((record[16], record[17]), header, bytes);
+            each((record[16], record[17]), Header::of(&record), bytes);
         }
         drop(reader);
         (self.epoch, self.length) = (epoch, length);
@@ -440,12 +254,6 @@ fn is_zero(reader: &mut impl Read, bytes: u64) -> io::Result<bool> {
     }
 }
 
-fn number(bytes: &[u8], at: usize) -> u64 {
-    let mut number = [0; 8];
-    number.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(number)
-}
-
 fn write_both(file: &mut File, header: &[u8], bytes: &[u8]) -> io::Result<()> {
     let written = loop {
         match file.write_vectored(&[IoSlice::new(header), IoSlice::new(bytes)]) {
@@ -456,29 +264,6 @@ fn write_both(file: &mut File, header: &[u8], bytes: &[u8]) -> io::Result<()> {
     let of_bytes = written.saturating_sub(header.len());
     file.write_all(&header[written.min(header.len())..])?;
     file.write_all(&bytes[of_bytes..])
-}
-
-type Record = ([u8; RECORD_BYTES], Vec<u8>);
-
-/// The next record of this epoch among at most `left` bytes, if there is a whole one.
-fn next_record(reader: &mut impl Read, epoch: u64, left: u64) -> io::Result<Option<Record>> {
-    if left < RECORD_BYTES as u64 {
-        return Ok(None);
-    }
-    let mut record = [0; RECORD_BYTES];
-    reader.read_exact(&mut record)?;
-    let length = u32::from_le_bytes([record[4], record[5], record[6], record[7]]) as usize;
-    let is_whole = length <= WRITE_BYTES_MAX && length as u64 <= left - RECORD_BYTES as u64;
-    if !is_whole || number(&record, 8) != epoch {
-        return Ok(None);
-    }
-    let mut bytes = vec![0; length];
-    reader.read_exact(&mut bytes)?;
-    let mut checksum = crc32fast::Hasher::new();
-    checksum.update(&record[4..]);
-    checksum.update(&bytes);
-    let is_right = record[..4] == checksum.finalize().to_le_bytes();
-    Ok(is_right.then_some((record, bytes)))
 }
 
 impl State {
@@ -573,9 +358,8 @@ pub(crate) trait Describe {
 
 /// The journal of a mount that is gone, as it is.
 pub(crate) fn read_left(directory: &Path) -> Result<Left, JournalError> {
-    let mut left = Left::default();
-    let (mut found, mut done) = ([(0, Vec::new()), (0, Vec::new())], HashSet::new());
-    for (name, (epoch, records)) in FILES.iter().zip(&mut found) {
+    let (mut found, mut done) = ([(0, Left::default()), (0, Left::default())], HashSet::new());
+    for (name, (epoch, left)) in FILES.iter().zip(&mut found) {
         let path = directory.join(name);
         let fails = |what, source| JournalError { path: path.clone(), what, source };
         let file = match File::open(&path) {
@@ -584,17 +368,17 @@ pub(crate) fn read_left(directory: &Path) -> Result<Left, JournalError> {
             Err(error) => return Err(fails("open", error)),
         };
         let mut segment = Segment { path: path.clone(), file, epoch: 0, length: 0, pending: 0 };
-        let is_known = segment.read(|kind, header, bytes| records.push((kind, header, bytes)))?;
+        let is_known = segment.read(|(kind, flags), header, bytes| {
+            left.take(kind, flags, header, bytes, &mut done);
+        })?;
         if !is_known {
             return Err(fails("understand", io::ErrorKind::InvalidData.into()));
         }
         *epoch = segment.epoch;
     }
-    // The older first: of what is said of a file the last counts.
     found.sort_by_key(|(epoch, _)| *epoch);
-    for ((kind, flags), header, bytes) in found.into_iter().flat_map(|(_, records)| records) {
-        left.take(kind, flags, header, bytes, &mut done);
-    }
+    let [(_, mut left), (_, younger)] = found;
+    left.then(younger);
     left.pending.retain(|write| !done.contains(&write.header.sequence));
     Ok(left)
 }
@@ -641,22 +425,14 @@ impl Journal {
         let current = usize::from(segments[1].epoch > segments[0].epoch);
         let (mut pending, mut files) = (HashMap::new(), HashMap::<Ino, usize>::new());
         for at in [1 - current, current] {
-            let Left { pending: mut writes, taken, files: described } = std::mem::take(&mut found[at]);
-            writes.retain(|write| !done.contains(&write.header.sequence));
-            segments[at].pending = writes.len();
-            for Pending { header, .. } in &writes {
+            let mut found = std::mem::take(&mut found[at]);
+            found.pending.retain(|write| !done.contains(&write.header.sequence));
+            segments[at].pending = found.pending.len();
+            for Pending { header, .. } in &found.pending {
                 pending.insert(header.sequence, (at, header.ino));
                 *files.entry(header.ino).or_default() += 1;
             }
-            left.pending.append(&mut writes);
-            for (request, length) in taken {
-                *left.taken.entry(request).or_default() += length;
-            }
-            for (ino, Described { place, content }) in described {
-                let known = left.files.entry(ino).or_default();
-                known.place = place.or(known.place.take());
-                known.content = content.or(known.content);
-            }
+            left.then(found);
         }
         let state = State {
             segments,
@@ -776,7 +552,10 @@ fn recorded_done(state: &mut State) -> Vec<Sequence> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::format::PLACE_BYTES;
     use super::*;
+    use crate::file::{AttributeChanges, FileId, SetTime, Time};
+    use crate::source::HandleId;
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
@@ -981,7 +760,7 @@ mod tests {
             assert_eq!(content, Told::content(content.size));
             content.size
         });
-        let path = place.map(|(id, path)| {
+        let path = place.map(|Place { id, path }| {
             assert_eq!(id, FileId { device: 1, inode: 2, birth: 3 });
             String::from_utf8(path.into()).expect("text")
         });

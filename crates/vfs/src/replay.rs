@@ -85,7 +85,7 @@ pub enum ReplayError {
 struct UnsavedFile {
     ino: Ino,
     /// Which, and where it was last; `None` if that is not known.
-    place: Option<(FileId, Box<[u8]>)>,
+    place: Option<Place>,
     /// The content that the first of the writes was for.
     content: Option<Content>,
     /// In the order in which they were taken.
@@ -197,8 +197,8 @@ impl Unsaved {
             return tracing::warn!(%error, "files are looked for where they were written to");
         }
         for file in &mut self.files {
-            if let Ok(Place { id, path }) = ledger.table.last_place(file.ino) {
-                file.place = Some((id, path));
+            if let Ok(place) = ledger.table.last_place(file.ino) {
+                file.place = Some(place);
             }
         }
     }
@@ -215,7 +215,7 @@ impl Unsaved {
 
     /// The files that the writes are for, as far as they are known, and where they were below the root.
     pub fn files(&self) -> impl Iterator<Item = (FileId, &[u8])> {
-        self.files.iter().filter_map(|file| Some((file.place.as_ref()?.0, file.place.as_ref()?.1.as_ref())))
+        self.files.iter().filter_map(|file| file.place.as_ref()).map(|place| (place.id, place.path.as_ref()))
     }
 }
 
@@ -269,11 +269,11 @@ pub async fn replay<S: Source>(
             replayed.left.push((NO_NAME.into(), Errno::EIO));
             continue;
         };
-        if let Some((id, _)) = &file.place {
-            done(*id);
+        if let Some(place) = &file.place {
+            done(place.id);
         }
         let count = file.count();
-        let path = file.place.map_or_else(|| NO_NAME.into(), |(_, path)| path);
+        let path = file.place.map_or_else(|| NO_NAME.into(), |place| place.path);
         match fate {
             Ok(Fate::Saved) => {
                 replayed.writes += count;

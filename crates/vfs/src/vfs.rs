@@ -30,6 +30,7 @@ use tokio::sync::{Notify, Semaphore};
 pub use attributes::AttributeTarget;
 pub use directories::{DirectoryItem, OpenedDirectory};
 pub use files::OpenedFile;
+pub(crate) use names::checked_name;
 pub use names::{Looked, Removal, View};
 pub use record::{Recording, RestoreError, Restored};
 pub use writes::WriteFrom;

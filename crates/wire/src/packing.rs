@@ -75,6 +75,8 @@ impl Packer {
         let speed = self.bytes_per_second.load(Ordering::Relaxed);
         if link_bytes_per_second == 0
             || !(PACKED_BYTES_MIN..=PAYLOAD_BYTES_MAX as usize).contains(&payload.len())
+            // What is not worth it where all is saved needs no sample.
+            || !is_worth_it(1000, speed, link_bytes_per_second)
         {
             return None;
         }

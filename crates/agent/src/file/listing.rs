@@ -52,23 +52,17 @@ impl Names {
 
     /// The next name and the cookie behind it.
     pub fn next(&mut self) -> Result<Option<(Name, u64)>, Errno> {
-        if self.read.is_empty() && !self.ended {
-            self.read_more()?;
-        }
-        Ok(self.read.pop().map(|(name, cookie, _)| (name, cookie)))
+        Ok(self.take()?.map(|(name, cookie, _)| (name, cookie)))
     }
 
     /// The next name that may be a directory's. Not every file system says what its names are of.
     pub fn next_maybe_directory(&mut self) -> Result<Option<Name>, Errno> {
-        loop {
-            if self.read.is_empty() && !self.ended {
-                self.read_more()?;
-            }
-            match self.read.pop() {
-                Some((_, _, false)) => {}
-                last => return Ok(last.map(|(name, ..)| name)),
+        while let Some((name, _, maybe_directory)) = self.take()? {
+            if maybe_directory {
+                return Ok(Some(name));
             }
         }
+        Ok(None)
     }
 
     /// Whether the last name has been taken.
@@ -77,6 +71,13 @@ impl Names {
             self.read_more()?;
         }
         Ok(self.read.is_empty())
+    }
+
+    fn take(&mut self) -> Result<Option<(Name, u64, bool)>, Errno> {
+        match self.at_end()? {
+            true => Ok(None),
+            false => Ok(self.read.pop()),
+        }
     }
 
     fn read_more(&mut self) -> Result<(), Errno> {

@@ -116,9 +116,9 @@ fn print(mount: &Mount, context: &mut Context) -> Result<()> {
     if let Some(degraded) = &mount.degraded {
         context.output.note(format_args!("note: {}", crate::output::text::one_line(degraded)));
     }
-    let replayed = mount.replayed.iter().flat_map(replay_notes);
-    replayed
-        .for_each(|note| context.output.note(format_args!("note: {}", crate::output::text::one_line(&note))));
+    for note in mount.replayed.iter().flat_map(replay_notes) {
+        context.output.note(format_args!("note: {}", crate::output::text::one_line(&note)));
+    }
     if let Some(port) = mount.port {
         context.output.note(format_args!("note: served as NFSv3 on 127.0.0.1 port {port}"));
     }

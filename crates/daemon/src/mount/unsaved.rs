@@ -28,12 +28,7 @@ struct Remains {
 /// The directories in `mounts` of what mounts of `source` by the user `uid` have left, the oldest mount's first, but for
 /// those that are `known`: these are not gone. Of many, those that were tried longest ago. Blocks.
 pub fn of_source(mounts: &Path, source: &Source, uid: u32, known: &[MountId]) -> Vec<ByteString> {
-    let Ok(entries) = std::fs::read_dir(mounts) else { return Vec::new() };
-    let named = entries.flatten().filter_map(|entry| {
-        let id: MountId = entry.file_name().to_str()?.parse().ok()?;
-        Some((id, entry.path()))
-    });
-    let gone = named.filter(|(id, _)| !known.contains(id));
+    let gone = directories(mounts).filter(|(id, _)| !known.contains(id));
     let mut found: Vec<Remains> = gone
         .filter_map(|(id, directory)| Some(Remains { tried: tried(&directory, source, uid)?, id, directory }))
         .collect();
@@ -53,9 +48,13 @@ pub fn of_source(mounts: &Path, source: &Source, uid: u32, known: &[MountId]) ->
 /// The highest number of a mount that has a directory in `mounts`. No other mount may get it, also when the database is gone:
 /// what is unsaved would be lost with its directory. Blocks.
 pub fn last_number(mounts: &Path) -> u64 {
+    directories(mounts).map(|(id, _)| id.number()).max().unwrap_or(0)
+}
+
+/// What in `mounts` is named as mounts are.
+fn directories(mounts: &Path) -> impl Iterator<Item = (MountId, PathBuf)> {
     let entries = std::fs::read_dir(mounts).into_iter().flatten().flatten();
-    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<MountId>().ok());
-    ids.map(MountId::number).max().unwrap_or(0)
+    entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
 }
 
 /// When it was last tried to save what is in the directory; `None` if it is of another source or user, or of processes

@@ -87,9 +87,7 @@ impl Owner {
 
     /// A try has ended; what comes back was not said.
     pub(super) fn on_goodbye(&mut self, machine: &Machine, failed: Option<Goodbye>) {
-        if let Some(at) = self.goodbyes.under_way.iter().position(|of| of == machine) {
-            self.goodbyes.under_way.swap_remove(at);
-        }
+        self.goodbyes.under_way.retain(|of| of != machine);
         match failed {
             // The others would fare no better now: they wait for the next connection.
             Some(goodbye) => self.goodbyes.wait(goodbye),

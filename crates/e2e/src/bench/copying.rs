@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Size;
 use super::contender::Contender;
-use super::rows::{make_once, noise};
+use super::rows::{make_once, noise, write_big};
 use crate::eventually;
 
 /// Names that are looked at. Each is in a directory of its own that nobody has listed, so each costs a round trip.
@@ -35,13 +35,7 @@ pub fn make_probes(contender: &mut Contender, _: &Size) {
 /// The same, and what is read meanwhile.
 pub fn make_probes_and_big(contender: &mut Contender, size: &Size) {
     make_probes(contender, size);
-    make_once(&contender.far.join("huge"), |path| {
-        let mut file = File::create(path).expect("creating the huge file");
-        let piece = noise();
-        for _ in 0..BIG_BYTES / piece.len() as u64 {
-            file.write_all(&piece).expect("writing the huge file");
-        }
-    });
+    make_once(&contender.far.join("huge"), |path| write_big(path, BIG_BYTES));
 }
 
 /// The 99th percentile of looking at a name while a file is being written, in milliseconds.

@@ -15,7 +15,7 @@ use super::contender::{Contender, Counters, Kind};
 use super::copying;
 use crate::eventually;
 
-pub use sequential::noise;
+pub use sequential::{noise, write_big};
 pub use trees::write_tree;
 
 /// A row may take this long at a distance for a peer that walks.
@@ -109,24 +109,9 @@ pub const ROWS: &[Row] = &[
     time("git-clone", State::AsIs, git::prepare_origin, git::clone).for_each_source(),
     time("cargo-check-cold", State::Cold, cargo::prepare, cargo::check),
     time("cargo-check-noop", State::Warm, cargo::prepare, cargo::check),
-    growth(
-        "grow-1000",
-        1_000,
-        |at, _| trees::prepare_entries(at, 1_000),
-        |at, _| trees::per_entry(at, 1_000),
-    ),
-    growth(
-        "grow-10000",
-        10_000,
-        |at, _| trees::prepare_entries(at, 10_000),
-        |at, _| trees::per_entry(at, 10_000),
-    ),
-    growth(
-        "grow-100000",
-        100_000,
-        |at, _| trees::prepare_entries(at, 100_000),
-        |at, _| trees::per_entry(at, 100_000),
-    ),
+    growth::<1_000>("grow-1000"),
+    growth::<10_000>("grow-10000"),
+    growth::<100_000>("grow-100000"),
     delay("stat-during-write", copying::make_probes, copying::stat_during_write),
     delay("stat-during-read", copying::make_probes_and_big, copying::stat_during_read),
 ];
@@ -159,11 +144,12 @@ const fn time(name: &'static str, state: State, prepare: Prepare, work: Work) ->
 }
 
 /// A cold walk with attributes of so many entries.
-const fn growth(name: &'static str, entries: usize, prepare: Prepare, work: Work) -> Row {
+const fn growth<const ENTRIES: usize>(name: &'static str) -> Row {
+    let (prepare, work) = (trees::prepare_entries::<ENTRIES>, trees::per_entry::<ENTRIES>);
     let mut row = rate(name, "us/entry", State::Cold, prepare, work);
     row.better = Better::Lower;
     row.who = Who::Own;
-    row.entries = entries;
+    row.entries = ENTRIES;
     row
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use e2e::faults::field::Field;
 use e2e::faults::role::Role;
 use e2e::{Kind, eventually};
-use rustix::process::Signal;
+
+use crate::kill_together;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -35,10 +36,7 @@ fn a_killed_keeper_is_replaced_and_keeps_what_its_predecessor_kept() {
 fn a_keeper_and_a_worker_killed_together_leave_nothing() {
     let field = Field::new(Kind::Host, &[]);
     let _held = File::create(field.dir.join("f")).unwrap();
-    // Stopped first, so that neither puts another one in the other's place.
-    let both = [field.holder(Role::Keeper), field.holder(Role::Worker)];
-    both.iter().for_each(|holder| holder.signal(Signal::STOP));
-    both.iter().for_each(|holder| holder.signal(Signal::KILL));
+    kill_together(&field, &[Role::Keeper, Role::Worker]);
     eventually(SOON, "the mount is over, in words", || {
         field.status().is_none_or(|status| status["status"]["state"] == "failed")
     });

@@ -519,18 +519,14 @@ fn write_all(shared: &Shared, device: &Device) {
         if queue.is_closed {
             return;
         }
-        let (notice, is_first) = match queue.pop() {
-            Some(notice) => (notice, true),
-            None => match queue.pop_repeat(Instant::now()) {
-                Some(notice) => (notice, false),
-                None => {
-                    match queue.repeats.front().map(|(due, _)| *due) {
-                        Some(due) => drop(shared.work.wait_until(&mut queue, due)),
-                        None => shared.work.wait(&mut queue),
-                    }
-                    continue;
-                }
-            },
+        let first = queue.pop();
+        let is_first = first.is_some();
+        let Some(notice) = first.or_else(|| queue.pop_repeat(Instant::now())) else {
+            match queue.repeats.front().map(|(due, _)| *due) {
+                Some(due) => drop(shared.work.wait_until(&mut queue, due)),
+                None => shared.work.wait(&mut queue),
+            }
+            continue;
         };
         let outcome = MutexGuard::unlocked(&mut queue, || write(device, &notice));
         if let Err(errno) = outcome {

@@ -132,10 +132,7 @@ impl Tiny {
 
     fn answer(&self, request: &Request<'_>, responder: Responder) {
         let node = request.header.node;
-        let responder = match self.hold(&request.operation, responder) {
-            Some(responder) => responder,
-            None => return,
-        };
+        let Some(responder) = self.hold(&request.operation, responder) else { return };
         let answered = match &request.operation {
             Operation::Init(offer) => {
                 let (negotiated, init) = negotiate(offer, &self.wanted, 4096).unwrap();

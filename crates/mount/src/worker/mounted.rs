@@ -474,10 +474,7 @@ fn parts(
     let config = &home.config;
     let (machine, root) =
         Machine::new(client.clone(), &part.attached(), (config.owner.uid, config.owner.gid));
-    let machine = match &held {
-        Some(held) => machine.holding(held.clone()),
-        None => machine,
-    };
+    let machine = machine.holding(held.clone());
     let owners = machine.owners();
     let sync = match config.sync {
         SyncMode::Close => vfs::SyncMode::Close,

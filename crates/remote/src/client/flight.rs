@@ -206,8 +206,7 @@ impl Flight {
         if time < RATE_OVER_MIN {
             return;
         }
-        let bytes = u128::from(self.arrived - departure.arrived);
-        let rate = u64::try_from(bytes * 1_000_000_000 / time.as_nanos()).unwrap_or(u64::MAX);
+        let rate = per_second(self.arrived - departure.arrived, time);
         if departure.was_busy || rate > self.rate.get() {
             self.rate.take(rate, now);
         }
@@ -237,11 +236,6 @@ impl Flight {
     /// What the link carries per second; 0 where it never had enough to do to show it.
     pub(super) fn carries_per_second(&self) -> u64 {
         self.busy.get()
-    }
-
-    #[cfg(test)]
-    pub(super) fn under_way(&self) -> usize {
-        self.under_way
     }
 }
 
@@ -286,9 +280,7 @@ impl Pace {
 
     /// The rest of a long frame has taken so long to arrive.
     pub(super) fn brought(&mut self, bytes: usize, took: Duration, now: Instant) {
-        let nanos = took.as_nanos().max(1);
-        let rate = bytes as u128 * 1_000_000_000 / nanos;
-        self.brings.take(u64::try_from(rate).unwrap_or(u64::MAX), now);
+        self.brings.take(per_second(bytes as u64, took), now);
     }
 
     /// What the agent is to be told of how fast replies arrive, where that is another thing than it has been told.
@@ -300,6 +292,12 @@ impl Pace {
         self.told = brings;
         Some(brings)
     }
+}
+
+/// The rate at which so much arrives in this time.
+fn per_second(bytes: u64, time: Duration) -> u64 {
+    let rate = u128::from(bytes) * 1_000_000_000 / time.as_nanos().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 fn bytes_in(rate: u64, time: Duration) -> usize {

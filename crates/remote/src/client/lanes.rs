@@ -146,6 +146,11 @@ impl Lanes {
         self.urgent.is_empty() && self.bulk.is_empty()
     }
 
+    /// Whether something waits that goes piece by piece.
+    pub(super) fn has_bulk(&self) -> bool {
+        !self.bulk.is_empty()
+    }
+
     /// All that waits for no room.
     pub(super) fn take_urgent(&mut self, parts: &mut VecDeque<Part>) {
         parts.extend(self.urgent.drain(..).map(Part::from));
@@ -153,7 +158,7 @@ impl Lanes {
 
     /// The next piece of the bulk, which may be several frames; nothing if there is no room on the way.
     pub(super) fn take_bulk(&mut self, parts: &mut VecDeque<Part>, pace: &mut Pace, now: Instant) {
-        if self.bulk.is_empty() || pace.up.room_left(&pace.trip) == 0 {
+        if pace.up.room_left(&pace.trip) == 0 {
             return;
         }
         let mut budget = pace.piece_bytes();

@@ -271,7 +271,7 @@ impl Outbox {
             let has_piece = !writer.batch.is_empty();
             state.lanes.take_urgent(&mut writer.batch);
             // One piece at a time: what becomes urgent meanwhile goes before the next.
-            if !has_piece {
+            if !has_piece && state.lanes.has_bulk() {
                 state.lanes.take_bulk(&mut writer.batch, &mut self.pace.lock(), Instant::now());
             }
             if writer.batch.is_empty() && !writer.unflushed {

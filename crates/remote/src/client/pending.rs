@@ -354,13 +354,12 @@ impl Entry {
     fn send_again(&mut self, id: RequestId, current: Generation) -> Option<Outgoing> {
         let Again { request, payload } = self.again.clone()?;
         let body = self.rest_of(request);
+        let what = super::request::what(id, &body);
         let frame = ClientFrame::Request { id, sequence: self.sequence, body };
         // It has been encoded before, and is no longer than it was.
         let head = encode_head(&frame, payload.len()).ok()?;
         self.generation = current;
         self.sent = Sent::Unseen;
-        let ClientFrame::Request { body, .. } = frame else { unreachable!("it was made above") };
-        let what = super::request::what(id, &body);
         Some(Outgoing { head, payload, share: std::mem::take(&mut self.share), what })
     }
 

@@ -66,8 +66,13 @@ pub fn encoded<T: serde::Serialize>(head: &T, payload: &[u8]) -> Vec<u8> {
 }
 
 pub fn greeting() -> Vec<u8> {
+    greeting_of(0)
+}
+
+/// The greeting of an agent that can do these.
+fn greeting_of(capabilities: u64) -> Vec<u8> {
     let mut greeting = PREFACE.to_vec();
-    greeting.extend(encoded(&Hello::new(0, SessionId([7; 16])), b""));
+    greeting.extend(encoded(&Hello::new(capabilities, SessionId([7; 16])), b""));
     greeting
 }
 
@@ -96,11 +101,21 @@ pub async fn link() -> (AgentClient, Peer, Arc<Log>) {
 }
 
 pub async fn link_with(sink: Arc<dyn EventSink>, buffer: usize) -> (AgentClient, Peer) {
+    link_of(ConnectOptions::default(), 0, sink, buffer).await
+}
+
+/// A link with these options to an agent that can do `theirs`.
+pub async fn link_of(
+    options: ConnectOptions,
+    theirs: u64,
+    sink: Arc<dyn EventSink>,
+    buffer: usize,
+) -> (AgentClient, Peer) {
     let (near, stream) = tokio::io::duplex(buffer);
     let mut peer = Peer::over(stream);
-    let connecting = AgentClient::connect(ByteStream::new(near), ConnectOptions::default(), sink);
+    let connecting = AgentClient::connect(ByteStream::new(near), options, sink);
     let (client, ()) = tokio::join!(connecting, async {
-        peer.send(&greeting()).await;
+        peer.send(&greeting_of(theirs)).await;
         peer.greeted().await;
     });
     (client.unwrap(), peer)

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use remote::client::{AgentClient, ByteStream, ConnectOptions};
+use remote::client::{AgentClient, ConnectOptions};
 use wire::agent::file::{FileRequest, Target, WriteAt};
 use wire::agent::{ClientFrame, HandleId, Request};
-use wire::frame::{PREFACE, PREFIX_BYTES, Payload, amend};
-use wire::hello::{Hello, SessionId, capability};
+use wire::frame::{PREFIX_BYTES, Payload, amend};
+use wire::hello::capability;
 use wire::packing::pack;
 
-use super::fake::{Log, Peer, data, encoded, link, soon};
+use super::fake::{Log, Peer, data, link, link_of, soon};
 
 const MIB: usize = 1 << 20;
 
@@ -19,17 +19,9 @@ fn content(bytes: usize) -> Vec<u8> {
 }
 
 /// A link whose ends can do these, over a stream that holds little.
-async fn link_of(ours: u64, theirs: u64) -> (AgentClient, Peer) {
-    let (near, stream) = tokio::io::duplex(64 << 10);
-    let mut peer = Peer::over(stream);
+async fn narrow_link(ours: u64, theirs: u64) -> (AgentClient, Peer) {
     let options = ConnectOptions { capabilities: ours, ..ConnectOptions::default() };
-    let connecting = AgentClient::connect(ByteStream::new(near), options, Arc::new(Log::default()));
-    let (client, ()) = tokio::join!(connecting, async {
-        let hello = encoded(&Hello::new(theirs, SessionId([7; 16])), b"");
-        peer.send(&[PREFACE.as_slice(), &hello].concat()).await;
-        peer.greeted().await;
-    });
-    (client.unwrap(), peer)
+    link_of(options, theirs, Arc::new(Log::default()), 64 << 10).await
 }
 
 #[tokio::test]
@@ -62,7 +54,7 @@ async fn what_is_small_overtakes_writes_and_these_arrive_whole_and_in_order() {
 
 #[tokio::test]
 async fn a_packed_reply_is_read_as_it_was() {
-    let (client, mut peer) = link_of(capability::PACKING, capability::PACKING).await;
+    let (client, mut peer) = narrow_link(capability::PACKING, capability::PACKING).await;
     for bytes in [3000, MIB] {
         let call = client.read(HandleId(1), 0, bytes as u32);
         let asked = peer.asked().await;
@@ -82,7 +74,7 @@ async fn the_agent_is_told_how_fast_replies_arrive_where_both_sides_pack() {
     for (ours, theirs) in
         [(capability::PACKING, capability::PACKING), (capability::PACKING, 0), (0, capability::PACKING)]
     {
-        let (client, mut peer) = link_of(ours, theirs).await;
+        let (client, mut peer) = narrow_link(ours, theirs).await;
         let call = client.read(HandleId(1), 0, MIB as u32);
         let asked = peer.asked().await;
         let reply = data(asked.id, &content(MIB));
@@ -100,7 +92,7 @@ async fn the_agent_is_told_how_fast_replies_arrive_where_both_sides_pack() {
 
 #[tokio::test]
 async fn a_packed_reply_that_is_none_costs_the_link() {
-    let (client, mut peer) = link_of(capability::PACKING, capability::PACKING).await;
+    let (client, mut peer) = narrow_link(capability::PACKING, capability::PACKING).await;
     let call = client.read(HandleId(1), 0, 100);
     let asked = peer.asked().await;
     let mut frame = data(asked.id, &[0; 100]);
@@ -113,7 +105,7 @@ async fn a_packed_reply_that_is_none_costs_the_link() {
 
 #[tokio::test]
 async fn nothing_is_packed_before_the_link_has_been_found_slow() {
-    let (client, mut peer) = link_of(capability::PACKING, capability::PACKING).await;
+    let (client, mut peer) = narrow_link(capability::PACKING, capability::PACKING).await;
     let _write = client.write(HandleId(1), WriteAt::Offset(0), false, Bytes::from(vec![0; 5000]));
     assert!(peer.asked().await.payload == vec![0; 5000]);
 }

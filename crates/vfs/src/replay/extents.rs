@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
-/// Where files end at the latest: `loff_t` is signed.
-const OFFSET_MAX: u64 = i64::MAX as u64;
+use crate::file::OFFSET_MAX;
 
 /// Ranges that do not overlap, by their offsets.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +84,7 @@ impl Extents {
 }
 
 /// An index into bytes that are in memory.
-fn index(distance: u64) -> usize {
+pub(super) fn index(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
 

@@ -7,7 +7,7 @@
 //! - it is as long as it was, or ends where one of them does, or where one was cut;
 //! - behind its old end there is nothing but what was to be written there, and zeros.
 
-use super::extents::Piece;
+use super::extents::{Piece, index};
 
 /// Where a write is cut that does not make the file longer.
 const BLOCK_BYTES: u64 = 4096;
@@ -89,11 +89,6 @@ fn parts(found: &[Piece], write: &Piece) -> impl Iterator<Item = (usize, u64, u6
     let rest = found.iter().enumerate().skip(first).take_while(move |(_, piece)| piece.offset < end);
     let within = rest.map(move |(number, piece)| (number, piece.offset.max(begin), piece.end().min(end)));
     within.filter(|(_, from, to)| from < to)
-}
-
-/// An index into bytes that are in memory.
-fn index(distance: u64) -> usize {
-    usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::file::{AttributeChanges, Caller, Content, Entry, Kind, NAME_BYTES_MAX
 use crate::log::LogError;
 use crate::source::{HandleId, Place, Source, TRANSFER_BYTES_MAX, Target};
 use crate::table::Ino;
+use crate::vfs::checked_name;
 
 /// Content that is on its way at once. A link of 100 KiB a second carries it within [`ANSWER_WAIT`](super::ANSWER_WAIT).
 const BYTES_AT_ONCE: u32 = 2 << 20;
@@ -108,12 +109,12 @@ impl<S: Source> Replay<S> {
         file: &UnsavedFile,
         handle: HandleId,
     ) -> std::result::Result<Fate, Stuck> {
-        if file.place.as_ref().is_some_and(|(_, path)| path.is_empty()) {
+        if file.place.as_ref().is_some_and(|place| place.path.is_empty()) {
             return Ok(Fate::Nameless);
         }
         let pieces = file.extents.pieces(TRANSFER_BYTES_MAX as usize);
         let (id, path) = match &file.place {
-            Some((id, path)) => (Some(*id), path.as_ref()),
+            Some(Place { id, path }) => (Some(*id), path.as_ref()),
             None => (None, NO_NAME),
         };
         let (is_over, aside) = {
@@ -155,9 +156,9 @@ impl<S: Source> Replay<S> {
         let mut directory = Place { id: self.manner.root, path: Box::default() };
         let mut names = path.split(|byte| *byte == b'/').peekable();
         while let Some(name) = names.next() {
-            let entry = match is_name(name) {
-                true => self.look(directory.clone(), name).await?,
-                false => None,
+            let entry = match checked_name(name) {
+                Ok(name) => self.look(directory.clone(), name).await?,
+                Err(_) => None,
             };
             match entry {
                 Some(entry) if names.peek().is_none() => {
@@ -172,8 +173,8 @@ impl<S: Source> Replay<S> {
         Ok(Found { directory, entry: None })
     }
 
-    async fn look(&self, directory: Place, name: &[u8]) -> Result<Option<Entry>> {
-        match self.answer(self.source.lookup(directory, name.into())).await {
+    async fn look(&self, directory: Place, name: Name) -> Result<Option<Entry>> {
+        match self.answer(self.source.lookup(directory, name)).await {
             Ok((entry, _)) => Ok(entry),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::ENAMETOOLONG) => Ok(None),
             Err(errno) => Err(errno),
@@ -338,7 +339,8 @@ impl<S: Source> Replay<S> {
             }
             _ => 0o600,
         };
-        let own = path.rsplit(|byte| *byte == b'/').next().filter(|name| is_name(name)).unwrap_or(NO_NAME);
+        let own = path.rsplit(|byte| *byte == b'/').next();
+        let own = own.filter(|name| checked_name(name).is_ok()).unwrap_or(NO_NAME);
         let name = self.make_aside((file.ino, own), &directory, mode, handle, name).await?;
         let written = self.write_aside(file, pieces, handle).await;
         self.close(handle).await;
@@ -366,7 +368,7 @@ impl<S: Source> Replay<S> {
         }
         for number in 1..=ASIDE_NAMES_MAX {
             let name = self.name_aside(own, ino, number);
-            match self.look(directory.clone(), &name).await? {
+            match self.look(directory.clone(), name.clone()).await? {
                 Some(_) => continue,
                 None => self.progress.lock().put_aside(ino, name.clone())?,
             }
@@ -414,10 +416,6 @@ fn is_of_file(errno: Errno) -> bool {
     const ETXTBSY: Errno = Errno(26);
     let refusals = [Errno::ESTALE, Errno::ENOENT, Errno::ENOTDIR, Errno::EISDIR, Errno::ELOOP, Errno::ENXIO];
     refusals.contains(&errno) || [Errno::EACCES, Errno::EPERM, ETXTBSY].contains(&errno)
-}
-
-fn is_name(name: &[u8]) -> bool {
-    !matches!(name, b"" | b"." | b"..") && name.len() <= NAME_BYTES_MAX && !name.contains(&0)
 }
 
 fn join(directory: &[u8], name: &[u8]) -> Box<[u8]> {

@@ -37,6 +37,13 @@ fn name(name: &str) -> Name {
     name.as_bytes().into()
 }
 
+async fn look(vfs: &Arc<Vfs<Memory>>, directory: Ino, name: &[u8]) -> Ino {
+    match vfs.lookup(directory, name).await {
+        Ok(crate::vfs::Looked::Present(view)) => view.ino,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// How a mount ends that cannot bring its writes to the source.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
@@ -49,12 +56,8 @@ enum End {
 impl Left {
     /// `before` is brought to the source, `writes` are not.
     async fn by(end: End, before: &[u8], writes: &[(u64, &[u8])]) -> Left {
-        let memory = Memory::new();
-        let file = memory.edit(|tree| {
-            let directory = tree.make(tree.root, &name("d"), Kind::Directory, 0o755).expect("new");
-            tree.make(directory, &name("f"), Kind::File, 0o640).expect("new")
-        });
-        let left = Left::of(memory);
+        let left = Left::with_nothing();
+        let file = left.id();
         let vfs = left.mount();
         let handle = left.open(&vfs).await;
         let write = |offset, bytes: &[u8]| {
@@ -89,13 +92,8 @@ impl Left {
         let memory = Memory::new();
         memory.edit(|tree| {
             let directory = tree.make(tree.root, &name("d"), Kind::Directory, 0o755).expect("new");
-            let file = tree.make(directory, &name("f"), Kind::File, 0o640).expect("new");
-            tree.write(file, Some(0), b"before").expect("written");
+            tree.make(directory, &name("f"), Kind::File, 0o640).expect("new");
         });
-        Left::of(memory)
-    }
-
-    fn of(memory: Arc<Memory>) -> Left {
         Left {
             scratch: tempfile::tempdir().expect("a directory"),
             memory,
@@ -111,12 +109,8 @@ impl Left {
     }
 
     async fn open(&self, vfs: &Arc<Vfs<Memory>>) -> HandleId {
-        let look = async |at, name: &[u8]| match vfs.lookup(at, name).await {
-            Ok(crate::vfs::Looked::Present(view)) => view.ino,
-            other => panic!("{other:?}"),
-        };
-        let directory = look(Ino::ROOT, b"d").await;
-        let file = look(directory, b"f").await;
+        let directory = look(vfs, Ino::ROOT, b"d").await;
+        let file = look(vfs, directory, b"f").await;
         let opened = vfs.open(file, READ_WRITE).await.expect("there");
         vfs.commit();
         opened.handle
@@ -275,11 +269,7 @@ fn what_is_put_aside_is_beside_the_nearest_directory_that_is_there() {
 #[test]
 fn a_renamed_file_is_found_where_it_is_when_this_side_renamed_it() {
     block_on(async {
-        let left = Left::of(Memory::new());
-        left.memory.edit(|tree| {
-            let directory = tree.make(tree.root, &name("d"), Kind::Directory, 0o755).expect("new");
-            tree.make(directory, &name("f"), Kind::File, 0o640).expect("new");
-        });
+        let left = Left::with_nothing();
         let vfs = left.mount();
         let handle = left.open(&vfs).await;
         left.cut();
@@ -292,10 +282,7 @@ fn a_renamed_file_is_found_where_it_is_when_this_side_renamed_it() {
         )
         .await
         .expect("taken");
-        let from = match vfs.lookup(Ino::ROOT, b"d").await {
-            Ok(crate::vfs::Looked::Present(view)) => view.ino,
-            other => panic!("{other:?}"),
-        };
+        let from = look(&vfs, Ino::ROOT, b"d").await;
         let mode = crate::file::RenameMode::Replace;
         vfs.rename((from, b"f"), (Ino::ROOT, b"g"), mode).await.expect("renamed");
         vfs.commit();
@@ -417,7 +404,7 @@ fn a_hostile_journal_reaches_nothing_outside() {
             let mut unsaved = Unsaved::read(left.scratch.path()).expect("readable");
             for file in &mut unsaved.files {
                 file.ino = Ino(1000 + number as u64);
-                file.place = Some((left.id(), path.as_bytes().into()));
+                file.place = Some(Place { id: left.id(), path: path.as_bytes().into() });
             }
             let replaying = replay(unsaved, left.memory.clone(), left.manner(), |_| {});
             let replayed = replaying.await.expect("replayed");
@@ -471,7 +458,7 @@ fn a_file_that_the_source_does_not_answer_for_is_left_and_the_others_are_saved()
             let [file] = &unsaved.files[..] else { panic!("one file") };
             let second = UnsavedFile {
                 ino: Ino(1000),
-                place: Some((other, b"d/g"[..].into())),
+                place: Some(Place { id: other, path: b"d/g"[..].into() }),
                 content: entry,
                 writes: file.writes.clone(),
                 extents: file.extents.clone(),
@@ -554,6 +541,7 @@ fn attributes_that_were_not_saved_are_set_after_what_was_written_before_them() {
     for (writes_before, writes_after) in [(false, false), (true, false), (true, true)] {
         block_on(async {
             let left = Left::with_nothing();
+            left.memory.edit(|tree| tree.write(left.id_in(tree), Some(0), b"before")).expect("written");
             let vfs = left.mount();
             let handle = left.open(&vfs).await;
             left.cut();

@@ -50,7 +50,7 @@ impl Walks {
 
     /// When something last happened to a directory that comes into the table.
     pub(super) fn told_of(&self, directory: FileId) -> u64 {
-        if self.strays.is_empty() { 0 } else { self.strays.get(&directory).copied().unwrap_or(0) }
+        self.strays.get(&directory).copied().unwrap_or(0)
     }
 }
 

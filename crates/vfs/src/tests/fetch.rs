@@ -124,16 +124,22 @@ fn what_is_fetched_stays_within_what_the_reader_has_shown() {
     });
 }
 
+/// A directory `d0` of which the walk has read `f2`, and what it has of that has not arrived.
+async fn with_the_last_of_three_on_its_way() -> (Mount, Ino, Arc<Gate>) {
+    let mount = with_tree(1, 3);
+    let directory = mount.view(Ino::ROOT, "d0").await.ino;
+    let gate = mount.stop(Stop::Replying("walked"));
+    for name in ["f0", "f1"] {
+        read(&mount, directory, name).await;
+    }
+    gate.reached().await;
+    (mount, directory, gate)
+}
+
 #[test]
 fn a_file_that_changes_while_it_is_fetched_is_read_as_it_is() {
     block_on(async {
-        let mount = with_tree(1, 3);
-        let directory = mount.view(Ino::ROOT, "d0").await.ino;
-        let gate = mount.stop(Stop::Replying("walked"));
-        for name in ["f0", "f1"] {
-            read(&mount, directory, name).await;
-        }
-        gate.reached().await;
+        let (mount, directory, gate) = with_the_last_of_three_on_its_way().await;
         // What the walk has of it is older.
         mount.memory.edit(|tree| {
             let file = tree.at("d0/f2").expect("there");
@@ -151,13 +157,7 @@ fn a_file_that_changes_while_it_is_fetched_is_read_as_it_is() {
 #[test]
 fn a_file_that_is_removed_while_it_is_fetched_is_not_there() {
     block_on(async {
-        let mount = with_tree(1, 3);
-        let directory = mount.view(Ino::ROOT, "d0").await.ino;
-        let gate = mount.stop(Stop::Replying("walked"));
-        for name in ["f0", "f1"] {
-            read(&mount, directory, name).await;
-        }
-        gate.reached().await;
+        let (mount, directory, gate) = with_the_last_of_three_on_its_way().await;
         mount.vfs.remove(directory, b"f2", Removal::Other).await.expect("removed");
         gate.release();
         settle().await;

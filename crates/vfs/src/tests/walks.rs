@@ -57,6 +57,15 @@ impl Mount {
         items
     }
 
+    /// Somebody begins to list the directory.
+    fn reader(&self, directory: Ino) -> tokio::task::JoinHandle<()> {
+        let vfs = self.vfs.clone();
+        tokio::spawn(async move {
+            let handle = vfs.open_directory(directory).await.expect("opened").handle;
+            vfs.read_directory(handle, 0, true, |_| true).await.expect("read");
+        })
+    }
+
     /// What `find` does, with a `stat` of everything. Gives how much there was.
     async fn find(&self, top: Ino) -> usize {
         let (mut count, mut pending) = (0, vec![top]);
@@ -163,12 +172,8 @@ fn a_change_that_a_walk_has_not_seen_is_seen_by_who_goes_there() {
         let top = mount.list(Ino::ROOT).await;
         // What is told of a directory overtakes the page that tells of it, and even the one that tells that it is there.
         let pages: Vec<_> = (0..2).map(|_| mount.stop(Stop::Replying("walked"))).collect();
-        let vfs = mount.vfs.clone();
         let first = top[0].1.expect("known").ino;
-        let reader = tokio::spawn(async move {
-            let handle = vfs.open_directory(first).await.expect("opened").handle;
-            vfs.read_directory(handle, 0, true, |_| true).await.expect("read");
-        });
+        let reader = mount.reader(first);
         pages[0].reached().await;
         mount.memory.edit(|tree| make(tree, tree.at("d0000").expect("there"), "late", Kind::File));
         mount.tell_all();
@@ -193,11 +198,7 @@ fn a_change_from_here_that_a_walk_has_not_seen_stays_seen() {
         let top = mount.list(Ino::ROOT).await;
         let [first, last] = [0, 2].map(|at| top[at].1.expect("known").ino);
         let gates: Vec<_> = (0..5).map(|_| mount.stop(Stop::Replying("walked"))).collect();
-        let vfs = mount.vfs.clone();
-        let reader = tokio::spawn(async move {
-            let handle = vfs.open_directory(first).await.expect("opened").handle;
-            vfs.read_directory(handle, 0, true, |_| true).await.expect("read");
-        });
+        let reader = mount.reader(first);
         gates[..4].iter().for_each(|gate| gate.release());
         // The page of the last directory is on its way.
         gates[4].reached().await;
@@ -217,11 +218,7 @@ fn leases_lost_before_a_page_arrives_are_lost() {
         let top = mount.list(Ino::ROOT).await;
         let first = top[0].1.expect("known").ino;
         let gate = mount.stop(Stop::Replying("walked"));
-        let vfs = mount.vfs.clone();
-        let reader = tokio::spawn(async move {
-            let handle = vfs.open_directory(first).await.expect("opened").handle;
-            vfs.read_directory(handle, 0, true, |_| true).await.expect("read");
-        });
+        let reader = mount.reader(first);
         gate.reached().await;
         mount.vfs.leases_lost();
         gate.release();

@@ -17,7 +17,7 @@ use crate::awaited::Awaited;
 use crate::behind::{Behind, Told};
 use crate::contents::{Contents, FILE_BYTES_MAX};
 use crate::errno::{Errno, Result};
-use crate::file::{Attributes, Caller, FileId, OpenFlags};
+use crate::file::{Attributes, Caller, FileId, OFFSET_MAX, OpenFlags};
 use crate::request::{current, is_repeat};
 use crate::source::{HandleId, Opened, Place, Source, TRANSFER_BYTES_MAX};
 use crate::table::ledger::{Held, Opens, Stage};
@@ -26,9 +26,6 @@ use crate::table::{Believe, Ino, Stamp, Write};
 /// For how long the closing of a file that was only read waits for company: too short for anybody who looks at what is
 /// open on the machine, and long enough for a dozen small files.
 const CLOSE_TOGETHER: Duration = Duration::from_millis(2);
-
-/// Where files end at the latest: the kernel's `loff_t` is signed.
-pub(super) const OFFSET_MAX: u64 = i64::MAX as u64;
 
 /// A handle, and what it has open how.
 #[derive(Clone, Copy, Debug)]

@@ -97,7 +97,7 @@ fn is_definite<T>(outcome: &Result<T>) -> bool {
     !matches!(outcome, Err(Errno::EINTR | Errno::EIO | Errno::ETIMEDOUT | Errno::EPROTO))
 }
 
-pub(super) fn checked_name(name: &[u8]) -> Result<Name> {
+pub(crate) fn checked_name(name: &[u8]) -> Result<Name> {
     match name {
         b"" => Err(Errno::ENOENT),
         _ if name.len() > NAME_BYTES_MAX => Err(Errno::ENAMETOOLONG),

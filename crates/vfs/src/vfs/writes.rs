@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
-use super::files::{OFFSET_MAX, OpenFile};
+use super::files::OpenFile;
 use super::{AttributeTarget, SyncMode, Vfs};
 use crate::behind::{Change, Extent, Taken, UNWRITTEN_BYTES_MAX};
 use crate::errno::{Errno, Result};
-use crate::file::{AttributeChanges, Attributes, Content, SetTime, ThreadId, WriteAt};
+use crate::file::{AttributeChanges, Attributes, Content, OFFSET_MAX, SetTime, ThreadId, WriteAt};
 use crate::journal::{Describe, Done, Header, Journal, Pending, What, attributes_of, bytes_of};
 use crate::request::{OnQueued, RequestId, Sequence, current, is_repeat, promised};
 use crate::source::{HandleId, Place, Source, TRANSFER_BYTES_MAX, Target};

@@ -307,7 +307,7 @@ fn unsaved(mounts: &Path) -> Option<Check> {
         .ok()?
         .flatten()
         .map(|entry| entry.path())
-        .filter(|directory| directory.join(CONFIG).exists() && !directory.join("keeper.json").exists());
+        .filter(|directory| !directory.join("keeper.json").exists());
     let sources = left.filter_map(|directory| {
         let config = File::open(directory.join(CONFIG)).and_then(MountConfig::read);
         Some(config.ok()?.source.to_string())

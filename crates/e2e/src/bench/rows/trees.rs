@@ -21,12 +21,18 @@ fn tree_files(root: &Path, files: usize) -> impl Iterator<Item = PathBuf> {
 /// Files of 4 KiB, a hundred in a directory.
 pub fn write_tree(root: &Path, files: usize) {
     let contents = sequential::noise();
+    write_files(root, files, |number| {
+        let at = number % (contents.len() - FILE_BYTES);
+        &contents[at..at + FILE_BYTES]
+    });
+}
+
+fn write_files<'a>(root: &Path, files: usize, content: impl Fn(usize) -> &'a [u8]) {
     for (number, path) in tree_files(root, files).enumerate() {
         if number % FILES_PER_DIRECTORY == 0 {
             std::fs::create_dir_all(path.parent().unwrap_or(root)).expect("creating a directory of the tree");
         }
-        let at = number % (contents.len() - FILE_BYTES);
-        std::fs::write(path, &contents[at..at + FILE_BYTES]).expect("writing a file of the tree");
+        std::fs::write(path, content(number)).expect("writing a file of the tree");
     }
 }
 
@@ -39,16 +45,9 @@ pub fn prepare_doomed(contender: &mut Contender, size: &Size) {
 }
 
 /// Empty files, as many to a directory as in the others: what is measured is their number.
-pub fn prepare_entries(contender: &mut Contender, entries: usize) {
-    make_once(&contender.far.join(format!("entries{entries}")), |root| {
-        for (number, path) in tree_files(root, entries).enumerate() {
-            if number % FILES_PER_DIRECTORY == 0 {
-                std::fs::create_dir_all(path.parent().unwrap_or(root))
-                    .expect("creating a directory of entries");
-            }
-            std::fs::File::create(path).expect("creating an entry");
-        }
-    });
+pub fn prepare_entries<const ENTRIES: usize>(contender: &mut Contender, _: &Size) {
+    let root = contender.far.join(format!("entries{ENTRIES}"));
+    make_once(&root, |root| write_files(root, ENTRIES, |_| &[]));
 }
 
 pub fn create(contender: &Contender, size: &Size) -> f64 {
@@ -115,7 +114,7 @@ pub fn find_stat(contender: &Contender, size: &Size) -> f64 {
 }
 
 /// Microseconds for each of so many entries to be listed with its size.
-pub fn per_entry(contender: &Contender, entries: usize) -> f64 {
-    let root = contender.dir.join(format!("entries{entries}"));
-    listed(&root, &["-printf", "%s\\n"], entries).took.as_secs_f64() * 1e6 / entries as f64
+pub fn per_entry<const ENTRIES: usize>(contender: &Contender, _: &Size) -> f64 {
+    let root = contender.dir.join(format!("entries{ENTRIES}"));
+    listed(&root, &["-printf", "%s\\n"], ENTRIES).took.as_secs_f64() * 1e6 / ENTRIES as f64
 }
