@@ -11,8 +11,10 @@
 //! they were seen. A directory's own attributes hang on its own lease.
 //!
 //! **Replies that cross changes.** Who asks the source takes a [`Ticket`] first. A reply is kept only if, since then, no
-//! change of that directory was told, and none was made from here; otherwise it is used once. The attributes in it are
-//! kept only if nothing has happened to the node itself either: one clock counts what happens to any of them.
+//! change of that directory was told, and none was made from here or was being made; otherwise it is used once. So when a
+//! change from here is over, the names are still what they were when it was begun, and it moves what it was meant to move.
+//! The attributes in a reply are kept only if nothing has happened to the node itself either: one clock counts what happens
+//! to any of them.
 //!
 //! **When something goes.** What nobody refers to is only queued by the operations that hand nodes out; it goes with the
 //! next [`Table::forget`], [`Table::closed`], [`Table::apply`] or listed entry, when nobody holds a number of it.
@@ -120,6 +122,9 @@ pub enum Notice {
     /// The attributes and the listing of this directory, also what was answered to one who is listing it.
     Listing(Ino),
 }
+
+/// The number of no change: a ticket of it never holds.
+const NO_CHANGE: u64 = u64::MAX;
 
 /// State of a directory when something was asked of the source. See the module's documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -349,8 +354,14 @@ impl Table {
 
     /// To be taken before the source is asked about names of `directory`.
     pub fn ticket(&self, directory: Ino) -> Result<Ticket> {
-        let directory = self.directory(directory)?;
-        let Directory { epoch, changes, lease, let_go, .. } = *directory;
+        let is_changing = self.directory(directory)?.changing > 0;
+        let ticket = self.ticket_of_change(directory)?;
+        Ok(if is_changing { Ticket { changes: NO_CHANGE, ..ticket } } else { ticket })
+    }
+
+    /// A ticket that holds while the change for which it is taken is alone.
+    fn ticket_of_change(&self, directory: Ino) -> Result<Ticket> {
+        let Directory { epoch, changes, lease, let_go, .. } = *self.directory(directory)?;
         Ok(Ticket { epoch, changes, lease, clock: self.clock, let_go })
     }
 

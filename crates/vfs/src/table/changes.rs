@@ -22,8 +22,9 @@ impl Table {
         let clock = self.clock;
         let state = self.directory_mut(directory)?;
         state.changes += 1;
+        state.changing += 1;
         state.changed_at = clock;
-        self.ticket(directory)
+        self.ticket_of_change(directory)
     }
 
     /// The change is over. Gives the ticket with which its outcome may be taken in: one that does not hold if anything
@@ -34,6 +35,7 @@ impl Table {
         let clock = self.clock;
         let Ok(directory) = self.directory_mut(directory) else { return begun };
         directory.changes += 1;
+        directory.changing = directory.changing.saturating_sub(1);
         directory.changed_at = clock;
         if holds { Ticket { changes: directory.changes, ..begun } } else { begun }
     }

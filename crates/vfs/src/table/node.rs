@@ -42,6 +42,8 @@ pub(super) struct Directory {
     pub(super) epoch: u64,
     /// Raised at the begin and the end of every change made from here.
     pub(super) changes: u64,
+    /// Changes made from here that the source has not answered.
+    pub(super) changing: u32,
     /// Raised when a name is let go: what is listed meanwhile is not complete.
     pub(super) let_go: u64,
     /// The table's clock when something last happened, told or made from here, that the answer to an earlier question may

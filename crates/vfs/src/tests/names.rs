@@ -141,6 +141,37 @@ fn an_exchange_moves_both_and_a_rename_of_one_file_onto_itself_moves_nothing() {
     });
 }
 
+/// What is answered while a rename is on its way back is of after it.
+#[test]
+fn a_rename_moves_what_had_the_old_name_whatever_is_looked_up_meanwhile() {
+    block_on(async {
+        for asked in ["draft", "f"] {
+            for mode in [RenameMode::Replace, RenameMode::Exchange] {
+                let mount = Mount::with_files(&["draft", "f"], b"");
+                let (draft, old) =
+                    (mount.view(Ino::ROOT, "draft").await.ino, mount.view(Ino::ROOT, "f").await.ino);
+                // So that whoever looks a name up asks.
+                mount.vfs.changed(mount.memory.lose_lease(mount.memory.root().id).expect("there was one"));
+                let gate = mount.stop(Stop::Replying("rename"));
+                let vfs = mount.vfs.clone();
+                let renamed =
+                    tokio::spawn(
+                        async move { vfs.rename((Ino::ROOT, b"draft"), (Ino::ROOT, b"f"), mode).await },
+                    );
+                gate.reached().await;
+                mount.vfs.lookup(Ino::ROOT, asked.as_bytes()).await.expect("looked up");
+                gate.release();
+                renamed.await.expect("no panic").expect("renamed");
+                assert_eq!(mount.view(Ino::ROOT, "f").await.ino, draft, "{asked}, {mode:?}");
+                match mode {
+                    RenameMode::Exchange => assert_eq!(mount.view(Ino::ROOT, "draft").await.ino, old),
+                    _ => assert!(mount.is_absent(Ino::ROOT, "draft").await, "{asked}"),
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn hard_links_are_one_node_and_its_links_are_counted() {
     block_on(async {

@@ -276,3 +276,38 @@ fn a_tree_larger_than_what_is_remembered_is_gone_through_all_the_same() {
         }
     });
 }
+
+#[test]
+fn a_directory_that_is_found_between_its_parts_is_not_taken_for_whole() {
+    block_on(async {
+        let mount = mount_of(3, 19);
+        let top = mount.list(Ino::ROOT).await;
+        mount.memory.list_by(10);
+        let first = top[0].1.expect("known").ino;
+        let parts: Vec<_> = (0..4).map(|_| mount.stop(Stop::Replying("walked"))).collect();
+        let listing = mount.stop(Stop::Asking("list"));
+        let reader = mount.reader(first);
+        parts[0].reached().await;
+        // What the walk has of the directory is older, and so is not kept: what is below stays unknown.
+        mount.memory.edit(|tree| make(tree, tree.at("d0000").expect("there"), "late", Kind::File));
+        mount.tell_all();
+        parts[0].release();
+        for part in &parts[1..3] {
+            part.reached().await;
+            part.release();
+        }
+        parts[3].reached().await;
+        let sub = mount.view(first, "sub").await.ino;
+        parts[3].release();
+        settle().await;
+        let mut missing = Vec::new();
+        for file in 0..19 {
+            if mount.is_absent(sub, &format!("f{file}")).await {
+                missing.push(file);
+            }
+        }
+        assert!(missing.is_empty(), "{missing:?} are there");
+        listing.release();
+        reader.await.expect("no panic");
+    });
+}

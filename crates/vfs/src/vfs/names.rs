@@ -265,12 +265,12 @@ impl<S: Source> Vfs<S> {
     fn change<'a>(&'a self, parent: Ino, name: &'a Name) -> Result<(Place, Changing<'a, S>)> {
         let mut table = self.table.lock();
         let place = table.place(parent)?;
-        let begun = Some(table.begin_change(parent)?);
+        let mut begun = table.begin_change(parent)?;
         if is_repeat() {
             // What the source answers is not younger than what others have changed since.
-            table.begin_change(parent)?;
+            begun = table.ticket(parent)?;
         }
-        Ok((place, Changing { vfs: self, parent, name, also: None, begun, answered: false }))
+        Ok((place, Changing { vfs: self, parent, name, also: None, begun: Some(begun), answered: false }))
     }
 
     /// Takes in what a change that made `name` came to.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Vfs;
 use super::directories::{Taken, checked_page};
-use crate::file::Kind;
+use crate::file::{FileId, Kind};
 use crate::source::{Source, WalkBudget, WalkFrom, WalkPage, Walking};
 use crate::table::{Ino, Ticket};
 use crate::walker::{Brought, Next, WalkId};
@@ -25,8 +25,15 @@ pub(super) struct Learning<S: Source> {
     vfs: Arc<Vfs<S>>,
     /// The table's clock when it was asked for.
     since: u64,
-    /// The directory whose parts are coming, and with which ticket, if they are kept.
-    current: Option<(Ino, Option<Ticket>, Taken)>,
+    /// The directory whose parts are coming, and how they are kept, if none was left out so far.
+    current: Option<(FileId, Option<Keeping>)>,
+}
+
+/// Parts of a directory, being kept.
+struct Keeping {
+    ino: Ino,
+    ticket: Ticket,
+    taken: Taken,
 }
 
 impl<S: Source> Learning<S> {
@@ -41,19 +48,28 @@ impl<S: Source> Learning<S> {
 
     /// Takes in a part of a directory, unless something has happened in it meanwhile. Gives the directory, if it is known.
     pub(super) fn take_in(&mut self, WalkPage { directory, page, .. }: &WalkPage) -> Option<Ino> {
-        let ino = self.vfs.table.lock().find(directory.id)?;
-        checked_page(page).ok()?;
-        let (ticket, mut taken) = match self.current.take() {
-            Some((current, ticket, taken)) if current == ino => (ticket, taken),
-            _ => (self.vfs.table.lock().walk_ticket(ino, self.since), Taken::from(0)),
+        let is_sound = checked_page(page).is_ok();
+        let (known, mut keeping, is_listed) = {
+            let table = self.vfs.table.lock();
+            let known = table.find(directory.id);
+            let begin = |ino| {
+                let ticket = table.walk_ticket(ino, self.since)?;
+                Some(Keeping { ino, ticket, taken: Taken::from(0) })
+            };
+            let keeping = match self.current.take() {
+                Some((current, keeping)) if current == directory.id => keeping,
+                _ => known.and_then(begin),
+            };
+            let keeping = keeping.filter(|keeping| is_sound && known == Some(keeping.ino));
+            (known, keeping, known.is_some_and(|ino| table.is_listed(ino)))
         };
-        if let Some(ticket) = ticket.filter(|_| !self.vfs.table.lock().is_listed(ino)) {
-            self.vfs.learn_page(ino, &mut taken, ticket, page);
+        if let Some(Keeping { ino, ticket, taken }) = keeping.as_mut().filter(|_| !is_listed) {
+            self.vfs.learn_page(*ino, taken, *ticket, page);
         }
         if !page.end {
-            self.current = Some((ino, ticket, taken));
+            self.current = Some((directory.id, keeping));
         }
-        Some(ino)
+        known.filter(|_| is_sound)
     }
 }
 
