@@ -63,9 +63,9 @@ const DEPTH_MAX: usize = 16 << 10;
 /// the others; those beyond are asked for each time.
 const NAMES_OF_NODE_MAX: usize = 128;
 
-/// At how many other names a node is looked for that is not where it was seen last. Between a change on the machine and
-/// the word of it a file has one name too many, or two.
-const PLACES_TRIED_MAX: usize = 3;
+/// At how many names a node is looked for that is not where it was seen last, which may be one of them. Between a change on
+/// the machine and the word of it a file has one name too many, or two.
+const PLACES_TRIED_MAX: usize = 4;
 
 /// The longest that something is believed because the source said so and not because it will tell.
 const VALID_MS_MAX: u32 = 60_000;
@@ -327,11 +327,11 @@ impl Table {
         self.place_by(ino, node.names.first().or(node.lost.as_deref()))
     }
 
-    /// Where else a node may be when the source does not find it at [`Table::place`], the likeliest first: by its other
-    /// names, and by one that was answered while its directory changed.
-    pub fn other_places(&self, ino: Ino) -> Vec<Place> {
+    /// Where a node may be when the source does not find it where it was looked for, the likeliest first: by a name that was
+    /// answered while its directory changed, and by those that it is known by.
+    pub fn places(&self, ino: Ino) -> Vec<Place> {
         let Ok(node) = self.node(ino) else { return Vec::new() };
-        let names = node.crossed.as_deref().into_iter().chain(node.names.iter().skip(1));
+        let names = node.crossed.as_deref().into_iter().chain(&node.names);
         names.take(PLACES_TRIED_MAX).filter_map(|name| self.place_by(ino, Some(name)).ok()).collect()
     }
 
@@ -363,6 +363,25 @@ impl Table {
     fn ticket_of_change(&self, directory: Ino) -> Result<Ticket> {
         let Directory { epoch, changes, lease, let_go, .. } = *self.directory(directory)?;
         Ok(Ticket { epoch, changes, lease, clock: self.clock, let_go })
+    }
+
+    /// A change that is about to be sent takes a name from the node. Give it to [`Table::end_leaving`] when that is over.
+    pub fn begin_leaving(&mut self, ino: Ino) {
+        if let Ok(node) = self.known_mut(ino) {
+            node.leaving += 1;
+        }
+    }
+
+    /// The name is taken, or was not.
+    pub fn end_leaving(&mut self, ino: Ino) {
+        if let Ok(node) = self.known_mut(ino) {
+            node.leaving = node.leaving.saturating_sub(1);
+        }
+    }
+
+    /// Whether a change from here is on its way that takes a name from the node.
+    pub fn is_leaving(&self, ino: Ino) -> bool {
+        self.node(ino).is_ok_and(|node| node.leaving > 0)
     }
 
     /// To be taken before the source is asked for a node's attributes.

@@ -287,20 +287,21 @@ impl<S: Source> Vfs<S> {
         }
     }
 
-    /// The outcome of an operation on a place, or, if the node is not there, that of the same at its other places, one
-    /// after the other. A kernel tries a name again once only, and is given the same node for it as long as the source tells
+    /// The outcome of an operation at the place `tried`, or, if the node is not there, that of the same at its other places,
+    /// one after the other: also at one that it has got meanwhile, by a rename that was on its way. A kernel tries a name again once only, and is given the same node for it as long as the source tells
     /// of nothing. What is answered then is used once: the lease that covers the node is that of where it is not.
     async fn or_elsewhere<T, F: Future<Output = Result<T>>>(
         &self,
         ino: Ino,
+        tried: Option<&Place>,
         outcome: Result<T>,
         at: impl Fn(Place) -> F,
     ) -> Result<T> {
         if !matches!(outcome, Err(Errno::ESTALE | Errno::ENOENT | Errno::ENOTDIR)) {
             return outcome;
         }
-        let places = self.table.lock().other_places(ino);
-        for place in places {
+        let places = self.table.lock().places(ino);
+        for place in places.into_iter().filter(|place| tried != Some(place)) {
             let elsewhere = at(place).await;
             if elsewhere.is_ok() {
                 self.table.lock().doubt_attributes(ino);

@@ -108,6 +108,8 @@ pub(super) struct Node {
     pub(super) opens: u32,
     /// Changes of content or attributes under way from here.
     pub(super) writing: u32,
+    /// Changes under way from here that take a name from it.
+    pub(super) leaving: u32,
     /// A foreign change of the content may have hidden among our own.
     pub(super) suspect: bool,
     /// In the eviction queue.
@@ -135,6 +137,7 @@ impl Node {
             lookups: 0,
             opens: 0,
             writing: 0,
+            leaving: 0,
             suspect: false,
             queued: false,
             used: false,

@@ -249,6 +249,50 @@ fn a_file_is_found_by_a_name_that_was_answered_while_something_else_was_told() {
 }
 
 #[test]
+fn a_file_is_found_by_the_name_that_it_gets_while_it_is_opened() {
+    block_on(async {
+        let mount = Mount::with_files(&["draft", "f"], b"new");
+        let ino = mount.view(Ino::ROOT, "draft").await.ino;
+        let opening = mount.stop(Stop::Asking("open"));
+        let vfs = mount.vfs.clone();
+        let opened = tokio::spawn(async move { vfs.open(ino, READ).await });
+        opening.reached().await;
+        let rename = mount.vfs.rename((Ino::ROOT, b"draft"), (Ino::ROOT, b"f"), RenameMode::Replace);
+        rename.await.expect("renamed");
+        opening.release();
+        let opened = opened.await.expect("no panic").expect("it is there all the time");
+        mount.vfs.release(opened.handle);
+    });
+}
+
+#[test]
+fn nothing_is_opened_unseen_that_is_being_replaced_from_here() {
+    block_on(async {
+        let large = vec![b'x'; 200 << 10];
+        let mount = Mount::with_files(&["draft", "f"], &large);
+        mount.view(Ino::ROOT, "draft").await;
+        let ino = mount.view(Ino::ROOT, "f").await.ino;
+        let open = async || mount.vfs.open(ino, READ).await.map(|opened| mount.vfs.release(opened.handle));
+        open().await.expect("opened");
+        let asked = mount.memory.calls("open");
+        let opening = mount.stop(Stop::Asking("open"));
+        open().await.expect("the kernel has its pages");
+        opening.reached().await;
+        opening.release();
+        let renaming = mount.stop(Stop::Replying("rename"));
+        let vfs = mount.vfs.clone();
+        let renamed = tokio::spawn(async move {
+            vfs.rename((Ino::ROOT, b"draft"), (Ino::ROOT, b"f"), RenameMode::Replace).await
+        });
+        renaming.reached().await;
+        assert_eq!(mount.memory.calls("open"), asked + 1);
+        assert_eq!(open().await, Err(Errno::ESTALE), "so that the kernel looks the name up again");
+        renaming.release();
+        renamed.await.expect("no panic").expect("renamed");
+    });
+}
+
+#[test]
 fn the_name_of_a_directory_that_was_replaced_is_doubted_and_not_dropped() {
     block_on(async {
         let mount = Mount::new(Options::default());

@@ -79,12 +79,15 @@ impl<S: Source> Vfs<S> {
 
     async fn stat(self: &Arc<Self>, of: AttributeTarget) -> Result<Entry> {
         let of = self.without_opening(of)?;
-        let outcome = match self.attribute_target(of).await {
+        let target = self.attribute_target(of).await;
+        let tried = if let Ok(Target::Place(place)) = &target { Some(place.clone()) } else { None };
+        let outcome = match target {
             Ok(target) => self.source.stat(target).await,
             Err(errno) => Err(errno),
         };
+        let at = |place| self.source.stat(Target::Place(place));
         let outcome = match of.handle {
-            None => self.or_elsewhere(of.ino, outcome, |place| self.source.stat(Target::Place(place))).await,
+            None => self.or_elsewhere(of.ino, tried.as_ref(), outcome, at).await,
             Some(_) => outcome,
         };
         if let (Err(Errno::ESTALE | Errno::ENOENT), Some(gone)) = (&outcome, self.gone_but_here(of.ino)) {

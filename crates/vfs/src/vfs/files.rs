@@ -230,16 +230,18 @@ impl<S: Source> Vfs<S> {
 
     /// `open(2)` of a node that is there.
     pub async fn open(self: &Arc<Self>, ino: Ino, flags: OpenFlags) -> Result<OpenedFile> {
-        let (place, stamp, before, pages, known) = {
+        let (place, stamp, before, pages, is_sure) = {
             let table = self.table.lock();
             has_content(table.kind(ino)?)?;
             let known = table.attributes(ino, self.now())?;
+            // A change that takes its name away has waited for those that were opened before, and not for this one.
+            let is_sure = matches!(known, Some((_, Believe::Leased))) && !table.is_leaving(ino);
             (
                 table.last_place(ino),
                 table.stamp(ino)?,
                 table.last_attributes(ino)?,
                 table.has_pages(ino),
-                known,
+                is_sure,
             )
         };
         let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
@@ -260,7 +262,7 @@ impl<S: Source> Vfs<S> {
                 return Ok(opened);
             }
         }
-        if let (true, true, Some((_, Believe::Leased))) = (reads_only && is_far, pages, known) {
+        if reads_only && is_far && pages && is_sure {
             return self.open_at_once(ino, handle, flags);
         }
         let inline = if flags.read && !flags.truncate && !flags.direct && !pages && before.size > 0 {
@@ -274,9 +276,9 @@ impl<S: Source> Vfs<S> {
         }
         let writing = flags.truncate.then(|| self.begin_write(ino, Write::Content));
         let reading = self.begin_reading();
-        let outcome = self.open_at_source(place?, flags, handle, inline).await;
-        let outcome =
-            self.or_elsewhere(ino, outcome, |place| self.open_at_source(place, flags, handle, inline)).await;
+        let (place, at) = (place?, |place| self.open_at_source(place, flags, handle, inline));
+        let outcome = at(place.clone()).await;
+        let outcome = self.or_elsewhere(ino, Some(&place), outcome, at).await;
         let opened = self.checked(ino, outcome)?;
         let open = self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
         open.file.is_own.store(opened.is_own, Ordering::Release);

@@ -74,6 +74,18 @@ impl<S: Source> Drop for Changing<'_, S> {
     }
 }
 
+/// A change that takes a name from the node. It is over when this is dropped.
+struct Leaving<'a, S: Source> {
+    vfs: &'a Vfs<S>,
+    ino: Ino,
+}
+
+impl<S: Source> Drop for Leaving<'_, S> {
+    fn drop(&mut self) {
+        self.vfs.table.lock().end_leaving(self.ino);
+    }
+}
+
 /// A lookup that was counted and has not reached the kernel. Dropped, it is taken back.
 struct Given<'a, S: Source> {
     vfs: &'a Vfs<S>,
@@ -360,7 +372,7 @@ impl<S: Source> Vfs<S> {
     /// `unlink(2)` or `rmdir(2)`.
     pub async fn remove(self: &Arc<Self>, parent: Ino, name: &[u8], kind: Removal) -> Result<()> {
         let name = checked_name(name)?;
-        self.handles_are_open(parent, &name).await;
+        let _leaving = self.handles_are_open(parent, &name).await;
         let (place, mut changing) = self.change(parent, &name)?;
         let outcome = match kind {
             Removal::Directory => self.source.remove_directory(place, name.clone()).await,
@@ -393,7 +405,7 @@ impl<S: Source> Vfs<S> {
         mode: RenameMode,
     ) -> Result<()> {
         let (from_name, to_name) = (checked_name(from.1)?, checked_name(to.1)?);
-        self.handles_are_open(to.0, &to_name).await;
+        let _leaving = self.handles_are_open(to.0, &to_name).await;
         let within = from.0 == to.0;
         let (from_place, mut from_changing) = self.change(from.0, &from_name)?;
         let (to_place, mut to_changing) = if within {
@@ -430,15 +442,19 @@ impl<S: Source> Vfs<S> {
         Ok(())
     }
 
-    /// Waits until every handle on what `name` is has really been opened, so that it outlives the name.
-    async fn handles_are_open(self: &Arc<Self>, parent: Ino, name: &Name) {
-        let Some(ino) = self.table.lock().lookup_any(parent, name) else { return };
+    /// Waits until every handle on what `name` is has really been opened, so that it outlives the name. Until what this gives
+    /// is dropped, others are opened only when the source has opened them.
+    async fn handles_are_open(self: &Arc<Self>, parent: Ino, name: &Name) -> Option<Leaving<'_, S>> {
+        let ino = self.table.lock().lookup_any(parent, name)?;
+        self.table.lock().begin_leaving(ino);
+        let leaving = Leaving { vfs: self, ino };
         self.handles_here(ino).iter().for_each(|open| self.open_now(open));
         let file = self.files.lock().get(&ino).cloned();
         for (_, opening) in file.map(|file| file.openings()).unwrap_or_default() {
             // An open that failed has nothing to lose.
             let _opened = opening.get().await.is_ok();
         }
+        Some(leaving)
     }
 }
 
