@@ -354,15 +354,15 @@ impl Table {
 
     /// To be taken before the source is asked about names of `directory`.
     pub fn ticket(&self, directory: Ino) -> Result<Ticket> {
-        let is_changing = self.directory(directory)?.changing > 0;
-        let ticket = self.ticket_of_change(directory)?;
-        Ok(if is_changing { Ticket { changes: NO_CHANGE, ..ticket } } else { ticket })
+        let directory = self.directory(directory)?;
+        let ticket = self.ticket_of_change(directory);
+        Ok(if directory.changing > 0 { Ticket { changes: NO_CHANGE, ..ticket } } else { ticket })
     }
 
     /// A ticket that holds while the change for which it is taken is alone.
-    fn ticket_of_change(&self, directory: Ino) -> Result<Ticket> {
-        let Directory { epoch, changes, lease, let_go, .. } = *self.directory(directory)?;
-        Ok(Ticket { epoch, changes, lease, clock: self.clock, let_go })
+    fn ticket_of_change(&self, directory: &Directory) -> Ticket {
+        let Directory { epoch, changes, lease, let_go, .. } = *directory;
+        Ticket { epoch, changes, lease, clock: self.clock, let_go }
     }
 
     /// A change that is about to be sent takes a name from the node. Give it to [`Table::end_leaving`] when that is over.

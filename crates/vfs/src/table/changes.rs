@@ -24,7 +24,7 @@ impl Table {
         state.changes += 1;
         state.changing += 1;
         state.changed_at = clock;
-        self.ticket_of_change(directory)
+        Ok(self.ticket_of_change(self.directory(directory)?))
     }
 
     /// The change is over. Gives the ticket with which its outcome may be taken in: one that does not hold if anything

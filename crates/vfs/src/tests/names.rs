@@ -186,15 +186,20 @@ fn hard_links_are_one_node_and_its_links_are_counted() {
     });
 }
 
+/// Somebody on the machine puts a file of the root in the place of another.
+fn rename_there(mount: &Mount, from: &str, to: &str) {
+    mount.memory.edit(|tree| {
+        let root = tree.root;
+        tree.rename((root, &bytes(from)), (root, &bytes(to)), RenameMode::Replace).expect("renamed");
+    });
+}
+
 #[test]
 fn a_name_that_is_replaced_is_told() {
     block_on(async {
         let mount = Mount::with_files(&["f", "g"], b"");
         let old = mount.view(Ino::ROOT, "f").await.ino;
-        mount.memory.edit(|tree| {
-            let root = tree.root;
-            tree.rename((root, &bytes("g")), (root, &bytes("f")), RenameMode::Replace).expect("renamed");
-        });
+        rename_there(&mount, "g", "f");
         mount.tell_all();
         let taken_back = mount.take_notices();
         let replaced = Notice::Replaced { parent: Ino::ROOT, name: bytes("f") };
@@ -209,10 +214,7 @@ fn a_file_is_found_by_the_name_it_was_seen_by_last_before_the_other_is_told_to_b
     block_on(async {
         let mount = Mount::with_files(&["draft"], b"new");
         let ino = mount.view(Ino::ROOT, "draft").await.ino;
-        mount.memory.edit(|tree| {
-            let root = tree.root;
-            tree.rename((root, &bytes("draft")), (root, &bytes("f")), RenameMode::Replace).expect("renamed");
-        });
+        rename_there(&mount, "draft", "f");
         assert_eq!(mount.view(Ino::ROOT, "f").await.ino, ino);
         let asked = mount.memory.all_calls();
         mount.vfs.attributes(ino.into()).await.expect("it is there");
@@ -301,10 +303,7 @@ fn the_name_of_a_directory_that_was_replaced_is_doubted_and_not_dropped() {
             tree.make(root, &bytes("d"), Kind::Directory, 0o755).expect("made");
         });
         mount.view(Ino::ROOT, "d").await;
-        mount.memory.edit(|tree| {
-            let root = tree.root;
-            tree.rename((root, &bytes("d")), (root, &bytes("e")), RenameMode::Replace).expect("renamed");
-        });
+        rename_there(&mount, "d", "e");
         mount.tell_all();
         let name = bytes("d");
         assert!(mount.take_notices().contains(&Notice::Name { parent: Ino::ROOT, name }));
@@ -316,10 +315,7 @@ fn what_a_listing_finds_before_it_is_told_takes_back_what_was_believed() {
     block_on(async {
         let mount = Mount::with_files(&["f", "g"], b"");
         mount.view(Ino::ROOT, "f").await;
-        mount.memory.edit(|tree| {
-            let root = tree.root;
-            tree.rename((root, &bytes("g")), (root, &bytes("f")), RenameMode::Replace).expect("renamed");
-        });
+        rename_there(&mount, "g", "f");
         let handle = mount.vfs.open_directory(Ino::ROOT).await.expect("opened").handle;
         mount.vfs.read_directory(handle, 0, false, |_| true).await.expect("listed");
         assert!(mount.take_notices().contains(&Notice::Replaced { parent: Ino::ROOT, name: bytes("f") }));

@@ -445,8 +445,12 @@ impl<S: Source> Vfs<S> {
     /// Waits until every handle on what `name` is has really been opened, so that it outlives the name. Until what this gives
     /// is dropped, others are opened only when the source has opened them.
     async fn handles_are_open(self: &Arc<Self>, parent: Ino, name: &Name) -> Option<Leaving<'_, S>> {
-        let ino = self.table.lock().lookup_any(parent, name)?;
-        self.table.lock().begin_leaving(ino);
+        let ino = {
+            let mut table = self.table.lock();
+            let ino = table.lookup_any(parent, name)?;
+            table.begin_leaving(ino);
+            ino
+        };
         let leaving = Leaving { vfs: self, ino };
         self.handles_here(ino).iter().for_each(|open| self.open_now(open));
         let file = self.files.lock().get(&ino).cloned();
