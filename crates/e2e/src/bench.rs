@@ -1,8 +1,10 @@
 //! A mount, the local disk and its peers side by side in one run.
 //!
-//! Every contender works on a copy of the same tree on the same disk, in the same order. Cold means: mounted again, and
-//! the kernel's caches dropped (which needs root). A clock stops only when the data is on the other side. Figures are
-//! medians. Ratios are against the best of the peers; above 1 is better. What a peer cannot do is `-`.
+//! Every contender works on a copy of the same tree on the same disk. A row is measured of one after the other before the
+//! next row's turn comes, each time in another order: a shared machine is not as fast in a minute as it is now. Cold
+//! means: mounted again, and the kernel's caches dropped (which needs root). A clock stops only when the data is on the
+//! other side. Figures are medians over the runs. Ratios are the median of those of each run, against the best of the
+//! peers; above 1 is better. What a peer cannot do is `-`.
 
 pub mod coherence;
 mod contender;
@@ -152,37 +154,42 @@ fn measure(options: &Options, link: Link) -> Table {
     let size = options.size(link);
     let columns = options.kinds.iter().map(|kind| kind.name()).collect();
     let mut table = Table::new(link, size, columns, options.shows_operations);
+    let start = |kind: Kind| Contender::start(kind, &sshd, port);
+    let mut contenders: Vec<Contender> = options.kinds.iter().copied().map(start).collect();
+    let contenders_count = contenders.len();
     for run in 0..options.runs {
-        for kind in &options.kinds {
-            eprintln!("{link}, run {} of {}: {}", run + 1, options.runs, kind.name());
-            measure_one(*kind, (&sshd, port), (&options.rows, &size), &mut table);
+        for (turn, row) in options.rows.iter().enumerate() {
+            eprintln!("{link}, run {} of {}: {}", run + 1, options.runs, row.name);
+            for place in 0..contenders_count {
+                let contender = &mut contenders[(place + turn + run) % contenders_count];
+                if row.is_for(contender.kind, &size) && !measure_one(row, contender, &size, &mut table) {
+                    *contender = start(contender.kind);
+                }
+            }
         }
     }
     table
 }
 
-/// All rows that `kind` takes part in. A row that a peer cannot do costs it that row, and a new start.
-fn measure_one(kind: Kind, at: (&Sshd, u16), (rows, size): (&[&'static Row], &Size), table: &mut Table) {
-    let mut contender = Contender::start(kind, at.0, at.1);
-    for row in rows.iter().filter(|row| row.is_for(kind, size)) {
-        if kind != Kind::Stead
-            && let Some(other) = row.same_for_peers
-            && table.take_over(row, other, kind.name())
-        {
-            continue;
+/// One row of one contender. `false` when a peer cannot do it: it needs a new start.
+fn measure_one(row: &Row, contender: &mut Contender, size: &Size, table: &mut Table) -> bool {
+    let kind = contender.kind;
+    if kind != Kind::Stead
+        && let Some(other) = row.same_for_peers
+        && table.take_over(row, other, kind.name())
+    {
+        return true;
+    }
+    match catch_unwind(AssertUnwindSafe(|| row.measure(contender, size))) {
+        Ok((value, counted)) => {
+            let operations = (row.operations)(size);
+            table.add(row, kind.name(), Cell { value, counted, operations });
+            true
         }
-        let measured = catch_unwind(AssertUnwindSafe(|| row.measure(&mut contender, size)));
-        match measured {
-            Ok((value, counted)) => {
-                let operations = (row.operations)(size);
-                table.add(row, kind.name(), Cell { value, counted, operations });
-            }
-            Err(panic) if !kind.is_peer() => resume_unwind(panic),
-            Err(_said) => {
-                eprintln!("{} does not do {}", kind.name(), row.name);
-                drop(contender);
-                contender = Contender::start(kind, at.0, at.1);
-            }
+        Err(panic) if !kind.is_peer() => resume_unwind(panic),
+        Err(_said) => {
+            eprintln!("{} does not do {}", kind.name(), row.name);
+            false
         }
     }
 }

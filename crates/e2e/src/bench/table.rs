@@ -85,20 +85,24 @@ impl Table {
 
 impl Line {
     fn median(&self, column: &str) -> Option<f64> {
-        let mut values = self.cells.get(column)?.clone();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        median(self.cells.get(column)?.clone())
     }
 
-    /// How many times better than the best peer.
+    /// How many times better than the best peer: the median of what each run says of the two.
     fn ratio(&self) -> Option<f64> {
-        let own = self.median(Kind::Stead.name())?;
         let peers = Kind::ALL.into_iter().filter(|kind| kind.is_peer());
-        let peers = peers.filter_map(|kind| self.median(kind.name()));
-        match self.better {
-            Better::Higher => peers.reduce(f64::max).map(|best| own / best),
-            Better::Lower => peers.reduce(f64::min).map(|best| best / own),
-        }
+        let ratios = peers.filter_map(|peer| median(self.ratios(peer)?));
+        ratios.reduce(f64::min)
+    }
+
+    /// How many times better than `peer` in each run, in which both were measured shortly after each other.
+    fn ratios(&self, peer: Kind) -> Option<Vec<f64>> {
+        let (own, peer) = (self.cells.get(Kind::Stead.name())?, self.cells.get(peer.name())?);
+        let times_better = |(own, peer): (&f64, &f64)| match self.better {
+            Better::Higher => own / peer,
+            Better::Lower => peer / own,
+        };
+        Some(own.iter().zip(peer).map(times_better).collect())
     }
 
     /// What this program counted: requests, requests for each thing that the user did, those that waited, requests to the
@@ -153,6 +157,11 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 /// Three digits that say something, no more.
