@@ -3,7 +3,7 @@
 use crate::build::{Profile, agent_name, build, host};
 use crate::run::{self, Outcome, program};
 
-/// Packs the program, the agent, completions and manual pages into `target/dist`.
+/// Packs the program, the agent, completions, manual pages and units into `target/dist`.
 pub fn dist() -> Outcome {
     let stead = build(Profile::Release)?;
     let host = host()?;
@@ -11,7 +11,7 @@ pub fn dist() -> Outcome {
     let name = format!("stead-{}-{machine}-linux", env!("CARGO_PKG_VERSION"));
     let out = run::target().join("dist");
     let dir = out.join(&name);
-    for part in ["", "completions", "man"] {
+    for part in ["", "completions", "man", "systemd"] {
         let part = dir.join(part);
         std::fs::create_dir_all(&part)
             .map_err(|error| format!("could not create {}: {error}", part.display()))?;
@@ -23,6 +23,12 @@ pub fn dist() -> Outcome {
         ["LICENSE", "README.md"].map(|file| root.join(file)).into_iter().filter(|file| file.is_file()),
     );
     program("install").arg("--target-directory").arg(&dir).args(&files).run()?;
+    let units = ["stead.service", "stead.socket"].map(|unit| root.join("platform/systemd").join(unit));
+    program("install")
+        .args(["-m", "644", "--target-directory"])
+        .arg(dir.join("systemd"))
+        .args(units)
+        .run()?;
     for shell in ["bash", "zsh", "fish"] {
         let text = program(&stead).args(["completions", shell]).output()?;
         let path = dir.join("completions").join(format!("stead.{shell}"));

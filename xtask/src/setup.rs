@@ -18,6 +18,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("git", "git"),
     ("setfacl", "acl"),
     ("setpriv", "util-linux"),
+    ("systemd-socket-activate", "systemd"),
     ("flock", "util-linux"),
     ("nfs-ls", "libnfs-utils"),
     ("/usr/include/nfsc/libnfs.h", "libnfs-dev"),

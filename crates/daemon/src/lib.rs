@@ -5,6 +5,7 @@
 //! - [`connection`]: the task of a connection, and the traits by which machines are reached.
 //! - [`bus`], [`world`]: what is told to whoever wants to know, and what happens to this computer.
 //! - [`session`], [`rpc`]: clients and what they ask for, a file for each noun.
+//! - [`endpoint`]: where clients come in.
 //! - [`database`], [`log`]: what is kept on disk.
 //!
 //! What this crate must not know: how a kernel is served and what a file system request is. It is never in the data
@@ -21,6 +22,7 @@
 pub mod bus;
 pub mod connection;
 pub mod database;
+pub mod endpoint;
 pub mod failure;
 pub mod log;
 pub mod mount;
@@ -34,6 +36,7 @@ pub mod world;
 use std::ffi::OsString;
 use std::io::Write;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,7 +45,7 @@ use remote::transport::host::HostOptions;
 use remote::transport::ssh::UserConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use supervisor::lock::{Lock, LockError};
-use supervisor::socket::{is_own, listen, peer, private_directory};
+use supervisor::socket::{is_own, peer, private_directory};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
@@ -53,6 +56,7 @@ use wire::paths::Paths;
 
 use connection::{HostConnector, SshConnector, SshSettings};
 use database::Database;
+use endpoint::Endpoint;
 use failure::failure;
 use log::Echo;
 use mount::MountContext;
@@ -142,8 +146,9 @@ pub fn run(options: Options) -> Result<(), ErrorObject> {
         // Fails when it is a session's leader already, which is as good.
         let _ = rustix::process::setsid();
     }
+    let inherited = endpoint::inherited().map_err(|error| failure(&error));
     raise_descriptors();
-    let outcome = Life::begin(options).and_then(Life::live);
+    let outcome = inherited.and_then(|inherited| Life::begin(options, inherited)).and_then(Life::live);
     if let (true, Err(error)) = (background, &outcome) {
         announce(&Announcement::Failed(error.clone()));
     }
@@ -187,11 +192,12 @@ fn leave_starter() -> std::io::Result<()> {
 /// A daemon that has the lock.
 struct Life {
     options: Options,
+    inherited: Option<OwnedFd>,
     _lock: Lock,
 }
 
 impl Life {
-    fn begin(options: Options) -> Result<Life, ErrorObject> {
+    fn begin(options: Options, inherited: Option<OwnedFd>) -> Result<Life, ErrorObject> {
         let paths = &options.paths;
         for dir in [paths.state_dir(), paths.runtime_dir()] {
             private_directory(dir).map_err(|error| failure(&error))?;
@@ -206,7 +212,7 @@ impl Life {
         })?;
         let echo = if options.mode == Mode::Foreground { Echo::Stderr } else { Echo::None };
         log::start(&paths.log(), echo).map_err(|error| failure(&error))?;
-        Ok(Life { options, _lock: lock })
+        Ok(Life { options, inherited, _lock: lock })
     }
 
     fn live(self) -> Result<(), ErrorObject> {
@@ -224,7 +230,7 @@ impl Life {
         outcome
     }
 
-    async fn serve(self) -> Result<(), ErrorObject> {
+    async fn serve(mut self) -> Result<(), ErrorObject> {
         let paths = self.options.paths.clone();
         tracing::info!(
             pid = std::process::id(),
@@ -251,8 +257,10 @@ impl Life {
         }
 
         let world = tokio::spawn(world::watch(owner.clone()));
-        let listener = listen(&paths.socket()).map_err(|error| failure(&error))?;
-        let listener = UnixListener::from_std(listener).map_err(|error| failure(&error))?;
+        let endpoint =
+            Endpoint::open(paths.socket(), self.inherited.take()).map_err(|error| failure(&error))?;
+        let listener = endpoint.listener().and_then(UnixListener::from_std);
+        let listener = listener.map_err(|error| failure(&error))?;
         let (end, mut ended) = mpsc::channel(1);
         let daemon = Daemon {
             owner: owner.clone(),
@@ -266,23 +274,23 @@ impl Life {
             announce(&Announcement::Ready { pid: std::process::id() });
             leave_starter().map_err(|error| failure(&error))?;
         }
+        endpoint::notify_ready();
         let accepting = accept(listener, daemon);
         tokio::select! {
             () = accepting => {}
             farewell = ended.recv() => {
                 if farewell == Some(Farewell::Left) {
-                    leave(&paths);
+                    leave(&endpoint);
                 }
             }
             name = signals.next(self.options.mode) => {
                 tracing::info!(signal = name, "the daemon is told to end");
+                endpoint::notify_stopping();
                 end_by_signal(&owner).await;
             }
         }
-        // Whoever connects now finds nobody, and starts the next daemon once this one has released the lock.
-        if let Err(error) = std::fs::remove_file(paths.socket()) {
-            tracing::warn!(%error, "the socket was not removed");
-        }
+        // The next daemon starts once this one has released the lock.
+        endpoint.close();
         world.abort();
         if let Err(error) = owning.await {
             tracing::error!(%error, "the owner did not end");
@@ -413,10 +421,8 @@ pub enum Farewell {
 
 /// Ends the process as it is: whatever was put away in an orderly way would be missing then. What the next daemon needs to
 /// know is written.
-fn leave(paths: &Paths) -> ! {
-    if let Err(error) = std::fs::remove_file(paths.socket()) {
-        tracing::warn!(%error, "the socket was not removed");
-    }
+fn leave(endpoint: &Endpoint) -> ! {
+    endpoint.close();
     tracing::info!("the daemon ends, and its mounts go on");
     std::process::exit(0);
 }

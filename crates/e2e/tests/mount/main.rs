@@ -8,6 +8,7 @@ mod distance;
 mod lifecycle;
 mod machines;
 mod options;
+mod service;
 mod sessions;
 mod state;
 mod users;
