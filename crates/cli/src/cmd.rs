@@ -69,6 +69,17 @@ Environment:
   NO_COLOR          no colours, whatever the terminal can do
   The daemon reads the first five when it starts.
 
+Configuration:
+  $XDG_CONFIG_HOME/stead/config.toml, or ~/.config/stead/config.toml, says what
+  holds where neither a variable nor a flag does. `stead doctor` prints where each
+  setting comes from.
+
+    log = \"daemon=debug\"           agent, ssh-config, probe-interval
+    [mount]
+    sync = \"async\"                 backend, options = [\"KEY=VALUE\"]
+    [connection]
+    heartbeat-interval = 5000      max-heartbeat-failures
+
 Errors:
   One line on standard error, then `hint:` with the command that mends it, when
   there is one. With --json: {\"error\":{\"code\",\"message\",\"hint\"}} on standard

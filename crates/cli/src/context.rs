@@ -2,7 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use wire::api::ErrorKind;
 use wire::api::machine::{CALLER_VARIABLES, Caller, Machine, Prompts, Source};
@@ -10,6 +11,7 @@ use wire::bytestring::ByteString;
 use wire::paths::Paths;
 
 use crate::client::Client;
+use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::prompt::Prompter;
@@ -25,6 +27,7 @@ pub struct Context {
     /// Who can be asked.
     pub prompter: Prompter,
     variables: Variables,
+    config: OnceLock<Result<Config>>,
 }
 
 /// Looks up environment variables.
@@ -39,12 +42,26 @@ impl Context {
         prompter: Prompter,
         variables: Variables,
     ) -> Context {
-        Context { output, cwd, program, prompter, variables }
+        Context { output, cwd, program, prompter, variables, config: OnceLock::new() }
     }
 
     /// The value of an environment variable that is set and not empty.
     pub fn variable(&self, name: &str) -> Option<OsString> {
         (self.variables)(name).filter(|value| !value.is_empty())
+    }
+
+    /// Where the configuration is, whether there is one or not.
+    pub fn config_path(&self) -> Option<PathBuf> {
+        config::path(|name| self.variable(name))
+    }
+
+    /// The configuration, which is read once. Fails for as long as it says what is not known.
+    pub fn config(&self) -> Result<&Config> {
+        let read = || match self.config_path() {
+            Some(path) => Config::read(&path, self.variable("HOME").as_ref().map(Path::new)),
+            None => Ok(Config::default()),
+        };
+        self.config.get_or_init(read).as_ref().map_err(Clone::clone)
     }
 
     /// Where the daemon's files are.

@@ -5,6 +5,7 @@
 //! `doctor` looks at this computer, `cp` reads and writes its files, and `demo` runs this program as its user would.
 //!
 //! - `cmd/` has a file for each subcommand: its arguments and their help, the call, the rendering.
+//! - [`config`] is what holds where neither an argument nor the environment says anything.
 //! - [`client`] is the daemon's API, blocking; it starts the daemon when none runs, and puts prompts to the terminal.
 //! - [`output`] is everything that is printed.
 //!
@@ -26,6 +27,7 @@ use crate::prompt::Prompter;
 
 pub mod client;
 pub mod cmd;
+pub mod config;
 pub mod context;
 pub mod docs;
 pub mod error;

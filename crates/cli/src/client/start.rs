@@ -49,6 +49,8 @@ pub fn connect_or_start(context: &Context) -> Result<Client> {
 
 /// Starts the daemon unless it runs by now, and waits until it listens. False when it ran already.
 pub fn start(context: &Context, paths: &Paths) -> Result<bool> {
+    // What is wrong with it is better told here than in the log of a daemon that does not start.
+    context.config()?;
     make_private_dir(paths.state_dir())?;
     make_private_dir(paths.runtime_dir())?;
     let _lock = lock(&paths.start_lock())?;

@@ -40,6 +40,16 @@ impl Link {
         if self.no_reconnect { Reconnect::Never } else { Reconnect::Automatic }
     }
 
+    /// The same, with what the configuration says where nothing was given.
+    pub fn or_configured(self, context: &Context) -> Result<Link> {
+        let defaults = &context.config()?.connection;
+        Ok(Link {
+            heartbeat_interval: self.heartbeat_interval.or(defaults.heartbeat_interval),
+            max_heartbeat_failures: self.max_heartbeat_failures.or(defaults.max_heartbeat_failures),
+            ..self
+        })
+    }
+
     /// The same where it was said.
     pub fn reconnect_if_said(&self) -> Option<Reconnect> {
         self.no_reconnect.then_some(Reconnect::Never)
@@ -59,7 +69,8 @@ impl Link {
 
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
-    let request = args.link.request(context.machine(&args.machine)?, context);
+    let link = args.link.or_configured(context)?;
+    let request = link.request(context.machine(&args.machine)?, context);
     let connection = context.daemon()?.call(request)?;
     print(&connection, context)
 }

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -18,6 +20,7 @@ use wire::api::mount::Force;
 use wire::bytestring::ByteString;
 
 use crate::client::{Client, start};
+use crate::config::DAEMON_VARIABLES;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::Output;
@@ -81,8 +84,10 @@ enum Command {
 pub fn run(args: Args, context: &mut Context) -> Result<Next> {
     let done = |()| Next::Exit(0);
     match args.command {
-        Command::Run { background: true } => Ok(Next::Daemon(Daemon::Background)),
-        Command::Run { background: false } => Ok(Next::Daemon(Daemon::Foreground)),
+        Command::Run { background } => {
+            be_configured(background, context)?;
+            Ok(Next::Daemon(if background { Daemon::Background } else { Daemon::Foreground }))
+        }
         Command::Start => start(context).map(done),
         Command::Stop { force } => stop(context, forced(force)).map(done),
         Command::Restart => restart(context).map(done),
@@ -93,6 +98,21 @@ pub fn run(args: Args, context: &mut Context) -> Result<Next> {
 
 fn forced(force: bool) -> Force {
     if force { Force::Always } else { Force::Never }
+}
+
+/// Has what the configuration says in the environment, where a daemon looks for it: this process starts over with it,
+/// unless there is nothing to add.
+fn be_configured(background: bool, context: &Context) -> Result<()> {
+    let config = context.config()?;
+    let unset = DAEMON_VARIABLES.iter().filter(|name| context.variable(name).is_none());
+    let added: Vec<_> = unset.filter_map(|name| Some((name, config.variable(name)?))).collect();
+    if added.is_empty() {
+        return Ok(());
+    }
+    let mut again = process::Command::new(&context.program);
+    again.args(["daemon", "run"]).args(background.then_some("--background")).envs(added);
+    let error = again.exec();
+    Err(Error::io(format_args!("could not start `{}` again", context.program.display()), &error))
 }
 
 fn start(context: &mut Context) -> Result<()> {

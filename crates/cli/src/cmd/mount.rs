@@ -33,15 +33,15 @@ pub struct Args {
     source: OsString,
     /// Where: an empty directory, or a new name in a directory that exists [default: under ~/stead, named after SOURCE]
     dir: Option<OsString>,
-    /// How to serve it
-    #[arg(long, value_name = "BACKEND", default_value_t, value_parser = super::word::<Backend>(Backend::ALL.iter().map(|b| b.name())))]
-    backend: Backend,
+    /// How to serve it [default: auto]
+    #[arg(long, value_name = "BACKEND", value_parser = super::word::<Backend>(Backend::ALL.iter().map(|b| b.name())))]
+    backend: Option<Backend>,
     /// Refuse every change
     #[arg(long)]
     read_only: bool,
-    /// What closing a file waits for: `close` until the machine has it, `async` for nothing, `strict` makes every write wait
-    #[arg(long, value_name = "MODE", default_value_t, value_parser = super::word::<SyncMode>(SyncMode::ALL.iter().map(|s| s.name())))]
-    sync: SyncMode,
+    /// What closing a file waits for: `close` until the machine has it, `async` for nothing, `strict` makes every write wait [default: close]
+    #[arg(long, value_name = "MODE", value_parser = super::word::<SyncMode>(SyncMode::ALL.iter().map(|s| s.name())))]
+    sync: Option<SyncMode>,
     #[command(flatten)]
     link: super::connect::Link,
     /// Stay until interrupted, then unmount
@@ -54,16 +54,18 @@ pub struct Args {
 
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
+    let defaults = &context.config()?.mount;
+    let link = args.link.or_configured(context)?;
     let request = Create {
         source: context.source(&args.source)?,
         dir: args.dir.map(ByteString::from),
-        backend: args.backend,
+        backend: args.backend.or(defaults.backend).unwrap_or_default(),
         access: if args.read_only { Access::ReadOnly } else { Access::ReadWrite },
-        sync: args.sync,
-        reconnect: args.link.reconnect(),
-        heartbeat_interval_ms: args.link.heartbeat_interval,
-        max_heartbeat_failures: args.link.max_heartbeat_failures,
-        options: options(&args.options)?,
+        sync: args.sync.or(defaults.sync).unwrap_or_default(),
+        reconnect: link.reconnect(),
+        heartbeat_interval_ms: link.heartbeat_interval,
+        max_heartbeat_failures: link.max_heartbeat_failures,
+        options: with_defaults(options(&args.options)?, options(&defaults.options)?),
         caller: context.caller(),
     };
     // From here on an interrupt must not end the command between the mount and its removal.
@@ -161,6 +163,15 @@ fn options(texts: &[String]) -> Result<BTreeMap<String, String>> {
         }
     }
     Ok(options)
+}
+
+/// What was given, and what else the configuration says.
+fn with_defaults(
+    given: BTreeMap<String, String>,
+    mut all: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    all.extend(given);
+    all
 }
 
 /// What ended a wait.

@@ -12,7 +12,7 @@ use wire::api::machine::{Check, Verdict};
 use wire::worker::{CONFIG, MountConfig};
 
 use crate::context::Context;
-use crate::error::reason;
+use crate::error::{Error, reason};
 use crate::output::text::{one_line, quoted};
 
 /// The first Linux on which a FUSE mount outlives the process that serves it, and on which files can be passed through.
@@ -32,6 +32,7 @@ const INSTANCES_WANTED: u64 = 128;
 pub fn checks(context: &Context) -> Vec<Check> {
     let system = System::of_this_computer(context);
     let mut checks = vec![
+        config(context),
         kernel(),
         fuse(&system),
         fusermount(&system),
@@ -220,6 +221,21 @@ fn ssh(system: &System) -> Check {
             let (major, minor) = ASKPASS_SINCE;
             let detail = format!("{said}: before OpenSSH {major}.{minor} passwords cannot be asked for");
             limited("ssh", detail, Some(system.install("openssh-client")))
+        }
+    }
+}
+
+/// A configuration that cannot be read keeps commands from what it says something of.
+fn config(context: &Context) -> Check {
+    let Some(path) = context.config_path() else {
+        return works("config", "none: HOME is not set".to_owned());
+    };
+    match context.config() {
+        Ok(_) if path.exists() => works("config", shown(&path)),
+        Ok(_) => works("config", format!("{} is not there, and need not be", shown(&path))),
+        Err(Error::Failed(failure)) => broken("config", failure.message, format!("edit {}", shown(&path))),
+        Err(Error::OutputClosed) => {
+            broken("config", "it could not be told", format!("edit {}", shown(&path)))
         }
     }
 }

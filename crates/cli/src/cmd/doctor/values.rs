@@ -3,11 +3,17 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use wire::api::mount::{Backend, SyncMode};
 use wire::bytestring::ByteString;
+use wire::worker::Heartbeat;
 
 use super::Value;
+use crate::config::Config;
 use crate::context::Context;
 use crate::error::Result;
+
+/// What comes from the file says so.
+const CONFIG: &str = "config";
 
 /// All settings in effect.
 pub fn values(context: &Context) -> Result<Vec<Value>> {
@@ -28,16 +34,36 @@ pub fn values(context: &Context) -> Result<Vec<Value>> {
         path("mounts", paths.mounts_dir(), origin(&["STEAD_HOME"])),
         path("log", &paths.log(), home_and("XDG_STATE_HOME")),
     ];
-    let variables =
-        [("log filter", "STEAD_LOG"), ("agent", "STEAD_AGENT"), ("ssh config", "STEAD_SSH_CONFIG")];
+    // `checks` says it when the configuration cannot be read; it says nothing then.
+    let config = context.config().cloned().unwrap_or_default();
+    let variables = [
+        ("log filter", "STEAD_LOG"),
+        ("agent", "STEAD_AGENT"),
+        ("ssh config", "STEAD_SSH_CONFIG"),
+        ("probe interval", "STEAD_PROBE_INTERVAL"),
+    ];
     for (name, variable) in variables {
-        if let Some(value) = context.variable(variable) {
-            values.push(Value {
-                name,
-                value: ByteString::from(OsString::from(&value)),
-                from: variable.to_owned(),
-            });
-        }
+        let set = context.variable(variable).map(|value| (value, variable));
+        let found = set.or_else(|| Some((config.variable(variable)?, CONFIG)));
+        values.extend(found.map(|(value, from)| Value {
+            name,
+            value: ByteString::from(value),
+            from: from.into(),
+        }));
     }
+    let mut default = |name, said: Option<String>, otherwise: String| {
+        let from = if said.is_some() { CONFIG } else { "default" };
+        let value = ByteString::from(OsString::from(said.unwrap_or(otherwise)));
+        values.push(Value { name, value, from: from.to_owned() });
+    };
+    let (Config { mount, connection, .. }, heartbeat) = (config, Heartbeat::default());
+    default("mount backend", mount.backend.map(|is| is.to_string()), Backend::default().to_string());
+    default("mount sync", mount.sync.map(|is| is.to_string()), SyncMode::default().to_string());
+    let options = (!mount.options.is_empty()).then(|| mount.options.join(","));
+    default("mount options", options, "none".to_owned());
+    let interval = connection.heartbeat_interval.map(|interval| interval.to_string());
+    default("heartbeat interval", interval, heartbeat.interval_ms.to_string());
+    let failures = connection.max_heartbeat_failures.map(|failures| failures.to_string());
+    default("max heartbeat failures", failures, heartbeat.failures_max.to_string());
     Ok(values)
 }
