@@ -80,6 +80,8 @@ struct Queue {
     writing: bool,
     /// Nothing is written any more.
     closed: bool,
+    /// How many wait at [`Output::room`]; waking nobody is a system call too.
+    waiters: usize,
 }
 
 impl Output {
@@ -129,7 +131,9 @@ impl Output {
     fn send_frame(&self, frame: Frame) {
         let mut queue = lock(&self.queue);
         while queue.bytes >= QUEUED_BYTES_MAX && !queue.closed {
+            queue.waiters += 1;
             queue = wait(&self.room, queue);
+            queue.waiters -= 1;
         }
         if queue.closed {
             return;
@@ -199,14 +203,17 @@ impl Output {
             if left.is_zero() {
                 return;
             }
+            queue.waiters += 1;
             (queue, _) = wait_timeout(&self.room, queue, left);
+            queue.waiters -= 1;
         }
     }
 
     /// Ends the writing; who waits to send is let go.
     pub fn close(&self) {
         let mut queue = lock(&self.queue);
-        *queue = Queue { closed: true, writing: queue.writing, ..Queue::default() };
+        let (writing, waiters) = (queue.writing, queue.waiters);
+        *queue = Queue { closed: true, writing, waiters, ..Queue::default() };
         self.work.notify_all();
         self.room.notify_all();
     }
@@ -245,7 +252,9 @@ impl Output {
         if queue.bytes > 0 {
             self.work.notify_one();
         }
-        self.room.notify_all();
+        if queue.waiters > 0 {
+            self.room.notify_all();
+        }
     }
 
     fn write(&self, frames: &mut [Frame]) -> Result<(), Errno> {

@@ -530,8 +530,9 @@ impl Load {
             return;
         }
         let mut state = lock(&self.state);
+        let was_full = state.payload_bytes > PAYLOADS_QUEUED_BYTES_MAX;
         state.payload_bytes -= bytes;
-        if state.payload_bytes <= PAYLOADS_QUEUED_BYTES_MAX {
+        if was_full && state.payload_bytes <= PAYLOADS_QUEUED_BYTES_MAX {
             self.less.notify_all();
         }
     }
