@@ -406,10 +406,14 @@ impl Table {
         if let Some(directory) = &node.directory {
             return directory.lease;
         }
-        match node.names.as_slice() {
-            [(parent, _)] if node.attributes.links <= 1 => self.directory(*parent).map_or(0, |d| d.lease),
-            _ => 0,
-        }
+        let [(parent, name)] = node.names.as_slice() else { return 0 };
+        let Ok(directory) = self.directory(*parent) else { return 0 };
+        // What is told of a name is told of what it is known to be. A node may have been reached by a name that is known to be
+        // another's, until the word of that comes.
+        let is_told_of = directory.names.get(name).is_some_and(
+            |slot| matches!(slot.what, Meaning::Present(ino) if self.by_id.get(&node.id) == Some(&ino)),
+        );
+        if is_told_of && node.attributes.links <= 1 { directory.lease } else { 0 }
     }
 
     /// What is believed of a name, without asking.
@@ -489,7 +493,7 @@ impl Table {
     }
 
     /// Whether nothing has happened in the directory since the ticket was taken.
-    fn holds(&self, directory: Ino, ticket: Ticket) -> bool {
+    pub fn holds(&self, directory: Ino, ticket: Ticket) -> bool {
         ticket.clock >= self.leases_lost_at
             && self.directory(directory).is_ok_and(|d| d.epoch == ticket.epoch && d.changes == ticket.changes)
     }
@@ -634,8 +638,9 @@ impl Table {
             node.names.retain(|(p, n)| !(*p == parent && n == name));
             node.lost = node.names.is_empty().then(|| Box::new((parent, name.clone())));
             node.seen = Seen::default();
-            if cause == Cause::Elsewhere && node.lookups > 0 && node.directory.is_none() {
-                notices.push(Notice::Attributes(ino));
+            let is_of_others = cause == Cause::Elsewhere && node.lookups > 0 && node.directory.is_none();
+            if is_of_others {
+                self.left_unseen(ino, notices);
             }
             self.record_no_name(ino, parent, name);
         }

@@ -6,6 +6,7 @@ mod death;
 mod directories;
 mod fetch;
 mod files;
+mod foreign;
 mod hostile;
 mod limits;
 mod model;
@@ -17,6 +18,7 @@ mod taken;
 mod walks;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -42,11 +44,23 @@ const WRITE: OpenFlags = OpenFlags { write: true, read: false, ..READ };
 const BOTH: OpenFlags = OpenFlags { write: true, ..READ };
 
 #[derive(Default)]
-struct Notices(Mutex<Vec<Notice>>);
+struct Notices {
+    told: Mutex<Vec<Notice>>,
+    /// What is told is carried out when a test takes it.
+    is_late: AtomicBool,
+}
 
 impl Kernel for Notices {
     fn notify(&self, notices: Vec<Notice>) {
-        self.0.lock().extend(notices);
+        self.told.lock().extend(notices);
+    }
+
+    fn is_behind(&self, ino: Ino) -> bool {
+        let is_of = |notice: &Notice| match notice {
+            Notice::Attributes(of) | Notice::Content(of) | Notice::Listing(of) => *of == ino,
+            Notice::Name { .. } | Notice::Replaced { .. } => false,
+        };
+        self.is_late.load(Ordering::Relaxed) && self.told.lock().iter().any(is_of)
     }
 }
 
@@ -112,7 +126,7 @@ impl Mount {
     }
 
     fn take_notices(&self) -> Vec<Notice> {
-        std::mem::take(&mut self.notices.0.lock())
+        std::mem::take(&mut self.notices.told.lock())
     }
 }
 

@@ -20,6 +20,7 @@ mod walks;
 mod writes;
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -86,6 +87,17 @@ pub struct Options {
 pub trait Kernel: Send + Sync + 'static {
     /// Takes back what the notices name.
     fn notify(&self, notices: Vec<Notice>);
+
+    /// Whether notices about this node (not about names that it has) have not been carried out yet. Never, of a kernel that
+    /// keeps nothing or carries out at once.
+    fn is_behind(&self, _node: Ino) -> bool {
+        false
+    }
+
+    /// Returns when notices about this node have been carried out, which may have to wait for another request.
+    fn caught_up(&self, _node: Ino) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A file system over `S`. See the module's documentation.
@@ -219,7 +231,10 @@ impl<S: Source> Vfs<S> {
     /// takes, so that whoever has heard of the change another way has hardly been faster. And only beyond it are attributes said
     /// to be set before they are.
     pub fn set_round_trip(&self, round_trip: Duration) {
-        self.near.store(round_trip <= NEAR, Ordering::Relaxed);
+        let is_near = round_trip <= NEAR;
+        if self.near.swap(is_near, Ordering::Relaxed) != is_near {
+            tracing::info!(?round_trip, is_near, "how far the source is");
+        }
     }
 
     /// A number that grows with every change that the source told, and with every notice. A backend reads it before it

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Scene;
 use super::hand::BLOCKS_MAX;
 use super::history::{FileNumber, Filed, History, Named};
+use super::{BOUND, Scene};
 use crate::faults::dice::Dice;
 use crate::wait::pause;
 
@@ -114,6 +114,8 @@ pub struct Look {
     pub sort: Sort,
     pub from: Instant,
     pub to: Instant,
+    /// When the file was opened, where that asks the machine: nothing that was over by then is seen of it.
+    pub asked: Option<Instant>,
     /// What was seen of each name.
     pub seen: Vec<(String, Seen)>,
 }
@@ -151,7 +153,8 @@ impl Scene<'_> {
             Sort::Read | Sort::Held => read(&path),
             Sort::List => return self.list(name),
         };
-        Look { sort, from, to: Instant::now(), seen: vec![(name.to_owned(), seen)] }
+        let asked = (self.is_near && sort == Sort::Read).then_some(from);
+        Look { sort, from, to: Instant::now(), asked, seen: vec![(name.to_owned(), seen)] }
     }
 
     /// What another look sees, and what the kernel has asked of the mount for it: whether it is the kernel that believes
@@ -173,7 +176,8 @@ impl Scene<'_> {
         let listed: HashSet<String> = match listed {
             Ok(names) => names_of(names),
             Err(found) => {
-                return Look { sort: Sort::List, from, to, seen: vec![(name.to_owned(), error(&found))] };
+                let seen = vec![(name.to_owned(), error(&found))];
+                return Look { sort: Sort::List, from, to, asked: None, seen };
             }
         };
         let history = self.history();
@@ -184,7 +188,7 @@ impl Scene<'_> {
             let seen = if listed.contains(last) { Seen::Listed } else { Seen::Nothing };
             (child.clone(), seen)
         });
-        Look { sort: Sort::List, from, to, seen: seen.collect() }
+        Look { sort: Sort::List, from, to, asked: None, seen: seen.collect() }
     }
 
     /// Whether all that was seen may be seen; if not, why not. What was seen is noted.
@@ -209,7 +213,8 @@ fn names_of(names: Vec<std::ffi::OsString>) -> HashSet<String> {
     names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
-/// Whether a look may have seen this of a name. Then nothing before it may be seen by later looks of this sort.
+/// Whether a look may have seen this of a name. Then looks of this sort see nothing before it once
+/// the word of it must have come.
 fn judge_name(history: &mut History, look: &Look, name: &str, seen: &Seen) -> bool {
     let visible = history.name(name).visible(look.sort, look.from, look.to);
     if let Seen::Error(kind, _) = seen {
@@ -233,13 +238,15 @@ fn fitting(
     visible: Vec<(u64, Named)>,
     seen: &Seen,
 ) -> Option<(u64, Option<(FileNumber, u64)>)> {
+    // Who is led by a name that has changed may be led to what was there before.
+    let asked = look.asked.filter(|_| visible.len() == 1);
     visible.into_iter().find_map(|(number, state)| match (state, seen) {
         (Named::Nothing, Seen::Nothing) | (Named::Directory, Seen::Directory | Seen::Listed) => {
             Some((number, None))
         }
         (Named::File(_), Seen::Listed) => Some((number, None)),
         (Named::File(file), _) => {
-            judge_file(history, look, file, seen).map(|state| (number, Some((file, state))))
+            judge_file(history, look, asked, file, seen).map(|state| (number, Some((file, state))))
         }
         _ => None,
     })
@@ -258,9 +265,18 @@ fn is_of_where_it_was(history: &History, look: &Look, name: &str, seen: &Seen) -
         .any(|visible| fitting(history, look, visible, seen).is_some())
 }
 
-/// The earliest state of a file that a look may have seen this of.
-fn judge_file(history: &History, look: &Look, file: FileNumber, seen: &Seen) -> Option<u64> {
-    let states = history.file(file)?.visible(look.sort, look.from, look.to);
+/// The earliest state of a file that a look may have seen this of. `asked` is when the machine was asked what the file
+/// holds.
+fn judge_file(
+    history: &History,
+    look: &Look,
+    asked: Option<Instant>,
+    file: FileNumber,
+    seen: &Seen,
+) -> Option<u64> {
+    let bound = look.from.checked_sub(BOUND).unwrap_or(look.from);
+    let oldest = asked.map_or(bound, |asked| asked.max(bound));
+    let states = history.file(file)?.visible_since(look.sort, oldest, (look.from, look.to));
     let blocks_max = states.iter().map(|(_, state)| state.blocks).max()?;
     let has_length = |blocks: usize| {
         let is_changing = states.len() > 1 && blocks <= blocks_max as usize;
@@ -280,8 +296,11 @@ fn judge_file(history: &History, look: &Look, file: FileNumber, seen: &Seen) -> 
                 let (of, content, index) = match *block {
                     Block::Of { file, content, index } => (file, content, index),
                     // Behind the end of a file that is cut, also on the way to being longer, for whoever knows only how
-                    // long it was.
-                    Block::Zeros if states.len() > 1 => continue,
+                    // long it was. It does not say that any later state was reached.
+                    Block::Zeros if states.len() > 1 => {
+                        earliest = states.first()?.0;
+                        continue;
+                    }
                     Block::Zeros | Block::Unwritten => return None,
                 };
                 let (number, _) = states.iter().find(|(_, state)| state.content == content)?;
@@ -378,21 +397,25 @@ impl<'a> Eye<'a> {
             Ok(blocks) => Seen::Content(blocks),
             Err(found) => error(&found),
         };
-        let look = Look { sort: Sort::Held, from, to: Instant::now(), seen: Vec::new() };
+        let asked = self.scene.is_near.then_some(*opened);
+        let look = Look { sort: Sort::Held, from, to: Instant::now(), asked, seen: Vec::new() };
         self.scene.looks.fetch_add(1, Ordering::Relaxed);
         let history = &mut *self.scene.history();
         if history.name(name).ended_before(Named::File(*number), *opened + OPENED_WITHIN) {
             // Nobody may have opened it on the machine in time: then it is what it was when it was opened here, or lost.
             let is_lost = matches!(seen, Seen::Error(ErrorKind::StaleNetworkFileHandle, _));
-            let since_opened = Look { from: *opened, to: look.to, sort: look.sort, seen: Vec::new() };
-            if is_lost || judge_file(history, &since_opened, *number, &seen).is_some() {
+            let since_opened = Look { from: *opened, seen: Vec::new(), ..look };
+            if is_lost || judge_file(history, &since_opened, None, *number, &seen).is_some() {
                 self.held.remove(at);
                 return Ok(());
             }
         }
-        let Some(state) = judge_file(history, &look, *number, &seen) else {
-            let shown = history.shown(name);
-            return Err(format!("file {number}, opened as {name}, shows {seen:?}\n{shown}"));
+        let Some(state) = judge_file(history, &look, look.asked, *number, &seen) else {
+            let ago = look.from.saturating_duration_since(*opened).as_millis();
+            let (shown, shown_file) = (history.shown(name), history.shown_file(*number));
+            return Err(format!(
+                "file {number}, opened as {name} {ago} ms before, shows {seen:?}\n{shown_file}\n{shown}"
+            ));
         };
         if let Some(line) = history.file_mut(*number) {
             line.has_been_seen(Sort::Held, state, look.to);

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::BOUND;
 use super::eyes::Sort;
+use super::{BOUND, WORD_WITHIN};
 
 /// States that ended longer ago than this are forgotten: no look takes as long.
 const KEPT: Duration = Duration::from_secs(60);
@@ -45,7 +45,8 @@ struct Span<S> {
 pub struct Line<S> {
     spans: Vec<Span<S>>,
     next: u64,
-    /// When, and by which sort of look, which state was seen: nothing before it is to be seen by looks that begin later.
+    /// When, and by which sort of look, which state was seen: nothing before it is to be seen by looks that begin
+    /// [`WORD_WITHIN`] later.
     seen: HashMap<Sort, Vec<(Instant, u64)>>,
 }
 
@@ -84,16 +85,26 @@ impl<S: Copy + PartialEq> Line<S> {
         self.next - 1
     }
 
-    /// Whether it has been this and was not any more at that time.
+    /// Whether it has been this and perhaps was not any more at that time: the change that ended it had begun.
     pub fn ended_before(&self, state: S, at: Instant) -> bool {
-        self.spans.iter().any(|span| span.state == state && span.until.is_some_and(|until| until <= at))
+        self.spans.windows(2).any(|spans| spans[0].state == state && spans[1].since <= at)
     }
 
     /// What a look of this sort, from `from` to `to`, may have seen, with the numbers of the states.
     pub fn visible(&self, sort: Sort, from: Instant, to: Instant) -> Vec<(u64, S)> {
-        let oldest = from.checked_sub(BOUND).unwrap_or(from);
+        self.visible_since(sort, from.checked_sub(BOUND).unwrap_or(from), (from, to))
+    }
+
+    /// As [`Line::visible`], where nothing is seen that had ended before `oldest`.
+    pub fn visible_since(
+        &self,
+        sort: Sort,
+        oldest: Instant,
+        (from, to): (Instant, Instant),
+    ) -> Vec<(u64, S)> {
         let seen = self.seen.get(&sort).into_iter().flatten();
-        let least = seen.filter(|(at, _)| *at <= from).map(|(_, number)| *number).max().unwrap_or(0);
+        let least =
+            seen.filter(|(at, _)| *at + WORD_WITHIN <= from).map(|(_, number)| *number).max().unwrap_or(0);
         let spans = self.spans.iter();
         spans
             .filter(|span| {
@@ -208,10 +219,16 @@ impl History {
             .filter_map(|span| if let Named::File(number) = span.state { Some(number) } else { None })
             .collect();
         files.dedup();
-        for number in files.iter().rev().take(3) {
-            let shown = self.files.get(number).map_or_else(String::new, |line| line.shown(now));
-            text += &format!("\nfile {number} was\n{shown}");
+        for number in files.into_iter().rev().take(3) {
+            text += "\n";
+            text += &self.shown_file(number);
         }
         text
+    }
+
+    /// What there was of a file, for the reader of a failure.
+    pub fn shown_file(&self, number: FileNumber) -> String {
+        let shown = self.files.get(&number).map_or_else(String::new, |line| line.shown(Instant::now()));
+        format!("file {number} was\n{shown}")
     }
 }

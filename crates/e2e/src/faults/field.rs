@@ -60,6 +60,12 @@ impl Field {
         &self.stead
     }
 
+    /// Whether the mount's log says so.
+    pub fn says(&self, what: &str) -> bool {
+        let log = self.stead.home().join("mounts").join(&self.mount.id).join("worker.log");
+        std::fs::read_to_string(log).is_ok_and(|log| log.contains(what))
+    }
+
     pub fn mount(&self) -> &Mount {
         &self.mount
     }

@@ -34,7 +34,8 @@ use super::reply::{Delivery, write_message};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem, thread};
@@ -279,6 +280,8 @@ struct Queue {
     /// node are queued behind it: they are to be invalidated too.
     waiting: HashSet<Key>,
     store_bytes: usize,
+    /// How many notices about each node wait or are being written.
+    pending: HashMap<u64, usize>,
     /// To be written a second time, and when: the earliest first, [`NOTICES_QUEUED_MAX`] of them at the most.
     repeats: VecDeque<(Instant, Notice)>,
     sequence: u64,
@@ -299,6 +302,7 @@ impl Queue {
             notices: VecDeque::new(),
             waiting: HashSet::new(),
             store_bytes: 0,
+            pending: HashMap::new(),
             repeats: VecDeque::new(),
             sequence: SEQUENCE_FIRST,
             writing: None,
@@ -332,6 +336,9 @@ impl Queue {
             return Taken::Yes;
         }
         self.waiting.extend(key(&notice));
+        if let Some(node) = taken_back(&notice) {
+            *self.pending.entry(node).or_default() += 1;
+        }
         self.sequence += 1;
         self.notices.push_back(Queued { sequence: self.sequence, notice });
         Taken::Yes
@@ -400,8 +407,16 @@ impl Queue {
         self.repeats.pop_front_if(|(due, _)| *due <= now).map(|(_, notice)| notice)
     }
 
-    fn finished(&mut self, outcome: Result<Effect, Errno>) {
+    fn finished(&mut self, notice: &Notice, outcome: Result<Effect, Errno>) {
         self.writing = None;
+        if let Some(node) = taken_back(notice)
+            && let Entry::Occupied(mut pending) = self.pending.entry(node)
+        {
+            *pending.get_mut() -= 1;
+            if *pending.get() == 0 {
+                pending.remove();
+            }
+        }
         match outcome {
             Ok(Effect::Applied) => self.counts.applied += 1,
             Ok(Effect::Absent) => self.counts.absent += 1,
@@ -417,6 +432,17 @@ impl Queue {
     }
 }
 
+/// The node of which the notice takes something back that the kernel believes.
+fn taken_back(notice: &Notice) -> Option<u64> {
+    match notice {
+        Notice::Attributes { node }
+        | Notice::Inode { node }
+        | Notice::Listing { node }
+        | Notice::Range { node, .. } => Some(*node),
+        _ => None,
+    }
+}
+
 fn concerns(key: &Key, node: u64) -> bool {
     matches!(key, Key::Attributes(of) | Key::Inode(of) | Key::Range(of, ..) if *of == node)
 }
@@ -427,6 +453,8 @@ struct Shared {
     work: Condvar,
     /// Something was written: there is room, and a flush may be over.
     progress: Condvar,
+    /// The same, for tasks.
+    written: tokio::sync::Notify,
 }
 
 /// A handle of the thread that writes notices. Clones share it; the thread ends, without writing what still
@@ -443,6 +471,7 @@ impl Notifier {
             queue: Mutex::new(Queue::new(has_epochs)),
             work: Condvar::new(),
             progress: Condvar::new(),
+            written: tokio::sync::Notify::new(),
         });
         let notifier = Self { shared: Arc::clone(&shared) };
         thread::Builder::new().name("fuse-notify".into()).spawn(move || write_all(&shared, &device))?;
@@ -479,6 +508,22 @@ impl Notifier {
         Ok(taken)
     }
 
+    /// Whether notices about this node wait or are being written.
+    pub fn is_behind(&self, node: u64) -> bool {
+        self.shared.queue.lock().pending.contains_key(&node)
+    }
+
+    /// Returns when no notice about this node waits or is being written. It may be a request of the node that it waits for.
+    pub async fn caught_up(&self, node: u64) {
+        loop {
+            let written = self.shared.written.notified();
+            if !self.is_behind(node) {
+                return;
+            }
+            written.await;
+        }
+    }
+
     /// Waits until everything queued before has been carried out, at most for `wait`. Not for a thread that
     /// answers requests.
     pub fn flush(&self, wait: Duration) -> Result<(), NotFlushed> {
@@ -506,10 +551,12 @@ impl Notifier {
         queue.is_closed = true;
         drop(mem::take(&mut queue.notices));
         queue.waiting.clear();
+        queue.pending.clear();
         queue.repeats.clear();
         queue.store_bytes = 0;
         self.shared.work.notify_all();
         self.shared.progress.notify_all();
+        self.shared.written.notify_waiters();
     }
 }
 
@@ -532,11 +579,12 @@ fn write_all(shared: &Shared, device: &Device) {
         if let Err(errno) = outcome {
             tracing::warn!(%errno, notice = %describe(&notice), "the kernel refused a notice");
         }
-        queue.finished(outcome);
+        queue.finished(&notice, outcome);
         if is_first {
             queue.repeat_later(notice, Instant::now());
         }
         shared.progress.notify_all();
+        shared.written.notify_waiters();
     }
 }
 
@@ -595,6 +643,23 @@ mod tests {
         assert_eq!(queue.pop(), Some(inode(1)));
         let _ = queue.push(inode(1));
         assert_eq!(queue.notices.len(), 1);
+    }
+
+    #[test]
+    fn a_node_is_behind_until_all_notices_about_it_are_written() {
+        let mut queue = Queue::new(false);
+        let is_behind = |queue: &Queue| [1, 2].map(|node| queue.pending.contains_key(&node));
+        let _ = (queue.push(inode(1)), queue.push(inode(1)), queue.push(entry(2)));
+        assert_eq!(is_behind(&queue), [true, false]);
+        let first = queue.pop().expect("it waits");
+        // The kernel may have acted before what is told now.
+        let _ = queue.push(inode(1));
+        queue.finished(&first, Ok(Effect::Applied));
+        assert_eq!(is_behind(&queue), [true, false]);
+        while let Some(notice) = queue.pop() {
+            queue.finished(&notice, Ok(Effect::Absent));
+        }
+        assert_eq!(is_behind(&queue), [false, false]);
     }
 
     #[test]
@@ -664,7 +729,7 @@ mod tests {
         assert!(!queue.is_past(before));
         assert_eq!(queue.pop(), Some(Notice::Epoch));
         assert!(!queue.is_past(before));
-        queue.finished(Ok(Effect::Applied));
+        queue.finished(&Notice::Epoch, Ok(Effect::Applied));
         assert!(queue.is_past(before));
     }
 

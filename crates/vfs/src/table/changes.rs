@@ -246,6 +246,10 @@ impl Table {
                 || (attributes.changed, attributes.size) >= (node.attributes.changed, node.attributes.size))
         {
             node.attributes = attributes;
+            if attributes.content_differs(&known) {
+                // The word of another's change may still be to come, which then is no news of ours.
+                node.own = !node.suspect && node.found.is_none();
+            }
         }
         let rights = |of: &Attributes| (of.mode, of.uid, of.gid, of.links);
         match what {
@@ -292,6 +296,13 @@ impl Table {
         node.pages = Some(Pages::of(attributes));
         node.suspect = node.suspect && node.writing > 0;
         keep
+    }
+
+    /// Whether the content is another's and new, and the word of it has not come: what was read of it may have been read
+    /// while it was being written. After [`UNLEASED_MS`] no word is expected.
+    pub fn may_be_half_written(&self, ino: Ino, now: Moment) -> bool {
+        let found = self.node(ino).ok().and_then(|node| node.found);
+        found.is_some_and(|at| now.0.saturating_sub(at.0) < u64::from(UNLEASED_MS))
     }
 
     /// Whether the kernel may have pages of the node's content as last seen.

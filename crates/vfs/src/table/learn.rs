@@ -151,7 +151,9 @@ impl Table {
             if node.attributes.kind == entry.attributes.kind {
                 let is_older = node.stamp > clock;
                 let hangs_on_itself = is_directory && self.is_leased(ino);
-                if !is_older && !hangs_on_itself {
+                if is_older {
+                    self.crossed(ino, entry.attributes, notices);
+                } else if !hangs_on_itself {
                     self.set_attributes(ino, entry.attributes, seen, notices);
                 }
                 return ino;
@@ -193,6 +195,8 @@ impl Table {
         }
         if content && node.writing == 0 {
             node.pages = None;
+            node.own = false;
+            node.found = (!node.is_heard_of()).then_some(seen.at);
             notices.push(Notice::Content(ino));
         } else if is_news {
             notices.push(Notice::Attributes(ino));
@@ -213,8 +217,12 @@ impl Table {
         now: Moment,
         notices: &mut Vec<Notice>,
     ) -> Result<Believe> {
+        if !self.is_current(ino, stamp) {
+            self.crossed(ino, attributes, notices);
+            return Ok(Believe::Once);
+        }
         let node = self.node(ino)?;
-        if !self.is_current(ino, stamp) || node.attributes.kind != attributes.kind {
+        if node.attributes.kind != attributes.kind {
             return Ok(Believe::Once);
         }
         let lease = self.covering_lease(node);

@@ -79,6 +79,9 @@ impl Directory {
 }
 
 /// What tells whether pages are those of the content.
+///
+/// Of a content that is being written it does not tell all: a machine changes the times of a file first, and then its bytes.
+/// So what was read may be older than what was said of it. The word of a change comes when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pages {
     size: u64,
@@ -112,6 +115,12 @@ pub(super) struct Node {
     pub(super) leaving: u32,
     /// A foreign change of the content may have hidden among our own.
     pub(super) suspect: bool,
+    /// The content was made from here.
+    pub(super) own: bool,
+    /// The content that the file had when the source told of it last.
+    pub(super) told: Option<Pages>,
+    /// When the source was asked and said that the content is another, of which it had not told.
+    pub(super) found: Option<Moment>,
     /// In the eviction queue.
     pub(super) queued: bool,
     /// Used since it was last considered for eviction.
@@ -139,6 +148,9 @@ impl Node {
             writing: 0,
             leaving: 0,
             suspect: false,
+            own: false,
+            told: None,
+            found: None,
             queued: false,
             used: false,
             recorded: false,
@@ -156,6 +168,11 @@ impl Node {
 
     pub(super) fn has_name(&self, parent: Ino, name: &Name) -> bool {
         self.names.iter().any(|(p, n)| *p == parent && n == name)
+    }
+
+    /// Whether what made the content is over, as far as is known: it was made from here, or the source has told of it.
+    pub(super) fn is_heard_of(&self) -> bool {
+        self.own || self.told == Some(Pages::of(&self.attributes))
     }
 
     /// Whether the pages the kernel may have are of the content that `attributes` describe.

@@ -1,13 +1,16 @@
 //! What the source tells unasked.
 //!
 //! It is taken as a reason to doubt, never as knowledge: between the moment when the source looked and the one when it
-//! told, a change from here may have been carried out and answered. So what is told and equals what is known changes
-//! nothing, and anything else makes the next question go to the source.
+//! told, a change from here may have been carried out and answered. So what is told of a name and equals what is known
+//! changes nothing, and anything else makes the next question go to the source.
+//!
+//! Of a content, what is told and equals what is known is no news if it was made from here. Otherwise it says that the change is
+//! over that made it, and what was read before may have been read in the midst of it.
 
-use crate::file::{Entry, Kind, Name};
+use crate::file::{Attributes, Entry, FileId, Kind, Name};
 use crate::source::{Change, Changed};
 
-use super::node::{Meaning, Seen};
+use super::node::{Meaning, Pages, Seen};
 use super::{Cause, Ino, Notice, Table};
 
 impl Table {
@@ -28,7 +31,10 @@ impl Table {
         directory.changed_at = clock;
         let is_itself = matches!(changed.what, Change::Itself);
         let names_changed = match changed.what {
-            Change::LeaseLost => return self.lose_lease(at, notices),
+            Change::LeaseLost => {
+                self.open_files_left_unseen(at, notices);
+                return self.lose_lease(at, notices);
+            }
             Change::Itself => false,
             Change::Absent { name } => self.name_told(at, &name, None, notices),
             Change::Present { name, entry } => self.name_told(at, &name, Some(entry), notices),
@@ -61,14 +67,13 @@ impl Table {
         }
         let is_kept = known.is_some() || directory.complete != 0;
         if let Some(entry) = entry {
-            self.file_told(entry, notices);
+            self.file_told(entry.id, entry.attributes, notices);
         }
         if same {
             return false;
         }
         if let Some(Meaning::Present(ino)) = known {
-            self.doubt_attributes(ino);
-            notices.push(Notice::Attributes(ino));
+            self.left_unseen(ino, notices);
         }
         if is_kept {
             self.mark(parent, name, Meaning::Unknown, Seen::default(), Cause::Here, notices);
@@ -76,15 +81,61 @@ impl Table {
         true
     }
 
-    /// The source says how a file is. Something older than what is known is no news.
-    fn file_told(&mut self, told: Entry, notices: &mut Vec<Notice>) {
-        let Some(ino) = self.find(told.id) else { return };
+    /// The source tells how a file is. Something older than what is known is no news.
+    fn file_told(&mut self, id: FileId, told: Attributes, notices: &mut Vec<Notice>) {
+        let Some(ino) = self.find(id) else { return };
         let node = self.node_mut(ino);
-        let (known, told) = (node.attributes, told.attributes);
-        if !told.differ(&known) || told.changed < known.changed || node.directory.is_some() {
+        let known = node.attributes;
+        if told.changed < known.changed || node.directory.is_some() {
             return;
         }
-        let content = node.attributes.kind == Kind::File && told.content_differs(&known);
+        let is_known = !told.differ(&known);
+        let was_heard_of = node.is_heard_of();
+        if node.writing == 0 {
+            node.told = Some(Pages::of(&told));
+            if node.told == Some(Pages::of(&known)) {
+                node.found = None;
+            }
+        }
+        if is_known && (node.own || node.writing > 0) {
+            return;
+        }
+        let may_be_half = node.writing == 0 && (is_known || !was_heard_of);
+        self.content_or_rights_differ(ino, may_be_half || told.content_differs(&known), notices);
+    }
+
+    /// An answer crossed something that happened to the node. If it is not older than what is known, nobody knows which is
+    /// the younger, and the source is asked again.
+    pub(super) fn crossed(&mut self, ino: Ino, said: Attributes, notices: &mut Vec<Notice>) {
+        let Ok(node) = self.node(ino) else { return };
+        let known = node.attributes;
+        let is_news = said.kind == known.kind && said.differ(&known) && said.changed >= known.changed;
+        // What is being changed from here is asked for again when that is over.
+        if is_news && node.writing == 0 && node.directory.is_none() {
+            self.content_or_rights_differ(ino, said.content_differs(&known), notices);
+        }
+    }
+
+    /// The node is not where its changes are told of any more: what happened to it just before, nobody has looked at. Who has
+    /// it open reads on.
+    pub(super) fn left_unseen(&mut self, ino: Ino, notices: &mut Vec<Notice>) {
+        self.content_or_rights_differ(ino, true, notices);
+    }
+
+    fn open_files_left_unseen(&mut self, at: Ino, notices: &mut Vec<Notice>) {
+        let Ok(directory) = self.directory(at) else { return };
+        let files = directory.names.values().filter_map(|slot| match slot.what {
+            Meaning::Present(ino) => Some(ino).filter(|ino| self.node(*ino).is_ok_and(|node| node.opens > 0)),
+            Meaning::Absent | Meaning::Unknown => None,
+        });
+        let files: Vec<_> = files.collect();
+        files.into_iter().for_each(|ino| self.left_unseen(ino, notices));
+    }
+
+    /// A file is not as it is known to be: `content`, or anything else.
+    fn content_or_rights_differ(&mut self, ino: Ino, content: bool, notices: &mut Vec<Notice>) {
+        let Ok(node) = self.known_mut(ino) else { return };
+        let content = content && node.attributes.kind == Kind::File;
         if node.writing > 0 {
             node.suspect |= content;
         } else if content {

@@ -204,7 +204,7 @@ fn a_name_that_is_replaced_is_told() {
         let taken_back = mount.take_notices();
         let replaced = Notice::Replaced { parent: Ino::ROOT, name: bytes("f") };
         assert!(taken_back.contains(&replaced), "{taken_back:?}");
-        assert!(taken_back.contains(&Notice::Attributes(old)), "its names have changed: {taken_back:?}");
+        assert!(taken_back.contains(&Notice::Content(old)), "its names have changed: {taken_back:?}");
         assert_ne!(mount.view(Ino::ROOT, "f").await.ino, old);
     });
 }

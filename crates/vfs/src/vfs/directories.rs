@@ -110,6 +110,8 @@ impl<S: Source> Vfs<S> {
             }
             table.is_listed(ino)
         };
+        // What the kernel has kept it may not have dropped yet.
+        let keep_listing = keep_listing && !self.kernel.is_behind(ino);
         let handle = self.new_handle();
         // A predecessor has opened it, and the kernel has not heard of it.
         self.release_directory(handle);
@@ -171,10 +173,16 @@ impl<S: Source> Vfs<S> {
         if rewound || stream.position != from {
             stream.rewind(from);
         }
-        if stream.entries.is_empty() {
+        let was_asked_before = !stream.entries.is_empty();
+        if !was_asked_before {
             self.next_page(&open, &mut stream).await?;
         }
         let mut notices = Vec::new();
+        if was_asked_before && stream.ticket.is_some_and(|ticket| !self.table.lock().holds(open.ino, ticket))
+        {
+            // The kernel may keep this behind what it has listed since.
+            notices.push(Notice::Listing(open.ino));
+        }
         while let Some(listed) = stream.entries.front() {
             let accepted = self.give(&open, &stream, listed, with_nodes, &mut take, &mut notices);
             if !accepted {

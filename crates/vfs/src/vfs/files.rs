@@ -27,6 +27,10 @@ use crate::table::{Believe, Ino, Stamp, Write};
 /// open on the machine, and long enough for a dozen small files.
 const CLOSE_TOGETHER: Duration = Duration::from_millis(2);
 
+/// How long an `open` waits for the kernel to carry out what it was told of the file: far longer than it takes when no
+/// other request is in the way.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_millis(50);
+
 /// A handle, and what it has open how.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HandleOf {
@@ -244,6 +248,7 @@ impl<S: Source> Vfs<S> {
                 is_sure,
             )
         };
+        let pages = pages && !self.is_kernel_behind(ino);
         let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
         let is_far = !self.near.load(Ordering::Relaxed);
         let handle = self.new_handle();
@@ -292,17 +297,42 @@ impl<S: Source> Vfs<S> {
         let (is_current, keep_pages) = {
             let mut table = self.table.lock();
             let is_current = table.is_current(ino, stamp) && !is_repeat();
-            let is_learnt = is_current
-                && table.learn_attributes(ino, attributes, stamp, self.now(), &mut notices).is_ok();
+            let is_learnt = !is_repeat()
+                && table.learn_attributes(ino, attributes, stamp, self.now(), &mut notices).is_ok()
+                && is_current;
             let same_pages = table.keep_pages(ino, &attributes);
             (is_learnt, same_pages && (is_current || flags.truncate) && !flags.append)
         };
         self.notify(notices);
+        self.kernel_caught_up(ino).await;
+        let keep_pages = keep_pages && !self.is_kernel_behind(ino);
         if is_current {
             self.keep_inline(&open, &opened, (content, reading));
         }
-        let attributes_changed = before.content_differs(&opened.entry.attributes);
+        let attributes_changed = before.content_differs(&attributes) || self.kernel.is_behind(ino);
         Ok(OpenedFile { handle, keep_pages, attributes_changed, around_pages: flags.append })
+    }
+
+    /// Gives the kernel time to carry out what it was told of the node, before an answer to an `open` of it. A kernel does not
+    /// take in attributes that it has asked for before a notice and is answered after it. Then it has the old size, and who
+    /// reads meanwhile is given zeros behind the end of a file that was cut.
+    pub(super) async fn kernel_caught_up(&self, ino: Ino) {
+        if self.kernel.is_behind(ino) {
+            // A notice may wait for another request of the file: then it is as it would be without this.
+            let _in_time = tokio::time::timeout(CAUGHT_UP_WITHIN, self.kernel.caught_up(ino)).await.is_ok();
+        }
+    }
+
+    /// Whether the pages of the kernel may be of an older content than the one that is known: it has not dropped them yet, or
+    /// they were read in the midst of the change. For the second a far source is believed, which will tell.
+    pub(super) fn is_kernel_behind(&self, ino: Ino) -> bool {
+        self.kernel.is_behind(ino) || self.may_be_half_written(ino)
+    }
+
+    /// Whether what was read of the content may be older than what a near source says of it.
+    pub(super) fn may_be_half_written(&self, ino: Ino) -> bool {
+        let is_near = self.near.load(Ordering::Relaxed);
+        is_near && self.table.lock().may_be_half_written(ino, self.now())
     }
 
     async fn open_at_source(

@@ -115,6 +115,7 @@ impl<S: Source> Vfs<S> {
         }
         if self.near.load(Ordering::Relaxed) {
             self.look_again(of.ino).await?;
+            self.kernel_caught_up(of.ino).await;
         }
         let HandleOf { ino, handle, .. } = of;
         let opening = Arc::new(Awaited::new());
@@ -132,9 +133,11 @@ impl<S: Source> Vfs<S> {
             return None;
         };
         let open = self.register_held(of, file, (opening, Some(here)), Some(Stage::Assumed));
-        let keep_pages = self.table.lock().keep_pages(ino, &attributes);
+        let same_pages = self.table.lock().keep_pages(ino, &attributes);
+        let is_behind = self.kernel.is_behind(ino);
+        let keep_pages = same_pages && !is_behind;
         self.open_soon(&open);
-        let attributes_changed = before.content_differs(&attributes);
+        let attributes_changed = before.content_differs(&attributes) || is_behind;
         Some(OpenedFile { handle, keep_pages, attributes_changed, around_pages: false })
     }
 
@@ -162,6 +165,9 @@ impl<S: Source> Vfs<S> {
             let table = self.table.lock();
             (table.id(ino).ok()?, table.settled_attributes(ino, self.now(), !is_near)?)
         };
+        if self.may_be_half_written(ino) {
+            return None;
+        }
         let bytes = self.contents.lock().find(id, attributes.version())?;
         (bytes.len() as u64 == attributes.size).then_some((attributes, bytes))
     }

@@ -1,6 +1,8 @@
 //! The kernel as `vfs` sees it: something that is told what it must no longer believe.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use vfs::Kernel;
@@ -24,6 +26,8 @@ struct Started {
     forgetting: Forgetting,
     has_epochs: bool,
     runtime: tokio::runtime::Handle,
+    /// Notices for which there was no room yet.
+    beside: Arc<AtomicUsize>,
 }
 
 impl FuseKernel {
@@ -40,7 +44,8 @@ impl FuseKernel {
             false => Forgetting::Drop,
         };
         let (has_epochs, runtime) = (negotiated.can_start_epoch(), tokio::runtime::Handle::current());
-        let started = Started { notifier, device: device.clone(), forgetting, has_epochs, runtime };
+        let (device, beside) = (device.clone(), Arc::default());
+        let started = Started { notifier, device, forgetting, has_epochs, runtime, beside };
         self.started.set(started).map_err(|_| io::Error::other("the kernel is being told already"))
     }
 
@@ -97,8 +102,13 @@ impl FuseKernel {
                 Ok(()) | Err(Rejected::Closed) => {}
                 Err(Rejected::Full(notice)) => {
                     // Nothing may be lost, and the caller may not wait: another thread does.
-                    let notifier = started.notifier.clone();
-                    started.runtime.spawn_blocking(move || notifier.send(notice));
+                    let (notifier, beside) = (started.notifier.clone(), started.beside.clone());
+                    beside.fetch_add(1, Ordering::AcqRel);
+                    started.runtime.spawn_blocking(move || {
+                        // Where it is closed, nobody asks any more.
+                        let _taken = notifier.send(notice).is_ok();
+                        beside.fetch_sub(1, Ordering::AcqRel);
+                    });
                 }
             }
         }
@@ -108,5 +118,19 @@ impl FuseKernel {
 impl Kernel for FuseKernel {
     fn notify(&self, notices: Vec<Notice>) {
         self.tell(notices);
+    }
+
+    fn is_behind(&self, node: Ino) -> bool {
+        let started = self.started.get();
+        // A notice that waits beside the queue may be about any node.
+        started.is_some_and(|is| is.beside.load(Ordering::Acquire) > 0 || is.notifier.is_behind(node.0))
+    }
+
+    fn caught_up(&self, node: Ino) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            if let Some(started) = self.started.get() {
+                started.notifier.caught_up(node.0).await;
+            }
+        })
     }
 }
