@@ -56,6 +56,12 @@ fn listxattrat(directory: BorrowedFd<'_>, name: &[u8]) -> Result<usize, Errno> {
     })
 }
 
+/// The machine's clock.
+pub(crate) fn now() -> Time {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    Time { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or_default() }
+}
+
 /// The file of a descriptor that was opened with `O_PATH`.
 pub(crate) fn entry_of_path(file: impl AsFd) -> Result<Entry, Errno> {
     let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, WANTED)?;

@@ -34,6 +34,7 @@ use crate::locks::Wait;
 use crate::output::Output;
 use crate::replies::{Admission, Answer, StreamNumber};
 use crate::session::{END_TIMEOUT, Session};
+use crate::stat;
 use crate::sync::{lock, wait, wait_timeout};
 use crate::ticket::{Ticket, ticket_for};
 use crate::work::{Job, Waiter, Work};
@@ -240,7 +241,7 @@ impl Stream {
                 None
             }
             ClientFrame::Ping { nonce } => {
-                self.output.send(&AgentFrame::Pong { nonce }, Vec::new());
+                self.output.send(&AgentFrame::Pong { nonce, clock: stat::now() }, Vec::new());
                 None
             }
         }

@@ -11,6 +11,7 @@ use crate::Next;
 use crate::context::Context;
 use crate::error::{Error, Result};
 
+mod cache;
 mod cat;
 mod completions;
 mod connect;
@@ -101,6 +102,7 @@ pub enum Command {
     Cat(cat::Args),
     Stat(stat::Args),
     Cp(cp::Args),
+    Cache(cache::Args),
     Doctor(doctor::Args),
     Daemon(daemon::Args),
     Completions(completions::Args),
@@ -128,6 +130,7 @@ impl Command {
             Command::Cat(args) => cat::run(args, context).map(done),
             Command::Stat(args) => stat::run(args, context).map(done),
             Command::Cp(args) => cp::run(args, context).map(done),
+            Command::Cache(args) => cache::run(args, context).map(done),
             Command::Doctor(args) => doctor::run(args, context).map(done),
             Command::Daemon(args) => daemon::run(args, context),
             Command::Completions(args) => completions::run(args, context).map(done),

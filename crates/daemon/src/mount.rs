@@ -395,6 +395,7 @@ impl Starting<'_> {
         // Known before there is a process that has it.
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
         let mut config = config(row.id, plan, &state_dir, lease.link().dial());
+        config.cache_dir = Some(ByteString::from(context.paths.cache_dir()));
         config.unsaved = find_unsaved(context, plan, &state_dir).await?;
         let environment = known_environment(&plan.caller).into_iter();
         let started = Worker::start(&context.programs, &config, token, environment);
@@ -484,6 +485,7 @@ fn config(id: MountId, plan: &Plan, state_dir: &std::path::Path, dial: Dial) -> 
         heartbeat: plan.heartbeat,
         options: plan.options.clone(),
         state_dir: ByteString::from(state_dir),
+        cache_dir: None,
         dial,
         owner: Owner { uid: plan.caller.uid, gid: plan.caller.gid },
         unsaved: Vec::new(),

@@ -12,6 +12,7 @@ use wire::paths::Paths;
 use crate::owner::OwnerHandle;
 use crate::session::{ClientContext, Done, Effect, done, done_with};
 
+pub mod cache;
 pub mod daemon;
 pub mod event;
 pub mod file;
@@ -83,6 +84,8 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, node: Op
         Call::MachineDoctor(doctor) => {
             done::<api::machine::Doctor>(machine::doctor(&daemon, &context, doctor).await)
         }
+        Call::CacheShow(show) => done::<api::cache::Show>(cache::show(&daemon, show).await),
+        Call::CacheClear(clear) => done::<api::cache::Clear>(cache::clear(&daemon, clear).await),
         Call::ProcessRun(run) => process::run(&daemon, &context, run).await,
         Call::FileStat(stat) => done::<api::file::Stat>(file::stat(&daemon, &context, stat).await),
         Call::FileOpenDirectory(open) => file::open_directory(&daemon, &context, open).await,

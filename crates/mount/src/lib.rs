@@ -1,5 +1,6 @@
-//! Kernels: the fuse and nfs backends, the worker's main, and the probe that asks whether a mount answers.
+//! Kernels: the fuse and nfs backends, the worker's main, the data cache, and the probe that asks whether a mount answers.
 
+pub mod cache;
 mod counts;
 pub mod fuse;
 pub mod identity;

@@ -14,10 +14,11 @@ use parking_lot::Mutex;
 use remote::client::relink::{Event, SessionMark};
 use remote::client::{AgentClient, CallError, EventSink, HeldFile, HeldLock, LinkLost};
 use remote::client::{Attached, DirectoryPage, PageStream, WalkPage as FarPage};
+use vfs::cache::DataCache;
 use vfs::errno::{Errno, Result};
 use vfs::file::{
     Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Lock, Name, OpenFlags, RenameMode,
-    SeekFor, Space, WriteAt, XattrMode,
+    SeekFor, Space, Time, WriteAt, XattrMode,
 };
 use vfs::request::Sequence;
 use vfs::source::{
@@ -27,6 +28,7 @@ use vfs::source::{
 use vfs::table::Kept;
 use wire::agent::file as far;
 
+use crate::cache::DiskCache;
 use crate::unsaved::Held;
 use crate::worker::session::SessionNote;
 use crate::worker::succession::{SourcePart, write_part};
@@ -63,6 +65,8 @@ pub struct Machine {
     owners: Owners,
     /// Files that are not to be used yet.
     held: Option<Arc<Held>>,
+    /// Where contents are kept.
+    cache: Option<Arc<DiskCache>>,
     /// The user the agent acts as; `None` if it may act for all.
     acts_as: Option<u32>,
 }
@@ -73,7 +77,7 @@ impl Machine {
         let (uid, gid) = mount_owner;
         let owners = if attached.privileged && uid == 0 { Owners::Machine } else { Owners::One { uid, gid } };
         let acts_as = (!attached.privileged).then_some(attached.uid);
-        let machine = Machine { client, owners, held: None, acts_as };
+        let machine = Machine { client, owners, held: None, cache: None, acts_as };
         let root = machine.entry(attached.root);
         (machine, root)
     }
@@ -81,6 +85,12 @@ impl Machine {
     /// Makes whoever wants to use a file that is held wait for it, if any can be.
     pub(crate) fn holding(mut self, held: Option<Arc<Held>>) -> Machine {
         self.held = held;
+        self
+    }
+
+    /// Keeps contents there.
+    pub(crate) fn caching(mut self, cache: Option<Arc<DiskCache>>) -> Machine {
+        self.cache = cache;
         self
     }
 
@@ -433,6 +443,16 @@ impl Source for Machine {
 
     async fn away(&self) {
         self.client.until_away().await;
+    }
+
+    fn cache(&self) -> Option<Arc<dyn DataCache>> {
+        // What is kept of a file that is held is what it was before it is saved: it is to be asked for, and waited for.
+        let holds = self.held.as_ref().is_some_and(|held| held.holds());
+        self.cache.clone().filter(|_| !holds).map(|cache| cache as Arc<dyn DataCache>)
+    }
+
+    fn clock(&self) -> Option<Time> {
+        self.client.clock().map(Near::near)
     }
 
     fn list(&self, directory: Place, from: u64) -> MachineListing {

@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use wire::agent::file::Changed;
+use wire::agent::file::{Changed, Time};
 use wire::agent::process::ProcessId;
 use wire::agent::{ClientFrame, Description, HandleId, Reply, Request, Sequence};
 use wire::frame::{PREFACE, decode_head, encode_head};
@@ -368,6 +368,12 @@ impl AgentClient {
             Ok(answered) => Ok(answered.saturating_duration_since(start)),
             Err(_) => Err(self.session.lost_reason()),
         }
+    }
+
+    /// A time that the machine's clock has certainly reached, unless it was put back since it was last pinged; `None` before
+    /// it has answered a ping.
+    pub fn clock(&self) -> Option<Time> {
+        self.session.clock()
     }
 
     /// Pings the agent for as long as the link lasts, and ends the link with [`LinkLost::Silent`] when too many pings in

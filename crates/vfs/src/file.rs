@@ -64,11 +64,12 @@ pub struct Attributes {
 }
 
 /// What tells one content of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "stat(2)'s own words")]
 pub struct Version {
-    size: u64,
-    modified: Time,
-    changed: Time,
+    pub size: u64,
+    pub modified: Time,
+    pub changed: Time,
 }
 
 /// What tells one content of a file from another across processes. Unlike a [`Version`] it says nothing of names and rights:

@@ -1,6 +1,6 @@
 //! A file system without a kernel and without a network.
 //!
-//! A [`Source`](source::Source) is where files come from; a kernel backend asks a [`Vfs`]. In between: the table of nodes
+//! A [`Source`](source::Source) is where files come from, and may keep some of what they hold near; a kernel backend asks a [`Vfs`]. In between: the table of nodes
 //! and names ([`table`]), what is believed and for how long, open files, reading ahead, writing behind.
 //!
 //! This crate knows no socket, no frame, no kernel interface and no process. It takes the time and the errors it is
@@ -17,6 +17,7 @@
 mod ahead;
 mod awaited;
 mod behind;
+pub mod cache;
 mod contents;
 pub mod errno;
 pub mod file;

@@ -1,13 +1,15 @@
 //! Where files come from.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::cache::DataCache;
 use crate::errno::Result;
 use crate::file::{
     Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Kind, Lock, Name, OpenFlags, RenameMode,
-    SeekFor, Space, WriteAt, XattrMode,
+    SeekFor, Space, Time, WriteAt, XattrMode,
 };
 use crate::request::Sequence;
 
@@ -365,6 +367,16 @@ pub trait Source: Send + Sync + 'static {
     /// Waits until nothing gets through to the source. What has been asked of it may then wait for long.
     fn away(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
+    }
+
+    /// Where contents are kept near, if they are. It is asked each time: there may be none for a while.
+    fn cache(&self) -> Option<Arc<dyn DataCache>> {
+        None
+    }
+
+    /// A time that the clock has reached which dates changes of its files; `None` where that is not known.
+    fn clock(&self) -> Option<Time> {
+        None
     }
 
     fn list(&self, directory: Place, from: u64) -> Self::Listing;

@@ -6,6 +6,7 @@
 //! carried out and before its reply arrives ([`Memory::stop`]), or for a few turns of the executor, at random
 //! ([`Memory::jitter`]). Of what comes through one handle, only writes overtake writes.
 
+mod cache;
 mod kernel;
 mod tree;
 mod walk;
@@ -19,14 +20,16 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+pub use cache::{CacheFault, MemoryCache};
 pub use kernel::BelievingKernel;
 pub use tree::{Event, File, Tree};
 pub use walk::MemoryWalk;
 
+use crate::cache::DataCache;
 use crate::errno::{Errno, Result};
 use crate::file::{
     Allocation, AttributeChanges, Attributes, Caller, Entry, FileId, Kind, Lock, Name, OpenFlags, RenameMode,
-    SeekFor, Space, WriteAt, XattrMode,
+    SeekFor, Space, Time, WriteAt, XattrMode,
 };
 use crate::request::{Sequence, queued, take_sequence};
 use crate::source::{
@@ -147,6 +150,8 @@ pub struct Inner {
     /// No directory can be watched: what leases hold for.
     unwatched_ms: AtomicU64,
     page_entries: AtomicU64,
+    cache: Mutex<Option<Arc<MemoryCache>>>,
+    clock: Mutex<Option<Time>>,
     /// A line has moved on.
     moved: Notify,
 }
@@ -223,6 +228,16 @@ impl Inner {
 
     pub fn unwatched(&self, valid_ms: u32) {
         self.unwatched_ms.store(valid_ms.into(), Ordering::Relaxed);
+    }
+
+    /// Contents are kept there.
+    pub fn cache_in(&self, cache: Option<Arc<MemoryCache>>) {
+        *self.cache.lock() = cache;
+    }
+
+    /// What its clock says.
+    pub fn set_clock(&self, clock: Option<Time>) {
+        *self.clock.lock() = clock;
     }
 
     pub fn list_by(&self, entries: u64) {
@@ -882,6 +897,14 @@ impl Source for Memory {
         let mut state = self.state.lock();
         state.replies.remove(&sequence);
         state.settled.insert(sequence);
+    }
+
+    fn cache(&self) -> Option<Arc<dyn DataCache>> {
+        self.cache.lock().clone().map(|cache| cache as Arc<dyn DataCache>)
+    }
+
+    fn clock(&self) -> Option<Time> {
+        *self.clock.lock()
     }
 
     fn list(&self, directory: Place, from: u64) -> MemoryListing {

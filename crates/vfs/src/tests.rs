@@ -1,6 +1,7 @@
 //! Behaviour of the whole file system over a source in memory.
 
 mod beliefs;
+mod cached;
 mod concurrency;
 mod death;
 mod directories;

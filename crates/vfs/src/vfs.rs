@@ -8,6 +8,7 @@
 //! take turns with.
 
 mod attributes;
+mod cached;
 mod directories;
 mod fetch;
 mod files;
@@ -38,6 +39,7 @@ pub use writes::WriteFrom;
 
 use crate::ahead::AHEAD_BYTES_MAX;
 use crate::behind::UNWRITTEN_BYTES_MAX;
+use crate::cache::LOOKUPS_MAX;
 use crate::contents::Contents;
 use crate::errno::{Errno, Result};
 use crate::file::Entry;
@@ -126,6 +128,8 @@ pub struct Vfs<S: Source> {
     told: AtomicU64,
     unwritten: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
+    /// Turns of those who look into the data cache.
+    lookups: Arc<Semaphore>,
     /// The source is so near that asking it costs less than being wrong for a moment.
     near: AtomicBool,
     kernel: Arc<dyn Kernel>,
@@ -169,6 +173,7 @@ impl<S: Source> Vfs<S> {
             unwritten: Arc::new(Semaphore::new(UNWRITTEN_BYTES_MAX)),
             near: AtomicBool::new(false),
             ahead: Arc::new(Semaphore::new(AHEAD_BYTES_MAX)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             kernel,
             recorder,
             journalling,

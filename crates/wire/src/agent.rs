@@ -45,7 +45,7 @@ pub mod process;
 
 use serde::{Deserialize, Serialize};
 
-use file::{Changed, FileReply, FileRequest};
+use file::{Changed, FileReply, FileRequest, Time};
 use process::{ProcessReply, ProcessRequest};
 
 /// Identifies a request in its stream until its last reply. Chosen by the client, not reused while in use.
@@ -154,6 +154,8 @@ pub enum AgentFrame {
     Pong {
         /// As it came.
         nonce: u64,
+        /// The machine's clock when it was answered, by which a client tells an old change from a fresh one.
+        clock: Time,
     },
     /// The agent is about to close the stream.
     Closing {

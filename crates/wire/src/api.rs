@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::decode::DecodeError;
 
+pub mod cache;
 pub mod daemon;
 pub mod error;
 pub mod event;
@@ -52,6 +53,7 @@ pub const PROTOCOL_MAX: u32 = 1;
 /// hashes and overlapping protocol ranges they agree on the fields both know.
 pub const SCHEMA_HASH: u64 = schema_hash(&[
     include_bytes!("api.rs"),
+    include_bytes!("api/cache.rs"),
     include_bytes!("api/daemon.rs"),
     include_bytes!("api/error.rs"),
     include_bytes!("api/event.rs"),
@@ -206,6 +208,10 @@ methods! {
     MachineReconnect = "machine.reconnect": machine::Redial => status::Connection;
     /// What works on a machine and what does not.
     MachineDoctor = "machine.doctor": machine::Doctor => machine::Report;
+    /// What is kept on this computer's disk of the files of other machines.
+    CacheShow = "cache.show": cache::Show => cache::Cache;
+    /// Remove what is kept there.
+    CacheClear = "cache.clear": cache::Clear => cache::Cleared;
     /// Start a command whose input and output go through this connection.
     ProcessRun = "process.run": process::Run => process::Started;
     /// Attributes of one file.

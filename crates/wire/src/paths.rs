@@ -1,10 +1,10 @@
 //! Where a daemon keeps its state and its sockets, computed the same way by everybody who looks for them.
 //!
-//! | | state | runtime |
-//! |---|---|---|
-//! | `STEAD_HOME` set | `$STEAD_HOME` | `$STEAD_HOME/run` |
-//! | root | `/var/lib/stead` | `/run/stead` |
-//! | others | `$XDG_STATE_HOME/stead` or `~/.local/state/stead` | `$XDG_RUNTIME_DIR/stead`, or `run` under the state |
+//! | | state | runtime | cache |
+//! |---|---|---|---|
+//! | `STEAD_HOME` set | `$STEAD_HOME` | `$STEAD_HOME/run` | `$STEAD_HOME/cache` |
+//! | root | `/var/lib/stead` | `/run/stead` | `/var/cache/stead` |
+//! | others | `$XDG_STATE_HOME/stead` or `~/.local/state/stead` | `$XDG_RUNTIME_DIR/stead`, or `run` under the state | `$XDG_CACHE_HOME/stead/data` or `~/.cache/stead/data` |
 //!
 //! A socket's path has at most 107 bytes, and ssh adds to the name of a control socket. A runtime directory longer than
 //! [`RUNTIME_BYTES_MAX`] is therefore replaced by `/tmp/stead-UID-HASH`, where the hash is that of the long path. As
@@ -30,6 +30,7 @@ pub struct Paths {
     state: PathBuf,
     runtime: PathBuf,
     mounts: PathBuf,
+    cache: PathBuf,
 }
 
 /// The environment does not say where state may be kept.
@@ -59,14 +60,15 @@ impl Paths {
         };
         if let Some(home) = get(HOME_VARIABLE)? {
             let runtime = short_enough(home.join("run"), uid);
-            return Ok(Paths { mounts: home.join("mnt"), runtime, state: home });
+            return Ok(Paths { mounts: home.join("mnt"), cache: home.join("cache"), runtime, state: home });
         }
         // The XDG specification has relative values ignored.
         let xdg = |name: &'static str| get(name).unwrap_or(None);
         let home = get("HOME")?;
         if uid == 0 {
             let mounts = home.unwrap_or_else(|| PathBuf::from("/root")).join("stead");
-            return Ok(Paths { state: "/var/lib/stead".into(), runtime: "/run/stead".into(), mounts });
+            let (state, cache) = ("/var/lib/stead".into(), "/var/cache/stead".into());
+            return Ok(Paths { state, runtime: "/run/stead".into(), mounts, cache });
         }
         let home = home.ok_or(PathsError::NoHome)?;
         let state = xdg("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("stead");
@@ -74,7 +76,8 @@ impl Paths {
             Some(runtime) => runtime.join("stead"),
             None => state.join("run"),
         };
-        Ok(Paths { state, runtime: short_enough(runtime, uid), mounts: home.join("stead") })
+        let cache = xdg("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache")).join("stead/data");
+        Ok(Paths { state, runtime: short_enough(runtime, uid), mounts: home.join("stead"), cache })
     }
 
     /// The directory of everything that outlives a reboot. `0700`.
@@ -85,6 +88,11 @@ impl Paths {
     /// The directory of sockets and locks. `0700`.
     pub fn runtime_dir(&self) -> &Path {
         &self.runtime
+    }
+
+    /// The directory of what can be had again: contents of other machines' files. `0700`.
+    pub fn cache_dir(&self) -> &Path {
+        &self.cache
     }
 
     /// The directory in which mounts without a directory of their own are put: `~/stead`, or `mnt` under `STEAD_HOME`.
@@ -176,6 +184,15 @@ mod tests {
                 "{variables:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_cache_is_where_caches_are() {
+        let cache = |uid, variables: &[(&str, &str)]| paths(uid, variables).unwrap().cache_dir().to_owned();
+        assert_eq!(cache(7, &[("HOME", "/h")]), Path::new("/h/.cache/stead/data"));
+        assert_eq!(cache(7, &[("HOME", "/h"), ("XDG_CACHE_HOME", "/c")]), Path::new("/c/stead/data"));
+        assert_eq!(cache(0, &[("HOME", "/root"), ("XDG_CACHE_HOME", "/c")]), Path::new("/var/cache/stead"));
+        assert_eq!(cache(0, &[("STEAD_HOME", "/t"), ("XDG_CACHE_HOME", "/c")]), Path::new("/t/cache"));
     }
 
     #[test]

@@ -106,6 +106,10 @@ pub struct MountConfig {
     pub options: BTreeMap<String, String>,
     /// A directory for this mount's own files, `0700`. It exists, and outlives the worker.
     pub state_dir: ByteString,
+    /// The directory of the data cache that all mounts of the user share, whether it is there or not; none, if nothing is to
+    /// be kept there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<ByteString>,
     /// How to get a byte stream to the machine's agent.
     pub dial: Dial,
     /// Whom the mount is for.

@@ -3,6 +3,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use wire::agent::ClientFrame;
+use wire::agent::file::Time;
 
 use super::*;
 use crate::input::Input;
@@ -18,12 +19,12 @@ fn ends(stream: UnixStream) -> Arc<Ends> {
 }
 
 fn pong(nonce: u64) -> AgentFrame {
-    AgentFrame::Pong { nonce }
+    AgentFrame::Pong { nonce, clock: Time::default() }
 }
 
 fn received(input: &mut Input) -> (u64, usize) {
     match input.frame::<AgentFrame>().unwrap().unwrap() {
-        (AgentFrame::Pong { nonce }, payload) => (nonce, payload.len()),
+        (AgentFrame::Pong { nonce, .. }, payload) => (nonce, payload.len()),
         other => panic!("{other:?}"),
     }
 }

@@ -275,7 +275,7 @@ impl Client {
         self.send_frame(&ClientFrame::Ping { nonce: 0x5eed }, &[]);
         loop {
             match self.event() {
-                AgentFrame::Pong { nonce: 0x5eed } => return events,
+                AgentFrame::Pong { nonce: 0x5eed, .. } => return events,
                 event => events.push(event),
             }
         }

@@ -50,7 +50,7 @@ fn a_payload_may_come_in_pieces_with_others_between_them() {
             client.stream().write_all(&piece_prefix(piece.len() as u32)).unwrap();
             client.stream().write_all(piece).unwrap();
             client.send_frame(&ClientFrame::Ping { nonce: 7 }, &[]);
-            assert_eq!(client.event(), AgentFrame::Pong { nonce: 7 });
+            assert!(matches!(client.event(), AgentFrame::Pong { nonce: 7, .. }));
         }
         amend(&mut head, Payload::Rest(rest.len() as u32));
         client.stream().write_all(&[&head, rest].concat()).unwrap();

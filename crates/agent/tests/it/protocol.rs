@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::time::{Duration, SystemTime};
 
 use agent::Ended;
 use tempfile::tempdir;
@@ -68,7 +69,11 @@ fn a_broken_frame_ends_the_stream_with_the_reason() {
 fn a_ping_is_answered_in_its_place() {
     let mut client = Client::connect();
     client.send_frame(&ClientFrame::Ping { nonce: 42 }, &[]);
-    assert_eq!(client.event(), AgentFrame::Pong { nonce: 42 });
+    let before = SystemTime::now();
+    let AgentFrame::Pong { nonce: 42, clock } = client.event() else { panic!("no pong") };
+    let clock = SystemTime::UNIX_EPOCH + Duration::new(clock.seconds as u64, clock.nanoseconds);
+    assert!(clock.duration_since(before).map_or(true, |ahead| ahead < Duration::from_secs(60)));
+    assert!(before.duration_since(clock).map_or(true, |behind| behind < Duration::from_secs(60)));
 }
 
 #[test]
@@ -240,7 +245,7 @@ fn an_operation_that_blocks_holds_up_no_other() {
         }
     }
     client.send_frame(&ClientFrame::Ping { nonce: 1 }, &[]);
-    assert_eq!(client.event(), AgentFrame::Pong { nonce: 1 });
+    assert!(matches!(client.event(), AgentFrame::Pong { nonce: 1, .. }));
     assert!(opens.iter().all(|id| !client.has_reply(*id)));
     drop(leases);
     for id in opens {

@@ -47,7 +47,10 @@ pub struct Args {
     /// Stay until interrupted, then unmount
     #[arg(long)]
     foreground: bool,
-    /// An option of the backend, as KEY or KEY=VALUE, such as `allow-other`; may be repeated or joined with commas
+    /// An option of the mount, as KEY or KEY=VALUE, such as `allow-other`; may be repeated or joined with commas. `cache-size=SIZE`
+    /// (such as `8G`; K, M, G and T are of 1024) is how much of all machines' files may be kept on this computer's disk,
+    /// from now on; 0 lets this mount keep and use nothing there [default: 4G, or a tenth of the free disk if that is less;
+    /// 0 for mounts of `host`]
     #[arg(short = 'o', value_name = "KEY[=VALUE]", value_delimiter = ',')]
     options: Vec<String>,
 }

@@ -457,6 +457,36 @@ fn connect_carries_its_policy() {
 }
 
 #[test]
+fn the_cache_is_shown_by_machine_and_cleared_by_machine() {
+    let fake = Fake::new(|call, _| match call {
+        Call::CacheShow(_) => Ok(json!({"dir": "/h/cache", "limit": 4 << 30, "bytes": 3 << 20, "machines": [
+            {"machine": "ssh://a", "bytes": 1 << 20, "files": 1},
+            {"machine": "ssh://u@box:2222", "bytes": 2 << 20, "files": 1234},
+        ]})),
+        _ => Ok(json!({"bytes": 2 << 20, "files": 1234})),
+    });
+    let shown = "\
+/h/cache  3.0 MiB of 4.0 GiB
+MACHINE              SIZE  FILES
+ssh://a           1.0 MiB      1
+ssh://u@box:2222  2.0 MiB   1234
+";
+    assert_eq!(fake.run(&["cache", "show"]).out, shown);
+    assert_eq!(fake.run(&["cache", "clear", "u@box:2222"]).out, "removed 2.0 MiB of 1234 files\n");
+    assert_eq!(fake.run(&["cache", "clear"]).code, 0);
+    assert_eq!(fake.run(&["cache", "clear", "ssh://box/path"]).code, 2);
+    let cleared: Vec<_> = fake
+        .calls()
+        .into_iter()
+        .filter_map(|call| match call {
+            Call::CacheClear(clear) => Some(clear.machine.map(|machine| machine.to_string())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(cleared, [Some("ssh://u@box:2222".to_owned()), None]);
+}
+
+#[test]
 fn reconnect_changes_only_what_was_said() {
     let fake = Fake::new(|_, _| {
         Ok(json!({"id": "c1", "machine": "ssh://box", "state": "connected", "since": now(), "pids": []}))

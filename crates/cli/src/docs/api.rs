@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 use serde_json::Value;
+use wire::api::cache;
 use wire::api::error::{INTERNAL, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE};
 use wire::api::event::{self, EVENTS_WAITING_MAX, Event, Happened, MountWord, Topic};
 use wire::api::file::{
@@ -209,6 +210,7 @@ fn methods() -> Vec<Method> {
     let mut methods = daemon_methods();
     methods.extend(mount_methods());
     methods.extend(machine_methods());
+    methods.extend(cache_methods());
     methods.extend(event_methods());
     methods.extend(file_methods());
     methods
@@ -300,6 +302,29 @@ fn mount_methods() -> Vec<Method> {
             call: mount::List {}.into(),
             reply: json(mount::Mounts { mounts: vec![a_mount()] }),
             text: "All mounts, in the order of their ids.",
+        },
+    ]
+}
+
+fn cache_methods() -> Vec<Method> {
+    let of = cache::MachineCache { machine: far(), bytes: 1 << 20, files: 12 };
+    let found = cache::Cache {
+        dir: "/home/u/.cache/stead/data".into(),
+        limit: 4 << 30,
+        bytes: of.bytes,
+        machines: vec![of],
+    };
+    vec![
+        Method {
+            call: cache::Show {}.into(),
+            reply: json(found),
+            text: "What is kept on this computer's disk of the files of other machines, in bytes as they take room there, and how\n\
+                   much that may be.",
+        },
+        Method {
+            call: cache::Clear { machine: Some(far()) }.into(),
+            reply: json(cache::Cleared { bytes: 1 << 20, files: 12 }),
+            text: "Removes what is kept of a machine, or of all without one. What mounts use comes again.",
         },
     ]
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test every unexpected error is a failure")]
 
 mod bad_input;
+mod cache;
 mod commands;
 mod config;
 mod distance;

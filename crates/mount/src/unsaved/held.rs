@@ -110,6 +110,11 @@ impl Held {
         self.lift();
     }
 
+    /// Whether any file is held.
+    pub(crate) fn holds(&self) -> bool {
+        !self.state.lock().files.is_empty()
+    }
+
     /// Waits until the file is not held.
     pub(crate) async fn passed(&self, id: FileId) {
         self.wait(|state| !state.files.contains_key(&id)).await;

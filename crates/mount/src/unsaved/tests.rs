@@ -71,6 +71,7 @@ fn config(unsaved: &[&Path]) -> MountConfig {
         heartbeat: Heartbeat::default(),
         options: Default::default(),
         state_dir: "/s".into(),
+        cache_dir: None,
         dial: Dial::Host,
         owner: Owner { uid: 0, gid: 0 },
         unsaved: unsaved.iter().map(|path| ByteString::from(*path)).collect(),

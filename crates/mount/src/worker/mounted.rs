@@ -49,6 +49,7 @@ use super::session::SessionNote;
 use super::spare::{First, Reserve};
 use super::succession::{FUSE, NFS, SourcePart, read_part};
 use super::{failure, in_full};
+use crate::cache::{CacheSize, DiskCache};
 use crate::fuse::serve::FuseKernel;
 use crate::machine::{Events, LinkStanding, Machine, held_file};
 use crate::nfs::NoNotices;
@@ -72,12 +73,17 @@ const FORCED_DRAIN: Duration = Duration::from_secs(2);
 /// backend may add, well below the daemon's patience.
 const FORCED_UNMOUNT: Duration = Duration::from_secs(2);
 
+/// How long a mount that goes waits for what it has read to be on disk: the queue is written in less, where the disk is
+/// not busy with something else.
+const CACHE_FLUSH: Duration = Duration::from_secs(2);
+
 /// A mount that serves.
 pub(super) struct Mounted {
     home: Home,
     ready: Ready,
     client: AgentClient,
     vfs: Arc<Vfs<Machine>>,
+    cache: Option<Arc<DiskCache>>,
     standing: watch::Receiver<LinkStanding>,
     backend: Backend,
     /// For the next worker.
@@ -86,6 +92,8 @@ pub(super) struct Mounted {
     replaying: Option<Replaying>,
     /// How it leaves, if it does.
     leaving: Option<(Force, Leaving)>,
+    /// It was to leave by force, last.
+    is_forced: bool,
 }
 
 /// Whatever can wake a mount.
@@ -111,7 +119,8 @@ impl Mounted {
         let replayed = replaying.as_ref().map(Replaying::so_far);
         let replaying = replaying.filter(|replaying| !replaying.is_over());
         let held = replaying.as_ref().map(Replaying::held);
-        let (shown, parts) = parts(&home, kind, link, Recording::Fresh(home.directory.clone()), held);
+        let (shown, parts) =
+            parts(&home, &choices, kind, link, Recording::Fresh(home.directory.clone()), held);
         let backend = match kind {
             Kind::Fuse => Backend::Fuse(FuseMount::begin(&home, &choices, shown).await?),
             Kind::Nfs => Backend::Nfs(NfsMount::begin(&home, &choices, shown, None).await?),
@@ -176,14 +185,26 @@ impl Mounted {
     }
 
     fn of(home: Home, backend: Backend, parts: Parts) -> Mounted {
-        let Parts { client, vfs, standing, release, dialer, reserve } = parts;
+        let Parts { client, vfs, cache, standing, release, dialer, reserve } = parts;
         let ready = backend.ready(release, home.tether.restarts());
         // A first worker's successor has something to take over only now.
         let reserve = reserve.or_else(|| {
             let tether = home.tether.clone();
             Reserve::keep(dialer, client.clone(), standing.clone(), tether, First::WithLink)
         });
-        Mounted { home, ready, client, vfs, standing, backend, reserve, replaying: None, leaving: None }
+        Mounted {
+            home,
+            ready,
+            client,
+            vfs,
+            cache,
+            standing,
+            backend,
+            reserve,
+            replaying: None,
+            leaving: None,
+            is_forced: false,
+        }
     }
 
     /// Serves until it is gone.
@@ -221,6 +242,10 @@ impl Mounted {
         if let Some(reserve) = self.reserve.take() {
             reserve.end().await;
         }
+        if let Some(cache) = self.cache.clone().filter(|_| !self.is_forced) {
+            let flushed = tokio::task::spawn_blocking(move || cache.flush(CACHE_FLUSH)).await;
+            tracing::debug!(?flushed, "what was read is on disk");
+        }
         control.send(&FromWorker::Stopping(Stopping { kept_aside: self.keep_aside() })).await;
         if self.client.goodbye().await {
             SessionNote::of(&self.home.directory).remove();
@@ -256,6 +281,7 @@ impl Mounted {
         if !supersedes(force, under_way) {
             return;
         }
+        self.is_forced = force == Force::Always;
         let leaving = match force {
             Force::Never => self.leave_when_idle(),
             Force::Always => self.leave_now(),
@@ -335,6 +361,7 @@ impl Mounted {
         let counters = Counters {
             round_trips: link.round_trips,
             bytes_read: link.bytes_received,
+            bytes_cached: self.cache.as_ref().map_or(0, |cache| cache.found_bytes()),
             bytes_written: link.bytes_sent,
             retries: link.retries,
             reconnects: link.streams.saturating_sub(1),
@@ -453,6 +480,7 @@ fn dialer(config: &MountConfig) -> WorkerDialer {
 struct Parts {
     client: AgentClient,
     vfs: Arc<Vfs<Machine>>,
+    cache: Option<Arc<DiskCache>>,
     standing: watch::Receiver<LinkStanding>,
     /// The agent's.
     release: String,
@@ -463,6 +491,7 @@ struct Parts {
 
 fn parts(
     home: &Home,
+    choices: &MountChoices,
     kind: Kind,
     link: Link,
     recording: Recording,
@@ -474,7 +503,8 @@ fn parts(
     let config = &home.config;
     let (machine, root) =
         Machine::new(client.clone(), &part.attached(), (config.owner.uid, config.owner.gid));
-    let machine = machine.holding(held.clone());
+    let cache = open_cache(config, choices);
+    let machine = machine.holding(held.clone()).caching(cache.clone());
     let owners = machine.owners();
     let sync = match config.sync {
         SyncMode::Close => vfs::SyncMode::Close,
@@ -500,8 +530,22 @@ fn parts(
         held.serve(&vfs);
     }
     distance::watch(client.clone(), &vfs, standing.clone());
-    let parts = Parts { client, vfs: vfs.clone(), standing, release, dialer, reserve };
+    let parts = Parts { client, vfs: vfs.clone(), cache, standing, release, dialer, reserve };
     (Shown { vfs, kernel, owners }, parts)
+}
+
+/// Where contents are kept on disk, if they are: of this computer's own files that gains nothing.
+fn open_cache(config: &MountConfig, choices: &MountChoices) -> Option<Arc<DiskCache>> {
+    let Source::Files { machine, .. } = &config.source else { return None };
+    let size = match choices.cache_bytes {
+        Some(0) => return None,
+        None if config.dial == Dial::Host => return None,
+        Some(bytes) => CacheSize::Bytes(bytes),
+        None => CacheSize::Kept,
+    };
+    let opened = DiskCache::open(config.cache_dir.as_ref()?.as_path(), &machine.to_string(), size);
+    let failed = |error: &io::Error| tracing::warn!(%error, "the mount goes without the data cache");
+    opened.inspect_err(failed).ok().map(Arc::new)
 }
 
 /// The same for a successor.
@@ -515,7 +559,7 @@ fn parts_again(
     let source: SourcePart =
         read_part(&restored, vfs::table::Kept::Source).map_err(|error| no_record(&error))?;
     let link = Link::again(&home.config, choices, source, &restored, spare);
-    Ok(parts(home, kind, link, Recording::Restored(Box::new(restored)), None))
+    Ok(parts(home, choices, kind, link, Recording::Restored(Box::new(restored)), None))
 }
 
 /// What has come of a replay; `None` once it is over; never, if there is none.

@@ -23,6 +23,8 @@ pub(super) struct MountChoices {
     pub(super) port: u16,
     /// How long a machine that is away is waited for.
     pub(super) offline_timeout: Duration,
+    /// How many bytes of contents may be kept on disk, of all mounts together; 0 for none of this one.
+    pub(super) cache_bytes: Option<u64>,
 }
 
 impl Default for MountChoices {
@@ -33,13 +35,13 @@ impl Default for MountChoices {
             kernel_mount: true,
             port: 0,
             offline_timeout: RelinkOptions::OFFLINE_TIMEOUT,
+            cache_bytes: None,
         }
     }
 }
 
 /// Every option.
-const KNOWN: &str =
-    "allow-other, nonempty, offline-timeout=SECONDS; of the backend nfs: no-kernel-mount, port=N";
+const KNOWN: &str = "allow-other, nonempty, offline-timeout=SECONDS, cache-size=SIZE; of the backend nfs: no-kernel-mount, port=N";
 
 impl MountChoices {
     /// Reads the options, and refuses those it does not know.
@@ -50,6 +52,7 @@ impl MountChoices {
                 "allow-other" | "allow_other" => choices.allow_other = switch(key, value)?,
                 "nonempty" => choices.nonempty = switch(key, value)?,
                 OFFLINE_TIMEOUT => choices.offline_timeout = seconds(value)?,
+                CACHE_SIZE => choices.cache_bytes = Some(size(value)?),
                 NO_KERNEL_MOUNT => choices.kernel_mount = !switch(key, value)?,
                 PORT => choices.port = port(value)?,
                 _ => {
@@ -91,6 +94,21 @@ const OFFLINE_TIMEOUT: &str = "offline-timeout";
 
 /// A day: whoever wants to wait longer waits for a person.
 const OFFLINE_TIMEOUT_SECONDS_MAX: u64 = 24 * 60 * 60;
+
+/// How much may be kept on disk.
+const CACHE_SIZE: &str = "cache-size";
+
+/// A number of bytes, or of as many times 1024 as the letter behind it says.
+fn size(value: &str) -> Result<u64, WorkerError> {
+    let unit = value.chars().last().and_then(|last| "KMGT".find(last.to_ascii_uppercase()));
+    let digits = if unit.is_some() { &value[..value.len() - 1] } else { value };
+    let bytes = |number: u64| number.checked_mul(1 << unit.map_or(0, |unit| 10 * (unit + 1)));
+    let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number).and_then(bytes).ok_or_else(|| {
+        let message = format!("mount option `{CACHE_SIZE}` takes a size such as 512M or 8G, not `{value}`");
+        failure(ErrorKind::Usage, message)
+    })
+}
 
 fn seconds(value: &str) -> Result<Duration, WorkerError> {
     let parsed = value.parse().ok().filter(|seconds| *seconds <= OFFLINE_TIMEOUT_SECONDS_MAX);
@@ -136,6 +154,17 @@ mod tests {
         assert_eq!(parse(&[("port", "2049")]).unwrap().port, 2049);
         assert_eq!(parse(&[("offline-timeout", "0")]).unwrap().offline_timeout, Duration::ZERO);
         assert_eq!(parse(&[]).unwrap(), MountChoices::default());
+        let sizes = [
+            ("0", 0),
+            ("4096", 4096),
+            ("3k", 3 << 10),
+            ("512M", 512 << 20),
+            ("8G", 8 << 30),
+            ("1T", 1 << 40),
+        ];
+        for (text, bytes) in sizes {
+            assert_eq!(parse(&[("cache-size", text)]).unwrap().cache_bytes, Some(bytes), "{text}");
+        }
     }
 
     #[test]
@@ -149,6 +178,12 @@ mod tests {
             ("port", "0"),
             ("port", "65536"),
             ("port", "x"),
+            ("cache-size", ""),
+            ("cache-size", "G"),
+            ("cache-size", "+1G"),
+            ("cache-size", "1.5G"),
+            ("cache-size", "1é"),
+            ("cache-size", "99999999999T"),
             ("offline-timeout", "-1"),
             ("offline-timeout", "90000"),
         ] {

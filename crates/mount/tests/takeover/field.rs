@@ -76,6 +76,7 @@ impl Field {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect::<BTreeMap<_, _>>(),
             state_dir: state.as_path().into(),
+            cache_dir: None,
             dial: Dial::Host,
             owner: Owner { uid: 0, gid: 0 },
             unsaved,

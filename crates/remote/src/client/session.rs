@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use wire::agent::file::{FileReply, FileRequest};
+use wire::agent::file::{FileReply, FileRequest, Time};
 use wire::agent::{
     AgentFrame, ClientFrame, Errno, Failure, REPLIES_KEPT_MAX, REQUESTS_IN_FLIGHT_MAX, Reply, Request,
     RequestId, Sequence,
@@ -66,6 +66,9 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked whether it has left.
 const GOODBYE_CHECK: Duration = Duration::from_millis(5);
 
+/// In a second.
+const NANOSECONDS: u64 = 1_000_000_000;
+
 const EBADF: Errno = Errno(9);
 const ESTALE: Errno = Errno(116);
 
@@ -102,6 +105,8 @@ pub(super) struct Session {
     pending: Pending,
     sequences: Mutex<Sequences>,
     pings: Mutex<Pings>,
+    /// What the machine's clock said last, and when that was heard.
+    clock: Mutex<Option<(Time, Instant)>>,
     sink: Arc<dyn EventSink>,
     standing: watch::Sender<Standing>,
     peer: Mutex<Arc<Hello>>,
@@ -164,6 +169,7 @@ impl Session {
             pending: Pending::new(),
             sequences: Mutex::new(sequences),
             pings: Mutex::default(),
+            clock: Mutex::default(),
             sink,
             standing: watch::Sender::new(Standing::Away(LinkLost::Closed)),
             peer: Mutex::new(Arc::new(peer)),
@@ -546,6 +552,18 @@ impl Session {
         Ok(receiver)
     }
 
+    /// A time that the machine's clock has reached: what it said last, and what has passed since that was heard.
+    pub(super) fn clock(&self) -> Option<Time> {
+        let (said, heard) = (*self.clock.lock())?;
+        let since = heard.elapsed();
+        let nanoseconds = u64::from(said.nanoseconds) + u64::from(since.subsec_nanos());
+        let seconds = since.as_secs() + nanoseconds / NANOSECONDS;
+        Some(Time {
+            seconds: said.seconds.saturating_add_unsigned(seconds),
+            nanoseconds: u32::try_from(nanoseconds % NANOSECONDS).unwrap_or_default(),
+        })
+    }
+
     fn end_pings(&self) {
         let waiting = std::mem::take(&mut self.pings.lock().waiting);
         self.ping_slots.add_permits(waiting.len());
@@ -848,7 +866,8 @@ impl Session {
                 self.sink.leases_lost();
                 Ok(())
             }
-            AgentFrame::Pong { nonce } => {
+            AgentFrame::Pong { nonce, clock } => {
+                *self.clock.lock() = Some((clock, Instant::now()));
                 if let Some(is_known) = self.outbox.arrived(nonce) {
                     self.heard.fetch_add(1, Ordering::Relaxed);
                     self.flush();

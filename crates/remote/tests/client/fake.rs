@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use remote::client::{AgentClient, ByteStream, ConnectError, ConnectOptions, EventSink, LinkLost};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use wire::agent::file::{Changed, FileReply, FileRequest};
+use wire::agent::file::{Changed, FileReply, FileRequest, Time};
 use wire::agent::{AgentFrame, ClientFrame, Errno, Failure, Reply, Request, RequestId, Sequence};
 use wire::frame::{PREFACE, PREFIX_BYTES, Prefix, decode_head, encode_head};
 use wire::hello::{Hello, SessionId};
@@ -173,7 +173,7 @@ impl Peer {
             match decode_head(&head).unwrap() {
                 ClientFrame::Ping { nonce } if nonce >> 63 == 1 => {
                     // A client that has closed the stream is found at the next frame.
-                    let pong = encoded(&AgentFrame::Pong { nonce }, b"");
+                    let pong = encoded(&AgentFrame::Pong { nonce, clock: Time::default() }, b"");
                     drop(self.stream.write_all(&pong).await);
                 }
                 frame => return Some((frame, payload)),

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use fake::{data, done, failure, link, list_request, nothing, read_request, reply, soon};
 use remote::client::{CallError, Heartbeat, LinkLost};
 use std::time::Duration;
-use wire::agent::file::{FileReply, Target, WriteAt};
+use wire::agent::file::{FileReply, Target, Time, WriteAt};
 use wire::agent::{AgentFrame, ClientFrame, Errno, HandleId, Reply};
 
 #[tokio::test]
@@ -158,7 +158,9 @@ async fn what_the_agent_breaks_costs_the_link() {
     let cases: [(&str, Breach); 5] = [
         ("a reply to request 9999", |_| done(wire::agent::RequestId(9999))),
         ("announced more", |id| reply(id, false, Reply::File(FileReply::Data), b"x")),
-        ("a pong to no ping", |_| fake::encoded(&AgentFrame::Pong { nonce: 77 }, b"")),
+        ("a pong to no ping", |_| {
+            fake::encoded(&AgentFrame::Pong { nonce: 77, clock: Time::default() }, b"")
+        }),
         ("frame head of 0 bytes", |_| vec![0; 8]),
         ("could not decode AgentFrame", |_| vec![2, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]),
     ];
@@ -212,13 +214,18 @@ async fn a_request_too_large_for_a_frame_is_refused_and_takes_no_sequence_number
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_and_measured() {
+async fn a_ping_is_answered_and_measured_and_tells_the_machines_clock() {
     let (client, mut peer, _) = link().await;
+    assert_eq!(client.clock(), None);
+    let clock = Time { seconds: 1000, nanoseconds: 999_999_999 };
     let (round_trip, ()) = tokio::join!(client.ping(), async {
         let Some((ClientFrame::Ping { nonce }, _)) = peer.next().await else { panic!("no ping") };
-        peer.send(&fake::encoded(&AgentFrame::Pong { nonce }, b"")).await;
+        peer.send(&fake::encoded(&AgentFrame::Pong { nonce, clock }, b"")).await;
     });
     assert!(round_trip.unwrap() < fake::DEADLINE);
+    let now = client.clock().unwrap();
+    assert!(now >= clock && now.seconds < 1000 + 2 * fake::DEADLINE.as_secs() as i64, "{now:?}");
+    assert!(now.nanoseconds < 1_000_000_000, "{now:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use remote::client::{AgentClient, ByteStream, ConnectOptions, NoEvents};
+use wire::agent::file::Time;
 use wire::agent::{AgentFrame, ClientFrame, HandleId};
 use wire::frame::{PREFIX_BYTES, Prefix, decode_head};
 
@@ -30,7 +31,9 @@ fn serve(mut stream: UnixStream) {
             continue;
         }
         let sent = match decode_head::<ClientFrame>(&body).unwrap() {
-            ClientFrame::Ping { nonce } => stream.write_all(&encoded(&AgentFrame::Pong { nonce }, b"")),
+            ClientFrame::Ping { nonce } => {
+                stream.write_all(&encoded(&AgentFrame::Pong { nonce, clock: Time::default() }, b""))
+            }
             ClientFrame::Request { id, .. } => {
                 let head = &data(id, &[])[PREFIX_BYTES..];
                 let mut prefix = (head.len() as u32).to_le_bytes().to_vec();
@@ -96,7 +99,7 @@ fn what_a_round_trip_and_a_mebibyte_cost() {
     let mut greeting_back = vec![0; greeting().len()];
     near.read_exact(&mut greeting_back).unwrap();
     let mut times = Vec::new();
-    let pong = encoded(&AgentFrame::Pong { nonce: 1 }, b"").len();
+    let pong = encoded(&AgentFrame::Pong { nonce: 1, clock: Time::default() }, b"").len();
     for _ in 0..20_000 {
         let start = Instant::now();
         near.write_all(&encoded(&ClientFrame::Ping { nonce: 1 }, b"")).unwrap();

@@ -426,7 +426,7 @@ impl Program {
     }
 }
 
-async fn compare(acts: Vec<Act>, sync: SyncMode, idle_nodes: usize, unwatched: bool) {
+async fn compare(acts: Vec<Act>, sync: SyncMode, idle_nodes: usize, unwatched: bool, cached: bool) {
     let limits = crate::table::Limits { idle_nodes };
     let mut program = Program {
         mount: Mount::new(Options {
@@ -441,6 +441,11 @@ async fn compare(acts: Vec<Act>, sync: SyncMode, idle_nodes: usize, unwatched: b
     };
     if unwatched {
         program.mount.memory.unwatched(1000);
+    }
+    if cached {
+        // Each change has a time of its own: every content is the only one of its version.
+        program.mount.memory.set_clock(Some(crate::file::Time { seconds: 1 << 40, nanoseconds: 0 }));
+        program.mount.memory.cache_in(Some(Arc::default()));
     }
     let mut reference = Reference::default();
     for (step, act) in acts.iter().enumerate() {
@@ -475,8 +480,9 @@ proptest! {
         sync in prop_oneof![Just(SyncMode::Close), Just(SyncMode::Strict), Just(SyncMode::Async)],
         idle_nodes in prop_oneof![Just(0usize), Just(3), Just(1000)],
         unwatched: bool,
+        cached: bool,
     ) {
-        block_on(compare(acts, sync, idle_nodes, unwatched));
+        block_on(compare(acts, sync, idle_nodes, unwatched, cached));
     }
 }
 

@@ -112,6 +112,8 @@ pub(super) struct OpenFile {
     pub(super) here: Option<Here>,
     /// A `flock(2)` was taken through it, and ends with it.
     pub(super) flocked: AtomicBool,
+    /// What the source said of the file when it opened it was not learnt: an older version may be believed.
+    pub(super) is_ahead: AtomicBool,
     reading: Mutex<Reading>,
     told: Mutex<Failures>,
 }
@@ -226,8 +228,9 @@ impl<S: Source> Vfs<S> {
             None => self.table.lock().opened(ino),
         }
         let told = Mutex::new(Failures { told: file.behind.told(), inherited: None, is_kept: false });
-        let (flocked, reading) = (AtomicBool::new(false), Mutex::default());
-        let open = Arc::new(OpenFile { handle, file, flags, opening, here, flocked, reading, told });
+        let (flocked, is_ahead, reading) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
+        let open =
+            Arc::new(OpenFile { handle, file, flags, opening, here, flocked, is_ahead, reading, told });
         self.handles.lock().insert(handle, open.clone());
         open
     }
@@ -270,7 +273,8 @@ impl<S: Source> Vfs<S> {
         if reads_only && is_far && pages && is_sure {
             return self.open_at_once(ino, handle, flags);
         }
-        let inline = if flags.read && !flags.truncate && !flags.direct && !pages && before.size > 0 {
+        let is_small = before.size > 0 && before.size <= u64::from(FILE_BYTES_MAX);
+        let inline = if flags.read && !flags.truncate && !flags.direct && !pages && is_small {
             FILE_BYTES_MAX
         } else {
             0
@@ -306,8 +310,9 @@ impl<S: Source> Vfs<S> {
         self.notify(notices);
         self.kernel_caught_up(ino).await;
         let keep_pages = keep_pages && !self.is_kernel_behind(ino);
-        if is_current {
-            self.keep_inline(&open, &opened, (content, reading));
+        match is_current {
+            true => self.keep_inline(&open, &opened, (content, reading)),
+            false => open.is_ahead.store(true, Ordering::Release),
         }
         let attributes_changed = before.content_differs(&attributes) || self.kernel.is_behind(ino);
         Ok(OpenedFile { handle, keep_pages, attributes_changed, around_pages: flags.append })
@@ -488,13 +493,13 @@ impl<S: Source> Vfs<S> {
 
     async fn read_direct(&self, open: &OpenFile, offset: u64, length: u32) -> Result<Bytes> {
         if length <= TRANSFER_BYTES_MAX {
-            return Ok(cut(self.source.read(open.handle, offset, length).await?, length));
+            return self.read_cached(open, offset, length).await;
         }
         let mut bytes = BytesMut::new();
         while bytes.len() < length as usize {
             let left = length - u32::try_from(bytes.len()).unwrap_or(length);
             let part = left.min(TRANSFER_BYTES_MAX);
-            let got = cut(self.source.read(open.handle, offset + bytes.len() as u64, part).await?, part);
+            let got = self.read_cached(open, offset + bytes.len() as u64, part).await?;
             bytes.extend_from_slice(&got);
             if got.len() < part as usize {
                 break;
@@ -507,12 +512,9 @@ impl<S: Source> Vfs<S> {
         if let Ok(room) = self.ahead.clone().try_acquire_many_owned(part.length) {
             let _first = part.room.set(room).is_ok();
         }
-        let (vfs, handle) = (self.clone(), open.handle);
+        let (vfs, open) = (self.clone(), open.clone());
         let promise = part.bytes.promise(Err(Errno::EIO));
-        tokio::spawn(async move {
-            let outcome = vfs.source.read(handle, part.offset, part.length).await;
-            promise.keep(outcome.map(|bytes| cut(bytes, part.length)));
-        });
+        tokio::spawn(async move { promise.keep(vfs.read_cached(&open, part.offset, part.length).await) });
     }
 
     /// The kernel has closed the last descriptor of the handle.
@@ -670,7 +672,7 @@ enum Planned {
 }
 
 /// At most what was asked for, whatever came.
-fn cut(mut bytes: Bytes, length: u32) -> Bytes {
+pub(super) fn cut(mut bytes: Bytes, length: u32) -> Bytes {
     bytes.truncate(length as usize);
     bytes
 }

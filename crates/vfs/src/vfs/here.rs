@@ -18,6 +18,8 @@
 //! **Whether it is current.** Beyond [`NEAR`](super::NEAR), a file under lease is: the source would tell. Of a near source
 //! the attributes are asked for with each open, which is one request where opening and closing are two.
 //!
+//! **Where it comes from.** From the memory of this mount, or from the [data cache](super::cached), which is looked into first.
+//!
 //! **What stays readable.** A handle keeps the content that it was opened with, until the content is told to be another, or
 //! is changed from here. Then, and for everything but reading, the source has to open the file. When it says that the
 //! file is not there any more, nobody can change it, and what was kept stays what it holds. A name is not taken away from
@@ -42,9 +44,10 @@ use super::Vfs;
 use super::files::{HandleOf, Holder, OpenFile, OpenedFile, slice};
 use super::writes::poll_once;
 use crate::awaited::Awaited;
+use crate::cache::{DataCache, blocks_in, is_settled};
 use crate::contents::{Contents, Reading};
 use crate::errno::{Errno, Result};
-use crate::file::{Attributes, Entry};
+use crate::file::{Attributes, Entry, FileId, Time, Version};
 use crate::source::{HandleId, Source, Target};
 use crate::table::ledger::Stage;
 use crate::table::{Believe, Ino, Moment};
@@ -75,12 +78,27 @@ pub(super) type OpenedLately = Mutex<VecDeque<(Moment, HandleId)>>;
 pub(super) struct ReadingContents {
     contents: Arc<Mutex<Contents>>,
     reading: Option<Reading>,
+    cache: Option<Arc<dyn DataCache>>,
+    /// The source's clock when it began.
+    clock: Option<Time>,
 }
 
 impl ReadingContents {
     /// Keeps what came with the reading: the content of `entry`, as it was then.
     pub(super) fn keep(&self, entry: &Entry, bytes: &[u8]) -> Option<Bytes> {
-        self.contents.lock().keep(self.reading.as_ref()?, entry.id, entry.attributes.version(), bytes)
+        let (file, version) = (entry.id, entry.attributes.version());
+        let kept = self.keep_cached(file, version, bytes)?;
+        if let Some(cache) = self.cache.as_ref().filter(|_| is_settled(&version, self.clock)) {
+            blocks_in(file, version, 0, &kept)
+                .into_iter()
+                .for_each(|(block, bytes)| cache.keep(block, bytes));
+        }
+        Some(kept)
+    }
+
+    /// Keeps in memory what the cache has of this version.
+    pub(super) fn keep_cached(&self, file: FileId, version: Version, bytes: &[u8]) -> Option<Bytes> {
+        self.contents.lock().keep(self.reading.as_ref()?, file, version, bytes)
     }
 }
 
@@ -95,7 +113,8 @@ impl Drop for ReadingContents {
 impl<S: Source> Vfs<S> {
     pub(super) fn begin_reading(&self) -> ReadingContents {
         let reading = Some(self.contents.lock().begin_reading());
-        ReadingContents { contents: self.contents.clone(), reading }
+        let (cache, clock) = (self.source.cache(), self.source.clock());
+        ReadingContents { contents: self.contents.clone(), reading, cache, clock }
     }
 
     /// The node's content is changed from here, or was.
@@ -110,7 +129,11 @@ impl<S: Source> Vfs<S> {
     /// the kernel may have.
     pub(super) async fn open_here(self: &Arc<Self>, of: HandleOf, before: Attributes) -> Option<OpenedFile> {
         let id = self.table.lock().id(of.ino).ok()?;
-        if !self.contents.lock().has(id) {
+        let has = || self.contents.lock().has(id);
+        if !has() {
+            self.bring_cached(of.ino).await;
+        }
+        if !has() {
             return None;
         }
         if self.near.load(Ordering::Relaxed) {

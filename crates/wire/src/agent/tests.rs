@@ -209,7 +209,7 @@ fn agent_frames() -> Vec<AgentFrame> {
         AgentFrame::Changed(Changed { directory, epoch: 3, what, attributes: Some(attributes) })
     }));
     frames.push(AgentFrame::LeasesLost);
-    frames.push(AgentFrame::Pong { nonce: 1 });
+    frames.push(AgentFrame::Pong { nonce: 1, clock: Time { seconds: 1, nanoseconds: 2 } });
     frames.push(AgentFrame::Closing { reason: "end".to_owned() });
     frames
 }

@@ -292,6 +292,8 @@ pub struct Counters {
     pub round_trips: u64,
     /// Bytes that came from the machine, with what is around the content.
     pub bytes_read: u64,
+    /// Bytes of contents that were read from the data cache on this computer's disk, in place of the machine.
+    pub bytes_cached: u64,
     /// Bytes that went to the machine, with what is around the content.
     pub bytes_written: u64,
     /// Requests that were sent again after a link was lost.
@@ -309,6 +311,7 @@ impl Counters {
             hits: self.hits + other.hits,
             round_trips: self.round_trips + other.round_trips,
             bytes_read: self.bytes_read + other.bytes_read,
+            bytes_cached: self.bytes_cached + other.bytes_cached,
             bytes_written: self.bytes_written + other.bytes_written,
             retries: self.retries + other.retries,
             reconnects: self.reconnects + other.reconnects,

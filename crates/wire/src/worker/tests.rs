@@ -14,6 +14,7 @@ fn config() -> MountConfig {
         reconnect: Reconnect::Automatic,
         options: BTreeMap::from([("allow-other".to_owned(), String::new())]),
         state_dir: "/var/lib/stead/mounts/m7".into(),
+        cache_dir: Some("/home/u/.cache/stead/data".into()),
         dial: Dial::Ssh(SshDial {
             program: "ssh".into(),
             control_path: "/run/stead/c1".into(),

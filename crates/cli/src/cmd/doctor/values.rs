@@ -32,6 +32,7 @@ pub fn values(context: &Context) -> Result<Vec<Value>> {
         path("state", paths.state_dir(), home_and("XDG_STATE_HOME")),
         path("sockets", paths.runtime_dir(), home_and("XDG_RUNTIME_DIR")),
         path("mounts", paths.mounts_dir(), origin(&["STEAD_HOME"])),
+        path("cache", paths.cache_dir(), home_and("XDG_CACHE_HOME")),
         path("log", &paths.log(), home_and("XDG_STATE_HOME")),
     ];
     // `checks` says it when the configuration cannot be read; it says nothing then.
