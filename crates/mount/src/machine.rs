@@ -142,8 +142,8 @@ impl Machine {
     fn opened(&self, opened: remote::client::Opened) -> Opened {
         let directory = opened.directory.map(|attributes| self.attributes(attributes));
         let is_own = self.acts_as.is_none_or(|uid| opened.entry.attributes.uid == uid);
-        let (entry, whole) = (self.entry(opened.entry), opened.whole);
-        Opened { entry, content: opened.content, whole, directory, is_own }
+        let (entry, whole, is_new) = (self.entry(opened.entry), opened.whole, opened.created);
+        Opened { entry, content: opened.content, whole, directory, is_own, is_new }
     }
 
     fn removed(&self, removed: remote::client::Removed) -> Removed {
@@ -334,8 +334,14 @@ impl Source for Machine {
     ) -> Result<Opened> {
         self.passed_at(&directory, &name).await;
         let (place, name, caller) = (directory.far()?, near::name(&name)?, caller.far()?);
-        let created = self.changing().create(place, name, mode, flags.far()?, handle.far()?, caller).await;
-        Ok(self.opened(outcome(created)?))
+        let client = match vfs::request::is_promised() {
+            true => self.changing().patient(),
+            false => self.changing(),
+        };
+        let mut call = client.create(place, name, mode, flags.far()?, handle.far()?, caller);
+        call.queued().await;
+        vfs::request::queued();
+        Ok(self.opened(outcome(call.await)?))
     }
 
     async fn create_unnamed(
@@ -431,6 +437,13 @@ impl Source for Machine {
 
     fn next_sequence(&self) -> Option<Sequence> {
         self.client.next_sequence().map(|number| Sequence(number.0))
+    }
+
+    fn owner_of_new(&self, caller: Caller) -> Option<(u32, u32)> {
+        Some(match self.owners {
+            Owners::Machine => (caller.uid, caller.gid),
+            Owners::One { uid, gid } => (uid, gid),
+        })
     }
 
     fn is_sure(&self, changes: &AttributeChanges) -> bool {

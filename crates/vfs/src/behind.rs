@@ -25,6 +25,8 @@ pub(crate) enum Extent {
     /// The content from the first to before the second offset. An end of [`u64::MAX`] is not known.
     Content(u64, u64),
     Attributes,
+    /// The making of the file, before anything else of it.
+    Creation,
 }
 
 impl Extent {
@@ -38,6 +40,11 @@ impl Extent {
 
     fn is_content(self) -> bool {
         matches!(self, Extent::Content(..))
+    }
+
+    /// Whether who reads or writes it has to wait for the other.
+    fn shows(self, other: Extent) -> bool {
+        self != Extent::Attributes && self.conflicts(other)
     }
 }
 
@@ -178,7 +185,7 @@ impl Behind {
         let mut ends = state.changes.iter().map(|begun| match begun.change.extent {
             Extent::Content(_, u64::MAX) => None,
             Extent::Content(_, end) => Some(end),
-            Extent::Attributes => Some(0),
+            Extent::Attributes | Extent::Creation => Some(0),
         });
         ends.try_fold(0, |most: u64, end| Some(most.max(end?)))
     }
@@ -193,6 +200,17 @@ impl Behind {
         }
         drop(state);
         self.moved.notify_waiters();
+    }
+
+    /// Whether the file is not made yet, as far as is known.
+    pub(crate) fn is_expected(&self) -> bool {
+        let is_creation = |begun: &Begun| begun.change.extent == Extent::Creation;
+        self.state.lock().changes.first().is_some_and(is_creation)
+    }
+
+    /// Whether content is under way.
+    pub(crate) fn has_content(&self) -> bool {
+        self.state.lock().changes.iter().any(|begun| begun.change.extent.is_content())
     }
 
     /// Whether nothing is under way.
@@ -214,7 +232,7 @@ impl Behind {
     /// writer would hold a reader up for ever.
     pub(crate) async fn caught_up_in(&self, start: u64, end: u64) {
         let range = Extent::Content(start, end);
-        self.until_over(|extent| extent.is_content() && extent.conflicts(range)).await;
+        self.until_over(|extent| extent.shows(range)).await;
     }
 
     async fn until_over(&self, is_waited_for: impl Fn(Extent) -> bool) {

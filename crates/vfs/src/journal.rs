@@ -7,7 +7,7 @@
 //! ```text
 //! offset  size  header
 //!      0     8  "steadjnl"
-//!      8     4  version: 3; 2 has no changes of attributes, and 1 no records of files either
+//!      8     4  version: 4; 3 has no creations, 2 no changes of attributes either, and 1 no records of files either
 //!     12     4  zero
 //!     16     8  epoch: of two files, the higher is the younger
 //! ```
@@ -36,13 +36,13 @@ use crate::file::Content;
 use crate::request::{RequestId, Sequence};
 use crate::source::Place;
 use crate::table::Ino;
-pub(crate) use format::{Described, Header, What, attributes_of, bytes_of};
+pub(crate) use format::{Creation, Described, Header, What, attributes_of, bytes_of};
 use format::{NO_WRITE, RECORD_BYTES, WRITE_BYTES_MAX, file_record, kind, next_record, number, record};
 
 const MAGIC: [u8; 8] = *b"steadjnl";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Versions that are read.
-const VERSIONS: [u32; 3] = [1, 2, VERSION];
+const VERSIONS: [u32; 4] = [1, 2, 3, VERSION];
 const HEADER_BYTES: usize = 24;
 /// Their names, in a mount's directory.
 pub const FILES: [&str; 2] = ["journal.0", "journal.1"];
@@ -130,6 +130,8 @@ pub(crate) struct Left {
     pub(crate) pending: Vec<Pending>,
     /// Requests whose writes were taken, with how much, and 0 for changes of attributes: they need no other answer.
     pub(crate) taken: HashMap<RequestId, u32>,
+    /// Requests whose files were said to be made, with the nodes.
+    pub(crate) created: HashMap<RequestId, Ino>,
     /// What is said of files.
     pub(crate) files: HashMap<Ino, Described>,
 }
@@ -144,6 +146,10 @@ impl Left {
                     let length = match header.what {
                         What::Content => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
                         What::Attributes => 0,
+                        What::Creation => {
+                            self.created.insert(header.request, header.ino);
+                            0
+                        }
                     };
                     *self.taken.entry(header.request).or_default() += length;
                 }
@@ -305,6 +311,7 @@ impl State {
         let kind = match header.what {
             What::Content => kind::WRITE,
             What::Attributes => kind::ATTRIBUTES,
+            What::Creation => kind::CREATION,
         };
         let flags = u8::from(header.clear_set_id);
         lead.extend_from_slice(&record(segment.epoch, (kind, flags), header, bytes));
@@ -426,6 +433,7 @@ impl Journal {
         let (mut pending, mut files) = (HashMap::new(), HashMap::<Ino, usize>::new());
         for at in [1 - current, current] {
             let mut found = std::mem::take(&mut found[at]);
+            left.created.extend(std::mem::take(&mut found.created));
             found.pending.retain(|write| !done.contains(&write.header.sequence));
             segments[at].pending = found.pending.len();
             for Pending { header, .. } in &found.pending {

@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 
 use crate::errno::Errno;
 use crate::file::{AttributeChanges, Caller, Content, FileId, SetTime};
-use crate::journal::{JournalError, What, attributes_of, files_by_age, read_left};
+use crate::journal::{Creation, JournalError, What, attributes_of, files_by_age, read_left};
 use crate::log::{Log, LogError};
 use crate::source::{HandleId, Place, Source};
 use crate::table::Ino;
@@ -43,6 +43,7 @@ use crate::table::ledger::Replay as Ledger;
 use crate::vfs::record::FILE as STATE;
 use extents::{Extents, Piece};
 use progress::Progress;
+pub(crate) use save::{ASIDE_NAMES_MAX, name_aside};
 use save::{Fate, Replay, Stuck};
 
 /// Files that are replayed at once: enough that a far machine is not waited for one round trip after the other.
@@ -93,9 +94,11 @@ struct UnsavedFile {
     /// What counts of them in the end.
     extents: Extents,
     clear_set_id: bool,
-    /// What is to be set when the writes are there, and of how many changes.
+    /// What is to be set when the writes are there, and how many changes this and its making are.
     attributes: AttributeChanges,
     changes: u64,
+    /// It was said to be made, and is not known to be.
+    creation: Option<Creation>,
 }
 
 /// What a mount has left unsaved in its directory.
@@ -162,13 +165,22 @@ impl Unsaved {
                     clear_set_id: false,
                     attributes: AttributeChanges::default(),
                     changes: 0,
+                    creation: None,
                 });
             }
             let file = &mut files[number];
-            if write.header.what == What::Attributes {
-                file.changes += 1;
-                file.attributes = file.attributes.then(attributes_of(&write.header, &write.bytes));
-                continue;
+            match write.header.what {
+                What::Content => {}
+                What::Attributes => {
+                    file.changes += 1;
+                    file.attributes = file.attributes.then(attributes_of(&write.header, &write.bytes));
+                    continue;
+                }
+                What::Creation => {
+                    file.changes += 1;
+                    file.creation = Creation::read(&write.bytes);
+                    continue;
+                }
             }
             // It has changed the content since.
             file.attributes.modified = SetTime::Keep;

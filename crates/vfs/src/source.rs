@@ -102,6 +102,8 @@ pub struct Opened {
     pub directory: Option<Attributes>,
     /// Whether the source is sure to let the file's mode and times be set: it acts as the file's owner, or may do everything.
     pub is_own: bool,
+    /// Whether the request has made the file.
+    pub is_new: bool,
 }
 
 /// What a removal left behind.
@@ -359,6 +361,12 @@ pub trait Source: Send + Sync + 'static {
     /// [queued](crate::request::queued) may say so.
     fn is_sure(&self, _changes: &AttributeChanges) -> bool {
         false
+    }
+
+    /// Whose a file will be that is made for this user, so that it can be said to be made before it is. `None` where that is
+    /// not known. Only a source that keeps the order of [`Source::is_sure`] may say so, creations included.
+    fn owner_of_new(&self, _caller: Caller) -> Option<(u32, u32)> {
+        None
     }
 
     /// Nothing will be sent under this number any more, if ever something was.

@@ -20,6 +20,7 @@
 //! next [`Table::forget`], [`Table::closed`], [`Table::apply`] or listed entry, when nobody holds a number of it.
 
 mod changes;
+mod expected;
 mod idle;
 mod learn;
 pub(crate) mod ledger;
@@ -419,13 +420,16 @@ impl Table {
     /// What is believed of a name, without asking.
     pub fn lookup(&mut self, parent: Ino, name: &[u8], now: Moment) -> Result<Option<Known>> {
         let directory = self.directory(parent)?;
-        let lease = directory.lease;
+        let (lease, is_own) = (directory.lease, directory.is_own());
         let Some(slot) = directory.names.get(name) else {
-            let absent = directory.complete != 0 && directory.complete == lease;
-            return Ok(absent.then(|| self.absent_from_listing(parent, name, now)));
+            if directory.complete != 0 && directory.complete == lease {
+                return Ok(Some(self.absent_from_listing(parent, name, now)));
+            }
+            return Ok(is_own.then_some(Known::Absent(Believe::Once)));
         };
         let believe = Table::believe(slot.seen, lease, now);
         let known = match slot.what {
+            Meaning::Absent if is_own => Some(Known::Absent(believe)),
             _ if believe == Believe::Once => None,
             Meaning::Unknown => None,
             Meaning::Absent => Some(Known::Absent(believe)),

@@ -550,7 +550,7 @@ impl State {
         let entry = self.tree.entry(id)?;
         let content = self.tree.read(id, 0, inline)?;
         let whole = inline > 0 && content.len() as u64 == entry.attributes.size;
-        Ok(Opened { entry, content, whole, directory: None, is_own: true })
+        Ok(Opened { entry, content, whole, directory: None, is_own: true, is_new: false })
     }
 
     fn removed(&self, directory: FileId, id: FileId) -> Result<Removed> {
@@ -731,15 +731,17 @@ impl Source for Memory {
     ) -> Result<Opened> {
         let request = |state: &mut State| {
             let directory = state.tree.resolve(&directory)?;
-            let id = match state.tree.lookup(directory, &name)? {
+            let found = state.tree.lookup(directory, &name)?;
+            let id = match found {
                 Some(_) if flags.exclusive => return Err(Errno::EEXIST),
                 Some(id) => id,
                 None => state.tree.make(directory, &name, Kind::File, mode & !caller.umask)?,
             };
             let opened = state.open(id, flags, handle, 0)?;
-            Ok(Opened { directory: Some(state.tree.entry(directory)?.attributes), ..opened })
+            let directory = Some(state.tree.entry(directory)?.attributes);
+            Ok(Opened { directory, is_new: found.is_none(), ..opened })
         };
-        self.carry_out("create", true, request).await
+        self.carry_out_in_line("create", true, Some(handle), request).await
     }
 
     async fn create_unnamed(
@@ -887,6 +889,10 @@ impl Source for Memory {
         }
         state.sequence += 1;
         Some(Sequence(state.sequence))
+    }
+
+    fn owner_of_new(&self, _caller: Caller) -> Option<(u32, u32)> {
+        (!self.state.lock().is_unsure).then_some((0, 0))
     }
 
     fn is_sure(&self, _changes: &AttributeChanges) -> bool {

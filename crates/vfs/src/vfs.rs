@@ -9,6 +9,7 @@
 
 mod attributes;
 mod cached;
+mod creations;
 mod directories;
 mod fetch;
 mod files;
@@ -48,6 +49,7 @@ use crate::source::{Change, Changed, HandleId, Place, Source, Target};
 use crate::table::{Census, Ino, Limits, Moment, Notice, Table};
 use crate::walker::Walker;
 use attributes::KnownSpace;
+use creations::Expectations;
 use directories::OpenDirectory;
 use files::{FileState, OpenFile};
 use here::OpenedLately;
@@ -121,6 +123,8 @@ pub struct Vfs<S: Source> {
     read_on: Notify,
     /// The space on each file system, by its device number.
     spaces: Mutex<HashMap<u64, KnownSpace>>,
+    /// Files that were said to be made, and may not be.
+    expected: Expectations,
     /// Handles that the kernel has given up and the source has not been told of.
     closing: Mutex<Vec<HandleId>>,
     next_handle: AtomicU64,
@@ -168,6 +172,7 @@ impl<S: Source> Vfs<S> {
             readers: Mutex::default(),
             read_on: Notify::new(),
             spaces: Mutex::default(),
+            expected: Expectations::default(),
             closing: Mutex::default(),
             told: AtomicU64::new(0),
             unwritten: Arc::new(Semaphore::new(UNWRITTEN_BYTES_MAX)),
@@ -233,8 +238,8 @@ impl<S: Source> Vfs<S> {
 
     /// Says how long a question to the source takes. Up to [`NEAR`] every `open` asks whether the file has changed. Beyond
     /// it an `open` of a file under lease does not wait: the source tells of a change in half the time that a question
-    /// takes, so that whoever has heard of the change another way has hardly been faster. And only beyond it are attributes said
-    /// to be set before they are.
+    /// takes, so that whoever has heard of the change another way has hardly been faster. And only beyond it are files and
+    /// attributes said to be made and set before they are.
     pub fn set_round_trip(&self, round_trip: Duration) {
         let is_near = round_trip <= NEAR;
         if self.near.swap(is_near, Ordering::Relaxed) != is_near {

@@ -5,7 +5,7 @@
 //!      0     4  CRC-32 (IEEE) of what follows, the bytes included
 //!      4     4  length of the bytes
 //!      8     8  epoch of the file when it was written
-//!     16     1  kind: 1 a write, 2 writes that are done, 3 a file, 4 a change of attributes
+//!     16     1  kind: 1 a write, 2 writes that are done, 3 a file, 4 a change of attributes, 5 a creation
 //!     17     1  for a write and a change of attributes, bit 0: clears set-id bits; for a file, bit 0: its content is known,
 //!               bit 1: its place is said
 //!     18     6  zero
@@ -14,7 +14,7 @@
 //!     40     8  handle
 //!     48     8  node
 //!     56     8  offset in the file
-//!     64   ...  bytes; of kind 2, sequence numbers of 8 bytes each; of kinds 3 and 4, see below
+//!     64   ...  bytes; of kind 2, sequence numbers of 8 bytes each; of kinds 3 to 5, see below
 //!
 //! offset  size  bytes of a file's record, all other fields but the node being zero
 //!      0     8  size
@@ -32,16 +32,24 @@
 //!      8     4  group
 //!     12    12  last read: nanoseconds, and seconds since 1970 in 8 bytes
 //!     24    12  last change of the content: as before
+//!
+//! offset  size  bytes of a creation, whose handle is to have the file open
+//!      0     8  node of the directory
+//!      8     8  user and group for whom, 4 bytes each
+//!     16     4  mode, and what is taken from it, 2 bytes each
+//!     20     4  how it is opened, as in the record of a handle; zero
+//!     24   ...  name
 //! ```
 
 use std::io::{self, Read};
 
 use bytes::Bytes;
 
-use crate::file::{AttributeChanges, Content, FileId, SetTime, Time};
+use crate::file::{AttributeChanges, Caller, Content, FileId, Name, OpenFlags, SetTime, Time};
 use crate::request::{RequestId, Sequence};
 use crate::source::{HandleId, Place};
 use crate::table::Ino;
+use crate::table::ledger::{flag_bits, flags_of};
 
 pub(super) const RECORD_BYTES: usize = 64;
 
@@ -55,11 +63,15 @@ pub(super) const PLACE_BYTES: usize = 48;
 /// The bytes of a change of attributes.
 const CHANGES_BYTES: usize = 36;
 
+/// The bytes of a creation before the name.
+const CREATION_BYTES: usize = 24;
+
 pub(super) mod kind {
     pub(in crate::journal) const WRITE: u8 = 1;
     pub(in crate::journal) const DONE: u8 = 2;
     pub(in crate::journal) const FILE: u8 = 3;
     pub(in crate::journal) const ATTRIBUTES: u8 = 4;
+    pub(in crate::journal) const CREATION: u8 = 5;
 }
 
 /// What the bytes of a [`Pending`](super::Pending) are.
@@ -69,6 +81,43 @@ pub(crate) enum What {
     Content,
     /// A change of attributes, to be read with [`attributes_of`].
     Attributes,
+    /// The creation of the file, to be read with [`Creation::read`].
+    Creation,
+}
+
+/// A file that is to be made, and opened by the handle of its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Creation {
+    pub(crate) parent: Ino,
+    pub(crate) name: Name,
+    pub(crate) mode: u16,
+    pub(crate) flags: OpenFlags,
+    pub(crate) caller: Caller,
+}
+
+impl Creation {
+    pub(crate) fn bytes(&self) -> Bytes {
+        let Caller { uid, gid, umask } = self.caller;
+        let mut bytes = Vec::with_capacity(CREATION_BYTES + self.name.len());
+        bytes.extend_from_slice(&self.parent.0.to_le_bytes());
+        bytes.extend_from_slice(&uid.to_le_bytes());
+        bytes.extend_from_slice(&gid.to_le_bytes());
+        bytes.extend_from_slice(&self.mode.to_le_bytes());
+        bytes.extend_from_slice(&umask.to_le_bytes());
+        bytes.extend_from_slice(&[flag_bits(self.flags), 0, 0, 0]);
+        bytes.extend_from_slice(&self.name);
+        bytes.into()
+    }
+
+    /// What [`Creation::bytes`] has made; `None` of other bytes.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Creation> {
+        let (head, name) = bytes.split_first_chunk::<CREATION_BYTES>()?;
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let short = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
+        let caller = Caller { uid: word(8), gid: word(12), umask: short(18) };
+        let (mode, flags) = (short(16), flags_of(head[20]));
+        Some(Creation { parent: Ino(number(head, 0)), name: name.into(), mode, flags, caller })
+    }
 }
 
 /// What a write or a change of attributes is.
@@ -125,7 +174,11 @@ pub(super) const NO_WRITE: Header = Header {
 impl Header {
     /// That of a record.
     pub(super) fn of(record: &[u8; RECORD_BYTES]) -> Header {
-        let what = if record[16] == kind::ATTRIBUTES { What::Attributes } else { What::Content };
+        let what = match record[16] {
+            kind::ATTRIBUTES => What::Attributes,
+            kind::CREATION => What::Creation,
+            _ => What::Content,
+        };
         Header {
             what,
             sequence: Sequence(number(record, 24)),

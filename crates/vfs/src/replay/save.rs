@@ -13,6 +13,7 @@ use super::progress::{Progress, Written};
 use super::{Manner, NO_NAME, UnsavedFile};
 use crate::errno::{Errno, Result};
 use crate::file::{AttributeChanges, Caller, Content, Entry, Kind, NAME_BYTES_MAX, Name, OpenFlags, WriteAt};
+use crate::journal::Creation;
 use crate::log::LogError;
 use crate::source::{HandleId, Place, Source, TRANSFER_BYTES_MAX, Target};
 use crate::table::Ino;
@@ -25,7 +26,7 @@ const BYTES_AT_ONCE: u32 = 2 << 20;
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// Names that are tried for a new file beside the one that the writes were for.
-const ASIDE_NAMES_MAX: u32 = 100;
+pub(crate) const ASIDE_NAMES_MAX: u32 = 100;
 
 /// What the name of a new file has between the file's own name and the label.
 const ASIDE: &str = ".stead-conflict-";
@@ -130,8 +131,14 @@ impl<S: Source> Replay<S> {
         }
         let is_same =
             |entry: &Entry| Some(entry.id) == id && entry.attributes.kind == Kind::File && aside.is_none();
-        if pieces.is_empty() && file.attributes != AttributeChanges::default() {
-            // Attributes alone are worth no new file.
+        if let (Some(creation), None) = (&file.creation, &aside)
+            && self.make(file, creation, (path, &found), &pieces, handle).await?
+        {
+            self.progress.lock().over(file.ino)?;
+            return Ok(Fate::Saved);
+        }
+        if pieces.is_empty() {
+            // Attributes alone are worth no new file, and a creation that was refused is worth none elsewhere.
             if let Some(entry) = found.entry.filter(is_same) {
                 let place = Place { id: entry.id, path: path.into() };
                 self.set_attributes(file, Target::Place(place)).await?;
@@ -141,7 +148,7 @@ impl<S: Source> Replay<S> {
         }
         if let Some(entry) = found.entry.filter(is_same) {
             let place = Place { id: entry.id, path: path.into() };
-            if self.write_to(file, place, &pieces, handle).await? {
+            if self.write_to(file, file.content, place, &pieces, handle).await? {
                 self.progress.lock().over(file.ino)?;
                 return Ok(Fate::Saved);
             }
@@ -149,6 +156,48 @@ impl<S: Source> Replay<S> {
         let to = self.put_aside(file, (path, found), &pieces, handle, aside).await?;
         self.progress.lock().over(file.ino)?;
         Ok(Fate::Aside(to))
+    }
+
+    /// Makes the file that was said to be made, if nothing has its name. A file that has may be it, made before the link was
+    /// lost: its content tells. Gives whether all is in it.
+    async fn make(
+        &self,
+        file: &UnsavedFile,
+        creation: &Creation,
+        (path, found): (&[u8], &Found),
+        pieces: &[Piece],
+        handle: HandleId,
+    ) -> std::result::Result<bool, Stuck> {
+        let empty = |entry: &Entry| {
+            let now = entry.attributes.content().unwrap_or_default();
+            Some(Content { size: 0, ..now })
+        };
+        if let Some(entry) = found.entry {
+            let is_file = entry.attributes.kind == Kind::File;
+            // What somebody else has written has attributes of theirs.
+            if !is_file || pieces.is_empty() && entry.attributes.size > 0 {
+                return Ok(false);
+            }
+            let place = Place { id: entry.id, path: path.into() };
+            return self.write_to(file, empty(&entry), place, pieces, handle).await;
+        }
+        let Creation { name, mode, caller, .. } = creation;
+        if *join(&found.directory.path, name) != *path {
+            return Ok(false);
+        }
+        let flags = OpenFlags { exclusive: true, ..READ_WRITE };
+        let directory = found.directory.clone();
+        let asked = self.source.create(directory, name.clone(), *mode, flags, handle, *caller);
+        let opened = match self.answer(asked).await {
+            Ok(opened) => opened,
+            Err(Errno::EEXIST) => return Ok(false),
+            Err(errno) if is_of_file(errno) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        };
+        // Its mode may not let it be opened again.
+        let outcome = self.write_open(file, (empty(&opened.entry), opened.entry), pieces, handle).await;
+        self.close(handle).await;
+        outcome
     }
 
     /// Descends to the file at `path`, through directories only.
@@ -185,6 +234,7 @@ impl<S: Source> Replay<S> {
     async fn write_to(
         &self,
         file: &UnsavedFile,
+        content: Option<Content>,
         place: Place,
         pieces: &[Piece],
         handle: HandleId,
@@ -195,7 +245,7 @@ impl<S: Source> Replay<S> {
             Err(errno) => return Err(errno.into()),
         };
         let outcome = match opened.entry.id == place.id {
-            true => self.write_open(file, opened.entry, pieces, handle).await,
+            true => self.write_open(file, (content, opened.entry), pieces, handle).await,
             false => Ok(false),
         };
         self.close(handle).await;
@@ -205,13 +255,13 @@ impl<S: Source> Replay<S> {
     async fn write_open(
         &self,
         file: &UnsavedFile,
-        entry: Entry,
+        (content, entry): (Option<Content>, Entry),
         pieces: &[Piece],
         handle: HandleId,
     ) -> std::result::Result<bool, Stuck> {
         let now = entry.attributes.content().unwrap_or_default();
         let written = self.progress.lock().written(file.ino);
-        let Some(from) = self.written_so_far(file, written, now, pieces, handle).await? else {
+        let Some(from) = self.written_so_far((file, content), written, now, pieces, handle).await? else {
             return Ok(false);
         };
         if written.is_none() && from < pieces.len() {
@@ -248,14 +298,14 @@ impl<S: Source> Replay<S> {
     /// How many pieces are in a file that is what the writes were for; `None` if it is not.
     async fn written_so_far(
         &self,
-        file: &UnsavedFile,
+        (file, before): (&UnsavedFile, Option<Content>),
         written: Option<Written>,
         now: Content,
         pieces: &[Piece],
         handle: HandleId,
     ) -> Result<Option<usize>> {
         let so_far = written.map_or(0, |written| usize::try_from(written.pieces).unwrap_or(usize::MAX));
-        let expected = written.map(|written| written.content).or(file.content);
+        let expected = written.map(|written| written.content).or(before);
         if expected == Some(now) {
             return Ok(Some(so_far.min(pieces.len())));
         }
@@ -273,7 +323,7 @@ impl<S: Source> Replay<S> {
         }
         // Some of the writes may have been made before.
         let is_ours = |before: Content| holds_only_ours(&file.writes, &found, before.size, now.size);
-        Ok((written.is_none() && file.content.is_some_and(is_ours)).then_some(0))
+        Ok((written.is_none() && before.is_some_and(is_ours)).then_some(0))
     }
 
     /// What the file holds where the pieces are, each shorter only at its end.
@@ -367,7 +417,7 @@ impl<S: Source> Replay<S> {
             return Ok(name);
         }
         for number in 1..=ASIDE_NAMES_MAX {
-            let name = self.name_aside(own, ino, number);
+            let name = name_aside(own, &format!("{}-{}", self.manner.label, ino.0), number);
             match self.look(directory.clone(), name.clone()).await? {
                 Some(_) => continue,
                 None => self.progress.lock().put_aside(ino, name.clone())?,
@@ -393,15 +443,6 @@ impl<S: Source> Replay<S> {
         Ok(self.answer(self.source.sync(Target::Handle(handle), false)).await?)
     }
 
-    fn name_aside(&self, own: &[u8], ino: Ino, number: u32) -> Name {
-        let mut tail = format!("{ASIDE}{}-{}", self.manner.label, ino.0);
-        if number > 1 {
-            tail += &format!("-{number}");
-        }
-        let own = &own[..own.len().min(NAME_BYTES_MAX.saturating_sub(tail.len()))];
-        [own, tail.as_bytes()].concat().into()
-    }
-
     async fn close(&self, handle: HandleId) {
         match tokio::time::timeout(CLOSE_WAIT, self.source.close(handle)).await {
             Ok(Ok(())) => {}
@@ -409,6 +450,16 @@ impl<S: Source> Replay<S> {
             Err(_) => tracing::debug!("a replayed file is closed later"),
         }
     }
+}
+
+/// The `number`th name for a new file beside the one with the name `own`.
+pub(crate) fn name_aside(own: &[u8], label: &str, number: u32) -> Name {
+    let mut tail = format!("{ASIDE}{label}");
+    if number > 1 {
+        tail += &format!("-{number}");
+    }
+    let own = &own[..own.len().min(NAME_BYTES_MAX.saturating_sub(tail.len()))];
+    [own, tail.as_bytes()].concat().into()
 }
 
 /// Whether it is the file that cannot be written to, and not the source that cannot be asked.

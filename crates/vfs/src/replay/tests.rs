@@ -465,6 +465,7 @@ fn a_file_that_the_source_does_not_answer_for_is_left_and_the_others_are_saved()
                 clear_set_id: false,
                 attributes: AttributeChanges::default(),
                 changes: 0,
+                creation: None,
             };
             unsaved.files.push(second);
             let gate = left.memory.stop(stop);
@@ -576,4 +577,58 @@ fn attributes_that_were_not_saved_are_set_after_what_was_written_before_them() {
             assert_eq!(left.at("d/f"), expected);
         });
     }
+}
+
+/// A file `d/g` is said to be made, and written to.
+async fn expected(left: &Left, stop: Stop) {
+    let vfs = left.mount();
+    left.open(&vfs).await;
+    let directory = vfs.find(left.memory.look(|tree| tree.at("d")).expect("there")).expect("known");
+    let flags = READ_WRITE;
+    for name in [b"first", b"later"] {
+        assert!(matches!(vfs.lookup(directory, name).await, Ok(crate::vfs::Looked::Absent(_))));
+    }
+    vfs.create(directory, b"first", 0o644, flags, CALLER).await.expect("made");
+    left.cut();
+    left.memory.stop(stop);
+    let by = crate::file::ThreadId::UNKNOWN;
+    let made = vfs.create_ahead(directory, b"later", (0o640, flags), CALLER, by).await.expect("no error");
+    let (_, opened) = made.expect("at once");
+    vfs.write(opened.handle, 0, "content".into(), WriteFrom::Pages, false).await.expect("taken");
+}
+
+#[test]
+fn a_file_that_was_not_made_is_made_under_its_name() {
+    for stop in [Stop::Asking("create"), Stop::Replying("create")] {
+        block_on(async {
+            let left = Left::with_nothing();
+            expected(&left, stop).await;
+            left.memory.mend();
+            let replayed = left.replay().await;
+            assert_eq!((replayed.aside, replayed.left), (vec![], vec![]), "{stop:?}");
+            assert_eq!(left.at("d/later"), b"content");
+            assert_eq!(left.names(), 3);
+            left.replay().await;
+            assert_eq!((left.at("d/later").as_slice(), left.names()), (b"content".as_slice(), 3));
+        });
+    }
+}
+
+#[test]
+fn what_another_has_made_under_the_name_of_a_file_that_was_not_made_stays() {
+    block_on(async {
+        let left = Left::with_nothing();
+        expected(&left, Stop::Asking("create")).await;
+        left.memory.edit(|tree| {
+            let file =
+                tree.make(tree.at("d").expect("there"), &name("later"), Kind::File, 0o600).expect("new");
+            tree.write(file, Some(0), b"theirs").expect("written")
+        });
+        left.memory.mend();
+        let replayed = left.replay().await;
+        assert_eq!(left.at("d/later"), b"theirs");
+        let [Aside { of, to }] = &replayed.aside[..] else { panic!("{replayed:?}") };
+        assert_eq!(&of[..], b"d/later");
+        assert_eq!(left.at(std::str::from_utf8(to).expect("text")), b"content");
+    });
 }

@@ -72,7 +72,7 @@ impl Table {
 
     fn doubt_or_forget_name(&mut self, parent: Ino, name: &Name, notices: &mut Vec<Notice>) {
         let Ok(directory) = self.directory_mut(parent) else { return };
-        if directory.names.contains_key(name) || directory.complete != 0 {
+        if directory.names.contains_key(name) || directory.complete != 0 || directory.own.is_some() {
             self.mark(parent, name, Meaning::Unknown, Seen::default(), Cause::Here, notices);
         }
     }

@@ -17,6 +17,7 @@ impl Table {
     /// be marked with, or `None` when they are to be used once.
     fn take_lease(&mut self, at: Ino, ticket: Ticket, lease: Option<Lease>, now: Moment) -> Option<Seen> {
         if !self.holds(at, ticket) {
+            self.take_lease_of_own(at, ticket, lease);
             return None;
         }
         let next_lease = self.leases_had + 1;
@@ -38,6 +39,18 @@ impl Table {
         let lease = directory.lease;
         self.leases_had = self.leases_had.max(lease);
         Some(Seen { at: now, lease, valid_ms: 0 })
+    }
+
+    /// Takes the lease of a directory of our own, whatever names it came with: our changes cross every question there, of
+    /// others' we would have heard since, and nothing was seen under a lease before.
+    fn take_lease_of_own(&mut self, at: Ino, ticket: Ticket, lease: Option<Lease>) {
+        let (next_lease, is_current) = (self.leases_had + 1, ticket.clock >= self.leases_lost_at);
+        let Ok(directory) = self.directory_mut(at) else { return };
+        let is_watched = lease.is_some_and(|lease| lease.valid_ms == 0 && lease.epoch >= directory.epoch);
+        if is_watched && is_current && directory.is_own() && directory.lease == 0 {
+            directory.lease = next_lease;
+            self.leases_had = next_lease;
+        }
     }
 
     /// Takes in what the source said of a name. Gives the node and for how long its name may be believed. Fails with

@@ -14,6 +14,7 @@ use crate::log::Records;
 use crate::request::{RequestId, Sequence, Slot};
 use crate::source::HandleId;
 
+use super::expected::is_expected;
 use super::locks::{HeldLock, Locks};
 use super::node::{Meaning, Node, Seen, Slot as NameSlot};
 use super::{Ino, Limits, Moment, Table};
@@ -38,6 +39,7 @@ mod kind {
     pub(super) const KEPT: u8 = 14;
     pub(super) const LOCKED: u8 = 15;
     pub(super) const FAILED: u8 = 16;
+    pub(super) const IDENTIFIED: u8 = 17;
 }
 
 /// Something that is kept for a successor and means nothing here.
@@ -294,6 +296,13 @@ impl Table {
         }
     }
 
+    /// A file that was said to be made is this one.
+    pub(super) fn record_identity(&mut self, ino: Ino, id: FileId) {
+        if self.is_recorded(ino) {
+            self.record(kind::IDENTIFIED, &[ino.0, id.device, id.inode, id.birth], &[]);
+        }
+    }
+
     /// The kernel was given the node once more; its count is right already.
     pub(super) fn record_lookup(&mut self, ino: Ino) {
         if self.ledger.is_none() {
@@ -328,6 +337,21 @@ impl Table {
     pub(super) fn record_gone(&mut self, ino: Ino, node: &Node) {
         if node.recorded {
             self.record(kind::GONE, &[ino.0], &[]);
+        }
+    }
+
+    /// Lets go of files that were said to be made, and of which neither a predecessor nor the kernel has heard more: the
+    /// journal does not have them, so nobody was told.
+    pub(crate) fn forget_expected(&mut self, is_journalled: impl Fn(Ino) -> bool) {
+        let expected = self.nodes.iter().filter(|(_, node)| is_expected(node.id));
+        let orphans: Vec<_> = expected.map(|(ino, _)| *ino).filter(|ino| !is_journalled(*ino)).collect();
+        for ino in orphans {
+            let handles: Vec<_> = self.ledger().map_or(Vec::new(), |ledger| {
+                let of_it = ledger.handles.iter().filter(|(_, held)| held.ino == ino);
+                of_it.map(|(handle, _)| *handle).collect()
+            });
+            handles.into_iter().for_each(|handle| self.handle_closed(handle));
+            self.remove(ino);
         }
     }
 
@@ -464,6 +488,11 @@ impl Replay {
                 table.restore_no_name(ino, parent, &content.into());
             }
             kind::GONE => table.remove(Ino(number()?)),
+            kind::IDENTIFIED => {
+                let ino = Ino(number()?);
+                let id = FileId { device: number()?, inode: number()?, birth: number()? };
+                table.restore_identity(ino, id);
+            }
             kind::LOOKED_UP => {
                 let (ino, count) = (Ino(number()?), number()?);
                 if let Ok(node) = table.known_mut(ino) {
@@ -599,6 +628,15 @@ impl Table {
         self.next = self.next.max(ino.0 + 1);
     }
 
+    fn restore_identity(&mut self, ino: Ino, id: FileId) {
+        let Ok(node) = self.known_mut(ino) else { return };
+        let before = std::mem::replace(&mut node.id, id);
+        if self.by_id.get(&before) == Some(&ino) {
+            self.by_id.remove(&before);
+        }
+        self.by_id.insert(id, ino);
+    }
+
     fn restore_name(&mut self, ino: Ino, parent: Ino, name: &Name) {
         if !self.can_have_name(ino, parent, name) {
             return;
@@ -682,13 +720,13 @@ fn kept_number(what: Kept) -> u8 {
 }
 
 /// Bit 7 is set in all, so that no flags are not a directory.
-fn flag_bits(flags: OpenFlags) -> u8 {
+pub(crate) fn flag_bits(flags: OpenFlags) -> u8 {
     let OpenFlags { read, write, append, truncate, sync, direct, exclusive } = flags;
     let bits = [read, write, append, truncate, sync, direct, exclusive, true];
     bits.iter().rev().fold(0, |bits, bit| bits << 1 | u8::from(*bit))
 }
 
-fn flags_of(bits: u8) -> OpenFlags {
+pub(crate) fn flags_of(bits: u8) -> OpenFlags {
     let has = |bit: u8| bits & 1 << bit != 0;
     OpenFlags {
         read: has(0),

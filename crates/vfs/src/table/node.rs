@@ -55,11 +55,22 @@ pub(super) struct Directory {
     pub(super) present: usize,
     /// Names that the source was asked for one by one.
     pub(super) asked: u32,
+    /// Who is sure to be allowed to make files here: user and group for whom one was made last, under the lease in force, or
+    /// whose own it is.
+    pub(super) makes_for: Option<(u32, u32)>,
+    /// It was made from here, and nobody else is known to have changed a name in it since: what is not in `names` is not
+    /// there, while `let_go` is this number.
+    pub(super) own: Option<u64>,
     /// When `asked` reaches this, the directory is worth listing; see [`Table::is_worth_listing`](super::Table).
     pub(super) list_at: u32,
 }
 
 impl Directory {
+    /// Whether it is ours alone, as far as is known.
+    pub(super) fn is_own(&self) -> bool {
+        self.own == Some(self.let_go)
+    }
+
     /// Makes room for one more name that is not there. What a kernel may believe of those that go is taken back.
     pub(super) fn purge_absent(&mut self, at: Ino, notices: &mut Vec<Notice>) {
         if self.names.len() - self.present < ABSENT_NAMES_MAX {

@@ -10,8 +10,17 @@
 use crate::file::{Attributes, Entry, FileId, Kind, Name};
 use crate::source::{Change, Changed};
 
-use super::node::{Meaning, Pages, Seen};
+use super::expected::is_expected;
+use super::node::{Meaning, Node, Pages, Seen};
 use super::{Cause, Ino, Notice, Table};
+
+/// Whether what a directory is now may let others make files in it than what it was before: its mode or its owner is another,
+/// or something has changed of it that is neither its names nor shown.
+fn may_let_others_in(now: &Attributes, before: &Attributes) -> bool {
+    let rights = |of: &Attributes| (of.mode, of.uid, of.gid);
+    let names_are_the_same = now.modified == before.modified && now.changed != before.changed;
+    rights(now) != rights(before) || names_are_the_same
+}
 
 impl Table {
     /// Takes in what the source tells of a directory.
@@ -30,6 +39,11 @@ impl Table {
         directory.epoch = directory.epoch.max(changed.epoch);
         directory.changed_at = clock;
         let is_itself = matches!(changed.what, Change::Itself);
+        let is_awaited = match &changed.what {
+            // Whose it is will be known when ours is made, or is not.
+            Change::Present { name, .. } => self.is_awaited(at, name),
+            _ => false,
+        };
         let names_changed = match changed.what {
             Change::LeaseLost => {
                 self.open_files_left_unseen(at, notices);
@@ -40,11 +54,23 @@ impl Table {
             Change::Present { name, entry } => self.name_told(at, &name, Some(entry), notices),
         };
         let attributes = changed.attributes.filter(|attributes| attributes.kind == Kind::Directory);
+        let known = self.node_mut(at).attributes;
+        let is_opened = is_itself && attributes.is_none_or(|told| may_let_others_in(&told, &known));
+        if let Ok(directory) = self.directory_mut(at) {
+            directory.own = directory.own.filter(|_| !names_changed || is_awaited);
+            directory.makes_for = directory.makes_for.filter(|_| !is_opened);
+        }
         let differs = attributes.is_some_and(|told| told.differ(&self.node_mut(at).attributes));
         if differs || is_itself || names_changed {
             self.doubt_attributes(at);
             notices.push(if names_changed { Notice::Listing(at) } else { Notice::Attributes(at) });
         }
+    }
+
+    /// Whether the name is that of a file that is said to be made.
+    fn is_awaited(&self, parent: Ino, name: &Name) -> bool {
+        let ino = self.lookup_any(parent, name);
+        ino.and_then(|ino| self.id(ino).ok()).is_some_and(is_expected)
     }
 
     /// Gives whether the set of names changed.
@@ -72,7 +98,10 @@ impl Table {
         if same {
             return false;
         }
-        if let Some(Meaning::Present(ino)) = known {
+        // One that is said to be made has no name there to lose.
+        if let Some(Meaning::Present(ino)) = known
+            && !self.id(ino).is_ok_and(is_expected)
+        {
             self.left_unseen(ino, notices);
         }
         if is_kept {
@@ -149,6 +178,7 @@ impl Table {
         let clock = self.clock;
         let Ok(directory) = self.directory_mut(at) else { return };
         directory.changed_at = clock;
+        (directory.own, directory.makes_for) = (None, None);
         if directory.lease == 0 {
             return;
         }
@@ -173,9 +203,11 @@ impl Table {
     pub fn lose_leases(&mut self, notices: &mut Vec<Notice>) {
         self.clock += 1;
         self.leases_lost_at = self.clock;
-        let leased =
-            self.nodes.iter().filter(|(_, node)| node.directory.as_ref().is_some_and(|d| d.lease != 0));
-        let inos: Vec<_> = leased.map(|(ino, _)| *ino).collect();
+        let counted_on = |node: &Node| {
+            node.directory.as_ref().is_some_and(|directory| directory.lease != 0 || directory.own.is_some())
+        };
+        let counted_on = self.nodes.iter().filter(|(_, node)| counted_on(node));
+        let inos: Vec<_> = counted_on.map(|(ino, _)| *ino).collect();
         for ino in inos {
             self.lose_lease(ino, notices);
         }

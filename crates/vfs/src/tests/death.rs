@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::errno::Errno;
@@ -12,6 +13,9 @@ use crate::request::{RequestId, answering};
 use crate::testing::Random;
 use crate::vfs::{AttributeTarget, Recording, Removal, Restored};
 use crate::{Options, SyncMode};
+
+/// Files that were said to be made before they were.
+static AHEAD: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes that are written at once, at multiples of it.
 const WORD: usize = 8;
@@ -28,6 +32,7 @@ enum Ask {
     Create {
         at: (Ino, String),
         append: bool,
+        exclusive: bool,
     },
     MakeDirectory {
         at: (Ino, String),
@@ -215,7 +220,10 @@ impl State {
     fn ask(&mut self, random: &mut Random) -> Option<Ask> {
         let ask = match random.below(19) {
             0 => Ask::Lookup { at: self.some_name(random)? },
-            1 | 2 => Ask::Create { at: self.fresh_name(random), append: random.below(3) == 0 },
+            1 | 2 => {
+                let at = self.fresh_name(random);
+                Ask::Create { at, append: random.below(3) == 0, exclusive: random.below(2) == 0 }
+            }
             3 => Ask::MakeDirectory { at: self.fresh_name(random) },
             4 => Ask::Unlink { at: self.some_name(random)? },
             5 => Ask::Rename { from: self.some_name(random)?, to: self.fresh_name(random) },
@@ -297,9 +305,24 @@ impl Life {
                 Looked::Present(view) => Ok((Some(view), None)),
                 Looked::Absent(_) => Err(Errno::ENOENT),
             },
-            Ask::Create { at, append } => {
-                let flags = OpenFlags { exclusive: true, ..if *append { APPEND } else { BOTH } };
-                let (view, opened) = vfs.create(at.0, at.1.as_bytes(), 0o644, flags, CALLER).await?;
+            Ask::Create { at, append, exclusive } => {
+                let flags = OpenFlags { exclusive: *exclusive, ..if *append { APPEND } else { BOTH } };
+                let (name, by) = (at.1.as_bytes(), ThreadId::UNKNOWN);
+                // A kernel looks before it makes.
+                if let Looked::Present(view) = vfs.lookup(at.0, name).await? {
+                    vfs.forget(view.ino, 1);
+                }
+                let (mut view, opened) =
+                    match vfs.create_ahead(at.0, name, (0o644, flags), CALLER, by).await? {
+                        Some(made) => {
+                            AHEAD.fetch_add(1, Ordering::Relaxed);
+                            made
+                        }
+                        None => vfs.create(at.0, name, 0o644, flags, CALLER).await?,
+                    };
+                // The model knows files by what they are.
+                vfs.attributes(view.ino.into()).await?;
+                view.id = vfs.id(view.ino)?;
                 Ok((Some(view), Some(opened.handle)))
             }
             Ask::MakeDirectory { at } => {
@@ -379,7 +402,7 @@ impl Life {
         }
         match ask {
             Ask::Lookup { at } => assert_eq!(state.names[&at], view.expect("present").id, "{at:?}"),
-            Ask::Create { at, append } => {
+            Ask::Create { at, append, .. } => {
                 let view = view.expect("made");
                 let handle = opened.expect("opened");
                 assert!(state.files.iter().all(|file| file.handle != handle), "{handle:?} is in use");
@@ -606,4 +629,6 @@ fn whatever_dies_when_everything_asked_for_happens_once() {
         let outcome = std::panic::catch_unwind(|| lives_of_one_mount(seed));
         assert!(outcome.is_ok(), "seed {seed}");
     }
+    let ahead = AHEAD.load(Ordering::Relaxed);
+    assert!(ahead > 50, "{ahead} files only were said to be made before they were");
 }

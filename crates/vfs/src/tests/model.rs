@@ -284,7 +284,13 @@ impl Program {
             None => {
                 let flags = OpenFlags { exclusive, ..WRITE };
                 let name = NAMES[at.1].as_bytes();
-                let (view, opened) = self.mount.vfs.create(directory, name, 0o644, flags, CALLER).await?;
+                let vfs = &self.mount.vfs;
+                let by = ThreadId::UNKNOWN;
+                let (view, opened) =
+                    match vfs.create_ahead(directory, name, (0o644, flags), CALLER, by).await? {
+                        Some(made) => made,
+                        None => vfs.create(directory, name, 0o644, flags, CALLER).await?,
+                    };
                 self.given(view);
                 self.close(opened.handle).await?;
             }

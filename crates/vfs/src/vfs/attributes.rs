@@ -18,6 +18,9 @@ const SPACE_MS: u64 = 5_000;
 /// Of how many file systems of one mount the space is known.
 const FILE_SYSTEMS_MAX: usize = 64;
 
+/// What the kernel has to take from a file before it changes the content.
+const CAPABILITIES: &[u8] = b"security.capability";
+
 /// What a file system said of its space.
 #[derive(Debug)]
 pub(super) struct KnownSpace {
@@ -47,6 +50,7 @@ impl<S: Source> Vfs<S> {
     pub async fn attributes(self: &Arc<Self>, of: AttributeTarget) -> Result<(Attributes, Believe)> {
         let ino = of.ino;
         self.caught_up(ino).await;
+        self.all_are_made(Some(ino)).await;
         let stamp = {
             let table = self.table.lock();
             if let Some(believed) = table.attributes(ino, self.now())? {
@@ -148,7 +152,10 @@ impl<S: Source> Vfs<S> {
         let ino = of.ino;
         self.caught_up(ino).await;
         self.record_done();
+        // Behind what is in a directory come its own times, and who may come in.
+        self.all_are_made(Some(ino)).await;
         if changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some() {
+            self.table.lock().doubt_makers(ino);
             self.opened_all(ino).await;
         }
         let target = self.attribute_target(of).await?;
@@ -210,6 +217,11 @@ impl<S: Source> Vfs<S> {
 
     /// `lgetxattr(2)`.
     pub async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes> {
+        if self.expected.has(ino) && name == CAPABILITIES {
+            // The kernel asks before each first write, and no new file has any.
+            return Err(Errno::ENODATA);
+        }
+        self.node_is_made(ino).await;
         if self.has_no_xattrs(ino)? {
             return Err(Errno::ENODATA);
         }
@@ -219,6 +231,7 @@ impl<S: Source> Vfs<S> {
 
     /// `llistxattr(2)`: the names, each ended by a NUL.
     pub async fn list_xattrs(&self, ino: Ino) -> Result<Bytes> {
+        self.node_is_made(ino).await;
         if self.has_no_xattrs(ino)? {
             return Ok(Bytes::new());
         }
@@ -239,6 +252,9 @@ impl<S: Source> Vfs<S> {
         value: Bytes,
         mode: XattrMode,
     ) -> Result<()> {
+        self.node_is_made(ino).await;
+        self.all_are_made(Some(ino)).await;
+        self.table.lock().doubt_makers(ino);
         // It may be about who may open the file.
         self.opened_all(ino).await;
         let target = self.target(ino)?;
@@ -250,6 +266,7 @@ impl<S: Source> Vfs<S> {
 
     /// `lremovexattr(2)`.
     pub async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.node_is_made(ino).await;
         let target = self.target(ino)?;
         let writing = self.begin_write(ino, Write::Attributes);
         let outcome = self.source.remove_xattr(target, Bytes::copy_from_slice(name)).await;

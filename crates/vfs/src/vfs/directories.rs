@@ -156,6 +156,7 @@ impl<S: Source> Vfs<S> {
         mut take: impl FnMut(DirectoryItem<'_>) -> bool + Send,
     ) -> Result<()> {
         let open = self.directory(handle)?;
+        self.all_are_made(Some(open.ino)).await;
         let mut stream = open.stream.lock().await;
         let rewound = cookie == 0;
         for (at, name, behind) in [(0, b".".as_slice(), COOKIE_DOT), (COOKIE_DOT, b"..", COOKIE_DOT_DOT)] {
@@ -372,6 +373,7 @@ impl<S: Source> Vfs<S> {
 
     /// `fsync(2)` of a directory.
     pub async fn sync_directory(&self, ino: Ino, data_only: bool) -> Result<()> {
+        self.all_are_made(Some(ino)).await;
         let place = self.place(ino)?;
         self.source.sync(Target::Place(place), data_only).await
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, RwLock};
 
 use super::here::{Here, ReadingContents};
 use super::names::has_content;
@@ -43,7 +43,8 @@ pub(super) struct HandleOf {
 #[derive(Debug)]
 pub(super) struct FileState {
     ino: Ino,
-    id: FileId,
+    /// Another until it is made: see [`super::creations`].
+    id: Mutex<FileId>,
     pub(super) behind: Behind,
     /// The source has said so: see [`Opened::is_own`].
     is_own: AtomicBool,
@@ -67,11 +68,22 @@ pub(super) struct Holder {
 impl FileState {
     pub(super) fn content_changed(&self) {
         self.content.fetch_add(1, Ordering::AcqRel);
-        self.contents.lock().doubt(self.id);
+        let id = *self.id.lock();
+        self.contents.lock().doubt(id);
     }
 
-    pub(super) fn is_own(&self) -> bool {
+    /// The file has been made, and is this one.
+    pub(super) fn identify(&self, id: FileId) {
+        *self.id.lock() = id;
+        self.content_changed();
+    }
+
+    pub(super) fn may_be_set(&self) -> bool {
         self.is_own.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_own(&self, is_own: bool) {
+        self.is_own.store(is_own, Ordering::Release);
     }
 
     pub(super) fn content(&self) -> u64 {
@@ -83,6 +95,12 @@ impl FileState {
         let handles = self.handles.lock();
         let open = handles.iter().filter(|holder| matches!(holder.opening.now(), Some(Ok(()))));
         open.max_by_key(|holder| holder.writes).map(|holder| holder.handle)
+    }
+
+    /// A handle of a file that is not made yet.
+    pub(super) fn expected_handle(&self) -> Option<HandleId> {
+        let handles = self.handles.lock();
+        handles.first().map(|holder| holder.handle).filter(|_| self.behind.is_expected())
     }
 
     /// Every handle, with what is to be waited for until it is open.
@@ -114,6 +132,14 @@ pub(super) struct OpenFile {
     pub(super) flocked: AtomicBool,
     /// What the source said of the file when it opened it was not learnt: an older version may be believed.
     pub(super) is_ahead: AtomicBool,
+    /// It was said to be open before the file was made.
+    pub(super) is_made_ahead: AtomicBool,
+    /// Something has been written through it.
+    pub(super) has_written: AtomicBool,
+    /// The file that was to be made was there already.
+    pub(super) was_there: AtomicBool,
+    /// Held by each request that is sent behind the making of the file, until it is answered.
+    pub(super) in_line: Arc<RwLock<()>>,
     reading: Mutex<Reading>,
     told: Mutex<Failures>,
 }
@@ -187,7 +213,7 @@ impl<S: Source> Vfs<S> {
 
     /// The file's state, with one more handle. In one step, so that the last handle's end does not come between.
     pub(super) fn hold(&self, ino: Ino, holder: Holder) -> Arc<FileState> {
-        let id = self.table.lock().id(ino).unwrap_or_default();
+        let id = Mutex::new(self.table.lock().id(ino).unwrap_or_default());
         let fresh = || {
             let (behind, content, handles) = (Behind::default(), AtomicU64::new(0), Mutex::default());
             let (is_own, locked, syncs) = (AtomicBool::new(false), AtomicBool::new(false), Syncs::default());
@@ -229,14 +255,30 @@ impl<S: Source> Vfs<S> {
         }
         let told = Mutex::new(Failures { told: file.behind.told(), inherited: None, is_kept: false });
         let (flocked, is_ahead, reading) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
-        let open =
-            Arc::new(OpenFile { handle, file, flags, opening, here, flocked, is_ahead, reading, told });
+        let (is_made_ahead, has_written) = (AtomicBool::new(false), AtomicBool::new(false));
+        let open = OpenFile {
+            handle,
+            file,
+            flags,
+            opening,
+            here,
+            flocked,
+            is_ahead,
+            is_made_ahead,
+            has_written,
+            was_there: AtomicBool::new(false),
+            in_line: Arc::default(),
+            reading,
+            told,
+        };
+        let open = Arc::new(open);
         self.handles.lock().insert(handle, open.clone());
         open
     }
 
     /// `open(2)` of a node that is there.
     pub async fn open(self: &Arc<Self>, ino: Ino, flags: OpenFlags) -> Result<OpenedFile> {
+        self.node_is_made(ino).await;
         let (place, stamp, before, pages, is_sure) = {
             let table = self.table.lock();
             has_content(table.kind(ino)?)?;
@@ -290,7 +332,7 @@ impl<S: Source> Vfs<S> {
         let outcome = self.or_elsewhere(ino, Some(&place), outcome, at).await;
         let opened = self.checked(ino, outcome)?;
         let open = self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
-        open.file.is_own.store(opened.is_own, Ordering::Release);
+        open.file.is_own(opened.is_own);
         let content = open.file.content();
         let attributes = opened.entry.attributes;
         if let Some(writing) = writing {
@@ -405,6 +447,9 @@ impl<S: Source> Vfs<S> {
         let request = |place, name| self.source.create(place, name, mode, flags, handle, caller);
         let (view, opened) =
             self.make(parent, name, request, |opened: &Opened| (opened.entry, opened.directory)).await?;
+        if opened.is_new {
+            self.table.lock().made_for(parent, caller);
+        }
         let opened = self.created(view.ino, handle, flags, &opened);
         Ok((view, opened))
     }
@@ -434,7 +479,7 @@ impl<S: Source> Vfs<S> {
 
     fn created(&self, ino: Ino, handle: HandleId, flags: OpenFlags, opened: &Opened) -> OpenedFile {
         let open = self.register(HandleOf { ino, handle, flags }, Awaited::ready(Ok(())), Some(Stage::Open));
-        open.file.is_own.store(opened.is_own, Ordering::Release);
+        open.file.is_own(opened.is_own);
         self.doubt_kept(ino);
         let keep_pages = self.table.lock().keep_pages(ino, &opened.entry.attributes) && !flags.append;
         OpenedFile { handle, keep_pages, attributes_changed: false, around_pages: flags.append }
@@ -576,7 +621,7 @@ impl<S: Source> Vfs<S> {
     }
 
     /// What a predecessor has opened as this, and the kernel has not heard of: it is about to be opened again.
-    fn disown(&self, handle: HandleId) {
+    pub(super) fn disown(&self, handle: HandleId) {
         let removed = self.handles.lock().remove(&handle);
         if let Some(open) = removed {
             self.unregister(&open);
@@ -614,6 +659,11 @@ impl<S: Source> Vfs<S> {
 impl OpenFile {
     pub(super) fn ino(&self) -> Ino {
         self.file.ino
+    }
+
+    /// Whether its file is said to be made, and it is not known yet whether it is.
+    pub(super) fn is_expected(&self) -> bool {
+        self.is_made_ahead.load(Ordering::Acquire) && self.opening.now().is_none()
     }
 
     /// Whether closing it changes nothing that anybody may wait for.

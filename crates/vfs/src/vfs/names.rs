@@ -38,7 +38,7 @@ pub enum Looked {
 
 /// A change of a name under way. When it is dropped before its outcome is known, nothing is believed of the name, here or
 /// by the kernel.
-struct Changing<'a, S: Source> {
+pub(super) struct Changing<'a, S: Source> {
     vfs: &'a Vfs<S>,
     parent: Ino,
     name: &'a Name,
@@ -46,11 +46,11 @@ struct Changing<'a, S: Source> {
     also: Option<&'a Name>,
     begun: Option<Ticket>,
     /// The source has answered: a refusal, if the change is dropped then, and the kernel knows of that.
-    answered: bool,
+    pub(super) answered: bool,
 }
 
 impl<S: Source> Changing<'_, S> {
-    fn end(mut self) -> Ticket {
+    pub(super) fn end(mut self) -> Ticket {
         let begun = self.begun.take().expect("a change ends once: `end` takes it");
         self.vfs.table.lock().end_change(self.parent, begun)
     }
@@ -105,7 +105,7 @@ impl<S: Source> Drop for Given<'_, S> {
 }
 
 /// Whether the source has said what became of a change: done, or refused for a reason that a change half made cannot have.
-fn is_definite<T>(outcome: &Result<T>) -> bool {
+pub(super) fn is_definite<T>(outcome: &Result<T>) -> bool {
     !matches!(outcome, Err(Errno::EINTR | Errno::EIO | Errno::ETIMEDOUT | Errno::EPROTO))
 }
 
@@ -136,6 +136,11 @@ impl<S: Source> Vfs<S> {
             return Err(Errno::ENAMETOOLONG);
         }
         if let Some(looked) = self.looked_up_here(parent, name)? {
+            return Ok(looked);
+        }
+        if self.name_is_made(parent, name).await
+            && let Some(looked) = self.looked_up_here(parent, name)?
+        {
             return Ok(looked);
         }
         let name = checked_name(name)?;
@@ -274,7 +279,7 @@ impl<S: Source> Vfs<S> {
         self.table.lock().parent(ino)
     }
 
-    fn change<'a>(&'a self, parent: Ino, name: &'a Name) -> Result<(Place, Changing<'a, S>)> {
+    pub(super) fn change<'a>(&'a self, parent: Ino, name: &'a Name) -> Result<(Place, Changing<'a, S>)> {
         let mut table = self.table.lock();
         let place = table.place(parent)?;
         let mut begun = table.begin_change(parent)?;
@@ -326,6 +331,7 @@ impl<S: Source> Vfs<S> {
         T: Send,
     {
         let name = checked_name(name)?;
+        self.name_is_made(parent, &name).await;
         let (place, mut changing) = self.change(parent, &name)?;
         let outcome = request(place, name.clone()).await;
         changing.answered = is_definite(&outcome);
@@ -348,13 +354,22 @@ impl<S: Source> Vfs<S> {
     }
 
     /// `mkdir(2)`.
-    pub async fn make_directory(&self, parent: Ino, name: &[u8], mode: u16, caller: Caller) -> Result<View> {
+    pub async fn make_directory(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        caller: Caller,
+    ) -> Result<View> {
         let request = |place, name| self.source.make_directory(place, name, mode, caller);
-        Ok(self.make(parent, name, request, |entry| (*entry, None)).await?.0)
+        let (view, _) = self.make(parent, name, request, |entry| (*entry, None)).await?;
+        self.own(view.ino, caller);
+        Ok(view)
     }
 
     /// `link(2)`.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<View> {
+        self.node_is_made(ino).await;
         let target = self.target(ino)?;
         let request = |place, name| self.source.link(target, place, name);
         let (view, entry) = self.make(parent, name, request, |entry| (*entry, None)).await?;
@@ -372,6 +387,10 @@ impl<S: Source> Vfs<S> {
     /// `unlink(2)` or `rmdir(2)`.
     pub async fn remove(self: &Arc<Self>, parent: Ino, name: &[u8], kind: Removal) -> Result<()> {
         let name = checked_name(name)?;
+        let _moving = match kind {
+            Removal::Directory => Some(self.about_to_move().await),
+            Removal::Other => None,
+        };
         let _leaving = self.handles_are_open(parent, &name).await;
         let (place, mut changing) = self.change(parent, &name)?;
         let outcome = match kind {
@@ -405,6 +424,7 @@ impl<S: Source> Vfs<S> {
         mode: RenameMode,
     ) -> Result<()> {
         let (from_name, to_name) = (checked_name(from.1)?, checked_name(to.1)?);
+        let _moving = self.about_to_move().await;
         let _leaving = self.handles_are_open(to.0, &to_name).await;
         let within = from.0 == to.0;
         let (from_place, mut from_changing) = self.change(from.0, &from_name)?;

@@ -19,7 +19,7 @@
 //! Locks: the writer's is held while the table's is taken, and while the file is written: who comes meanwhile finds his
 //! records written with the next.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +32,7 @@ use super::files::HandleOf;
 use crate::awaited::Awaited;
 use crate::errno::Errno;
 use crate::file::{Entry, OpenFlags};
-use crate::journal::{Journal, JournalError, Left, Pending, SEGMENT_BYTES_MAX};
+use crate::journal::{Journal, JournalError, Left, Pending, SEGMENT_BYTES_MAX, What};
 use crate::log::{Log, LogError, Records, Torn};
 use crate::request::{RequestId, Sequence, Slot, current};
 use crate::source::{HandleId, Place, Source};
@@ -195,6 +195,8 @@ pub(super) struct Journalling {
     failure: Option<String>,
     /// What a predecessor had taken, by requests that may come again.
     pub(super) taken: Mutex<HashMap<RequestId, u32>>,
+    /// What it had said to be made, likewise.
+    pub(super) created: Mutex<HashMap<RequestId, Ino>>,
 }
 
 impl Journalling {
@@ -206,7 +208,7 @@ impl Journalling {
                 (None, Some(error.to_string()))
             }
         };
-        Journalling { journal, failure, taken: Mutex::default() }
+        Journalling { journal, failure, taken: Mutex::default(), created: Mutex::default() }
     }
 }
 
@@ -228,6 +230,15 @@ impl Recorder {
     fn behind(&self) -> u64 {
         self.recorded.load(Ordering::Acquire).saturating_sub(self.written.load(Ordering::Acquire))
     }
+}
+
+/// What opens a handle that a predecessor has said to be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OpensBy {
+    /// Another opening of its file, where it is not open.
+    Place,
+    /// The creation of its file, which is sent again.
+    Creation,
 }
 
 /// What the parts of a file system over a recording are.
@@ -264,9 +275,14 @@ impl Recording {
                 let recorder = Some(Recorder::new(&ledger, directory.join(FILE), Some(log)));
                 let next_handle = ledger.next_handle().max(1);
                 table.keep_ledger(ledger);
-                let Left { pending, taken, .. } = left;
-                let journalling =
-                    Journalling { journal: Some(journal), failure: None, taken: Mutex::new(taken) };
+                let Left { pending, taken, created, .. } = left;
+                let (taken, created) = (Mutex::new(taken), Mutex::new(created));
+                let journalling = Journalling { journal: Some(journal), failure: None, taken, created };
+                let is_kept = |ino: Ino| {
+                    let is_it = |kept: &Pending| kept.header.what == What::Creation && kept.header.ino == ino;
+                    pending.iter().any(is_it)
+                };
+                table.forget_expected(is_kept);
                 (Begun { table, recorder, journalling: Some(journalling), next_handle }, pending)
             }
         }
@@ -294,6 +310,8 @@ impl<S: Source> Vfs<S> {
     }
 
     fn restore_handles(self: &Arc<Self>, pending: Vec<Pending>) {
+        let is_creation = |kept: &&Pending| kept.header.what == What::Creation;
+        let made: HashSet<_> = pending.iter().filter(is_creation).map(|kept| kept.header.handle).collect();
         let held: Vec<_> = {
             let table = self.table.lock();
             let Some(ledger) = table.ledger() else { return };
@@ -316,7 +334,10 @@ impl<S: Source> Vfs<S> {
                         _ => self.restore_directory(handle, held.ino),
                     }
                 }
-                (Opens::File(flags), Ok(_)) => self.restore_file(handle, held.ino, flags, held.stage),
+                (Opens::File(flags), Ok(_)) => {
+                    let opens = if made.contains(&handle) { OpensBy::Creation } else { OpensBy::Place };
+                    self.restore_file(HandleOf { ino: held.ino, handle, flags }, held.stage, opens);
+                }
             }
         }
         self.replay(pending);
@@ -326,7 +347,8 @@ impl<S: Source> Vfs<S> {
         self.table.lock().sweep_replay();
     }
 
-    fn restore_file(self: &Arc<Self>, handle: HandleId, ino: Ino, flags: OpenFlags, stage: Stage) {
+    fn restore_file(self: &Arc<Self>, of: HandleOf, stage: Stage, opens: OpensBy) {
+        let HandleOf { ino, handle, flags } = of;
         // What opening does to the content has been done.
         let flags = OpenFlags { truncate: false, exclusive: false, ..flags };
         let opening = if stage == Stage::Assumed { Awaited::new() } else { Awaited::ready(Ok(())) };
@@ -337,7 +359,9 @@ impl<S: Source> Vfs<S> {
         if let Some(errno) = failure {
             open.inherit_failure(errno);
         }
-        if stage == Stage::Assumed {
+        if opens == OpensBy::Creation {
+            open.is_made_ahead.store(true, Ordering::Release);
+        } else if stage == Stage::Assumed {
             let place = self.table.lock().last_place(ino);
             self.open_later(&open, place);
         }
@@ -497,6 +521,7 @@ impl<S: Source> Vfs<S> {
     pub fn all_came_again(&self) {
         if let Some(journalling) = &self.journalling {
             *journalling.taken.lock() = HashMap::new();
+            *journalling.created.lock() = HashMap::new();
         }
     }
 

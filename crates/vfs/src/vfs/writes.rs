@@ -21,13 +21,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use tokio::sync::OwnedRwLockReadGuard;
 
 use super::files::OpenFile;
 use super::{AttributeTarget, SyncMode, Vfs};
 use crate::behind::{Change, Extent, Taken, UNWRITTEN_BYTES_MAX};
 use crate::errno::{Errno, Result};
 use crate::file::{AttributeChanges, Attributes, Content, OFFSET_MAX, SetTime, ThreadId, WriteAt};
-use crate::journal::{Describe, Done, Header, Journal, Pending, What, attributes_of, bytes_of};
+use crate::journal::{Creation, Describe, Done, Header, Journal, Pending, What, attributes_of, bytes_of};
 use crate::request::{OnQueued, RequestId, Sequence, current, is_repeat, promised};
 use crate::source::{HandleId, Place, Source, TRANSFER_BYTES_MAX, Target};
 use crate::table::{Ino, Notice, Stamp, Write};
@@ -57,7 +58,7 @@ impl WriteFrom {
 }
 
 /// Where a write is kept until it is at the source.
-enum KeptIn {
+pub(super) enum KeptIn {
     /// In memory: nobody will take over.
     Memory,
     /// In the journal, to be sent under this number.
@@ -105,7 +106,7 @@ impl<S: Source> Vfs<S> {
         let work = Work::Write { offset, bytes, append, clear_set_id };
         let kept = match waits {
             true => KeptIn::Nowhere,
-            false => self.keep_work(&open, &work).await,
+            false => self.keep_work(&open, &work.keeping()).await,
         };
         if let KeptIn::Journal(sequence) = kept {
             under_way.journalled = Some(sequence);
@@ -164,13 +165,14 @@ impl<S: Source> Vfs<S> {
         let what = if is_of_content { Write::Content } else { Write::Attributes };
         // Whoever counts on the size must not be told one from before writes that are under way.
         let expected = open.file.behind.reaches().and_then(|end| {
-            let before = self.last_attributes(open.ino()).ok().filter(|before| before.content().is_some())?;
+            let before = self.last_attributes(open.ino()).ok();
+            let before = before.filter(|before| before.content().is_some() || open.is_expected())?;
             Some(changes.predict(Attributes { size: before.size.max(end), ..before }))
         });
         let mut under_way = UnderWay::new(self, &open, taken, what);
         let Some(expected) = expected else { return Ok(None) };
         let work = Work::Attributes(changes);
-        let sequence = match self.keep_work(&open, &work).await {
+        let sequence = match self.keep_work(&open, &work.keeping()).await {
             KeptIn::Nowhere => return Ok(None),
             KeptIn::Journal(sequence) => Some(sequence),
             KeptIn::Memory => None,
@@ -186,6 +188,10 @@ impl<S: Source> Vfs<S> {
         Ok(Some(expected))
     }
 
+    fn expected_handle(&self, ino: Ino) -> Option<HandleId> {
+        self.files.lock().get(&ino).and_then(|file| file.expected_handle())
+    }
+
     /// A handle through which these changes are sure to be made.
     fn sure_handle(&self, of: AttributeTarget, changes: &AttributeChanges) -> Option<Arc<OpenFile>> {
         let is_near = self.near.load(Ordering::Relaxed);
@@ -193,36 +199,37 @@ impl<S: Source> Vfs<S> {
         if is_near || waits || !self.source.is_sure(changes) {
             return None;
         }
-        let handle = of.handle.or_else(|| self.any_handle(of.ino))?;
+        let handle =
+            of.handle.or_else(|| self.any_handle(of.ino)).or_else(|| self.expected_handle(of.ino))?;
         let open = self.open_file(handle).ok()?;
-        let is_sure = open.ino() == of.ino && open.flags.write && open.file.is_own();
-        (is_sure && matches!(open.opening.now(), Some(Ok(())))).then_some(open)
+        let is_sure = open.ino() == of.ino && open.flags.write && open.file.may_be_set();
+        let is_open = match open.opening.now() {
+            Some(opened) => opened.is_ok(),
+            None => open.is_expected(),
+        };
+        (is_sure && is_open).then_some(open)
     }
 
-    async fn keep_work(&self, open: &OpenFile, work: &Work) -> KeptIn {
+    /// Keeps what is about to be answered in the journal.
+    pub(super) async fn keep_work(&self, open: &OpenFile, keeping: &Keeping) -> KeptIn {
         let Some(journalling) = &self.journalling else { return KeptIn::Memory };
         let Some(journal) = &journalling.journal else { return KeptIn::Nowhere };
-        let (what, offset, bytes, clear_set_id) = match work {
-            Work::Write { offset, bytes, clear_set_id, .. } => {
-                (What::Content, *offset, bytes.clone(), *clear_set_id)
-            }
-            Work::Attributes(changes) => (What::Attributes, 0, bytes_of(changes), changes.clear_set_id),
-        };
+        let Keeping { what, offset, bytes, clear_set_id } = keeping;
         // Without a record nobody takes over, and who waits for the source hears of a loss.
         if bytes.len() > TRANSFER_BYTES_MAX as usize || self.is_record_failing() {
             return KeptIn::Nowhere;
         }
         let Some(number) = SetAside::new(self) else { return KeptIn::Nowhere };
         let header = Header {
-            what,
+            what: *what,
             sequence: number.sequence,
             request: current().unwrap_or(RequestId(0)),
             handle: open.handle,
             ino: open.ino(),
-            offset,
-            clear_set_id,
+            offset: *offset,
+            clear_set_id: *clear_set_id,
         };
-        match journal.append(&header, &bytes, &FileOf { vfs: self, ino: open.ino() }).await {
+        match journal.append(&header, bytes, &FileOf { vfs: self, ino: open.ino() }).await {
             Ok(()) => KeptIn::Journal(number.use_it()),
             Err(error) => {
                 tracing::warn!(%error, source = ?std::error::Error::source(&error), "a writer waits for the source");
@@ -245,7 +252,7 @@ impl<S: Source> Vfs<S> {
     }
 
     /// What the journal has is over, and has left the file with this content.
-    fn is_done(self: &Arc<Self>, sequence: Sequence, content: Option<Content>) {
+    pub(super) fn is_done(self: &Arc<Self>, sequence: Sequence, content: Option<Content>) {
         let Some(journal) = self.journal() else { return };
         let Done { settled, is_first } = journal.done(sequence, content);
         settled.into_iter().for_each(|sequence| self.source.settled(sequence));
@@ -292,6 +299,13 @@ impl<S: Source> Vfs<S> {
                 continue;
             };
             let (extent, what, work) = match header.what {
+                What::Creation => {
+                    match Creation::read(&bytes) {
+                        Some(creation) => self.make_again(&open, creation, header.sequence),
+                        None => self.is_done(header.sequence, None),
+                    }
+                    continue;
+                }
                 What::Content => {
                     let (offset, clear_set_id) = (header.offset, header.clear_set_id);
                     let end = offset.saturating_add(bytes.len() as u64);
@@ -325,6 +339,29 @@ impl<S: Source> Vfs<S> {
 enum Work {
     Write { offset: u64, bytes: Bytes, append: bool, clear_set_id: bool },
     Attributes(AttributeChanges),
+}
+
+/// What the journal keeps of something.
+pub(super) struct Keeping {
+    pub(super) what: What,
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+    pub(super) clear_set_id: bool,
+}
+
+impl Work {
+    fn keeping(&self) -> Keeping {
+        match self {
+            Work::Write { offset, bytes, clear_set_id, .. } => {
+                let (offset, bytes, clear_set_id) = (*offset, bytes.clone(), *clear_set_id);
+                Keeping { what: What::Content, offset, bytes, clear_set_id }
+            }
+            Work::Attributes(changes) => {
+                let (bytes, clear_set_id) = (bytes_of(changes), changes.clear_set_id);
+                Keeping { what: What::Attributes, offset: 0, bytes, clear_set_id }
+            }
+        }
+    }
 }
 
 /// The file of a write, as the table has it.
@@ -448,9 +485,44 @@ impl<S: Source> UnderWay<S> {
     }
 
     async fn set_attributes(&self, changes: AttributeChanges) -> Result<Attributes> {
-        self.open.opening.get().await?;
-        let set = self.vfs.source.set_attributes(Target::Handle(self.open.handle), changes).await;
+        let target = || Target::Handle(self.open.handle);
+        let in_line = self.may_be_sent().await?;
+        let set = self.vfs.source.set_attributes(target(), changes).await;
+        drop(in_line);
+        let set = match set {
+            Err(errno) => {
+                self.is_worth_another(errno).await?;
+                self.vfs.source.set_attributes(target(), changes).await
+            }
+            set => set,
+        };
         Ok(set?.attributes)
+    }
+
+    /// Waits until the handle is open, or what opens it is in line before: then it stays so while what this gives is there.
+    async fn may_be_sent(&self) -> Result<Option<OwnedRwLockReadGuard<()>>> {
+        if self.open.is_expected()
+            && !self.is_repeat
+            && let Ok(in_line) = self.open.in_line.clone().try_read_owned()
+        {
+            return Ok(Some(in_line));
+        }
+        self.open.opening.get().await?;
+        if self.open.was_there.load(Ordering::Acquire) {
+            self.turn().await;
+        }
+        Ok(None)
+    }
+
+    /// What was sent behind the making of its file may have found no handle, because the file is one that was there already,
+    /// and has been opened since. Gives the error for which it is not to be sent again.
+    async fn is_worth_another(&self, errno: Errno) -> Result<()> {
+        if errno != Errno::EBADF || !self.open.is_made_ahead.load(Ordering::Acquire) {
+            return Err(errno);
+        }
+        self.open.opening.get().await?;
+        self.turn().await;
+        Ok(())
     }
 
     /// Gives the attributes after it.
@@ -462,11 +534,21 @@ impl<S: Source> UnderWay<S> {
         clear_set_id: bool,
     ) -> Result<Attributes> {
         let source = &self.vfs.source;
-        self.open.opening.get().await?;
+        let mut in_line = self.may_be_sent().await?;
         loop {
             let part = bytes.slice(..bytes.len().min(TRANSFER_BYTES_MAX as usize));
             let at = if append { WriteAt::End } else { WriteAt::Offset(offset) };
-            let written = source.write(self.open.handle, at, part.clone(), clear_set_id).await?;
+            let written = source.write(self.open.handle, at, part.clone(), clear_set_id).await;
+            // Where one part was written, there is a handle for the others.
+            drop(in_line.take());
+            let written = match written {
+                Err(errno) => {
+                    self.is_worth_another(errno).await?;
+                    source.write(self.open.handle, at, part.clone(), clear_set_id).await?
+                }
+                Ok(written) => written,
+            };
+            self.open.has_written.store(true, Ordering::Release);
             match usize::try_from(written.bytes) {
                 Ok(taken) if taken <= part.len() && (taken > 0 || part.is_empty()) => bytes.advance(taken),
                 _ => return Err(Errno::EIO),

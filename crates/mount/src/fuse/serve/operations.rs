@@ -77,7 +77,8 @@ pub(super) fn start<S: Source>(
         }
         Operation::Getattr { handle } => {
             let of = AttributeTarget { ino: at, handle: handle.map(HandleId) };
-            run!(Question, attributes(&vfs, of).await)
+            let by = ThreadId(header.pid);
+            run!(Question, attributes(&vfs, of, by).await)
         }
         Operation::Setattr(set) => {
             let by = ThreadId(header.pid);
@@ -87,7 +88,12 @@ pub(super) fn start<S: Source>(
         Operation::Symlink { name, target } => {
             let (name, target, caller) =
                 (Name::from(name), Bytes::copy_from_slice(target), caller(&header, 0));
-            run!(Change, vfs.symlink(at, &name, target, caller).await.map(|view| made(at, name, view)))
+            let by = ThreadId(header.pid);
+            run!(Change, {
+                let view = vfs.symlink(at, &name, target, caller).await?;
+                vfs.goes_on(at, caller, by);
+                Ok(made(at, name, view))
+            })
         }
         Operation::Mknod { name, mode, rdev, umask } => {
             let (name, caller) = (Name::from(name), caller(&header, umask));
@@ -100,7 +106,12 @@ pub(super) fn start<S: Source>(
         Operation::Mkdir { name, mode, umask } => {
             let (name, caller) = (Name::from(name), caller(&header, umask));
             let mode = permissions(mode);
-            run!(Change, vfs.make_directory(at, &name, mode, caller).await.map(|view| made(at, name, view)))
+            let by = ThreadId(header.pid);
+            run!(Change, {
+                let view = vfs.make_directory(at, &name, mode, caller).await?;
+                vfs.goes_on(at, caller, by);
+                Ok(made(at, name, view))
+            })
         }
         Operation::Unlink { name } => {
             let name = Name::from(name);
@@ -129,8 +140,12 @@ pub(super) fn start<S: Source>(
         Operation::Create(create) => {
             let (name, caller) = (Name::from(create.name), caller(&header, create.umask));
             let (flags, mode) = (open_flags(create.flags), permissions(create.mode));
+            let by = ThreadId(header.pid);
             run!(Change, {
-                let (view, opened) = vfs.create(at, &name, mode, flags, caller).await?;
+                let (view, opened) = match vfs.create_ahead(at, &name, (mode, flags), caller, by).await? {
+                    Some(made) => made,
+                    None => vfs.create(at, &name, mode, flags, caller).await?,
+                };
                 Ok(Answer::Created { parent: at, name, view, opened })
             })
         }
@@ -280,8 +295,8 @@ async fn lookup<S: Source>(vfs: &Shared<S>, parent: Ino, name: Name) -> Result<A
     }
 }
 
-async fn attributes<S: Source>(vfs: &Shared<S>, of: AttributeTarget) -> Result<Answer> {
-    let (attributes, believe) = vfs.attributes(of).await?;
+async fn attributes<S: Source>(vfs: &Shared<S>, of: AttributeTarget, by: ThreadId) -> Result<Answer> {
+    let (attributes, believe) = vfs.attributes_for(of, by).await?;
     Ok(Answer::Attributes { id: vfs.id(of.ino)?, attributes, believe })
 }
 

@@ -84,7 +84,7 @@ impl Disk {
         let whole = inline > 0 && length as u64 == entry.attributes.size;
         self.files.lock().insert(handle, Arc::new(file));
         self.faults.open.fetch_add(1, Ordering::SeqCst);
-        Ok(Opened { entry, content: content.freeze(), whole, directory: None, is_own: false })
+        Ok(Opened { entry, content: content.freeze(), whole, directory: None, is_own: false, is_new: false })
     }
 
     fn entry(&self, target: &Target) -> Result<Entry> {
