@@ -26,6 +26,8 @@ cargo xtask TASK
   demo                  builds Stead and gives the tour
   bench mount           this mount, the local disk, ssh, sshfs and rclone side by side
         --quick  --rtt MS[,MS]  --rate MBIT[,MBIT]  --rows NAME[,NAME]  --operations
+  bench copy            cp and search without a mount beside scp, rsync, sftp and ripgrep through ssh
+        --quick  --rtt MS[,MS]  --runs N
   bench coherence       changes on the machine while everything is cached here: how long until they are seen
         --seed N  --steps N  --on host|ssh|far
   bench recovery        how long a mount waits when its worker is killed

@@ -15,6 +15,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("fio", "fio"),
     ("sqlite3", "sqlite3"),
     ("rsync", "rsync"),
+    ("rg", "ripgrep"),
     ("git", "git"),
     ("setfacl", "acl"),
     ("setpriv", "util-linux"),

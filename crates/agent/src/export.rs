@@ -11,11 +11,16 @@ use wire::agent::name::{Name, RelativePath};
 
 use crate::clock::Clock;
 use crate::descriptors::Descriptors;
+use crate::session::reopen;
 use crate::stat;
 use crate::sync::lock;
 
 /// The longest piece of a path that is resolved in one call, below the kernel's `PATH_MAX` of 4096 with its NUL.
 const PIECE_BYTES_MAX: usize = 4000;
+
+/// How the kernel is told to stay beneath a directory.
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// How often a resolution is tried again that the kernel gave up because of a concurrent rename.
 const RESOLVE_TRIES: usize = 16;
@@ -232,15 +237,33 @@ impl Export {
         }
     }
 
+    /// A regular file at a path beneath a directory of the export, opened for reading.
+    pub fn open_to_read(&self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = match path.len() <= PIECE_BYTES_MAX && !self.no_openat2.load(Ordering::Relaxed) {
+            true => rustix::fs::openat2(directory, path, flags, Mode::empty(), BENEATH),
+            false => Err(Errno::NOSYS),
+        };
+        let file = match file {
+            Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => {
+                reopen(&self.resolve(directory, path)?, OFlags::RDONLY | OFlags::NONBLOCK)?
+            }
+            file => file?,
+        };
+        match stat::id_of(&file)? {
+            (_, Kind::File) => Ok(file),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
     fn open_beneath(&self, from: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
         if self.no_openat2.load(Ordering::Relaxed) {
             return descend(from, path);
         }
         // A symlink at the end is opened as itself, for all that NO_SYMLINKS says.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let rules = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..RESOLVE_TRIES {
-            match rustix::fs::openat2(from, path, flags, Mode::empty(), rules) {
+            match rustix::fs::openat2(from, path, flags, Mode::empty(), BENEATH) {
                 Err(Errno::AGAIN) => {}
                 // EPERM is what a seccomp filter that is older than the call says.
                 Err(Errno::NOSYS | Errno::PERM) => {

@@ -2,8 +2,12 @@
 
 mod attributes;
 mod content;
+mod digest;
+mod find;
 pub(crate) mod listing;
 mod names;
+mod remove_tree;
+mod search;
 mod walk;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -137,6 +141,10 @@ impl Session {
             F::ReleaseLocks { handle, owner } => self.release_locks(handle, owner).into(),
             F::List { directory, from, window: _ } => self.list(directory, from),
             F::Walk { directory, from, budget, window: _ } => self.walk(directory, from, budget),
+            F::Find { directory, query, window: _ } => self.find_names(&directory, &query),
+            F::Search { place, query, window: _ } => self.search(asked, &place, query),
+            F::Digest { handle, offset, length, block } => self.digest(handle, offset, length, block).into(),
+            F::RemoveTree { directory, name, window: _ } => self.remove_tree(&directory, name),
             F::Watch { directory, recursive, window: _ } => self.watch(asked, &directory, recursive),
         }
     }

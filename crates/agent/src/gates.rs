@@ -183,9 +183,10 @@ pub(crate) fn pass_of(request: &FileRequest) -> Pass {
         | F::Sync { target: t, .. }
         | F::SetXattr { target: t, .. }
         | F::RemoveXattr { target: t, .. } => target(t, Access::Alone),
-        F::Read { handle, .. } | F::Seek { handle, .. } | F::TestLock { handle, .. } => {
-            [Some((*handle, Access::Shared)), None]
-        }
+        F::Read { handle, .. }
+        | F::Seek { handle, .. }
+        | F::Digest { handle, .. }
+        | F::TestLock { handle, .. } => [Some((*handle, Access::Shared)), None],
         F::Open { handle, .. }
         | F::Create { handle, .. }
         | F::CreateUnnamed { handle, .. }
@@ -210,6 +211,9 @@ pub(crate) fn pass_of(request: &FileRequest) -> Pass {
         | F::Space { .. }
         | F::List { .. }
         | F::Walk { .. }
+        | F::Search { .. }
+        | F::RemoveTree { .. }
+        | F::Find { .. }
         | F::Watch { .. } => [None, None],
     }
 }

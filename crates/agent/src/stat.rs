@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use rustix::path::Arg;
 use wire::agent::file::{Attributes, Entry, FileId, Kind, Time};
@@ -16,6 +16,13 @@ pub(crate) fn entry_at(directory: impl AsFd, name: &[u8]) -> Result<Entry, Errno
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = rustix::fs::statx(directory, name, flags, WANTED)?;
     Ok(entry(&stat, may_have_xattrs(list_xattrs_at(directory, name))))
+}
+
+/// What kind of file the name `name` of a directory is, and on which device; a symlink is not followed.
+pub(crate) fn kind_at(directory: impl AsFd, name: &[u8]) -> Result<(Kind, u64), Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = rustix::fs::statx(directory, name, flags, StatxFlags::TYPE)?;
+    Ok((kind(stat.stx_mode), file_id(&stat).device))
 }
 
 /// How long the list of a name's extended attributes is. From Linux 6.13 on there is a call for it; before, the way there
@@ -122,15 +129,20 @@ fn time(time: &StatxTimestamp) -> Time {
 }
 
 fn kind(mode: u16) -> Kind {
-    use rustix::fs::FileType;
-    match FileType::from_raw_mode(u32::from(mode)) {
-        FileType::Directory => Kind::Directory,
-        FileType::Symlink => Kind::Symlink,
-        FileType::Fifo => Kind::Fifo,
-        FileType::Socket => Kind::Socket,
-        FileType::CharacterDevice => Kind::CharDevice,
-        FileType::BlockDevice => Kind::BlockDevice,
-        _ => Kind::File,
+    kind_of(FileType::from_raw_mode(u32::from(mode))).unwrap_or(Kind::File)
+}
+
+/// What a directory says a name is of; `None` where it does not say.
+pub(crate) fn kind_of(told: FileType) -> Option<Kind> {
+    match told {
+        FileType::RegularFile => Some(Kind::File),
+        FileType::Directory => Some(Kind::Directory),
+        FileType::Symlink => Some(Kind::Symlink),
+        FileType::Fifo => Some(Kind::Fifo),
+        FileType::Socket => Some(Kind::Socket),
+        FileType::CharacterDevice => Some(Kind::CharDevice),
+        FileType::BlockDevice => Some(Kind::BlockDevice),
+        FileType::Unknown => None,
     }
 }
 

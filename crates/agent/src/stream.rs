@@ -571,6 +571,10 @@ fn cost(job: &Job) -> Cost {
             | F::CopyRange { .. }
             | F::List { .. }
             | F::Walk { .. }
+            | F::Digest { .. }
+            | F::Search { .. }
+            | F::RemoveTree { .. }
+            | F::Find { .. }
             | F::Watch { .. } => false,
             F::Put { sync, .. } => !sync && job.payload.len() <= CHEAP_BYTES,
             F::Read { length, .. } => *length as usize <= CHEAP_BYTES,

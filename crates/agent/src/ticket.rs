@@ -129,6 +129,9 @@ pub(crate) fn ticket_for(
         Request::File(
             FileRequest::List { window, .. }
             | FileRequest::Walk { window, .. }
+            | FileRequest::Search { window, .. }
+            | FileRequest::RemoveTree { window, .. }
+            | FileRequest::Find { window, .. }
             | FileRequest::Watch { window, .. },
         ) => (*window, false),
         Request::Process(ProcessRequest::Spawn { window, .. } | ProcessRequest::Follow { window, .. }) => {

@@ -23,14 +23,19 @@ mod docs;
 mod doctor;
 mod events;
 mod exec;
+mod find;
 mod ls;
 mod man;
+mod mkdir;
 mod mount;
 mod reconnect;
+mod rm;
+mod search;
 mod stat;
 mod status;
 mod unmount;
 mod version;
+mod watch;
 
 /// The files, processes and ports of any machine, next to yours.
 ///
@@ -101,6 +106,11 @@ pub enum Command {
     Ls(ls::Args),
     Cat(cat::Args),
     Stat(stat::Args),
+    Mkdir(mkdir::Args),
+    Rm(rm::Args),
+    Find(find::Args),
+    Search(search::Args),
+    Watch(watch::Args),
     Cp(cp::Args),
     Cache(cache::Args),
     Doctor(doctor::Args),
@@ -129,6 +139,11 @@ impl Command {
             Command::Ls(args) => ls::run(args, context).map(done),
             Command::Cat(args) => cat::run(args, context).map(done),
             Command::Stat(args) => stat::run(args, context).map(done),
+            Command::Mkdir(args) => mkdir::run(args, context).map(done),
+            Command::Rm(args) => rm::run(args, context).map(done),
+            Command::Find(args) => find::run(args, context).map(done),
+            Command::Search(args) => search::run(args, context).map(done),
+            Command::Watch(args) => watch::run(args, context).map(done),
             Command::Cp(args) => cp::run(args, context).map(done),
             Command::Cache(args) => cache::run(args, context).map(done),
             Command::Doctor(args) => doctor::run(args, context).map(done),

@@ -43,6 +43,8 @@ pub struct Daemon {
 pub enum Need {
     /// What a handle stands for.
     Use(HandleId),
+    /// What two handles of files stand for.
+    Both(HandleId, HandleId),
     /// The same, for good.
     Take(HandleId),
 }
@@ -53,6 +55,12 @@ pub fn needs(call: &Call) -> Option<Need> {
         Call::FileList(list) => Some(Need::Use(list.handle)),
         Call::FileRead(read) => Some(Need::Use(read.handle)),
         Call::FileWrite(write) => Some(Need::Use(write.handle)),
+        Call::FileRemoved(next) => Some(Need::Use(next.handle)),
+        Call::FileFound(next) => Some(Need::Use(next.handle)),
+        Call::FileHits(next) => Some(Need::Use(next.handle)),
+        Call::FileChanges(next) => Some(Need::Use(next.handle)),
+        Call::FileDigest(digest) => Some(Need::Use(digest.handle)),
+        Call::FileCopyRange(copy) => Some(Need::Both(copy.from, copy.to)),
         Call::FileSync(sync) => Some(Need::Use(sync.handle)),
         Call::FileClose(close) => Some(Need::Take(close.handle)),
         _ => None,
@@ -107,6 +115,18 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, node: Op
             done::<api::file::MakeLink>(file::make_link(&daemon, &context, make).await)
         }
         Call::FileRemove(remove) => done::<api::file::Remove>(file::remove(&daemon, &context, remove).await),
+        Call::FileRemoveTree(remove) => file::trees::remove(&daemon, &context, remove).await,
+        Call::FileRemoved(next) => file::trees::removed(next, node).await,
+        Call::FileFind(find) => file::trees::find(&daemon, &context, find).await,
+        Call::FileFound(next) => file::trees::found(next, node).await,
+        Call::FileSearch(search) => file::trees::search(&daemon, &context, search).await,
+        Call::FileHits(next) => file::trees::hits(next, node).await,
+        Call::FileWatch(watch) => file::trees::watch(&daemon, &context, watch).await,
+        Call::FileChanges(next) => file::trees::changes(next, node).await,
+        Call::FileCopyRange(copy) => {
+            done::<api::file::CopyRange>(file::content::copy_range(copy, node).await)
+        }
+        Call::FileDigest(digest) => done::<api::file::Digest>(file::content::digest(digest, node).await),
         Call::FileRename(rename) => done::<api::file::Rename>(file::rename(&daemon, &context, rename).await),
         Call::EventSubscribe(subscribe) => event::subscribe(&daemon, &context, subscribe).await,
         Call::EventUnsubscribe(unsubscribe) => done_with::<api::event::Unsubscribe>(

@@ -339,7 +339,14 @@ impl Session {
         match need {
             rpc::Need::Use(handle) => match self.nodes.get(&handle)? {
                 OpenNode::File(file) => Some(OpenNode::File(Arc::clone(file))),
-                OpenNode::Directory(_) => self.nodes.remove(&handle),
+                OpenNode::Directory(_) | OpenNode::Tree(_) => self.nodes.remove(&handle),
+                OpenNode::Pair(..) => None,
+            },
+            rpc::Need::Both(from, to) => match (self.nodes.get(&from)?, self.nodes.get(&to)?) {
+                (OpenNode::File(from), OpenNode::File(to)) => {
+                    Some(OpenNode::Pair(Arc::clone(from), Arc::clone(to)))
+                }
+                _ => None,
             },
             rpc::Need::Take(handle) => self.nodes.remove(&handle),
         }

@@ -8,6 +8,7 @@
 
 pub mod coherence;
 mod contender;
+pub mod copy;
 mod copying;
 mod link;
 pub mod recovery;

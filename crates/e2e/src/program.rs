@@ -133,6 +133,14 @@ impl Program {
         self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.command.spawn().expect("could not start a program")
     }
+
+    /// The same, with what it prints in a file.
+    #[track_caller]
+    pub fn spawn_into(mut self, out: &Path) -> Child {
+        let out = File::create(out).expect("creating a file for output");
+        self.command.stdin(Stdio::null()).stdout(out).stderr(Stdio::null());
+        self.command.spawn().expect("could not start a program")
+    }
 }
 
 impl Finished {

@@ -56,8 +56,8 @@ pub use call::{Call, ReplyStream, TypedCall};
 pub use counters::Counters;
 pub use error::{CallError, ConnectError, LinkLost, Noise};
 pub use file::{
-    Attached, DirectoryPage, FileOutcome, Located, Looked, Opened, PageStream, Removed, WalkPage, WatchPage,
-    Written,
+    Attached, DirectoryPage, FileOutcome, FoundPage, Located, Looked, Opened, PageStream, RemovalPage,
+    Removed, SearchPage, WalkPage, WatchPage, Written,
 };
 pub use held::{Export, HeldFile, HeldLock};
 pub use process::{ProcessEvent, ProcessStream};

@@ -40,8 +40,10 @@
 //! **Leases.** See [`Lease`](file::Lease).
 
 pub mod file;
+pub mod find;
 pub mod name;
 pub mod process;
+pub mod search;
 
 use serde::{Deserialize, Serialize};
 

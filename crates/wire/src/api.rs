@@ -24,14 +24,17 @@ pub mod daemon;
 pub mod error;
 pub mod event;
 pub mod file;
+pub mod find;
 pub mod id;
 pub mod line;
 pub mod machine;
 pub mod mount;
 pub mod process;
 pub mod prompt;
+pub mod search;
 pub mod status;
 pub mod time;
+pub mod watch;
 
 pub use error::{ErrorKind, ErrorObject};
 pub use line::LineDecoder;
@@ -58,13 +61,16 @@ pub const SCHEMA_HASH: u64 = schema_hash(&[
     include_bytes!("api/error.rs"),
     include_bytes!("api/event.rs"),
     include_bytes!("api/file.rs"),
+    include_bytes!("api/find.rs"),
     include_bytes!("api/id.rs"),
     include_bytes!("api/machine.rs"),
     include_bytes!("api/mount.rs"),
     include_bytes!("api/process.rs"),
     include_bytes!("api/prompt.rs"),
+    include_bytes!("api/search.rs"),
     include_bytes!("api/status.rs"),
     include_bytes!("api/time.rs"),
+    include_bytes!("api/watch.rs"),
     include_bytes!("bytestring.rs"),
 ]);
 
@@ -230,6 +236,10 @@ methods! {
     FileGet = "file.get": file::Get => file::Got;
     /// Make a small file at once.
     FilePut = "file.put": file::Put => file::Entry;
+    /// Copy from one opened file to another.
+    FileCopyRange = "file.copy_range": file::CopyRange => file::CopiedRange;
+    /// What is in an opened file, without its content.
+    FileDigest = "file.digest": file::Digest => file::Digests;
     /// Put what was written to an opened file on stable storage.
     FileSync = "file.sync": file::Sync => file::Done;
     /// Give a handle back.
@@ -242,6 +252,22 @@ methods! {
     FileMakeLink = "file.make_link": file::MakeLink => file::Entry;
     /// Remove one file, link or empty directory.
     FileRemove = "file.remove": file::Remove => file::Done;
+    /// Remove a file, or a directory with everything in it.
+    FileRemoveTree = "file.remove_tree": file::RemoveTree => file::Begun;
+    /// How far a removal is.
+    FileRemoved = "file.removed": file::NextRemoved => file::RemovedNames;
+    /// Look for names below a directory.
+    FileFind = "file.find": find::Find => file::Opened;
+    /// The next names that were found.
+    FileFound = "file.found": find::Next => find::Found;
+    /// Look for content in files.
+    FileSearch = "file.search": search::Search => file::Begun;
+    /// The next hits of a search.
+    FileHits = "file.hits": search::NextHits => search::Hits;
+    /// Watch a directory.
+    FileWatch = "file.watch": watch::Watch => file::Begun;
+    /// The next changes of a watched directory.
+    FileChanges = "file.changes": watch::NextChanges => watch::Changes;
     /// Give a file another name on the same machine.
     FileRename = "file.rename": file::Rename => file::Done;
     /// Be told what happens.

@@ -27,8 +27,8 @@ const NAMES_BYTES: usize = 32 << 10;
 /// A directory being read: names in the kernel's order, from any cookie on.
 pub(crate) struct Names {
     directory: OwnedFd,
-    /// Names that were read and not yet taken, in reverse, with the cookie behind each, and whether it may be a directory's.
-    read: Vec<(Name, u64, bool)>,
+    /// Names that were read and not yet taken, in reverse, with the cookie behind each, and what the directory says it is of.
+    read: Vec<(Name, u64, FileType)>,
     ended: bool,
 }
 
@@ -39,7 +39,18 @@ impl Names {
             // A cookie is whatever number the file system likes, and may use all 64 bits.
             rustix::fs::seek(&directory, SeekFrom::Start(from))?;
         }
-        Ok(Names { directory, read: Vec::new(), ended: false })
+        Ok(Names::of(directory))
+    }
+
+    /// The names of a directory that was opened for reading just now.
+    pub fn of(directory: OwnedFd) -> Names {
+        Names { directory, read: Vec::new(), ended: false }
+    }
+
+    /// All its names, from the first.
+    pub fn again(self) -> Result<Names, Errno> {
+        rustix::fs::seek(&self.directory, SeekFrom::Start(0))?;
+        Ok(Names::of(self.directory))
     }
 
     pub fn directory(&self) -> &OwnedFd {
@@ -57,12 +68,17 @@ impl Names {
 
     /// The next name that may be a directory's. Not every file system says what its names are of.
     pub fn next_maybe_directory(&mut self) -> Result<Option<Name>, Errno> {
-        while let Some((name, _, maybe_directory)) = self.take()? {
-            if maybe_directory {
+        while let Some((name, _, kind)) = self.take()? {
+            if matches!(kind, FileType::Directory | FileType::Unknown) {
                 return Ok(Some(name));
             }
         }
         Ok(None)
+    }
+
+    /// The next name, and what the directory says it is of. Not every file system says so.
+    pub fn next_with_type(&mut self) -> Result<Option<(Name, FileType)>, Errno> {
+        Ok(self.take()?.map(|(name, _, kind)| (name, kind)))
     }
 
     /// Whether the last name has been taken.
@@ -73,7 +89,7 @@ impl Names {
         Ok(self.read.is_empty())
     }
 
-    fn take(&mut self) -> Result<Option<(Name, u64, bool)>, Errno> {
+    fn take(&mut self) -> Result<Option<(Name, u64, FileType)>, Errno> {
         match self.at_end()? {
             true => Ok(None),
             false => Ok(self.read.pop()),
@@ -95,9 +111,7 @@ impl Names {
                 };
                 // `.` and `..` are no names here, and neither is what some broken file system may say.
                 if let Ok(name) = Name::new(entry.file_name().to_bytes()) {
-                    let maybe_directory =
-                        matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
-                    self.read.push((name, entry.next_entry_cookie(), maybe_directory));
+                    self.read.push((name, entry.next_entry_cookie(), entry.file_type()));
                 }
                 if reader.is_buffer_empty() {
                     break;

@@ -15,5 +15,6 @@ mod payloads;
 mod processes;
 mod protocol;
 mod sessions;
+mod trees;
 mod users;
 mod watch;

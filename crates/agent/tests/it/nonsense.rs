@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tempfile::tempdir;
 use wire::agent::file::*;
+use wire::agent::find::FindQuery;
 use wire::agent::name::RelativePath;
 use wire::agent::*;
 
@@ -183,6 +184,18 @@ fn request() -> impl Strategy<Value = FileRequest> {
         target().prop_map(|target| F::ListXattrs { target }),
         (target(), attribute()).prop_map(|(target, name)| F::RemoveXattr { target, name }),
         (place(), number()).prop_map(|(directory, from)| F::List { directory, from, window: NO_LIMIT }),
+        place().prop_map(|directory| F::Find {
+            directory,
+            query: FindQuery { attributes: true, ..FindQuery::default() },
+            window: NO_LIMIT
+        }),
+        (place(), name()).prop_map(|(directory, name)| F::RemoveTree { directory, name, window: NO_LIMIT }),
+        (handle(), number(), small(), small()).prop_map(|(handle, offset, length, block)| F::Digest {
+            handle,
+            offset,
+            length,
+            block
+        }),
         (place(), small(), number()).prop_map(|(directory, entries, content_bytes)| F::Walk {
             directory,
             from: WalkFrom::Itself,
@@ -245,6 +258,8 @@ fn placed(mut request: FileRequest, places: &[Place]) -> FileRequest {
         | F::CreateUnnamed { directory, .. }
         | F::Put { directory, .. }
         | F::List { directory, .. }
+        | F::Find { directory, .. }
+        | F::RemoveTree { directory, .. }
         | F::Walk { directory, .. } => fix(directory),
         F::ReadLink { place } | F::Open { place, .. } | F::Space { place } => fix(place),
         F::Rename { from, to, .. } => {

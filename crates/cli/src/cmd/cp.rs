@@ -23,6 +23,7 @@ use crate::interrupt::Interrupt;
 use crate::output::text::{bytes, counted, one_line};
 
 mod files;
+mod large;
 mod one;
 mod progress;
 mod work;
@@ -38,8 +39,10 @@ const INTERRUPT_PATIENCE: Duration = Duration::from_secs(3);
 ///
 /// Directories are copied with everything in them; permissions and times of change are kept, symbolic links stay
 /// links. A file appears under its name when it is complete; until then it is beside it, as `.stead-ID.part`. A copy
-/// that was cut short is taken up when the same command runs again, and a file of more than 2 MiB where it ended. What is
-/// written through a link, into a pipe or to a device is there as it comes.
+/// that was cut short is taken up when the same command runs again, and a file of more than 2 MiB where it ended. Of such
+/// a file from, to or between machines, only what differs from the one that has its name is carried; holes stay holes;
+/// and digests of the copy are compared with those of the original before it gets its name. What is written through a
+/// link, into a pipe or to a device is there as it comes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -11,13 +11,16 @@ use wire::api::event::{self, EVENTS_WAITING_MAX, Event, Happened, MountWord, Top
 use wire::api::file::{
     self, CHUNK_BYTES_MAX, Content, Entry, FileKind, FileTime, HANDLES_MAX, Links, Purpose,
 };
+use wire::api::find;
 use wire::api::id::{ConnectionId, HandleId, MountId, ProcessId, PromptId, SubscriptionId};
 use wire::api::machine::{self, Caller, Machine, Prompts, Reconnect, Source};
 use wire::api::mount::{self, Access, Backend, BackendName, Force, SyncMode, Target};
 use wire::api::process::{self, STDIN_BYTES_IN_FLIGHT_MAX, STREAM_CHUNK_BYTES_MAX};
 use wire::api::prompt::{self, PromptKind, Secret};
+use wire::api::search;
 use wire::api::status::{self, ConnectionState, MountStatus};
 use wire::api::time::Timestamp;
+use wire::api::watch;
 use wire::api::{
     Call, ClientNotification, ErrorKind, ErrorObject, LINE_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN, Request,
     RequestId, Response, ServerNotification, daemon,
@@ -422,6 +425,30 @@ fn event_methods() -> Vec<Method> {
 }
 
 fn file_methods() -> Vec<Method> {
+    let search = search::Search {
+        source: source("/src"),
+        pattern: Some("fn main".to_owned()),
+        fixed: true,
+        case: search::Case::Smart,
+        words: false,
+        globs: vec!["*.rs".to_owned()],
+        ignored: false,
+        hidden: false,
+        tell: search::Tell::Lines,
+        depth_max: None,
+        hits_max: Some(1000),
+        caller: caller(),
+    };
+    let find = find::Find {
+        source: source("/src"),
+        names: vec!["*.rs".to_owned()],
+        ignore_case: false,
+        kinds: vec![FileKind::File],
+        depth_max: Some(3),
+        changed_since: Some(time()),
+        attributes: true,
+        caller: caller(),
+    };
     let opened = || json(file::Opened { handle: HANDLE, entry: entry() });
     let done = || json(file::Done {});
     let write = Purpose::Write { create: file::Creation::Truncate, mode: 0o644 };
@@ -517,11 +544,118 @@ fn file_methods() -> Vec<Method> {
             text: "Removes a file, a link or an empty directory.",
         },
         Method {
+            call: file::RemoveTree { source: source("/src/old"), caller: caller() }.into(),
+            reply: json(file::Begun { handle: HANDLE }),
+            text: "Begins to remove a file, or a directory with everything in it, on the machine. What is mounted below stays;\n\
+                   links are removed, not followed. Closing the handle ends it; what has gone by then is gone.",
+        },
+        Method {
+            call: file::NextRemoved { handle: HANDLE }.into(),
+            reply: json(file::RemovedNames {
+                removed: 3,
+                kept: vec![left_out()],
+                progress: file::Progress::End,
+            }),
+            text: "How many names have gone since the last answer, and what could not be removed, by its path from the\n\
+                   directory the tree was in. Asked for until `progress` is `end`.",
+        },
+        Method {
+            call: find.into(),
+            reply: opened(),
+            text: "Begins to look for names below a directory, on the machine. Links are not followed. What is left out\n\
+                   is no condition. Closing the handle ends it.",
+        },
+        Method {
+            call: find::Next { handle: HANDLE }.into(),
+            reply: json(find::Found {
+                found: vec![find::FoundFile {
+                    path: "a/main.rs".into(),
+                    kind: FileKind::File,
+                    entry: Some(entry()),
+                }],
+                left_out: vec![left_out()],
+                progress: file::Progress::More,
+            }),
+            text: "The next names, by their paths from the directory, and directories that could not be read. May be empty\n\
+                   before the end.",
+        },
+        Method {
+            call: search.into(),
+            reply: json(file::Begun { handle: HANDLE }),
+            text: "Begins to look for content in a file, or in all files below a directory, on the machine. `case` is\n\
+                   `sensitive`, `insensitive` or `smart`; `tell` is `lines` or `files`. Without `pattern` every file is a hit.\n\
+                   Closing the handle ends it.",
+        },
+        Method {
+            call: search::NextHits { handle: HANDLE }.into(),
+            reply: json(search::Hits {
+                hits: vec![search::Hit {
+                    path: "a/main.rs".into(),
+                    line: Some(search::Line {
+                        number: 3,
+                        text: "fn main() {".into(),
+                        cut: false,
+                        spans: vec![(3, 7)],
+                    }),
+                }],
+                left_out: vec![left_out()],
+                searched: Some(search::Searched { files: 12, bytes: 34_567, limited: false }),
+                progress: file::Progress::End,
+            }),
+            text: "The next hits: files in any order, lines of a file in theirs. `searched` comes at the end.",
+        },
+        Method {
+            call: watch::Watch { source: source("/src"), recursive: true, caller: caller() }.into(),
+            reply: json(file::Begun { handle: HANDLE }),
+            text: "Begins to watch a directory, until the handle is closed.",
+        },
+        Method {
+            call: watch::NextChanges { handle: HANDLE }.into(),
+            reply: json(watch::Changes {
+                changes: vec![watch::Change {
+                    path: "a/main.rs".into(),
+                    event: watch::ChangeEvent::Modified,
+                }],
+                rescan: false,
+                progress: file::Progress::More,
+            }),
+            text: "Answered when there are changes; the first time, without any, as soon as nothing is missed any more. Several\n\
+                   changes of one path are one. With `rescan` some were missed: everything is to be looked at again.",
+        },
+        Method {
+            call: file::CopyRange {
+                from: HANDLE,
+                from_offset: 0,
+                to: HandleId::new(2),
+                to_offset: 0,
+                bytes: 4096,
+            }
+            .into(),
+            reply: json(file::CopiedRange { bytes: 4096 }),
+            text: "Copies from one opened file to another, on the machine itself or from machine to machine. Less than was\n\
+                   asked for only at the end of the file.",
+        },
+        Method {
+            call: file::Digest { handle: HANDLE, offset: 0, bytes: 1 << 20, block_bytes: 1 << 17 }.into(),
+            reply: json(file::Digests {
+                blocks: vec![file::BlockDigest {
+                    digest: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".to_owned(),
+                    bytes: 1 << 17,
+                    zeros: false,
+                }],
+            }),
+            text: "BLAKE3 of consecutive blocks of an opened file, and whether each is nothing but zeros.",
+        },
+        Method {
             call: file::Rename { source: source("/src/a"), to: source("/src/b"), caller: caller() }.into(),
             reply: done(),
             text: "Gives a file another name on the same machine, replacing what has it.",
         },
     ]
+}
+
+fn left_out() -> find::LeftOut {
+    find::LeftOut { path: "a/b".into(), reason: "permission denied".to_owned() }
 }
 
 fn client_notifications() -> Vec<(ClientNotification, &'static str)> {

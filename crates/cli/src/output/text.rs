@@ -6,8 +6,13 @@ use wire::bytestring::ByteString;
 
 /// `text` without anything that moves a terminal's cursor. It may come from another machine.
 pub fn one_line(text: &str) -> String {
+    printable(text.trim_end())
+}
+
+/// The same with the blanks at its end, for a part of a line.
+pub fn printable(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
-    for character in text.trim_end().chars() {
+    for character in text.chars() {
         match character {
             '\n' | '\t' => line.push(' '),
             control if control.is_control() => line.extend(control.escape_default()),

@@ -15,9 +15,9 @@ use wire::agent::file::{
 };
 use wire::agent::name::Name;
 use wire::api::file::{
-    CHUNK_BYTES_MAX, Chunk, Close, Content, Creation, Done as Nothing, ENTRIES_MAX, Entry, FileKind,
-    FileTime, Get, Got, Links, List, Listed, MakeDirectory, MakeLink, Open, OpenDirectory, Opened, Progress,
-    Purpose, Put, Read, Remove, Rename, SetAttributes, Stat, Sync, Write, Written,
+    CHUNK_BYTES_MAX, Chunk, Close, Content, Creation, Done as Nothing, ENTRIES_MAX, Entry, FileTime, Get,
+    Got, Links, List, Listed, MakeDirectory, MakeLink, Open, OpenDirectory, Opened, Progress, Purpose, Put,
+    Read, Remove, Rename, SetAttributes, Stat, Sync, Write, Written,
 };
 use wire::api::id::HandleId;
 use wire::api::machine::{Caller, Machine, Source};
@@ -29,9 +29,12 @@ use crate::failure::{from_call, from_io};
 use crate::owner::Wanted;
 use crate::session::{ClientContext, Done, Effect, done_with, failed};
 
+pub mod content;
 pub mod sessions;
+pub mod trees;
 
 use sessions::{Directory, FarSession};
+use trees::kind_of;
 
 /// Credit for a listing: a page and the next.
 const LIST_WINDOW_BYTES: u32 = 256 << 10;
@@ -51,6 +54,10 @@ pub enum OpenNode {
     File(Arc<OpenFile>),
     /// A directory that is being listed.
     Directory(Box<Listing>),
+    /// Something that is done with a whole tree.
+    Tree(Box<trees::Tree>),
+    /// Two files, lent to one request; never kept.
+    Pair(Arc<OpenFile>, Arc<OpenFile>),
 }
 
 /// An open file. Dropped, it is closed.
@@ -244,15 +251,7 @@ fn entry(name: impl Into<ByteString>, entry: &FarEntry, target: Option<ByteStrin
     let attributes = &entry.attributes;
     Entry {
         name: name.into(),
-        kind: match attributes.kind {
-            Kind::File => FileKind::File,
-            Kind::Directory => FileKind::Directory,
-            Kind::Symlink => FileKind::Link,
-            Kind::Fifo => FileKind::Fifo,
-            Kind::Socket => FileKind::Socket,
-            Kind::CharDevice => FileKind::CharacterDevice,
-            Kind::BlockDevice => FileKind::BlockDevice,
-        },
+        kind: kind_of(attributes.kind),
         mode: attributes.mode.into(),
         uid: attributes.uid,
         gid: attributes.gid,
@@ -327,7 +326,9 @@ pub async fn list(list: List, node: Option<OpenNode>) -> Done {
             let listed = next_entries(&mut listing).await;
             done_with::<List>(listed, Effect::Opened(list.handle, OpenNode::Directory(listing)))
         }
-        Some(OpenNode::File(_)) => failed(usage(format!("{} is not a directory", list.handle))),
+        Some(OpenNode::File(_) | OpenNode::Tree(_) | OpenNode::Pair(..)) => {
+            failed(usage(format!("{} is not a directory", list.handle)))
+        }
         None => failed(no_handle(list.handle)),
     }
 }
@@ -365,7 +366,9 @@ async fn next_entries(listing: &mut Listing) -> Result<Listed, ErrorObject> {
 pub async fn open(daemon: &Daemon, context: &ClientContext, open: Open) -> Done {
     let opened = match open.purpose {
         Purpose::Read => open_to_read(daemon, context, &open).await,
-        Purpose::Write { create, mode } => open_to_write(daemon, context, &open, create, mode).await,
+        Purpose::Write { create, mode } | Purpose::Both { create, mode } => {
+            open_to_write(daemon, context, &open, create, mode).await
+        }
     };
     match opened {
         Ok((opened, file)) => {
@@ -393,6 +396,7 @@ async fn open_to_write(
     mode: u32,
 ) -> Result<(Opened, OpenFile), ErrorObject> {
     let flags = OpenFlags {
+        read: matches!(open.purpose, Purpose::Both { .. }),
         write: true,
         truncate: create == Creation::Truncate,
         exclusive: create == Creation::New,
@@ -446,7 +450,9 @@ fn no_handle(handle: HandleId) -> ErrorObject {
 fn file(handle: HandleId, node: Option<OpenNode>) -> Result<Arc<OpenFile>, ErrorObject> {
     match node {
         Some(OpenNode::File(file)) => Ok(file),
-        Some(OpenNode::Directory(_)) => Err(usage(format!("{handle} is a directory"))),
+        Some(OpenNode::Directory(_) | OpenNode::Tree(_) | OpenNode::Pair(..)) => {
+            Err(usage(format!("{handle} is not a file")))
+        }
         None => Err(no_handle(handle)),
     }
 }
@@ -537,7 +543,7 @@ pub async fn sync(sync: Sync, node: Option<OpenNode>) -> Result<Nothing, ErrorOb
 pub async fn close(close: Close, node: Option<OpenNode>) -> Result<Nothing, ErrorObject> {
     match node {
         None => Err(no_handle(close.handle)),
-        Some(OpenNode::Directory(_)) => Ok(Nothing {}),
+        Some(OpenNode::Directory(_) | OpenNode::Tree(_) | OpenNode::Pair(..)) => Ok(Nothing {}),
         Some(OpenNode::File(file)) => close_file(&file).await,
     }
 }

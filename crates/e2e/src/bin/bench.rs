@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use e2e::bench::{self, Options, coherence, recovery};
+use e2e::bench::{self, Options, coherence, copy, recovery};
 
 const HELP: &str = "\
 bench mount [--quick] [--rtt MS[,MS]] [--rate MBIT[,MBIT]] [--rows NAME[,NAME]] [--runs N]
             [--only CONTENDER[,CONTENDER]] [--operations]
+bench copy [--quick] [--rtt MS[,MS]] [--runs N]
 bench coherence [--seed N] [--steps N] [--on host|ssh|far]
 bench recovery [--quick] [--kills N] [--files N] [--on host|ssh]
 ";
@@ -16,6 +17,10 @@ fn main() -> ExitCode {
     match args.split_first() {
         Some((what, rest)) if what == "mount" => match Options::parse(rest) {
             Ok(options) => bench::run(&options),
+            Err(error) => usage(&error),
+        },
+        Some((what, rest)) if what == "copy" => match copy::Options::parse(rest) {
+            Ok(options) => copy::run(&options),
             Err(error) => usage(&error),
         },
         Some((what, rest)) if what == "recovery" => match recovery::Options::parse(rest) {

@@ -7,6 +7,7 @@ mod cache;
 mod commands;
 mod config;
 mod distance;
+mod files;
 mod lifecycle;
 mod machines;
 mod options;

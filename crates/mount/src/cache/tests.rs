@@ -332,7 +332,7 @@ fn what_is_there_is_told_by_machine_and_cleared_by_machine() {
     let (a, b) = (of("ssh://a", 2 * UNIT, 2), of("ssh://b", 2 * 33 * UNIT + 10 * UNIT, 1));
     assert_eq!(place.contents().unwrap().machines, [a.clone(), b.clone()]);
     assert_eq!(place.clear(Some("ssh://b")).unwrap(), Cleared { bytes: b.bytes, files: b.files });
-    assert_eq!(place.contents().unwrap().machines, [a.clone()]);
+    assert_eq!(place.contents().unwrap().machines, [a]);
     assert_eq!(caches[0].find(&block(1, 0, 300_000, 9)), None);
     keep(&caches[0], block(1, 0, 300_000, 9));
     assert_eq!(place.clear(None).unwrap().files, 3);

@@ -4,12 +4,14 @@
 
 use bytes::Bytes;
 use wire::agent::file::{
-    Allocation, AttributeChanges, Attributes, Caller, Entry, FileReply, FileRequest, Kind, LastLink, Lease,
-    Listed, Lock, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget, WalkFrom, WatchEvent,
-    WriteAt, XattrMode,
+    Allocation, AttributeChanges, Attributes, BlockDigest, Caller, Entry, FileReply, FileRequest, Kind,
+    LastLink, Lease, Listed, Lock, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget,
+    WalkFrom, WatchEvent, WriteAt, XattrMode,
 };
+use wire::agent::find::{FindQuery, Found};
 use wire::agent::name::{Name, RelativePath};
-use wire::agent::{HandleId, Reply, Request, StreamWindow};
+use wire::agent::search::{Hit, SearchQuery, Searched};
+use wire::agent::{Errno, HandleId, Reply, Request, StreamWindow};
 
 use super::call::{ReplyStream, TypedCall};
 use super::request::reply_name;
@@ -112,12 +114,41 @@ pub struct WalkPage {
 }
 
 /// Changes below a watched directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchPage {
     /// Paths from the watched directory, with what happened.
     pub changes: Vec<(RelativePath, WatchEvent)>,
     /// Some changes were missed: look again at everything.
     pub rescan: bool,
+}
+
+/// Names that were found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundPage {
+    /// May be none.
+    pub found: Vec<Found>,
+    /// Directories that were left out, and why.
+    pub unread: Vec<(RelativePath, Errno)>,
+}
+
+/// Content that was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SearchPage {
+    /// May be none.
+    pub hits: Vec<Hit>,
+    /// Files and directories that were left out, and why.
+    pub unread: Vec<(RelativePath, Errno)>,
+    /// What it has gone through, with the last page.
+    pub searched: Option<Searched>,
+}
+
+/// What has been removed since the last page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RemovalPage {
+    /// How many names.
+    pub removed: u64,
+    /// What stays, and why.
+    pub kept: Vec<(RelativePath, Errno)>,
 }
 
 /// A value that is read out of a file reply.
@@ -160,6 +191,12 @@ outcome!(Opened, content => FileReply::Opened { entry, whole, created, directory
 outcome!(DirectoryPage, _ => FileReply::Listing { entries, end, lease, directory } => {
     DirectoryPage { entries, end, lease, directory }
 });
+outcome!(FoundPage, _ => FileReply::Found { found, unread } => FoundPage { found, unread });
+outcome!(SearchPage, _ => FileReply::Searched { hits, unread, searched } => {
+    SearchPage { hits, unread, searched }
+});
+outcome!(Vec<BlockDigest>, _ => FileReply::Digested { blocks } => blocks);
+outcome!(RemovalPage, _ => FileReply::TreeRemoved { removed, kept } => RemovalPage { removed, kept });
 outcome!(WatchPage, _ => FileReply::Watched { changes, rescan } => WatchPage { changes, rescan });
 
 impl FileOutcome for WalkPage {
@@ -475,6 +512,32 @@ impl AgentClient {
         window: StreamWindow,
     ) -> PageStream<WalkPage> {
         self.file_stream(FileRequest::Walk { directory, from, budget, window })
+    }
+
+    /// Looks for names below a directory.
+    pub fn find(&self, directory: Place, query: FindQuery, window: StreamWindow) -> PageStream<FoundPage> {
+        self.file_stream(FileRequest::Find { directory, query, window })
+    }
+
+    /// Looks for content in a file, or in all files below a directory.
+    pub fn search(&self, place: Place, query: SearchQuery, window: StreamWindow) -> PageStream<SearchPage> {
+        self.file_stream(FileRequest::Search { place, query, window })
+    }
+
+    /// BLAKE3 digests of consecutive blocks; fewer at the end of the file.
+    pub fn digest(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        length: u32,
+        block: u32,
+    ) -> TypedCall<Vec<BlockDigest>> {
+        self.file(FileRequest::Digest { handle, offset, length, block }, Bytes::new())
+    }
+
+    /// Removes a file, or a directory with everything in it. Dropped before its end, some of it is gone.
+    pub fn remove_tree(&self, directory: Place, name: Name, window: StreamWindow) -> PageStream<RemovalPage> {
+        self.file_stream(FileRequest::RemoveTree { directory, name, window })
     }
 
     /// Tells of changes below a directory until it is dropped.

@@ -347,7 +347,16 @@ impl Entry {
     /// Whether another stream can go on where the last one stopped.
     fn can_go_on(&self) -> bool {
         let Some(again) = &self.again else { return false };
-        !self.progress.touched || !matches!(again.request, Request::File(FileRequest::Walk { .. }))
+        let only_from_the_start = matches!(
+            again.request,
+            Request::File(
+                FileRequest::Walk { .. }
+                    | FileRequest::Find { .. }
+                    | FileRequest::RemoveTree { .. }
+                    | FileRequest::Search { .. }
+            )
+        );
+        !self.progress.touched || !only_from_the_start
     }
 
     /// The frame that asks for what is still missing.

@@ -114,6 +114,7 @@ pub(super) fn rule(request: &FileRequest) -> Rule {
         | FileRequest::Sync { .. }
         | FileRequest::Close { .. }
         | FileRequest::Seek { .. }
+        | FileRequest::Digest { .. }
         | FileRequest::Space { .. }
         | FileRequest::GetXattr { .. }
         | FileRequest::ListXattrs { .. }
@@ -122,6 +123,9 @@ pub(super) fn rule(request: &FileRequest) -> Rule {
         | FileRequest::ReleaseLocks { .. }
         | FileRequest::List { .. }
         | FileRequest::Walk { .. }
+        | FileRequest::Search { .. }
+        | FileRequest::RemoveTree { .. }
+        | FileRequest::Find { .. }
         | FileRequest::Watch { .. } => Rule::Repeat,
     }
 }

@@ -45,6 +45,7 @@ pub(super) fn is_mutation(request: &Request) -> bool {
         | FileRequest::Sync { .. }
         | FileRequest::Close { .. }
         | FileRequest::Seek { .. }
+        | FileRequest::Digest { .. }
         | FileRequest::Space { .. }
         | FileRequest::GetXattr { .. }
         | FileRequest::ListXattrs { .. }
@@ -53,6 +54,9 @@ pub(super) fn is_mutation(request: &Request) -> bool {
         | FileRequest::ReleaseLocks { .. }
         | FileRequest::List { .. }
         | FileRequest::Walk { .. }
+        | FileRequest::Search { .. }
+        | FileRequest::RemoveTree { .. }
+        | FileRequest::Find { .. }
         | FileRequest::Watch { .. } => false,
     }
 }
@@ -63,6 +67,9 @@ pub(super) fn window(request: &Request) -> Option<StreamWindow> {
         Request::File(
             FileRequest::List { window, .. }
             | FileRequest::Walk { window, .. }
+            | FileRequest::Search { window, .. }
+            | FileRequest::RemoveTree { window, .. }
+            | FileRequest::Find { window, .. }
             | FileRequest::Watch { window, .. },
         )
         | Request::Process(ProcessRequest::Spawn { window, .. } | ProcessRequest::Follow { window, .. }) => {
@@ -78,6 +85,9 @@ pub(super) fn window_mut(request: &mut Request) -> Option<&mut StreamWindow> {
         Request::File(
             FileRequest::List { window, .. }
             | FileRequest::Walk { window, .. }
+            | FileRequest::Search { window, .. }
+            | FileRequest::RemoveTree { window, .. }
+            | FileRequest::Find { window, .. }
             | FileRequest::Watch { window, .. },
         )
         | Request::Process(ProcessRequest::Spawn { window, .. } | ProcessRequest::Follow { window, .. }) => {
@@ -96,6 +106,7 @@ pub(super) fn handles(request: &FileRequest) -> [Option<HandleId>; 2] {
         | F::Close { handle }
         | F::Allocate { handle, .. }
         | F::Seek { handle, .. }
+        | F::Digest { handle, .. }
         | F::Lock { handle, .. }
         | F::TestLock { handle, .. }
         | F::ReleaseLocks { handle, .. }
@@ -163,6 +174,10 @@ pub(super) fn reply_name(reply: &Reply) -> &'static str {
             FileReply::Lock(_) => "Lock",
             FileReply::Listing { .. } => "Listing",
             FileReply::Walked { .. } => "Walked",
+            FileReply::Searched { .. } => "Searched",
+            FileReply::TreeRemoved { .. } => "TreeRemoved",
+            FileReply::Found { .. } => "Found",
+            FileReply::Digested { .. } => "Digested",
             FileReply::Watched { .. } => "Watched",
         },
         Reply::Process(reply) => match reply {

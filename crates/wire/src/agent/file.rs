@@ -12,8 +12,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::find::{FindQuery, Found};
 use super::name::{Name, RelativePath};
-use super::{HandleId, StreamWindow};
+use super::search::{Hit, SearchQuery, Searched};
+use super::{Errno, HandleId, StreamWindow};
 
 /// What a file is as long as it exists, under every name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -374,6 +376,23 @@ pub struct Listed {
     pub cookie: u64,
 }
 
+/// The most that one [`FileRequest::Digest`] reads: a fraction of a second.
+pub const DIGEST_BYTES_MAX: u32 = 64 << 20;
+
+/// The shortest block of a [`FileRequest::Digest`]: a reply is far shorter than what it is of.
+pub const DIGEST_BLOCK_BYTES_MIN: u32 = 16 << 10;
+
+/// What a block of a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockDigest {
+    /// Its BLAKE3 digest.
+    pub digest: [u8; 32],
+    /// Its length, less than was asked for at the end of the file.
+    pub bytes: u32,
+    /// Whether it is nothing but zeros, stored or not.
+    pub zeros: bool,
+}
+
 /// Where a [`FileRequest::Walk`] begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WalkFrom {
@@ -676,6 +695,18 @@ pub enum FileRequest {
         /// Until it is free.
         wait: bool,
     },
+    /// BLAKE3 digests of consecutive blocks, the last of which may end with the file. At most [`DIGEST_BYTES_MAX`] are read,
+    /// in blocks of at least [`DIGEST_BLOCK_BYTES_MIN`]; `EINVAL` otherwise. → [`FileReply::Digested`]
+    Digest {
+        /// Of this file.
+        handle: HandleId,
+        /// From here.
+        offset: u64,
+        /// So many bytes.
+        length: u32,
+        /// In blocks of this length.
+        block: u32,
+    },
     /// → [`FileReply::Lock`]
     TestLock {
         /// On this file.
@@ -711,6 +742,40 @@ pub enum FileRequest {
         from: WalkFrom,
         /// How much.
         budget: WalkBudget,
+        /// Credit to begin with.
+        window: StreamWindow,
+    },
+    /// Looks for names below a directory. Symlinks are not followed, and directories that cannot be read are told and left
+    /// out. A page may be empty: it is proof that the search goes on. Streamed. → [`FileReply::Found`] each. `EINVAL`, with
+    /// the reason as its detail, for a query that says nothing sensible.
+    Find {
+        /// Below this directory, which is not told itself.
+        directory: Place,
+        /// What is looked for.
+        query: FindQuery,
+        /// Credit to begin with.
+        window: StreamWindow,
+    },
+    /// Removes a file, or a directory with everything in it. What is on another file system than the directory itself stays.
+    /// What cannot be removed is told and does not keep the rest from being removed. After a cancel, what has gone is gone.
+    /// Streamed. → [`FileReply::TreeRemoved`] each.
+    RemoveTree {
+        /// In this directory.
+        directory: Place,
+        /// The name that is to be gone.
+        name: Name,
+        /// Credit to begin with.
+        window: StreamWindow,
+    },
+    /// Looks for content in a file, or in all files below a directory. Symlinks are not followed, and nothing is told of
+    /// files from the first zero byte on. The order of files is any; the lines of one file are in their order. Streamed.
+    /// → [`FileReply::Searched`] each. `EINVAL`, with the reason as its detail, for a query that says nothing sensible;
+    /// `EMFILE` when too many are under way.
+    Search {
+        /// In this file, or below this directory.
+        place: Place,
+        /// What is looked for.
+        query: SearchQuery,
         /// Credit to begin with.
         window: StreamWindow,
     },
@@ -818,6 +883,34 @@ pub enum FileReply {
         attributes: Option<Attributes>,
         /// Contents of files among `entries`, by index, as lengths of consecutive parts of the payload.
         contents: Vec<(u32, u32)>,
+    },
+    /// What a search for names has come to since the last page.
+    Found {
+        /// In the machine's order within each directory.
+        found: Vec<Found>,
+        /// Directories that were left out, and why.
+        unread: Vec<(RelativePath, Errno)>,
+    },
+    /// What a search for content has come to since the last page.
+    Searched {
+        /// May be none.
+        hits: Vec<Hit>,
+        /// Files and directories that were left out, and why.
+        unread: Vec<(RelativePath, Errno)>,
+        /// What it has gone through, with the last page.
+        searched: Option<Searched>,
+    },
+    /// Digests of blocks.
+    Digested {
+        /// In their order.
+        blocks: Vec<BlockDigest>,
+    },
+    /// What has been removed since the last page.
+    TreeRemoved {
+        /// How many names.
+        removed: u64,
+        /// What stays, by its path from the directory that the tree was in, and why.
+        kept: Vec<(RelativePath, Errno)>,
     },
     /// Changes below a watched directory.
     Watched {

@@ -3,8 +3,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::file::*;
+use super::find::*;
 use super::name::{NAME_BYTES_MAX, Name, NameError, PATH_BYTES_MAX, RelativePath};
 use super::process::*;
+use super::search::*;
 use super::*;
 use crate::frame::{PREFIX_BYTES, decode_head, encode_head};
 
@@ -57,6 +59,26 @@ fn requests() -> Vec<Request> {
         ..AttributeChanges::default()
     };
     let budget = WalkBudget { entries: 1, depth: 2, file_bytes: 3, content_bytes: 4 };
+    let search = SearchQuery {
+        pattern: Some("a|b".to_owned()),
+        fixed: true,
+        case: Case::Smart,
+        words: true,
+        globs: vec!["!*.o".to_owned()],
+        ignored: true,
+        hidden: true,
+        tell: Tell::Lines,
+        depth_max: Some(1),
+        hits_max: u64::MAX,
+    };
+    let query = FindQuery {
+        names: vec!["*.rs".to_owned()],
+        ignore_case: true,
+        kinds: vec![Kind::File],
+        depth_max: Some(1),
+        changed_since: Some(Time::default()),
+        attributes: true,
+    };
     let files = [
         F::Attach { path: b"/\xff".to_vec(), read_only: true },
         F::Lookup { directory: directory.clone(), name: name.clone() },
@@ -104,6 +126,10 @@ fn requests() -> Vec<Request> {
         F::ReleaseLocks { handle, owner },
         F::List { directory: directory.clone(), from: 1, window },
         F::Walk { directory: directory.clone(), from: WalkFrom::Below(self::name()), budget, window },
+        F::Find { directory: directory.clone(), query, window },
+        F::Search { place: self::place(), query: search, window },
+        F::Digest { handle, offset: 1, length: 2, block: 3 },
+        F::RemoveTree { directory: directory.clone(), name: self::name(), window },
         F::Watch { directory, recursive: true, window },
     ];
     let process = ProcessId(1);
@@ -173,6 +199,20 @@ fn agent_frames() -> Vec<AgentFrame> {
             attributes: Some(attributes),
             contents: vec![(0, 1)],
         },
+        F::Found {
+            found: vec![Found { path: place().path, kind: Kind::File, entry: Some(entry()) }],
+            unread: vec![(place().path, Errno(13))],
+        },
+        F::Searched {
+            hits: vec![Hit {
+                path: place().path,
+                line: Some(Line { number: 1, text: b"\xff".to_vec(), cut: true, spans: vec![(0, 1)] }),
+            }],
+            unread: vec![(place().path, Errno(13))],
+            searched: Some(Searched { files: 1, bytes: 2, limited: true }),
+        },
+        F::Digested { blocks: vec![BlockDigest { digest: [7; 32], bytes: 1, zeros: true }] },
+        F::TreeRemoved { removed: 1, kept: vec![(place().path, Errno(13))] },
         F::Watched { changes: vec![(place().path, WatchEvent::Modified)], rescan: true },
     ];
     let processes = vec![

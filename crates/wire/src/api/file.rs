@@ -12,6 +12,7 @@ use std::fmt;
 use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::find::LeftOut;
 use super::id::HandleId;
 use super::machine::{Caller, Source};
 use crate::bytestring::ByteString;
@@ -199,6 +200,13 @@ pub struct Open {
 pub enum Purpose {
     /// Reading.
     Read,
+    /// Reading and writing a file that may be there, or is made.
+    Both {
+        /// When it does not exist, when it does.
+        create: Creation,
+        /// Permission bits of a new file, before the login's umask.
+        mode: u32,
+    },
     /// Writing.
     Write {
         /// When it does not exist, when it does.
@@ -298,6 +306,71 @@ pub struct Put {
     pub caller: Caller,
 }
 
+/// The most that one [`CopyRange`] copies: a second on a slow link.
+pub const COPY_BYTES_MAX: u32 = 16 << 20;
+
+/// Copies from one opened file to another, on the machine itself or from machine to machine, without sending the content to
+/// whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopyRange {
+    /// From [`Open`], for reading.
+    pub from: HandleId,
+    /// From where in it.
+    pub from_offset: u64,
+    /// From [`Open`], for writing.
+    pub to: HandleId,
+    /// Where to in it.
+    pub to_offset: u64,
+    /// How much; no more than [`COPY_BYTES_MAX`].
+    pub bytes: u32,
+}
+
+/// What was copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiedRange {
+    /// Less than was asked for at the end of the file only.
+    pub bytes: u64,
+}
+
+/// The most that one [`Digest`] is of.
+pub const DIGEST_BYTES_MAX: u32 = 64 << 20;
+
+/// The shortest block of a [`Digest`].
+pub const DIGEST_BLOCK_BYTES_MIN: u32 = 16 << 10;
+
+/// Asks what is in a file without having it sent: digests of consecutive blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Digest {
+    /// From [`Open`], for reading.
+    pub handle: HandleId,
+    /// From where.
+    pub offset: u64,
+    /// Of how much; no more than [`DIGEST_BYTES_MAX`].
+    pub bytes: u32,
+    /// In blocks of this length, at least [`DIGEST_BLOCK_BYTES_MIN`].
+    pub block_bytes: u32,
+}
+
+/// Digests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// In their order; fewer than were asked for at the end of the file.
+    pub blocks: Vec<BlockDigest>,
+}
+
+/// What a block is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockDigest {
+    /// BLAKE3, in hexadecimal.
+    pub digest: String,
+    /// Its length.
+    pub bytes: u32,
+    /// Whether it is nothing but zeros.
+    pub zeros: bool,
+}
+
 /// Waits until what was written is on stable storage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -375,6 +448,43 @@ pub struct Remove {
     pub source: Source,
     /// Who asks.
     pub caller: Caller,
+}
+
+/// Begins to remove a file, or a directory with everything in it, on the machine itself. What is mounted below stays, and
+/// links are removed, not followed. Closing the handle ends it; what has gone by then is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveTree {
+    /// Which.
+    pub source: Source,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// A handle for what comes page by page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// For the requests that follow.
+    pub handle: HandleId,
+}
+
+/// How far a removal is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NextRemoved {
+    /// From [`RemoveTree`]. Only one such request at a time.
+    pub handle: HandleId,
+}
+
+/// What has been removed since the last answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedNames {
+    /// How many names.
+    pub removed: u64,
+    /// What could not be removed, by its path from the directory the tree is in.
+    pub kept: Vec<LeftOut>,
+    /// Whether there is more.
+    pub progress: Progress,
 }
 
 /// Gives a file another name, replacing what has it.

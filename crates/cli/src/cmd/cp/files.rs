@@ -26,7 +26,7 @@ const WRITES_IN_FLIGHT: usize = 8;
 pub const WINDOW_BYTES: u64 = (WRITES_IN_FLIGHT * CHUNK_BYTES_MAX) as u64;
 
 /// The mode of a file or directory that is not complete: nobody else's business.
-const UNFINISHED_FILE: u32 = 0o600;
+pub const UNFINISHED_FILE: u32 = 0o600;
 const UNFINISHED_DIRECTORY: u32 = 0o700;
 
 /// Files of this computer, and those of machines.
@@ -67,7 +67,13 @@ impl<'a> Files<'a> {
         self.client.is_none()
     }
 
-    fn client(&self) -> Result<&'a Client> {
+    /// Who asks.
+    pub fn caller(&self) -> &'a Caller {
+        self.caller
+    }
+
+    /// The daemon.
+    pub fn client(&self) -> Result<&'a Client> {
         self.client.ok_or_else(|| Error::new(ErrorKind::Failure, "there is no connection to the daemon"))
     }
 

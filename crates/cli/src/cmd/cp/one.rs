@@ -1,5 +1,7 @@
 //! The copy of one file.
 //!
+//! That of a large file is another [matter](super::large), unless all is of this computer.
+//!
 //! The content goes to a file beside the final name, whose own name says which original it belongs to, and which gets
 //! the final name once it is complete. When it is found again, the copy goes on where it ended: chunks are written in
 //! order with at most [`WINDOW_BYTES`] under way, so all below its length less that much is there.
@@ -11,6 +13,7 @@ use wire::api::file::{CHUNK_BYTES_MAX, Creation, Entry, FileKind, Links};
 use wire::api::machine::Source;
 
 use super::files::{Attributes, Incoming, Sink, WINDOW_BYTES, is_small};
+use super::large;
 use super::work::{Pair, Target, Work};
 use crate::error::{Error, Failure, Result};
 
@@ -21,8 +24,8 @@ pub fn copy(work: &Work<'_>, pair: &Pair, target: Target) -> Result<()> {
         Target::New => None,
         Target::Unknown => work.files().stat(&pair.to, Links::Keep)?,
     };
-    match there.map(|there| there.kind) {
-        None | Some(FileKind::File) => copy_beside(work, pair)?,
+    match there.as_ref().map(|there| there.kind) {
+        None | Some(FileKind::File) => copy_beside(work, pair, there.as_ref())?,
         Some(FileKind::Directory) => {
             let message = format!("`{}` is a directory, and `{}` is not", pair.to, pair.from);
             return Err(Error::new(ErrorKind::Conflict, message));
@@ -34,13 +37,19 @@ pub fn copy(work: &Work<'_>, pair: &Pair, target: Target) -> Result<()> {
     Ok(())
 }
 
-fn copy_beside(work: &Work<'_>, pair: &Pair) -> Result<()> {
+fn copy_beside(work: &Work<'_>, pair: &Pair, there: Option<&Entry>) -> Result<()> {
     let files = work.files();
     let beside = beside(pair)?;
     if is_small(&pair.entry)
         && let Some(content) = files.get(&pair.from)?
     {
         return put_beside(work, pair, &beside, content);
+    }
+    if large::is_large(pair) {
+        let outcome = large::copy(work, pair, &beside, there)
+            .and_then(|()| files.set_attributes(&beside, Attributes::of(&pair.entry)))
+            .and_then(|()| files.rename(&beside, &pair.to));
+        return clear_up(work, pair, &beside, outcome);
     }
     // A small file is as quickly written as looked for.
     let found = match pair.entry.size > WINDOW_BYTES {
@@ -167,7 +176,8 @@ pub(super) fn beside(pair: &Pair) -> Result<Source> {
     // Another build may compute another hash; then a copy begins anew.
     let mut hasher = DefaultHasher::new();
     (from.to_bytes(), to.to_bytes(), entry.size, entry.modified.seconds).hash(&mut hasher);
-    (entry.modified.nanoseconds, entry.inode).hash(&mut hasher);
+    // What a large copy leaves has its full length from the start, and must not be taken for what others leave.
+    (entry.modified.nanoseconds, entry.inode, large::is_large(pair)).hash(&mut hasher);
     let name = format!(".stead-{:016x}.part", hasher.finish());
     let directory = path.as_bytes().iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
     let beside = [&path.as_bytes()[..directory], name.as_bytes()].concat();

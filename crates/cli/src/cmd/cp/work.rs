@@ -22,8 +22,8 @@ use super::{child, one, parts};
 use crate::error::{Error, Failure, Result};
 
 /// How many files and directories are copied at once. Each takes a few round trips, however small it is, so that only
-/// many together fill a long link. Each needs two handles at most, of which the daemon gives a client so many.
-const WORKERS: usize = HANDLES_MAX / 2;
+/// many together fill a long link. Each needs two handles at most, a large file three, and the daemon gives a client so many.
+const WORKERS: usize = (HANDLES_MAX - LARGE_FILES_MAX) / 2;
 
 /// The same where all is of this computer: more would wait for the same disk.
 const LOCAL_WORKERS: usize = 4;

@@ -1,0 +1,255 @@
+//! Copies and searches without a mount, beside the programs that people use for them.
+//!
+//! Everybody logs in anew for each row, and works on the same files in the same order; what is copied is in memory before.
+//! The clock goes from the start of the command to its end. Each copy is compared with its original, and removed.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::rows::{write_big, write_tree};
+use crate::tree::{Compare, assert_same};
+use crate::{DelayProxy, Finished, Program, Sshd, Stead};
+
+/// No copy takes this long.
+const DEADLINE: Duration = Duration::from_secs(1800);
+
+/// What is searched for: it is in one file of the tree.
+const NEEDLE: &str = "a needle in a stack of hay";
+
+/// What is measured.
+pub struct Options {
+    rtts: Vec<Duration>,
+    big_bytes: u64,
+    files: usize,
+    searched_files: usize,
+    runs: usize,
+}
+
+/// Who takes part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tool {
+    Stead,
+    Scp,
+    Rsync,
+    Sftp,
+}
+
+impl Tool {
+    const ALL: [Tool; 4] = [Tool::Stead, Tool::Scp, Tool::Rsync, Tool::Sftp];
+}
+
+impl Options {
+    /// Reads the arguments after `copy`.
+    pub fn parse(args: &[String]) -> Result<Options, String> {
+        let mut options = Options {
+            rtts: [0, 20].map(Duration::from_millis).to_vec(),
+            big_bytes: 1 << 30,
+            files: 20_000,
+            searched_files: 100_000,
+            runs: 3,
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+            match arg.as_str() {
+                "--quick" => {
+                    (options.big_bytes, options.files, options.searched_files, options.runs) =
+                        (128 << 20, 1000, 5000, 1);
+                }
+                "--rtt" => {
+                    options.rtts =
+                        super::list(value()?, |text| text.parse().ok().map(Duration::from_millis))?;
+                }
+                "--runs" => {
+                    let runs = value()?.parse().ok().filter(|runs| *runs > 0);
+                    options.runs = runs.ok_or_else(|| "--runs needs a number".to_owned())?;
+                }
+                other => return Err(format!("unknown argument {other}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Measures and prints. Fails only when something could not be measured.
+pub fn run(options: &Options) -> ExitCode {
+    for rtt in &options.rtts {
+        let field = Field::new(*rtt, options);
+        println!(
+            "\n{} ms round trip; a file of {} MiB, {} files of 4 KiB, a search in {} files; seconds, medians of {}",
+            rtt.as_millis(),
+            options.big_bytes >> 20,
+            options.files,
+            options.searched_files,
+            options.runs
+        );
+        println!("{:<18} {:>9} {:>9} {:>9} {:>9}", "row", "stead", "scp", "rsync", "sftp");
+        for (row, name) in [("big file to", "big"), ("small files to", "small")] {
+            let figures = Tool::ALL.map(|tool| {
+                median(options.runs, || {
+                    field.copy(tool, &field.here.join(name), &field.far.join(name), Way::To)
+                })
+            });
+            print_row(row, &figures);
+        }
+        for (row, name) in [("big file from", "big"), ("small files from", "small")] {
+            let figures = Tool::ALL.map(|tool| {
+                let (kept, to) = (field.kept.join(name), field.back.join(name));
+                median(options.runs, || field.copy(tool, &kept, &to, Way::From))
+            });
+            print_row(row, &figures);
+        }
+        // Again onto a copy of which one block differs.
+        let again = [Tool::Stead, Tool::Rsync].map(|tool| median(options.runs, || field.copy_again(tool)));
+        println!("{:<18} {:>9.2} {:>9} {:>9.2} {:>9}", "big file again", again[0], "-", again[1], "-");
+        let search = median(options.runs, || field.search_with_stead());
+        let rg = median(options.runs, || field.search_with_rg());
+        println!("{:<18} {search:>9.2}   rg through ssh {rg:.2}", "search");
+    }
+    ExitCode::SUCCESS
+}
+
+fn print_row(row: &str, figures: &[f64; 4]) {
+    let [stead, scp, rsync, sftp] = figures;
+    println!("{row:<18} {stead:>9.2} {scp:>9.2} {rsync:>9.2} {sftp:>9.2}");
+}
+
+fn median(runs: usize, mut measure: impl FnMut() -> Duration) -> f64 {
+    let mut times: Vec<Duration> = (0..runs).map(|_| measure()).collect();
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    To,
+    From,
+}
+
+/// Two computers with what is copied between them.
+struct Field {
+    stead: Stead,
+    sshd: Sshd,
+    here: PathBuf,
+    /// Where copies go.
+    far: PathBuf,
+    /// Where they come back to.
+    back: PathBuf,
+    /// Where originals are there.
+    kept: PathBuf,
+    /// What lies between them, as long as it lies there.
+    _proxy: Option<DelayProxy>,
+}
+
+impl Field {
+    fn new(rtt: Duration, options: &Options) -> Field {
+        let sshd = Sshd::start();
+        let proxy = (!rtt.is_zero()).then(|| DelayProxy::start(sshd.port(), rtt));
+        if let Some(proxy) = &proxy {
+            sshd.add_host("box", proxy.port(), &[("HostKeyAlias", "box")]);
+        }
+        let stead = Stead::with_ssh(&sshd);
+        let (here, far, back) = (stead.dir("here"), stead.dir("far"), stead.dir("back"));
+        let kept = stead.dir("kept");
+        write_big(&here.join("big"), options.big_bytes);
+        write_tree(&here.join("small"), options.files);
+        for name in ["big", "small"] {
+            Program::new("cp").arg("-r").arg(here.join(name)).arg(kept.join(name)).deadline(DEADLINE).ok();
+        }
+        write_tree(&kept.join("searched"), options.searched_files);
+        std::fs::write(kept.join("searched/needle"), NEEDLE).expect("writing what is searched for");
+        Field { stead, sshd, here, far, back, kept, _proxy: proxy }
+    }
+
+    fn config(&self) -> String {
+        self.sshd.client_config().display().to_string()
+    }
+
+    /// The program with the connection closed, so that it logs in as the others do.
+    fn stead(&self) -> Program {
+        let _perhaps_not_connected = self.stead.run(&["disconnect", "ssh://box"]);
+        self.stead.program()
+    }
+
+    fn copy(&self, tool: Tool, from: &Path, to: &Path, way: Way) -> Duration {
+        let took = self.carry(tool, from, to, way).took;
+        if from.is_dir() {
+            assert_same(from, to, Compare::CONTENTS);
+            std::fs::remove_dir_all(to).expect("removing the copy");
+        } else {
+            assert_equal(from, to);
+            std::fs::remove_file(to).expect("removing the copy");
+        }
+        took
+    }
+
+    fn carry(&self, tool: Tool, from: &Path, to: &Path, way: Way) -> Finished {
+        let there = |path: &Path, scheme: &str| format!("{scheme}{}", path.display());
+        let pair = |scheme: &str| match way {
+            Way::To => (from.display().to_string(), there(to, scheme)),
+            Way::From => (there(from, scheme), to.display().to_string()),
+        };
+        let program = match tool {
+            Tool::Stead => {
+                let (from, to) = pair("ssh://box");
+                self.stead().args(["cp", &from, &to])
+            }
+            Tool::Scp => {
+                let (from, to) = pair("box:");
+                Program::new("scp").args(["-F", &self.config(), "-q", "-r", &from, &to])
+            }
+            Tool::Rsync => {
+                let (from_there, to) = pair("box:");
+                // A directory without the slash would be put into the copy.
+                let slash = if from.is_dir() { "/" } else { "" };
+                let shell = format!("ssh -F {}", self.config());
+                Program::new("rsync").args(["-r", "-t", "-e", &shell, &format!("{from_there}{slash}"), &to])
+            }
+            Tool::Sftp => {
+                let verb = if way == Way::To { "put" } else { "get" };
+                // A directory goes into the one that is named.
+                let to = if from.is_dir() { to.parent().unwrap_or(to) } else { to };
+                let batch = format!("{verb} -r {} {}\n", from.display(), to.display());
+                Program::new("sftp").args(["-F", &self.config(), "-q", "-b", "-", "box"]).input(batch)
+            }
+        };
+        program.deadline(DEADLINE).ok()
+    }
+
+    /// Copies the big file onto a copy of which a block in the middle differs.
+    fn copy_again(&self, tool: Tool) -> Duration {
+        use std::os::unix::fs::FileExt;
+        let (from, to) = (self.here.join("big"), self.far.join("again"));
+        std::fs::copy(&from, &to).expect("making the older version");
+        let length = to.metadata().expect("looking at the older version").len();
+        let file = std::fs::File::options().write(true).open(&to).expect("opening the older version");
+        file.write_all_at(b"another version", length / 2).expect("changing the older version");
+        // Programs that go by times are to see that it is an older one.
+        file.set_modified(std::time::UNIX_EPOCH).expect("setting the older version's time");
+        let took = self.carry(tool, &from, &to, Way::To).took;
+        assert_equal(&from, &to);
+        std::fs::remove_file(&to).expect("removing the copy");
+        took
+    }
+
+    fn search_with_stead(&self) -> Duration {
+        let source = format!("ssh://box{}/searched", self.kept.display());
+        found_once(self.stead().args(["search", "-F", &source, NEEDLE]).deadline(DEADLINE).ok())
+    }
+
+    fn search_with_rg(&self) -> Duration {
+        let command = format!("rg -F '{NEEDLE}' {}/searched", self.kept.display());
+        let ssh = Program::new("ssh").args(["-F", &self.config(), "box", &command]);
+        found_once(ssh.deadline(DEADLINE).ok())
+    }
+}
+
+fn found_once(found: Finished) -> Duration {
+    assert_eq!(found.text().lines().count(), 1, "{found}");
+    found.took
+}
+
+fn assert_equal(one: &Path, other: &Path) {
+    Program::new("cmp").arg(one).arg(other).deadline(DEADLINE).ok();
+}
