@@ -323,7 +323,7 @@ fn a_full_cache_disk_harms_no_reader() {
     let b = Machine::new(4, 50);
     b.stead.ok(&["daemon", "start"]);
     std::fs::create_dir(b.place()).unwrap();
-    rustix::mount::mount("e2e", &b.place(), "tmpfs", MountFlags::empty(), c"size=1m,mode=700").unwrap();
+    rustix::mount::mount("e2e", b.place(), "tmpfs", MountFlags::empty(), c"size=1m,mode=700").unwrap();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for _ in 0..2 {
             let mount = b.mount(&["-o", "cache-size=1G"]);

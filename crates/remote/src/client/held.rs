@@ -169,11 +169,11 @@ impl Held {
     pub(super) fn known_for(&mut self, id: RequestId, request: &FileRequest, is_inherited: bool) -> Known {
         match request {
             FileRequest::Write { handle, .. } if !is_inherited => {
-                Known { tail: self.tail(*handle, id), open: None }
+                Known { tail: self.tail(*handle, id), ..Known::default() }
             }
             FileRequest::Create { handle, .. } => {
                 let open = self.files.contains_key(handle).then_some(*handle);
-                Known { tail: None, open }
+                Known { open, ..Known::default() }
             }
             _ => Known::default(),
         }

@@ -1,16 +1,16 @@
 //! A new session of the agent, made equal to the old one: the export, the open files, the locks; then the mutations of
 //! which it is not known whether they were carried out.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wire::agent::file::{FileId, FileRequest};
-use wire::agent::{HandleId, Request};
+use wire::agent::file::{FileId, FileRequest, WriteAt};
+use wire::agent::{HandleId, Request, RequestId};
 
 use super::held::{Corrections, HeldFile, HeldLock};
 use super::pending::Doubt;
-use super::repeat::{Settled, settle};
+use super::repeat::{Known, Settled, settle};
 use super::session::Session;
 use super::{AgentClient, CallError, LinkLost};
 
@@ -147,14 +147,42 @@ pub(super) async fn give_back(session: &Arc<Session>) -> Result<(), LinkLost> {
     }
 }
 
+/// The writes in doubt, by the handles that they went to.
+struct Written(HashMap<HandleId, Vec<(RequestId, u64, Bytes)>>);
+
+impl Written {
+    fn of(doubts: &[Doubt]) -> Written {
+        let mut written: HashMap<_, Vec<_>> = HashMap::new();
+        for Doubt { id, again, .. } in doubts {
+            if let Request::File(FileRequest::Write { handle, at: WriteAt::Offset(offset), .. }) =
+                &again.request
+            {
+                written.entry(*handle).or_default().push((*id, *offset, again.payload.clone()));
+            }
+        }
+        Written(written)
+    }
+
+    /// Those that were sent behind the making of a file.
+    fn behind(&self, making: RequestId, request: &FileRequest) -> Vec<(u64, Bytes)> {
+        let FileRequest::Create { handle, .. } = request else { return Vec::new() };
+        let writes = self.0.get(handle).into_iter().flatten();
+        let behind = writes.filter(|(id, ..)| *id > making);
+        behind.map(|(_, offset, bytes)| (*offset, bytes.clone())).collect()
+    }
+}
+
 /// Settles the mutations in doubt, one after the other: a later one may rest on an earlier.
 pub(super) async fn settle_doubts(session: &Arc<Session>) -> Result<(), LinkLost> {
     let client = AgentClient::recovering(session);
-    for Doubt { id, sequence, again } in session.pending().doubts() {
+    let doubts = session.pending().doubts();
+    let written = Written::of(&doubts);
+    for Doubt { id, sequence, again } in doubts {
         let Request::File(request) = again.request else { continue };
         let is_inherited = session.is_inherited(sequence);
         let held = session.held();
         let known = held.map(|held| held.lock().known_for(id, &request, is_inherited)).unwrap_or_default();
+        let known = Known { written: written.behind(id, &request), ..known };
         let client = client.with_sequence(sequence);
         let Settled { answer, claim } = match settle(&client, request, again.payload, known).await {
             Ok(settled) => settled,

@@ -137,6 +137,32 @@ pub(super) struct Known {
     pub(super) tail: Option<Tail>,
     /// For what opens a file: its handle is open already.
     pub(super) open: Option<HandleId>,
+    /// For what makes a file: what was sent to be written to it behind that.
+    pub(super) written: Vec<(u64, Bytes)>,
+}
+
+impl Known {
+    /// Where a file ends at most of which all content was sent with what makes it.
+    fn written_to(&self) -> u64 {
+        let ends = self.written.iter().map(|(offset, bytes)| offset.saturating_add(bytes.len() as u64));
+        ends.max().unwrap_or_default()
+    }
+
+    /// Whether each of these bytes, from `offset` on, is what one of the writes was to make it, or zero between them.
+    fn may_have_made(&self, offset: u64, bytes: &[u8]) -> bool {
+        // Of each byte, whether a write has reached it, and whether one has made it what it is.
+        let mut found = vec![(false, false); bytes.len()];
+        for (start, written) in &self.written {
+            let skipped = usize::try_from(offset.saturating_sub(*start)).unwrap_or(usize::MAX);
+            let first = usize::try_from(start.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let written = written.get(skipped..).unwrap_or_default();
+            let here = bytes.iter().zip(&mut found).skip(first);
+            for ((is, found), written) in here.zip(written) {
+                *found = (true, found.1 || is == written);
+            }
+        }
+        found.iter().zip(bytes).all(|((is_reached, is_ours), byte)| *is_ours || (!is_reached && *byte == 0))
+    }
 }
 
 /// Settles a mutation in doubt over a link that is being recovered. `Err` if the link is gone before it is settled.
@@ -161,7 +187,7 @@ pub(super) async fn settle(
     if failure.errno != unless {
         return kept(again);
     }
-    match look(client, &request, &payload).await {
+    match look(client, &request, &payload, &known).await {
         Ok(Some(done)) => Ok(Ok(done).into()),
         Ok(None) | Err(CallError::Failed(_) | CallError::Unsendable(_)) => kept(again),
         Err(lost @ CallError::Lost(_)) => Err(lost),
@@ -192,6 +218,7 @@ async fn look(
     client: &AgentClient,
     request: &FileRequest,
     payload: &Bytes,
+    known: &Known,
 ) -> Result<Option<Done>, CallError> {
     match request {
         FileRequest::MakeDirectory { directory, name, .. } => {
@@ -216,10 +243,22 @@ async fn look(
             let Some(entry) = client.lookup(directory.clone(), name.clone()).await?.entry else {
                 return Ok(None);
             };
-            if entry.attributes.kind != Kind::File || entry.attributes.size != 0 {
+            if entry.attributes.kind != Kind::File {
                 return Ok(None);
             }
             let place = Place { id: entry.id, path: directory.path.join(name) };
+            // What was written behind it may have been carried out as well.
+            let size = entry.attributes.size;
+            if size > known.written_to() {
+                return Ok(None);
+            }
+            for offset in (0..size).step_by(COMPARED_BYTES as usize) {
+                let length = u32::try_from(size - offset).unwrap_or(u32::MAX).min(COMPARED_BYTES);
+                let there = read_at(client, place.clone(), offset, length).await?;
+                if there.len() != length as usize || !known.may_have_made(offset, &there) {
+                    return Ok(None);
+                }
+            }
             let flags = OpenFlags { exclusive: false, truncate: false, ..*flags };
             let Opened { entry, whole, content, .. } = client.open(place, flags, *handle, 0).await?;
             let reply = FileReply::Opened { entry, whole, created: true, directory: None };

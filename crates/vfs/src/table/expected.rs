@@ -66,6 +66,23 @@ impl Table {
         }
     }
 
+    /// A listing that is used for nothing else has this name: unless it is one of ours, somebody was here before anybody could
+    /// have told of it.
+    pub(super) fn disown_for(&mut self, ino: Ino, name: &Name) {
+        if let Ok(directory) = self.directory_mut(ino)
+            && !directory.names.get(name).is_some_and(|slot| matches!(slot.what, Meaning::Present(_)))
+        {
+            directory.own = None;
+        }
+    }
+
+    /// Somebody else makes files in the directory, or may have.
+    pub fn disown(&mut self, ino: Ino) {
+        if let Ok(directory) = self.directory_mut(ino) {
+            directory.own = None;
+        }
+    }
+
     /// Whether a file that is made under this name is sure to be made: nothing has the name and nobody else has changed the
     /// directory, as far as has been told, and this user has made one there before, or the directory itself. Where it is to
     /// be made `exclusively`, the directory has to be our own.

@@ -258,7 +258,10 @@ impl Table {
         now: Moment,
         notices: &mut Vec<Notice>,
     ) -> bool {
-        let Some(seen) = self.take_lease(parent, ticket, lease, now) else { return false };
+        let Some(seen) = self.take_lease(parent, ticket, lease, now) else {
+            self.disown_for(parent, name);
+            return false;
+        };
         let learnt = self.learn_seen(parent, name, Some(entry), (ticket, seen), Cause::Elsewhere, notices);
         if let Some(slot) = self.directory_mut(parent).ok().and_then(|d| d.names.get_mut(name)) {
             slot.cookie = cookie;

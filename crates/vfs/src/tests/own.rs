@@ -364,3 +364,21 @@ fn who_makes_a_directory_goes_on_while_the_one_above_it_is_looked_at() {
         assert_eq!((believe, mount.memory.calls("stat")), (Believe::Leased, asked));
     });
 }
+
+#[test]
+fn what_others_have_made_before_the_directory_was_watched_is_found() {
+    block_on(async {
+        let mount = Mount::new(Options::default());
+        let listing = mount.stop(Stop::Asking("list"));
+        let directory = mount.vfs.make_directory(Ino::ROOT, b"d", 0o755, CALLER).await.expect("made").ino;
+        listing.reached().await;
+        make_there(&mount, "d", "theirs", b"content");
+        let (_, handle) = made(&mount, directory, "ours", EXCLUSIVE).await.expect("at once");
+        listing.release();
+        settle().await;
+        assert!(!mount.is_absent(directory, "theirs").await);
+        assert_eq!(made(&mount, directory, "theirs", EXCLUSIVE).await, None, "it is asked for");
+        assert_eq!(mount.vfs.flush(handle, 0, None).await, Ok(()));
+        mount.vfs.release(handle);
+    });
+}

@@ -14,17 +14,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use super::Vfs;
 use super::files::{OpenFile, cut, slice};
-use crate::cache::{Block, DataCache, blocks_in, blocks_with, is_settled};
+use crate::cache::{BLOCK_BYTES, Block, DataCache, blocks_in, blocks_with, is_settled};
 use crate::contents::FILE_BYTES_MAX;
 use crate::errno::Result;
 use crate::file::{FileId, Kind, Version};
 use crate::source::Source;
 use crate::table::Ino;
+
+/// After so many misses in a row an open file of a near source is read from there.
+const NEAR_MISSES_MAX: u32 = 4;
+
+/// How long a look into the cache may take. A local disk takes a hundredth of it.
+const LOOKUP_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which content a read is of, and where it may be kept.
 struct Cached {
@@ -58,12 +65,14 @@ impl<S: Source> Vfs<S> {
     /// Reads from the cache, or else from the source. Shorter than `length` only at the end of the file.
     pub(super) async fn read_cached(&self, open: &OpenFile, offset: u64, length: u32) -> Result<Bytes> {
         let cached = self.cached(open);
-        if let Some(cached) = &cached {
+        if let Some(cached) = cached.as_ref().filter(|_| self.is_worth_looking(open, length)) {
             let end = offset.saturating_add(u64::from(length)).min(cached.version.size);
-            if offset < end
-                && let Some(bytes) = self.find_cached(cached, offset, end).await
-            {
-                return Ok(bytes);
+            if offset < end {
+                if let Some(bytes) = self.find_cached(cached, offset, end).await {
+                    open.cache_misses.store(0, Ordering::Relaxed);
+                    return Ok(bytes);
+                }
+                open.cache_misses.fetch_add(1, Ordering::Relaxed);
             }
         }
         let clock = self.source.clock();
@@ -77,6 +86,14 @@ impl<S: Source> Vfs<S> {
             }
         }
         Ok(bytes)
+    }
+
+    /// A near source answers as fast as it is found out that nothing is kept, which is not looked for again and again.
+    /// Nor are 128 KiB read and checked for the sake of a little of it.
+    fn is_worth_looking(&self, open: &OpenFile, length: u32) -> bool {
+        let is_far = !self.near.load(Ordering::Relaxed);
+        let is_likely = open.cache_misses.load(Ordering::Relaxed) < NEAR_MISSES_MAX;
+        is_far || (length >= BLOCK_BYTES && is_likely)
     }
 
     /// Which content the file has, if that is believed.
@@ -95,7 +112,8 @@ impl<S: Source> Vfs<S> {
     async fn find_cached(&self, cached: &Cached, offset: u64, end: u64) -> Option<Bytes> {
         let Cached { cache, file, version } = cached;
         let (cache, file, version) = (cache.clone(), *file, *version);
-        let turn = self.lookups.clone().acquire_owned().await.ok()?;
+        // A disk that hangs keeps the turns, and nobody else waits for it.
+        let turn = self.lookups.clone().try_acquire_owned().ok()?;
         let looked = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let find = |number| {
@@ -105,8 +123,8 @@ impl<S: Source> Vfs<S> {
             };
             blocks_with(offset, end).map(find).collect::<Option<Vec<Bytes>>>()
         });
-        let blocks = looked.await.ok()??;
-        let start = offset - offset % u64::from(crate::cache::BLOCK_BYTES);
+        let blocks = tokio::time::timeout(LOOKUP_WITHIN, looked).await.ok()?.ok()??;
+        let start = offset - offset % u64::from(BLOCK_BYTES);
         let all = match blocks.as_slice() {
             [one] => one.clone(),
             many => {

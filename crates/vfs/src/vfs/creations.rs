@@ -48,7 +48,7 @@ use crate::file::{Attributes, Caller, Kind, Name, OpenFlags, ThreadId};
 use crate::journal::{Creation, Journal, What};
 use crate::replay::{ASIDE_NAMES_MAX, name_aside};
 use crate::request::{OnQueued, Sequence, current, is_repeat, promised};
-use crate::source::{HandleId, Opened, Source};
+use crate::source::{HandleId, Opened, Place, Source};
 use crate::table::ledger::Stage;
 use crate::table::{Believe, Ino, Notice, Ticket};
 
@@ -225,7 +225,7 @@ impl<S: Source> Vfs<S> {
             return;
         }
         self.table.lock().made_for(directory, caller);
-        self.expected.state.lock().enter(directory, Some(by));
+        self.expected.state.lock().enter(directory, (by != ThreadId::UNKNOWN).then_some(by));
         let vfs = self.clone();
         tokio::spawn(async move {
             if let Err(errno) = vfs.attributes(directory.into()).await {
@@ -436,6 +436,31 @@ struct Making<S: Source> {
     is_repeat: bool,
 }
 
+/// What the source is asked for a creation.
+struct Asking<'a, S> {
+    source: &'a S,
+    creation: &'a Creation,
+    handle: HandleId,
+    is_repeat: bool,
+}
+
+impl<S: Source> Asking<'_, S> {
+    /// Where a predecessor has asked, its handle may be open already, on the file that it found or made then: it is opened
+    /// anew.
+    async fn create(&self, place: Place, name: Name, flags: OpenFlags) -> Result<Opened> {
+        let Creation { mode, caller, .. } = self.creation;
+        let create = || self.source.create(place.clone(), name.clone(), *mode, flags, self.handle, *caller);
+        let outcome = create().await;
+        if self.is_repeat
+            && matches!(outcome, Err(Errno::EINVAL))
+            && self.source.close(self.handle).await.is_ok()
+        {
+            return create().await;
+        }
+        outcome
+    }
+}
+
 impl<S: Source> Making<S> {
     fn on_queued(&self) -> OnQueued {
         let (file, taken) = (self.open.file.clone(), self.taken);
@@ -454,12 +479,14 @@ impl<S: Source> Making<S> {
 
     async fn make(&mut self) -> Result<(Opened, Ticket)> {
         let (vfs, handle) = (&self.vfs, self.open.handle);
-        let Creation { parent, name, mode, flags, caller } = &self.creation;
+        let Creation { parent, name, flags, .. } = &self.creation;
         let (place, mut changing) = vfs.change(*parent, name)?;
         if self.is_repeat {
             vfs.table.lock().begin_change(*parent)?;
         }
-        let create = |flags| vfs.source.create(place.clone(), name.clone(), *mode, flags, handle, *caller);
+        let (source, creation) = (&*vfs.source, &self.creation);
+        let asking = Asking { source, creation, handle, is_repeat: self.is_repeat };
+        let create = |flags| asking.create(place.clone(), name.clone(), flags);
         let mut outcome = create(OpenFlags { exclusive: true, truncate: false, ..*flags }).await;
         if matches!(outcome, Err(Errno::EEXIST)) && flags.exclusive && self.open.file.behind.has_content() {
             changing.answered = true;
@@ -483,14 +510,16 @@ impl<S: Source> Making<S> {
     /// new file beside.
     async fn make_aside(&mut self) -> Result<(Opened, Ticket)> {
         let (vfs, ino) = (self.vfs.clone(), self.open.ino());
-        let Creation { parent, name, mode, flags, caller } = self.creation.clone();
+        let creation = self.creation.clone();
+        let Creation { parent, name, flags, .. } = creation.clone();
+        let (handle, is_repeat) = (self.open.handle, self.is_repeat);
+        let asking = Asking { source: &*vfs.source, creation: &creation, handle, is_repeat };
         self.open.was_there.store(true, Ordering::Release);
         self.fence = Some(self.open.in_line.clone().write_owned().await);
         for number in 1..=ASIDE_NAMES_MAX {
             let aside = name_aside(&name, &ino.0.to_string(), number);
             let (place, mut changing) = vfs.change(parent, &aside)?;
-            let outcome =
-                vfs.source.create(place, aside.clone(), mode, flags, self.open.handle, caller).await;
+            let outcome = asking.create(place, aside.clone(), flags).await;
             changing.answered = is_definite(&outcome);
             match outcome {
                 Err(Errno::EEXIST) => {}
@@ -523,8 +552,9 @@ impl<S: Source> Making<S> {
             }
             // The kernel may have asked since for what the directory was before.
             notices.push(Notice::Attributes(*parent));
-            if opened.is_new {
-                table.made_for(*parent, *caller);
+            match opened.is_new {
+                true => table.made_for(*parent, *caller),
+                false => table.disown(*parent),
             }
             table.handle_confirmed(self.open.handle);
         }

@@ -306,6 +306,10 @@ impl<S: Source> Vfs<S> {
                 });
             }
             tracing::trace!(whole = taken.whole, end = page.end, lease = ?page.lease, entries = page.entries.len(), "listed");
+            if !page.end {
+                // So much is not ours alone, and the rest may not be looked at.
+                table.disown(ino);
+            }
             if page.end && taken.whole {
                 table.listed(ino, (ticket, page.lease), page.directory, now, &mut notices);
             }

@@ -1,7 +1,7 @@
 //! Open files: opening, reading, closing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -132,6 +132,8 @@ pub(super) struct OpenFile {
     pub(super) flocked: AtomicBool,
     /// What the source said of the file when it opened it was not learnt: an older version may be believed.
     pub(super) is_ahead: AtomicBool,
+    /// How often in a row the data cache had nothing of what was read.
+    pub(super) cache_misses: AtomicU32,
     /// It was said to be open before the file was made.
     pub(super) is_made_ahead: AtomicBool,
     /// Something has been written through it.
@@ -264,6 +266,7 @@ impl<S: Source> Vfs<S> {
             here,
             flocked,
             is_ahead,
+            cache_misses: AtomicU32::new(0),
             is_made_ahead,
             has_written,
             was_there: AtomicBool::new(false),

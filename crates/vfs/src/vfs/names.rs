@@ -392,6 +392,8 @@ impl<S: Source> Vfs<S> {
             Removal::Other => None,
         };
         let _leaving = self.handles_are_open(parent, &name).await;
+        // What is known to be made is not to be made again under this name.
+        self.record_done();
         let (place, mut changing) = self.change(parent, &name)?;
         let outcome = match kind {
             Removal::Directory => self.source.remove_directory(place, name.clone()).await,
@@ -426,6 +428,7 @@ impl<S: Source> Vfs<S> {
         let (from_name, to_name) = (checked_name(from.1)?, checked_name(to.1)?);
         let _moving = self.about_to_move().await;
         let _leaving = self.handles_are_open(to.0, &to_name).await;
+        self.record_done();
         let within = from.0 == to.0;
         let (from_place, mut from_changing) = self.change(from.0, &from_name)?;
         let (to_place, mut to_changing) = if within {

@@ -517,7 +517,9 @@ impl<S: Source> UnderWay<S> {
     /// What was sent behind the making of its file may have found no handle, because the file is one that was there already,
     /// and has been opened since. Gives the error for which it is not to be sent again.
     async fn is_worth_another(&self, errno: Errno) -> Result<()> {
-        if errno != Errno::EBADF || !self.open.is_made_ahead.load(Ordering::Acquire) {
+        // A predecessor's write may have been sent behind a creation that has ended since.
+        let may_be_behind = self.is_repeat || self.open.is_made_ahead.load(Ordering::Acquire);
+        if errno != Errno::EBADF || !may_be_behind {
             return Err(errno);
         }
         self.open.opening.get().await?;

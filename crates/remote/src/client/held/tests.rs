@@ -135,7 +135,7 @@ fn the_end_of_a_file_is_known_from_the_last_answer_to_a_write_there() {
     let write = FileRequest::Write { handle: HandleId(1), at: WriteAt::End, clear_set_id: true };
     let known = |held: &mut Held, end, claimed: &[Range<u64>]| {
         let tail = Some(Tail { place: place(7, "a"), end, claimed: claimed.to_vec() });
-        assert_eq!(held.known_for(RequestId(101), &write, false), Known { tail, open: None });
+        assert_eq!(held.known_for(RequestId(101), &write, false), Known { tail, ..Known::default() });
         assert_eq!(held.known_for(RequestId(101), &write, true), Known::default());
     };
     known(&mut held, 10, &[]);

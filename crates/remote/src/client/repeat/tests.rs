@@ -94,3 +94,26 @@ fn equal_bytes_are_each_claimed_once() {
     assert_eq!(find(b"linelineline", b"line", 10, &[12..16, 16..20]), None);
     assert_eq!(find(b"", b"", 10, &[]), None);
 }
+
+#[test]
+fn a_file_is_taken_for_ours_only_if_every_byte_is_one_that_was_sent() {
+    let at = |offset: u64, bytes: &'static str| (offset, Bytes::from_static(bytes.as_bytes()));
+    // A header that is put right at the end, and a hole.
+    let known = Known {
+        written: vec![at(0, "head"), at(4, "text"), at(10, "end"), at(0, "HEAD")],
+        ..Known::default()
+    };
+    assert_eq!(known.written_to(), 13);
+    for ours in ["", "he", "head", "HEAD", "HEad", "headtext", "HEADtext\0\0end", "headtext\0\0en", "head\0"]
+    {
+        let is_ours = known.may_have_made(0, ours.as_bytes());
+        assert_eq!(is_ours, ours != "head\0", "{ours:?}");
+    }
+    for (offset, piece) in [(4, "text\0\0end"), (6, "xt\0\0e"), (8, "\0\0"), (12, "d")] {
+        assert!(known.may_have_made(offset, piece.as_bytes()), "{offset}: {piece:?}");
+    }
+    for (offset, piece) in [(0, "other"), (0, "headteXt"), (8, "a"), (12, "dd"), (13, "a"), (4, "head")] {
+        assert!(!known.may_have_made(offset, piece.as_bytes()), "{offset}: {piece:?}");
+    }
+    assert!(!Known::default().may_have_made(0, b"a"));
+}
