@@ -82,6 +82,8 @@ pub struct Plan {
     /// It ends after so long too.
     pub time_max: Duration,
     pub outage_max: Duration,
+    /// Added to the round trips of a mount over SSH.
+    pub rtt: Duration,
     /// Jobs of the workload.
     pub jobs: Vec<&'static Job>,
     /// How many times as long as the smallest workload each pass is.
@@ -100,6 +102,7 @@ impl Plan {
             faults_max: faults,
             time_max: Duration::from_secs(600),
             outage_max: Duration::from_secs(2),
+            rtt: Duration::ZERO,
             jobs: JOBS.iter().collect(),
             scale: 1,
             is_told: false,
@@ -127,7 +130,7 @@ pub fn run(plan: &Plan) -> Report {
     let scratch = tempfile::Builder::new().prefix("faults").tempdir().expect("creating a scratch directory");
     let expected = scratch.path().join("expected");
     run_locally(plan, scratch.path(), &expected);
-    let mut field = Field::new(plan.kind, &[]);
+    let mut field = Field::at_distance(plan.kind, plan.rtt, &[]);
     let began_with = field.descriptors();
     let mut run = Run {
         plan,

@@ -10,7 +10,7 @@ use e2e::faults::{Plan, crew, run};
 
 const HELP: &str = "\
 soak [--seed N] [--seconds N] [--faults N] [--on host|ssh] [--only FAULT[,FAULT]] [--jobs JOB[,JOB]]
-     [--outage MS] [--scale N] [--quiet]
+     [--outage MS] [--rtt MS] [--scale N] [--quiet]
 
   --seed     what the run is made from; a new one without it, which is printed
   --seconds  ends after so long (600)
@@ -19,6 +19,7 @@ soak [--seed N] [--seconds N] [--faults N] [--on host|ssh] [--only FAULT[,FAULT]
   --only     sorts of faults; all that this kind of mount can have, without it; `none` for the workload alone
   --jobs     jobs of the workload; all without it
   --outage   the longest outage, in milliseconds (20000)
+  --rtt      the round trip of a mount over ssh, in milliseconds (0)
   --scale    how many times as long as the smallest one a pass of the workload is (1)
   --quiet    does not print each fault
 ";
@@ -63,6 +64,7 @@ fn parse(args: &[String]) -> Result<Plan, String> {
             "--seconds" => plan.time_max = Duration::from_secs(number(value()?)?),
             "--faults" => plan.faults_max = number(value()?)?,
             "--outage" => plan.outage_max = Duration::from_millis(number(value()?)?),
+            "--rtt" => plan.rtt = Duration::from_millis(number(value()?)?),
             "--scale" => plan.scale = number(value()?)?,
             "--on" => plan.kind = kind(value()?)?,
             "--only" => sorts = Some(value()?.clone()),
