@@ -459,7 +459,7 @@ fn connect_carries_its_policy() {
 #[test]
 fn the_cache_is_shown_by_machine_and_cleared_by_machine() {
     let fake = Fake::new(|call, _| match call {
-        Call::CacheShow(_) => Ok(json!({"dir": "/h/cache", "limit": 4 << 30, "bytes": 3 << 20, "machines": [
+        Call::CacheShow(_) => Ok(json!({"dir": "/h/cache", "limit": 4_u64 << 30, "bytes": 3 << 20, "machines": [
             {"machine": "ssh://a", "bytes": 1 << 20, "files": 1},
             {"machine": "ssh://u@box:2222", "bytes": 2 << 20, "files": 1234},
         ]})),
@@ -472,7 +472,7 @@ ssh://a           1.0 MiB      1
 ssh://u@box:2222  2.0 MiB   1234
 ";
     assert_eq!(fake.run(&["cache", "show"]).out, shown);
-    assert_eq!(fake.run(&["cache", "clear", "u@box:2222"]).out, "removed 2.0 MiB of 1234 files\n");
+    assert_eq!(fake.run(&["cache", "clear", "ssh://u@box:2222"]).out, "removed 2.0 MiB of 1234 files\n");
     assert_eq!(fake.run(&["cache", "clear"]).code, 0);
     assert_eq!(fake.run(&["cache", "clear", "ssh://box/path"]).code, 2);
     let cleared: Vec<_> = fake

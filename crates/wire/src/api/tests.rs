@@ -252,7 +252,7 @@ fn the_status_document_has_the_fields_that_checks_read() {
             "mounts":[{"id":"m1","source":"ssh://box/src","dir":"/home/u/src","backend":"fuse",
                        "status":{"state":"active"},"worker":{"pid":124,"restarts":0},
                        "journal":{"operations":0,"bytes":0},
-                       "counters":{"requests":0,"hits":0,"round_trips":0,"bytes_read":0,"bytes_written":0,
+                       "counters":{"requests":0,"hits":0,"round_trips":0,"bytes_read":0,"bytes_written":0,"bytes_cached":0,
                                    "retries":0,"reconnects":0},
                        "access":"read_write","sync":"close","health":{"state":"healthy"}}],
             "threads":[],"vms":[],"tunnels":[],"processes":[],"operations":[]}"#,
