@@ -459,10 +459,12 @@ fn connect_carries_its_policy() {
 #[test]
 fn the_cache_is_shown_by_machine_and_cleared_by_machine() {
     let fake = Fake::new(|call, _| match call {
-        Call::CacheShow(_) => Ok(json!({"dir": "/h/cache", "limit": 4_u64 << 30, "bytes": 3 << 20, "machines": [
-            {"machine": "ssh://a", "bytes": 1 << 20, "files": 1},
-            {"machine": "ssh://u@box:2222", "bytes": 2 << 20, "files": 1234},
-        ]})),
+        Call::CacheShow(_) => {
+            Ok(json!({"dir": "/h/cache", "limit": 4_u64 << 30, "bytes": 3 << 20, "machines": [
+                {"machine": "ssh://a", "bytes": 1 << 20, "files": 1},
+                {"machine": "ssh://u@box:2222", "bytes": 2 << 20, "files": 1234},
+            ]}))
+        }
         _ => Ok(json!({"bytes": 2 << 20, "files": 1234})),
     });
     let shown = "\
