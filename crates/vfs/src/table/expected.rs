@@ -66,11 +66,11 @@ impl Table {
         }
     }
 
-    /// A listing that is used for nothing else has this name: unless it is one of ours, somebody was here before anybody could
+    /// A listing that is used for nothing else has this name: unless it is, or was, one of ours, somebody was here before anybody could
     /// have told of it.
     pub(super) fn disown_for(&mut self, ino: Ino, name: &Name) {
         if let Ok(directory) = self.directory_mut(ino)
-            && !directory.names.get(name).is_some_and(|slot| matches!(slot.what, Meaning::Present(_)))
+            && !directory.names.contains_key(name)
         {
             directory.own = None;
         }
