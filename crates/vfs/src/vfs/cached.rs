@@ -65,7 +65,7 @@ impl<S: Source> Vfs<S> {
     /// Reads from the cache, or else from the source. Shorter than `length` only at the end of the file.
     pub(super) async fn read_cached(&self, open: &OpenFile, offset: u64, length: u32) -> Result<Bytes> {
         let cached = self.cached(open);
-        if let Some(cached) = cached.as_ref().filter(|cached| self.is_worth_looking(open, cached, length)) {
+        if let Some(cached) = cached.as_ref().filter(|_| self.is_worth_looking(open)) {
             let end = offset.saturating_add(u64::from(length)).min(cached.version.size);
             if offset < end {
                 if let Some(bytes) = self.find_cached(cached, offset, end).await {
@@ -89,12 +89,8 @@ impl<S: Source> Vfs<S> {
     }
 
     /// A near source answers as fast as it is found out that nothing is kept, which is not looked for again and again.
-    /// Nor is a block read and checked for the sake of a little of it.
-    fn is_worth_looking(&self, open: &OpenFile, cached: &Cached, length: u32) -> bool {
-        let is_far = !self.near.load(Ordering::Relaxed);
-        let is_likely = open.cache_misses.load(Ordering::Relaxed) < NEAR_MISSES_MAX;
-        let takes_a_block = u64::from(length) >= cached.version.size.min(u64::from(BLOCK_BYTES));
-        is_far || (takes_a_block && is_likely)
+    fn is_worth_looking(&self, open: &OpenFile) -> bool {
+        open.cache_misses.load(Ordering::Relaxed) < NEAR_MISSES_MAX || !self.near.load(Ordering::Relaxed)
     }
 
     /// Which content the file has, if that is believed.
