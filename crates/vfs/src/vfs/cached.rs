@@ -109,8 +109,9 @@ impl<S: Source> Vfs<S> {
     async fn find_cached(&self, cached: &Cached, offset: u64, end: u64) -> Option<Bytes> {
         let Cached { cache, file, version } = cached;
         let (cache, file, version) = (cache.clone(), *file, *version);
-        // A disk that hangs keeps the turns, and nobody else waits for it.
-        let turn = self.lookups.clone().try_acquire_owned().ok()?;
+        // A disk that hangs keeps the turns, and nobody waits for it for long.
+        let turn =
+            tokio::time::timeout(LOOKUP_WITHIN, self.lookups.clone().acquire_owned()).await.ok()?.ok()?;
         let looked = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let find = |number| {
