@@ -21,6 +21,11 @@ const NEEDED: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("systemd-socket-activate", "systemd"),
     ("flock", "util-linux"),
+    ("perl", "perl"),
+    ("tmux", "tmux"),
+    ("vim", "vim"),
+    ("htop", "htop"),
+    ("less", "less"),
     ("nfs-ls", "libnfs-utils"),
     ("/usr/include/nfsc/libnfs.h", "libnfs-dev"),
 ];

@@ -215,8 +215,8 @@ impl Export {
         files.contested.age();
     }
 
-    /// Drops the descriptors of directories that have not been used since the last time: each keeps its file system from being
-    /// unmounted, and a removed directory from being gone.
+    /// Drops the descriptors of directories that have not been used since the last time: each keeps its file system from
+    /// being unmounted, and a removed directory from being gone.
     pub fn age(&self) {
         lock(&self.directories).age();
     }

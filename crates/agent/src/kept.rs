@@ -9,6 +9,12 @@
 //!                          │ while attached: the older stream is cut
 //! ```
 //!
+//! What would end it only ends what is the client's as long as there is a detached process: that goes on, and the session
+//! with it, until its end has been kept for long enough.
+//!
+//! A client that is there says something every few seconds. One that has said nothing for [`STREAM_SILENT_MAX`] is taken for
+//! gone, if a process that does not wait for a reader would wait for it.
+//!
 //! One thread waits at the [`Door`], one serves each stream. The newest stream wins: a link that is half dead looks alive
 //! from this end, and must not keep its client out. A stream counts from when its client begins to speak: until then it is
 //! in reserve, disturbs nobody, and keeps nothing from ending.
@@ -39,6 +45,13 @@ const SILENT_MAX: usize = 2;
 
 /// How long nobody is let in after that has failed: it fails when there are too many descriptors.
 const DOOR_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long nothing may come on a stream to which a process writes that need not wait for a reader: longer than a client takes
+/// to find its line dead.
+const STREAM_SILENT_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether a detached process has ended, while nothing else happens.
+const DETACHED_LOOK: Duration = Duration::from_secs(5 * 60);
 
 struct Kept {
     session: Arc<Session>,
@@ -118,15 +131,49 @@ impl Kept {
         if state.over {
             return Next::End;
         }
-        if state.attached.is_some() || state.streams == 0 {
+        if let Some(stream) = &state.attached {
+            return Next::Wait(self.part_from_silent(stream));
+        }
+        if state.streams == 0 {
             return Next::Wait(None);
         }
         let left = state.keep.saturating_sub(state.detached_at.elapsed());
-        if left.is_zero() {
-            state.over = true;
-            return Next::End;
+        if !left.is_zero() {
+            return Next::Wait(Some(left));
         }
-        Next::Wait(Some(left))
+        let processes = &self.session.processes;
+        match processes.detached_until() {
+            // Looked at again when it has ended: its end is kept for longer than this.
+            Some(None) => {
+                processes.end_attached();
+                Next::Wait(Some(DETACHED_LOOK))
+            }
+            Some(Some(until)) if until > Instant::now() => {
+                processes.end_attached();
+                Next::Wait(Some(until.saturating_duration_since(Instant::now())))
+            }
+            Some(Some(_)) | None => {
+                state.over = true;
+                Next::End
+            }
+        }
+    }
+
+    /// Ends a stream on which nothing comes, if that holds a process up. Says when it is to be looked at again.
+    fn part_from_silent(&self, stream: &Stream) -> Option<Duration> {
+        if !stream.is_kept() || stream.is_over() {
+            return None;
+        }
+        let left = STREAM_SILENT_MAX.saturating_sub(stream.silent_for());
+        if !left.is_zero() {
+            return Some(left);
+        }
+        if self.session.processes.need_no_reader() {
+            let seconds = STREAM_SILENT_MAX.as_secs();
+            stream
+                .end_with(Parting::Failed(format!("nothing has come for {seconds} s, and a process waits")));
+        }
+        Some(STREAM_SILENT_MAX)
     }
 
     /// Waits until somebody comes or something has changed.
@@ -316,6 +363,8 @@ impl Kept {
         state.keep = Duration::from_secs(keep_seconds.into());
         state.attached = Some(stream.clone());
         state.arriving = None;
+        // From now on it is watched.
+        self.wake();
         Some(stream)
     }
 
@@ -331,7 +380,12 @@ impl Kept {
         // One that holds nothing is as good as a new one, unless another stream has come for it.
         let is_wanted = *parting == Parting::Replaced || state.arriving.is_some();
         let is_awaited = is_wanted || !self.session.holds_nothing();
-        state.over |= *parting == Parting::Goodbye || !stream.is_kept() || !is_awaited;
+        let ends = *parting == Parting::Goodbye || !stream.is_kept() || !is_awaited;
+        if ends && self.session.processes.detached_until().is_some() {
+            state.keep = Duration::ZERO;
+        } else {
+            state.over |= ends;
+        }
         self.parted.notify_all();
         self.wake();
         state.over

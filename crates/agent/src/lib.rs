@@ -14,6 +14,7 @@
 //! - hold anything without a bound for a client that does not read, or that asks for more than it reads.
 
 mod clock;
+mod counted;
 mod credentials;
 mod descriptors;
 mod door;

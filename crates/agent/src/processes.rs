@@ -9,7 +9,16 @@
 //! client has allowed some, so that a process which writes more than its reader takes is stopped by its full pipe.
 //!
 //! In a session that is kept, a process goes on when the stream breaks. What has been read from it and may not have arrived
-//! is in its [`Tail`], and nothing more is read until a later stream follows it. An ended one is kept with its tail.
+//! is in its [`Tail`], and no more is read until a later stream follows it than is kept: then a process that writes to a pipe
+//! waits. What is written to a terminal, or by a detached process, does not wait for a reader that is not there: the oldest
+//! of it is dropped. An ended one is kept with its tail.
+//!
+//! A detached process is not its client's: who cancels a request only leaves it, and it outlasts a goodbye. When it has
+//! ended, what is kept of its output is there, with its thread until somebody has followed it to the end, until a client says
+//! that it has been seen, it has been there for long enough, or others have come behind it.
+//!
+//! A line that is cut in silence looks like a client that does not read. So a stream to which a process writes that need not
+//! wait [ends](crate::kept) when nothing at all has come on it for a while.
 
 mod spawn;
 mod tail;
@@ -18,6 +27,7 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -28,7 +38,8 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::termios::Winsize;
 use rustix::time::Timespec;
 use wire::agent::process::{
-    ENDED_KEPT_MAX, ExitStatus, Output, ProcessId, ProcessReply, ProcessRequest, TerminalSize,
+    DETACHED_END_KEPT_SECONDS, DETACHED_MAX, ENDED_KEPT_MAX, ExitStatus, Output, ProcessId, ProcessReply,
+    ProcessRequest, SCROLLBACK_BYTES_MAX, TerminalSize,
 };
 use wire::agent::{Failure, Reply, RequestId, Sequence};
 
@@ -39,7 +50,7 @@ use crate::session::{Asked, Outcome, Session};
 use crate::stream::Stream;
 use crate::sync::{lock, wait_timeout};
 use crate::ticket::Ticket;
-use tail::Tail;
+use tail::{Missing, Tail};
 
 /// The most processes at once; each has a thread and up to five descriptors.
 const PROCESSES_MAX: usize = 256;
@@ -58,6 +69,12 @@ const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// How often an exit is looked for where the kernel cannot tell of it.
 const EXIT_LOOK: Duration = Duration::from_millis(50);
+
+/// How long the end of a detached process is kept.
+const DETACHED_END_KEPT: Duration = Duration::from_secs(DETACHED_END_KEPT_SECONDS as u64);
+
+/// The most requests that wait for the end of one process: a client has no use for more than one.
+const WAITERS_MAX: usize = 8;
 
 /// What ends the input of a terminal: the end-of-file character.
 const END_OF_INPUT: u8 = 4;
@@ -82,8 +99,22 @@ struct Table {
 /// A process that nobody can follow just now.
 struct Busy {
     started_on: StreamNumber,
+    /// It is to end as soon as it runs.
+    unwanted: bool,
+    /// How it ended, if it has, and when, if it was detached.
+    ended: Option<(ExitStatus, Option<Instant>)>,
     /// Who is to, as soon as that is possible.
     next_follower: Option<Follower>,
+}
+
+impl Busy {
+    fn starting(started_on: StreamNumber) -> Busy {
+        Busy { started_on, unwanted: false, ended: None, next_follower: None }
+    }
+
+    fn telling(ended: &Ended) -> Busy {
+        Busy { ended: Some((ended.status, ended.detached)), ..Busy::starting(ended.started_on) }
+    }
 }
 
 /// A process that is gone.
@@ -95,6 +126,8 @@ struct Ended {
     status: ExitStatus,
     /// Whether its last reply has been sent.
     is_told: bool,
+    /// When it ended, if it was detached: then it is kept for [`DETACHED_END_KEPT`].
+    detached: Option<Instant>,
 }
 
 /// Who starts a process.
@@ -113,17 +146,61 @@ impl Table {
         running.or_else(busy).or_else(|| ended().map(|ended| ended.started_on))
     }
 
+    /// How many detached ones run.
+    fn detached(&self) -> usize {
+        let runs = |running: &&Arc<Running>| running.is_detached() && lock(&running.state).status.is_none();
+        self.running.values().filter(runs).count()
+    }
+
+    /// The detached ones that have ended and that nobody follows, with when they did, the first to end first; but for those
+    /// that are told to be forgotten already.
+    fn detached_ended(&self) -> Vec<(Instant, DetachedEnd)> {
+        let of_running = |(process, running): (&ProcessId, &Arc<Running>)| {
+            let state = lock(&running.state);
+            let at = state.status.as_ref().map(|(_, at)| *at)?;
+            let is_left = running.is_detached() && !state.unwanted && !state.followed;
+            is_left.then(|| (at, *process, Some(running.clone())))
+        };
+        let told = self.ended.iter().filter_map(|ended| Some((ended.detached?, ended.process, None)));
+        let mut ended: Vec<_> = self.running.iter().filter_map(of_running).chain(told).collect();
+        ended.sort_by_key(|(at, ..)| *at);
+        let end = |(at, process, running)| match running {
+            Some(running) => (at, DetachedEnd::Held(running)),
+            None => (at, DetachedEnd::Told(process)),
+        };
+        ended.into_iter().map(end).collect()
+    }
+
     /// How many there are that may not be forgotten.
     fn count(&self) -> usize {
-        let untold = self.ended.iter().filter(|ended| !ended.is_told).count();
-        self.running.len() + self.busy.len() + untold
+        let kept = self.ended.iter().filter(|ended| !ended.may_be_forgotten()).count();
+        self.running.len() + self.busy.len() + kept
     }
 
     /// Takes out the first whose end has been told, if there are too many.
     fn forget_told(&mut self) -> Option<Ended> {
-        let told = self.ended.iter().filter(|ended| ended.is_told).count();
-        let first = self.ended.iter().position(|ended| ended.is_told)?;
+        let told = self.ended.iter().filter(|ended| ended.may_be_forgotten()).count();
+        let first = self.ended.iter().position(Ended::may_be_forgotten)?;
         if told > ENDED_KEPT_MAX { self.ended.remove(first) } else { None }
+    }
+
+    fn forget(&mut self, process: ProcessId) -> Option<Ended> {
+        let at = self.ended.iter().position(|ended| ended.process == process)?;
+        self.ended.remove(at)
+    }
+}
+
+/// Where the end of a detached process is kept.
+enum DetachedEnd {
+    /// By its thread: nobody has heard of it.
+    Held(Arc<Running>),
+    /// Among those whose end has been told.
+    Told(ProcessId),
+}
+
+impl Ended {
+    fn may_be_forgotten(&self) -> bool {
+        self.is_told && self.detached.is_none()
     }
 }
 
@@ -140,8 +217,17 @@ impl Follower {
         !self.stream.is_over() && self.ticket.has_credit()
     }
 
-    fn say_started(&self, pid: u32) -> usize {
-        self.stream.send(self.ticket.id, reply(ProcessReply::Started { pid }), Vec::new())
+    fn say_started(&self, pid: u32, input: u64, (output, missing): (u64, Missing)) -> usize {
+        let Missing { bytes, unread } = missing;
+        let mut sent = self.say(ProcessReply::Started { pid, input, output });
+        if bytes > 0 {
+            sent += self.say(ProcessReply::Dropped { bytes, unread });
+        }
+        sent
+    }
+
+    fn say(&self, said: ProcessReply) -> usize {
+        self.stream.send(self.ticket.id, reply(said), Vec::new())
     }
 
     fn finish(&self, answer: Answer) {
@@ -154,18 +240,27 @@ struct Running {
     pid: u32,
     started_on: StreamNumber,
     terminal: Option<OwnedFd>,
+    detached: AtomicBool,
     wake: OwnedFd,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// How it ended, and when.
+    status: Option<(ExitStatus, Instant)>,
+    /// Who waits for that.
+    waiters: Vec<Waiter>,
     input: VecDeque<Input>,
     input_bytes: usize,
     /// How many bytes of input have been accepted since the start.
     input_end: u64,
     /// Input failed, and none is taken any more.
     input_broke: bool,
+    /// Behind how many bytes the input was last said to end. A terminal takes more behind that.
+    input_over: Option<u64>,
+    /// Somebody gets the output.
+    followed: bool,
     /// Who is to get the output from now on.
     next_follower: Option<Follower>,
     /// Nobody wants it any more: it is to end.
@@ -174,6 +269,13 @@ struct State {
     reaped: bool,
     /// Nobody takes input any more.
     deaf: bool,
+}
+
+/// A request that is answered when a process has ended. Its stream may be gone by then.
+struct Waiter {
+    stream: Weak<Stream>,
+    id: RequestId,
+    sequence: Sequence,
 }
 
 /// Bytes for a process, and the request that brought them.
@@ -207,17 +309,96 @@ impl Processes {
         table.running.is_empty() && table.busy.is_empty() && table.ended.is_empty()
     }
 
+    /// For how long the session is to be kept for detached processes: `None` if there are none, and otherwise until then;
+    /// until one has ended, if there is no such moment.
+    pub fn detached_until(&self) -> Option<Option<Instant>> {
+        let table = lock(&self.table);
+        let ended_at = |running: &Arc<Running>| lock(&running.state).status.as_ref().map(|(_, at)| *at);
+        let running = table.running.values().filter(|running| running.is_detached()).map(ended_at);
+        let told = table.busy.values().filter_map(|busy| busy.ended?.1);
+        let ended = table.ended.iter().filter_map(|ended| ended.detached).chain(told).map(Some);
+        let last = running.chain(ended).reduce(|one, other| Some(one?.max(other?)))?;
+        Some(last.map(|at| at + DETACHED_END_KEPT))
+    }
+
+    /// Whether somebody follows a process that need not wait for a reader.
+    pub fn need_no_reader(&self) -> bool {
+        let table = lock(&self.table);
+        table.running.values().any(|running| running.may_drop() && lock(&running.state).followed)
+    }
+
+    /// Ends every process that is not detached. Does not wait for it.
+    pub fn end_attached(&self) {
+        let running: Vec<_> = lock(&self.table).running.values().cloned().collect();
+        for process in running.into_iter().filter(|running| !running.is_detached()) {
+            lock(&process.state).unwanted = true;
+            process.wake();
+        }
+        lock(&self.table).ended.retain(|ended| ended.detached.is_some());
+    }
+
+    /// Makes room for the end of one more detached process, and forgets what has been kept for long enough.
+    fn forget_detached(&self) {
+        let ended = lock(&self.table).detached_ended();
+        let too_many = ended.len().saturating_sub(ENDED_KEPT_MAX);
+        for (index, (at, end)) in ended.into_iter().enumerate() {
+            let is_old = at.elapsed() >= DETACHED_END_KEPT;
+            match end {
+                _ if index >= too_many && !is_old => {}
+                DetachedEnd::Held(running) => running.release(),
+                DetachedEnd::Told(process) => drop(lock(&self.table).forget(process)),
+            }
+        }
+    }
+
+    /// Ends a process that is not wanted any more, unless it is detached.
+    fn release(&self, process: ProcessId) -> Result<(), Errno> {
+        let mut table = lock(&self.table);
+        if let Some(busy) = table.busy.get_mut(&process) {
+            // Its thread is not there yet; or there is none any more, and nothing to end.
+            busy.unwanted = true;
+            return Ok(());
+        }
+        if let Some(running) = table.running.get(&process) {
+            if !running.is_detached() {
+                running.release();
+            }
+            return Ok(());
+        }
+        match table.ended.iter().find(|ended| ended.process == process).map(|ended| ended.detached) {
+            None => Err(Errno::SRCH),
+            Some(None) => {
+                table.forget(process);
+                Ok(())
+            }
+            Some(Some(_)) => Ok(()),
+        }
+    }
+
+    /// Forgets the end of a process, which has been seen.
+    fn forget(&self, process: ProcessId) {
+        let mut table = lock(&self.table);
+        let ended = table.forget(process);
+        let running = table.running.get(&process);
+        if let Some(running) = running.filter(|running| lock(&running.state).status.is_some()) {
+            running.release();
+        }
+        drop(table);
+        drop(ended);
+    }
+
     /// Says who starts a process. One that the request is to start is [busy](Busy) from now on.
-    fn claim(&self, process: ProcessId, stream: StreamNumber) -> Result<Claim, Errno> {
+    fn claim(&self, process: ProcessId, stream: StreamNumber, detached: bool) -> Result<Claim, Errno> {
         let mut table = lock(&self.table);
         match table.started_on(process) {
             Some(earlier) if earlier < stream => return Ok(Claim::Earlier),
             _ if table.closed => return Err(Errno::CANCELED),
             Some(_) => return Err(Errno::INVAL),
             None if table.count() >= PROCESSES_MAX => return Err(Errno::AGAIN),
+            None if detached && table.detached() >= DETACHED_MAX => return Err(Errno::AGAIN),
             None => {}
         }
-        table.busy.insert(process, Busy { started_on: stream, next_follower: None });
+        table.busy.insert(process, Busy::starting(stream));
         Ok(Claim::Ours)
     }
 
@@ -282,6 +463,21 @@ impl Processes {
 }
 
 impl Running {
+    fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
+    }
+
+    /// Nobody wants it, or its end, any more.
+    fn release(&self) {
+        lock(&self.state).unwanted = true;
+        self.wake();
+    }
+
+    /// Whether output may be dropped when nobody reads it.
+    fn may_drop(&self) -> bool {
+        self.terminal.is_some() || self.is_detached()
+    }
+
     /// Signals the process's group.
     fn signal(&self, signal: i32) -> Result<(), Errno> {
         let state = lock(&self.state);
@@ -332,19 +528,34 @@ fn done() -> Answer {
 impl Session {
     pub(crate) fn process(&self, asked: &Asked<'_>, request: ProcessRequest, payload: Vec<u8>) -> Outcome {
         let result = match request {
-            ProcessRequest::Spawn { process, words, environment, directory, terminal, window: _ } => {
+            ProcessRequest::Spawn {
+                process,
+                words,
+                environment,
+                directory,
+                terminal,
+                detached,
+                window: _,
+            } => {
                 let words: Vec<_> = words.into_iter().map(|word| word.into_vec()).collect();
                 let environment: Vec<_> =
                     environment.into_iter().map(|(k, v)| (k.into_vec(), v.into_vec())).collect();
                 let directory = directory.map(|directory| directory.into_vec());
-                let command = spawn::Command { words, environment, directory, terminal };
-                return match self.processes.claim(process, asked.stream.number()) {
+                let command = spawn::Command { words, environment, directory, terminal, detached };
+                return match self.processes.claim(process, asked.stream.number(), detached) {
                     Ok(Claim::Ours) => self.spawn(asked, process, command),
                     Ok(Claim::Earlier) => self.follow(asked, process, 0),
                     Err(errno) => errno.into(),
                 };
             }
             ProcessRequest::Follow { process, from, window: _ } => return self.follow(asked, process, from),
+            ProcessRequest::Wait { process } => return self.wait_for_end(asked, process),
+            ProcessRequest::Detach { process } => self.detach(process),
+            ProcessRequest::Release { process } => self.processes.release(process),
+            ProcessRequest::Forget { process } => {
+                self.processes.forget(process);
+                Ok(())
+            }
             ProcessRequest::Input { process, from, end } => {
                 return self.input(asked, process, from, payload, end);
             }
@@ -369,8 +580,9 @@ impl Session {
 
     fn launch(&self, asked: &Asked<'_>, process: ProcessId, command: spawn::Command) -> Result<(), Failure> {
         let ticket = asked.ticket.cloned().ok_or_else(|| failure(Errno::INVAL))?;
+        let detached = command.detached;
         let (mut child, streams) = spawn::start(command, &self.options, self.umask)?;
-        let mover = self.adopt(asked, process, ticket, &child, streams).map_err(|errno| {
+        let mover = self.adopt(asked, process, (ticket, detached), &child, streams).map_err(|errno| {
             // It may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
@@ -391,7 +603,7 @@ impl Session {
         &self,
         asked: &Asked<'_>,
         process: ProcessId,
-        ticket: Arc<Ticket>,
+        (ticket, detached): (Arc<Ticket>, bool),
         child: &Child,
         streams: spawn::Streams,
     ) -> Result<Mover, Errno> {
@@ -405,26 +617,39 @@ impl Session {
             rustix::fs::fcntl_setfl(end, rustix::fs::fcntl_getfl(end)? | OFlags::NONBLOCK)?;
         }
         let started_on = asked.stream.number();
-        let running = Arc::new(Running { pid, started_on, terminal, wake, state: Mutex::default() });
+        let detached = AtomicBool::new(detached);
+        let running = Running { pid, started_on, terminal, detached, wake, state: Mutex::default() };
+        let running = Arc::new(running);
         let exit = rustix::process::Pid::from_raw(pid.cast_signed())
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
         let mut table = lock(&self.processes.table);
         if table.closed {
             return Err(Errno::CANCELED);
         }
-        let next_follower = table.busy.remove(&process).and_then(|busy| busy.next_follower);
-        if let Some(next) = next_follower {
-            running.wake_with(&next.ticket);
-            lock(&running.state).next_follower = Some(next);
+        if let Some(Busy { unwanted, next_follower, .. }) = table.busy.remove(&process) {
+            if let Some(next) = &next_follower {
+                running.wake_with(&next.ticket);
+            }
+            let state = &mut *lock(&running.state);
+            (state.next_follower, state.unwanted) = (next_follower, unwanted && !running.is_detached());
             running.wake();
         }
+        lock(&running.state).followed = true;
         table.running.insert(process, running.clone());
         drop(table);
         running.wake_with(&ticket);
         let follower = Some(Follower { stream: asked.stream.clone(), ticket, from: 0 });
-        let mut mover =
-            Mover { running, follower, streams, exit, tail: Tail::default(), status: None, hung_up: None };
-        mover.say_started();
+        let mut mover = Mover {
+            running,
+            follower,
+            streams,
+            exit,
+            tail: Tail::default(),
+            status: None,
+            drained: false,
+            hung_up: None,
+        };
+        mover.say_started(Missing::default());
         Ok(mover)
     }
 
@@ -466,7 +691,7 @@ impl Session {
             return follower.finish(Err(failure(Errno::SRCH)));
         };
         // It is not in the way of others while it is told, which may have to wait for the stream.
-        table.busy.insert(process, Busy { started_on: ended.started_on, next_follower: None });
+        table.busy.insert(process, Busy::telling(&ended));
         drop(table);
         let answer = ended.tell(&follower);
         ended.is_told |= answer.is_ok() && !follower.stream.is_over();
@@ -475,6 +700,40 @@ impl Session {
         if let Some(next) = next {
             self.tell_ended(lock(&self.processes.table), process, next);
         }
+    }
+
+    /// Has a process go on without its client.
+    fn detach(&self, process: ProcessId) -> Result<(), Errno> {
+        let table = lock(&self.processes.table);
+        let running = table.running.get(&process).ok_or(Errno::SRCH)?;
+        if !running.is_detached() && table.detached() >= DETACHED_MAX {
+            return Err(Errno::AGAIN);
+        }
+        running.detached.store(true, Ordering::Release);
+        running.wake();
+        Ok(())
+    }
+
+    /// Answers when a process has ended.
+    fn wait_for_end(&self, asked: &Asked<'_>, process: ProcessId) -> Outcome {
+        let table = lock(&self.processes.table);
+        let ended = table.ended.iter().find(|ended| ended.process == process).map(|ended| ended.status);
+        let told = || table.busy.get(&process).and_then(|busy| busy.ended).map(|(status, _)| status);
+        let Some(running) = table.running.get(&process) else {
+            let answer = ended.or_else(told).map(|status| (reply(ProcessReply::Ended(status)), Vec::new()));
+            return Outcome::Answered(answer.ok_or_else(|| failure(Errno::SRCH)));
+        };
+        let mut state = lock(&running.state);
+        if let Some((status, _)) = state.status {
+            return Outcome::Answered(Ok((reply(ProcessReply::Ended(status)), Vec::new())));
+        }
+        state.waiters.retain(|waiter| waiter.stream.upgrade().is_some_and(|stream| !stream.is_over()));
+        if state.waiters.len() >= WAITERS_MAX {
+            return Errno::AGAIN.into();
+        }
+        let (stream, id, sequence) = (Arc::downgrade(asked.stream), asked.id, asked.sequence);
+        state.waiters.push(Waiter { stream, id, sequence });
+        Outcome::Later
     }
 
     fn input(&self, asked: &Asked<'_>, process: ProcessId, from: u64, bytes: Vec<u8>, end: bool) -> Outcome {
@@ -496,6 +755,11 @@ impl Session {
         }
         state.input_bytes += bytes.len();
         state.input_end += bytes.len() as u64;
+        // A terminal would be told of the same end twice.
+        let end = end && state.input_over != Some(state.input_end);
+        if end {
+            state.input_over = Some(state.input_end);
+        }
         let (stream, id, sequence) = (Arc::downgrade(asked.stream), asked.id, asked.sequence);
         state.input.push_back(Input { stream, id, sequence, bytes, written: 0, end });
         drop(state);
@@ -517,10 +781,11 @@ fn winsize(size: TerminalSize) -> Winsize {
 impl Ended {
     /// Sends what the follower does not have. All of it is less than a frame or two: credit is not waited for.
     fn tell(&mut self, follower: &Follower) -> Answer {
-        if !self.tail.begin_from(follower.from) {
+        let Some(missing) = self.tail.begin_from(follower.from, self.detached.is_some()) else {
             return Err(failure(Errno::NODATA));
-        }
-        follower.say_started(self.pid);
+        };
+        // It takes no input any more.
+        follower.say_started(self.pid, 0, (self.tail.end(), missing));
         while let Some((which, bytes)) = self.tail.unsent(true) {
             let sent = follower.stream.send(follower.ticket.id, reply(ProcessReply::Output(which)), bytes);
             self.tail.note_sent(sent);
@@ -539,6 +804,8 @@ struct Mover {
     /// Readable when the process has exited; absent on kernels without.
     exit: Option<OwnedFd>,
     status: Option<ExitStatus>,
+    /// It has ended, and all that was left in its pipes or its terminal has been read.
+    drained: bool,
     /// When the process was told to end.
     hung_up: Option<Instant>,
 }
@@ -562,23 +829,33 @@ impl Mover {
             self.end_if_unwanted();
             self.write_input(session);
             self.send_tail();
-            let idle = self.read_outputs(&mut buffer);
+            let idle = self.drained || self.read_outputs(&mut buffer);
             if self.status.is_none() {
-                self.look_for_exit(&mut child);
+                self.look_for_exit(&mut child, session);
             } else if idle {
-                break;
+                self.drain(session);
+                if self.is_over() {
+                    break;
+                }
             }
         }
         self.refuse_input(session);
         let status = self.status.unwrap_or(ExitStatus::Signalled(0));
         let is_kept = self.follower.as_ref().is_none_or(|follower| follower.stream.is_kept());
-        if !is_kept {
+        let ended = lock(&self.running.state).status.map(|(_, at)| at);
+        let detached = ended.filter(|_| self.running.is_detached());
+        let is_forgotten = self.follower.is_none() && (detached.is_some() || self.is_unwanted());
+        if !is_kept || is_forgotten {
             session.processes.remove(process);
         } else {
             let (pid, started_on) = (self.running.pid, self.running.started_on);
             let tail = std::mem::take(&mut self.tail);
             let is_told = self.follower.as_ref().is_some_and(|follower| !follower.stream.is_over());
-            session.processes.keep_ended(Ended { process, pid, started_on, tail, status, is_told });
+            let ended = Ended { process, pid, started_on, tail, status, is_told, detached };
+            session.processes.keep_ended(ended);
+            if detached.is_some() {
+                session.processes.forget_detached();
+            }
         }
         let answer = Ok((reply(ProcessReply::Ended(status)), Vec::new()));
         // One that came just now is answered from what is kept.
@@ -593,7 +870,7 @@ impl Mover {
 
     /// Waits until there is something to do.
     fn wait(&self) {
-        let wanted = self.takes_output();
+        let wanted = !self.drained && self.takes_output();
         let outputs = [&self.streams.output, &self.streams.errors];
         let mut polled = vec![PollFd::new(&self.running.wake, PollFlags::IN)];
         // Without credit an output is not even looked at: its end would be seen again and again.
@@ -608,14 +885,15 @@ impl Mover {
             polled.push(PollFd::new(input, PollFlags::OUT));
         }
         // After the exit, what is left in the pipes is read without waiting, but for credit.
-        let nothing_to_read = outputs.iter().all(|output| output.is_none()) && self.tail.is_sent();
+        let nothing_to_read = outputs.iter().all(|output| output.is_none()) && !self.drained;
         let timeout = match (self.status, &self.exit, self.hung_up) {
             (Some(_), _, _) if wanted || nothing_to_read => Some(Duration::ZERO),
-            (Some(_), _, _) => None,
             (None, _, Some(_)) | (None, None, None) => Some(EXIT_LOOK),
+            (Some(_), _, _) => self.kept_for(),
             (None, Some(_), None) => None,
         };
-        let timeout = timeout.map(|t| Timespec { tv_sec: 0, tv_nsec: t.subsec_nanos().into() });
+        let timeout =
+            timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: t.subsec_nanos().into() });
         // An interrupted wait is a short one.
         let _ = poll(&mut polled, timeout.as_ref());
         let mut counter = [0; 8];
@@ -623,9 +901,46 @@ impl Mover {
         let _ = rustix::io::read(&self.running.wake, &mut counter);
     }
 
-    /// Whether output is to be read: for a follower who has allowed some, or to be thrown away.
+    /// Whether output is to be read: for a follower who has allowed some, to be kept, or to be thrown away.
     fn takes_output(&self) -> bool {
-        self.is_unwanted() || self.follower.as_ref().is_some_and(Follower::has_credit)
+        if self.is_unwanted() {
+            return true;
+        }
+        match &self.follower {
+            Some(follower) if follower.has_credit() => true,
+            // The stream may be dead, and nobody knows it yet.
+            Some(follower) => follower.stream.is_kept() && self.tail.unsent_bytes() < SCROLLBACK_BYTES_MAX,
+            None => self.running.may_drop() || self.tail.bytes() < SCROLLBACK_BYTES_MAX,
+        }
+    }
+
+    /// Takes note that there is nothing more to read.
+    fn drain(&mut self, session: &Session) {
+        if !std::mem::replace(&mut self.drained, true) {
+            (self.streams.output, self.streams.errors) = (None, None);
+            self.refuse_input(session);
+            if self.running.is_detached() {
+                session.processes.forget_detached();
+            }
+        }
+    }
+
+    /// Whether a process that has ended has nothing more to tell to anybody.
+    fn is_over(&self) -> bool {
+        if self.is_unwanted() {
+            return true;
+        }
+        match &self.follower {
+            Some(_) => self.tail.is_sent(),
+            None => self.kept_for().is_some_and(|left| left.is_zero()),
+        }
+    }
+
+    /// For how much longer the end of a detached process is kept; for any time, while somebody follows it.
+    fn kept_for(&self) -> Option<Duration> {
+        let ended = lock(&self.running.state).status.map(|(_, at)| at);
+        let left = || ended.map_or(DETACHED_END_KEPT, |at| DETACHED_END_KEPT.saturating_sub(at.elapsed()));
+        (self.running.is_detached() && self.follower.is_none()).then(left)
     }
 
     fn is_unwanted(&self) -> bool {
@@ -636,29 +951,41 @@ impl Mover {
     fn change_follower(&mut self) {
         let mut state = lock(&self.running.state);
         if let Some(follower) = &self.follower {
-            state.unwanted |= follower.ticket.is_cancelled();
+            if follower.ticket.is_cancelled() {
+                state.unwanted |= !self.running.is_detached();
+            }
+            let leaves = follower.ticket.is_cancelled() && self.running.is_detached();
+            if leaves && let Some(follower) = self.follower.take() {
+                state.followed = false;
+                follower.finish(Err(failure(Errno::INTR)));
+            }
+        }
+        if let Some(follower) = &self.follower {
             // In a session that ends with its stream, there is no other follower.
             if follower.stream.is_over() && follower.stream.is_kept() {
                 follower.stream.close_ticket(follower.ticket.id);
                 self.follower = None;
+                state.followed = false;
             }
         }
         let Some(next) = state.next_follower.take() else { return };
+        state.followed = true;
         drop(state);
-        if !self.tail.begin_from(next.from) {
+        let Some(missing) = self.tail.begin_from(next.from, self.running.may_drop()) else {
+            lock(&self.running.state).followed = self.follower.is_some();
             return next.finish(Err(failure(Errno::NODATA)));
-        }
+        };
         if let Some(before) = self.follower.replace(next) {
             before.finish(Err(failure(Errno::INTR)));
         }
-        self.say_started();
+        self.say_started(missing);
     }
 
-    fn say_started(&mut self) {
-        if let Some(follower) = &self.follower {
-            let sent = follower.say_started(self.running.pid);
-            self.tail.note_other(sent);
-        }
+    fn say_started(&mut self, missing: Missing) {
+        let Some(follower) = &self.follower else { return };
+        let input = lock(&self.running.state).input_end;
+        let sent = follower.say_started(self.running.pid, input, (self.tail.end(), missing));
+        self.tail.note_other(sent);
     }
 
     /// Tells a process that the client does not want any more to end, and kills it if it does not.
@@ -678,8 +1005,14 @@ impl Mover {
 
     /// Sends what has been read, while there is credit, and forgets what has been taken.
     fn send_tail(&mut self) {
-        let Some(follower) = &self.follower else { return };
-        self.tail.forget_taken(follower.ticket.allowed());
+        let Some(follower) = &self.follower else {
+            if self.running.may_drop() {
+                self.tail.trim(SCROLLBACK_BYTES_MAX);
+            }
+            return;
+        };
+        let kept_bytes = if self.running.is_detached() { SCROLLBACK_BYTES_MAX } else { 0 };
+        self.tail.forget_taken(follower.ticket.allowed(), kept_bytes);
         while follower.has_credit()
             && let Some((which, bytes)) = self.tail.unsent(follower.stream.is_kept())
         {
@@ -689,7 +1022,7 @@ impl Mover {
         }
     }
 
-    /// Reads each output once. `true` when there was nothing more to read and nothing to send.
+    /// Reads each output once. `true` when there was nothing more to read.
     fn read_outputs(&mut self, buffer: &mut [u8]) -> bool {
         let mut idle = true;
         for which in [Output::Stdout, Output::Stderr] {
@@ -713,11 +1046,11 @@ impl Mover {
             }
             idle &= moved != Moved::Some;
             if bytes > 0 && !self.is_unwanted() {
-                self.tail.push(which, buffer[..bytes].to_vec());
+                self.tail.push(which, &buffer[..bytes]);
                 self.send_tail();
             }
         }
-        idle && (self.tail.is_sent() || self.is_unwanted())
+        idle
     }
 
     fn write_input(&mut self, session: &Session) {
@@ -769,7 +1102,7 @@ impl Mover {
         }
     }
 
-    fn look_for_exit(&mut self, child: &mut Child) {
+    fn look_for_exit(&mut self, child: &mut Child, session: &Session) {
         let mut state = lock(&self.running.state);
         self.status = match child.try_wait() {
             Ok(None) => return,
@@ -783,6 +1116,17 @@ impl Mover {
             }
         };
         state.reaped = true;
+        let Some(status) = self.status else { return };
+        state.status = Some((status, Instant::now()));
+        let waiters = std::mem::take(&mut state.waiters);
+        drop(state);
+        let answer = || Ok((reply(ProcessReply::Ended(status)), Vec::new()));
+        for Waiter { stream, id, sequence } in waiters {
+            if let Some(stream) = stream.upgrade() {
+                Stream::finish(&stream, id, sequence, answer());
+            }
+        }
+        session.processes.fewer.notify_all();
     }
 
     fn refuse_input(&self, session: &Session) {

@@ -106,6 +106,16 @@ impl From<Replied> for Outcome {
     }
 }
 
+impl Outcome {
+    /// The answer comes page by page, unless it could not be begun.
+    pub fn streamed(begun: Result<impl Task + 'static, Failure>) -> Outcome {
+        match begun {
+            Ok(task) => Outcome::Streamed(Box::new(task)),
+            Err(failure) => Outcome::Answered(Err(failure)),
+        }
+    }
+}
+
 impl From<Errno> for Outcome {
     fn from(errno: Errno) -> Outcome {
         Outcome::Answered(Err(failure(errno)))

@@ -83,6 +83,9 @@ pub(crate) struct Stream {
     end: (Mutex<Option<Parting>>, Condvar),
     /// Nothing is begun for it any more.
     over: AtomicBool,
+    began: Instant,
+    /// When a frame has come last, in milliseconds since it began.
+    heard: AtomicU64,
 }
 
 /// The requests that may take long.
@@ -125,6 +128,8 @@ impl Stream {
             lead: Lead::default(),
             end: Default::default(),
             over: AtomicBool::new(false),
+            began: Instant::now(),
+            heard: AtomicU64::new(0),
         })
     }
 
@@ -156,6 +161,11 @@ impl Stream {
         self.is_kept
     }
 
+    /// For how long nothing has come on it.
+    pub fn silent_for(&self) -> Duration {
+        self.began.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    }
+
     /// Whether it has ended. Nothing that is sent to it arrives.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
@@ -174,6 +184,7 @@ impl Stream {
             let frame = input.frame::<ClientFrame>();
             let more_waits = input.has_more();
             drop(input);
+            self.heard.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
             let (frame, payload) = match frame {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return self.end_with(Parting::Closed),
@@ -563,7 +574,16 @@ fn cost(job: &Job) -> Cost {
     use ProcessRequest as P;
     let cheap = match &job.request {
         Request::Process(P::Spawn { .. }) => false,
-        Request::Process(P::Follow { .. } | P::Input { .. } | P::Signal { .. } | P::Resize { .. })
+        Request::Process(
+            P::Follow { .. }
+            | P::Detach { .. }
+            | P::Release { .. }
+            | P::Forget { .. }
+            | P::Wait { .. }
+            | P::Input { .. }
+            | P::Signal { .. }
+            | P::Resize { .. },
+        )
         | Request::Describe => return Cost::Nothing,
         Request::File(request) => match request {
             F::Sync { .. }

@@ -8,7 +8,6 @@ use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -18,6 +17,7 @@ use wire::agent::Reply;
 use wire::agent::file::{FileReply, Kind, Place, WatchEvent};
 use wire::agent::name::{Name, RelativePath};
 
+use crate::counted::{Counted, Limit};
 use crate::export::Export;
 use crate::failure::failure;
 use crate::file::listing::Names;
@@ -52,7 +52,7 @@ const ALIVE_LOOK: Duration = Duration::from_secs(1);
 
 const EVENT_BYTES: usize = 64 << 10;
 
-static WATCHES: AtomicUsize = AtomicUsize::new(0);
+static WATCHES: Limit = Limit::new(WATCHES_MAX);
 
 impl Session {
     pub(crate) fn watch(&self, asked: &Asked<'_>, place: &Place, recursive: bool) -> Outcome {
@@ -117,7 +117,7 @@ impl Watch {
             root,
             recursive,
             ticket,
-            _counted: Counted::one_more()?,
+            _counted: WATCHES.one_more()?,
             inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
             wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
             paths: HashMap::new(),
@@ -334,25 +334,6 @@ fn watch_flags() -> WatchFlags {
         | WatchFlags::MOVE
         | WatchFlags::ONLYDIR
         | WatchFlags::EXCL_UNLINK
-}
-
-/// One of a limited number; counted down when dropped.
-struct Counted;
-
-impl Counted {
-    fn one_more() -> Result<Counted, Errno> {
-        if WATCHES.fetch_add(1, Ordering::AcqRel) >= WATCHES_MAX {
-            WATCHES.fetch_sub(1, Ordering::AcqRel);
-            return Err(Errno::MFILE);
-        }
-        Ok(Counted)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        WATCHES.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use wire::api::daemon::Hello;
+use wire::api::file::{Close, Progress};
+use wire::api::id::HandleId;
 use wire::api::prompt;
 use wire::api::{
     Call, ClientNotification, EncodeError, ErrorKind, ErrorObject, LineDecoder, Method, Request, RequestId,
@@ -185,6 +187,18 @@ impl Client {
     pub fn call<M: Method + Into<Call>>(&self, params: M) -> Result<M::Reply> {
         let ticket = self.send(params)?;
         self.wait(ticket)
+    }
+
+    /// Asks with `next` for page after page of what a handle stands for, as long as `take` says that there is more. Then
+    /// gives the handle back.
+    pub fn pages<M: Method + Into<Call>>(
+        &self,
+        handle: HandleId,
+        next: impl Fn(HandleId) -> M,
+        mut take: impl FnMut(M::Reply) -> Result<Progress>,
+    ) -> Result<()> {
+        while take(self.call(next(handle))?)? == Progress::More {}
+        self.call(Close { handle }).map(drop)
     }
 
     /// Asks without waiting.

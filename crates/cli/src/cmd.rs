@@ -11,6 +11,7 @@ use crate::Next;
 use crate::context::Context;
 use crate::error::{Error, Result};
 
+mod attach;
 mod cache;
 mod cat;
 mod completions;
@@ -24,13 +25,17 @@ mod doctor;
 mod events;
 mod exec;
 mod find;
+mod kill;
 mod ls;
 mod man;
 mod mkdir;
 mod mount;
+mod place;
+mod ps;
 mod reconnect;
 mod rm;
 mod search;
+mod shell;
 mod stat;
 mod status;
 mod unmount;
@@ -64,7 +69,8 @@ Exit codes:
   0 success        3 not found      6 unreachable
   1 failure        4 refused        7 timed out
   2 usage          5 conflict       130 interrupted
-  `exec` exits with the command's own status, or 255 when it could not be run.
+  `exec`, `shell` and `attach` exit with the command's own status, or 255 when
+  it could not be run.
 
 Environment:
   STEAD_HOME        a directory for all state and sockets, in place of the usual ones
@@ -103,6 +109,10 @@ pub enum Command {
     Reconnect(reconnect::Args),
     Events(events::Args),
     Exec(exec::Args),
+    Shell(shell::Args),
+    Ps(ps::Args),
+    Attach(attach::Args),
+    Kill(kill::Args),
     Ls(ls::Args),
     Cat(cat::Args),
     Stat(stat::Args),
@@ -136,6 +146,10 @@ impl Command {
             Command::Reconnect(args) => reconnect::run(args, context).map(done),
             Command::Events(args) => events::run(args, context).map(done),
             Command::Exec(args) => exec::run(args, context).map(Next::Exit),
+            Command::Shell(args) => shell::run(args, context).map(Next::Exit),
+            Command::Ps(args) => ps::run(args, context).map(done),
+            Command::Attach(args) => attach::run(args, context).map(Next::Exit),
+            Command::Kill(args) => kill::run(args, context).map(done),
             Command::Ls(args) => ls::run(args, context).map(done),
             Command::Cat(args) => cat::run(args, context).map(done),
             Command::Stat(args) => stat::run(args, context).map(done),

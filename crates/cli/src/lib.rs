@@ -29,6 +29,7 @@ pub mod client;
 pub mod cmd;
 pub mod config;
 pub mod context;
+pub mod conversation;
 pub mod docs;
 pub mod error;
 #[cfg(test)]

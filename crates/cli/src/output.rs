@@ -7,6 +7,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use wire::api::time::Timestamp;
+use wire::bytestring::ByteString;
 
 use crate::error::{Error, Failure, Result};
 
@@ -122,6 +123,14 @@ impl Output {
     /// Bytes of the result as they are.
     pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
         written(self.out.write_all(bytes))
+    }
+
+    /// A name of the result: as it is, or as a terminal may be shown it.
+    pub fn name(&mut self, name: &ByteString) -> Result<()> {
+        match self.is_terminal() {
+            true => self.raw(name.to_string().as_bytes()),
+            false => self.raw(name.as_bytes()),
+        }
     }
 
     /// A table of the result.

@@ -1,5 +1,9 @@
 //! The terminal that a command was started from.
 
+pub mod escape;
+pub mod replay;
+pub mod screen;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,11 +13,16 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize,
 use signal_hook::consts::SIGWINCH;
 use wire::api::process::Size;
 
+use screen::Screen;
+
 /// The size of a terminal that does not say.
 const SIZE_DEFAULT: Size = Size { rows: 24, columns: 80 };
 
-/// A terminal that passes every key on as it is. Its settings come back when this is dropped.
+/// A terminal that passes every key on as it is. Its settings come back when this is dropped, and so does what is to be
+/// undone of what was printed.
 pub struct RawTerminal {
+    /// What a command has made of it.
+    pub screen: Screen,
     tty: File,
     before: Termios,
     /// Becomes readable when the size changes.
@@ -35,7 +44,7 @@ impl RawTerminal {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&tty, OptionalActions::Drain, &raw)?;
-        Ok(Some(RawTerminal { tty, before, resized }))
+        Ok(Some(RawTerminal { screen: Screen::default(), tty, before, resized }))
     }
 
     /// How large it is now. Changes up to here are forgotten.
@@ -54,7 +63,11 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // A terminal that is gone needs no settings.
+        let restoring = self.screen.restoring();
+        if !restoring.is_empty() && isatty(rustix::stdio::stdout()) {
+            // A terminal that is gone needs no settings.
+            let _gone = rustix::io::write(rustix::stdio::stdout(), &restoring);
+        }
         let _gone = tcsetattr(&self.tty, OptionalActions::Drain, &self.before);
     }
 }

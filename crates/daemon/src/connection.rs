@@ -11,9 +11,11 @@
 //! How a machine is reached is a [`Connector`]'s business. This module runs one task for each try, which opens the link,
 //! watches it as long as it lasts, and closes it.
 
+mod commands;
 mod host;
 mod ssh;
 
+pub use commands::{CommandSession, CommandSessions};
 pub use host::HostConnector;
 pub use ssh::{SshConnector, SshSettings, end_masters};
 
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remote::Connection;
-use remote::client::{AgentClient, Heartbeat};
+use remote::client::Heartbeat;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::api::id::ConnectionId;
@@ -125,22 +127,6 @@ impl Attendant {
     }
 }
 
-/// A session in which commands run.
-#[derive(Clone)]
-pub struct Commands {
-    /// Speaks with the agent. The session ends with the last of those who have it.
-    pub client: Arc<AgentClient>,
-    /// What carries a session that has one stream only.
-    _carrier: Option<Connection>,
-}
-
-impl Commands {
-    /// One that goes on with other streams.
-    fn lasting(client: Arc<AgentClient>) -> Commands {
-        Commands { client, _carrier: None }
-    }
-}
-
 /// An open link. The last handle to go closes it.
 pub trait Link: Send + Sync + 'static {
     /// How a worker gets a stream to the machine's agent through this link.
@@ -153,16 +139,11 @@ pub trait Link: Send + Sync + 'static {
     /// Opens a session of its own with the machine's agent.
     fn open(&self) -> Later<'_, Result<Connection, ErrorObject>>;
 
-    /// A session for what needs none of its own: processes, questions about the machine.
+    /// A session for what needs none of its own: questions about the machine.
     fn shared(&self) -> Later<'_, Result<Connection, ErrorObject>>;
 
-    /// The session that commands run in. That of a far machine outlives the link, and goes on with the next one.
-    fn commands(&self) -> Later<'_, Result<Commands, ErrorObject>> {
-        Box::pin(async {
-            let connection = self.shared().await?;
-            Ok(Commands { client: Arc::new(connection.client.clone()), _carrier: Some(connection) })
-        })
-    }
+    /// The session that commands run in. It outlives the link, and goes on with the next one.
+    fn commands(&self) -> Later<'_, Result<Arc<CommandSession>, ErrorObject>>;
 
     /// Ends a session that a client which is gone has left with the machine's agent, and waits for its end. On this computer
     /// it is looked for where the client's environment says. One that is gone already has been ended.

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `counter(noun, last)` | the last number given to a noun, so that no id is used twice |
 //! | `mount(id, record)` | one row for each mount, as JSON of [`MountRow`] |
+//! | `process(id, record)` | one row for each detached process, as JSON of [`ProcessRow`] |
+//! | `session(machine, record)` | one row for each machine with such a process, as JSON of [`SessionRow`] |
 
 use std::fs::{OpenOptions, Permissions};
 use std::io;
@@ -15,18 +17,25 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use supervisor::Identity;
 use supervisor::keeper::Token;
 use tokio::sync::{mpsc, oneshot};
-use wire::api::id::MountId;
-use wire::api::machine::{Caller, Source};
+use wire::api::id::{MountId, ProcessId};
+use wire::api::machine::{Caller, Machine, Source};
+use wire::api::process::Outcome;
+use wire::api::time::Timestamp;
 use wire::bytestring::ByteString;
 use wire::worker::Ready;
 
 /// What leads from version N to version N + 1. Only ever appended to.
-const MIGRATIONS: &[&str] = &["CREATE TABLE counter (noun TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;
-     CREATE TABLE mount (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;"];
+const MIGRATIONS: &[&str] = &[
+    "CREATE TABLE counter (noun TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT;
+     CREATE TABLE mount (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;",
+    "CREATE TABLE process (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
+     CREATE TABLE session (machine TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;",
+];
 
 /// Requests that may wait for the disk. Whoever asks beyond it waits too.
 const QUEUE_MAX: usize = 64;
@@ -65,6 +74,42 @@ pub struct Terms {
     pub caller: Caller,
     /// What its worker said when it came to serve.
     pub ready: Ready,
+}
+
+/// A detached process, with what is needed to follow it in a later life of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRow {
+    /// Its id.
+    pub id: ProcessId,
+    /// Where it runs.
+    pub machine: Machine,
+    /// What was started.
+    pub command: Vec<ByteString>,
+    /// For whom.
+    pub caller: Caller,
+    /// What its session on the machine calls it.
+    pub far: u64,
+    /// The machine's number for it, once it is known.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Since when it runs, or since when it has ended.
+    pub since: Timestamp,
+    /// How it ended, if it has.
+    #[serde(default)]
+    pub outcome: Option<Outcome>,
+}
+
+/// The session in which a machine's commands run, with a detached process among them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// Where.
+    pub machine: Machine,
+    /// Which, as [`SessionId`](wire::hello::SessionId) is written.
+    pub session: String,
+    /// How many have gone on with it before the last one.
+    pub life: u32,
 }
 
 /// The file cannot be used.
@@ -156,7 +201,7 @@ impl Database {
 
     /// All mounts that were put and not removed, in the order of their ids.
     pub async fn mounts(&self) -> Result<Vec<MountRow>, DatabaseError> {
-        self.run(|file| file.mounts()).await
+        self.run(|file| file.all("mount")).await
     }
 
     /// The last number that was given to a mount.
@@ -166,12 +211,47 @@ impl Database {
 
     /// Writes a mount, and that its number is taken.
     pub async fn put_mount(&self, row: MountRow) -> Result<(), DatabaseError> {
-        self.run(move |file| file.put_mount(&row)).await
+        self.run(move |file| file.put("mount", row.id.number(), &row)).await
     }
 
     /// Forgets a mount. One that is not there is no error.
     pub async fn remove_mount(&self, id: MountId) -> Result<(), DatabaseError> {
-        self.run(move |file| file.remove_mount(id)).await
+        self.run(move |file| file.remove("mount", id.number())).await
+    }
+
+    /// All processes that were put and not removed, in the order of their ids.
+    pub async fn processes(&self) -> Result<Vec<ProcessRow>, DatabaseError> {
+        self.run(|file| file.all("process")).await
+    }
+
+    /// The last number that was given to a detached process.
+    pub async fn last_process(&self) -> Result<u64, DatabaseError> {
+        self.run(|file| file.last("process")).await
+    }
+
+    /// Writes a process, and that its number is taken.
+    pub async fn put_process(&self, row: ProcessRow) -> Result<(), DatabaseError> {
+        self.run(move |file| file.put("process", row.id.number(), &row)).await
+    }
+
+    /// Forgets a process. One that is not there is no error.
+    pub async fn remove_process(&self, id: ProcessId) -> Result<(), DatabaseError> {
+        self.run(move |file| file.remove("process", id.number())).await
+    }
+
+    /// The session of a machine's commands.
+    pub async fn session(&self, machine: Machine) -> Result<Option<SessionRow>, DatabaseError> {
+        self.run(move |file| file.session(&machine)).await
+    }
+
+    /// Writes the session of a machine's commands.
+    pub async fn put_session(&self, row: SessionRow) -> Result<(), DatabaseError> {
+        self.run(move |file| file.put_session(&row)).await
+    }
+
+    /// Forgets the session of a machine's commands. One that is not there is no error.
+    pub async fn remove_session(&self, machine: Machine) -> Result<(), DatabaseError> {
+        self.run(move |file| file.remove_session(&machine)).await
     }
 }
 
@@ -195,16 +275,23 @@ impl File {
         DatabaseError::Sqlite { path: self.path.clone(), source }
     }
 
-    fn mounts(&self) -> Result<Vec<MountRow>, DatabaseError> {
+    /// All rows of a noun's table.
+    fn all<T: DeserializeOwned>(&self, noun: &'static str) -> Result<Vec<T>, DatabaseError> {
         let read = || -> rusqlite::Result<Vec<String>> {
-            let mut statement = self.connection.prepare("SELECT record FROM mount ORDER BY id")?;
+            let mut statement = self.connection.prepare(&format!("SELECT record FROM {noun} ORDER BY id"))?;
             let rows = statement.query_map([], |row| row.get(0))?;
             rows.collect()
         };
         let records = read().map_err(|error| self.failed(error))?;
-        let parse = |record: &String| serde_json::from_str(record);
-        let rows: Result<Vec<MountRow>, _> = records.iter().map(parse).collect();
-        rows.map_err(|source| DatabaseError::Row { path: self.path.clone(), source })
+        records.iter().map(|record| self.parse(record)).collect()
+    }
+
+    fn parse<T: DeserializeOwned>(&self, record: &str) -> Result<T, DatabaseError> {
+        serde_json::from_str(record).map_err(|source| DatabaseError::Row { path: self.path.clone(), source })
+    }
+
+    fn record(&self, row: &impl Serialize) -> Result<String, DatabaseError> {
+        serde_json::to_string(row).map_err(|source| DatabaseError::Row { path: self.path.clone(), source })
     }
 
     fn last(&self, noun: &str) -> Result<u64, DatabaseError> {
@@ -216,26 +303,48 @@ impl File {
         Ok(last.unwrap_or(0).cast_unsigned())
     }
 
-    fn put_mount(&mut self, row: &MountRow) -> Result<(), DatabaseError> {
-        let record = serde_json::to_string(row)
-            .map_err(|source| DatabaseError::Row { path: self.path.clone(), source })?;
-        let id = row.id.number().cast_signed();
+    fn put(&mut self, noun: &'static str, number: u64, row: &impl Serialize) -> Result<(), DatabaseError> {
+        let record = self.record(row)?;
+        let id = number.cast_signed();
+        let insert = format!("INSERT OR REPLACE INTO {noun} (id, record) VALUES (?1, ?2)");
         let write = |connection: &mut Connection| -> rusqlite::Result<()> {
             let transaction = connection.transaction()?;
-            transaction
-                .execute("INSERT OR REPLACE INTO mount (id, record) VALUES (?1, ?2)", params![id, record])?;
+            transaction.execute(&insert, params![id, record])?;
             transaction.execute(
-                "INSERT INTO counter (noun, last) VALUES ('mount', ?1)
+                "INSERT INTO counter (noun, last) VALUES (?1, ?2)
                  ON CONFLICT (noun) DO UPDATE SET last = max(last, excluded.last)",
-                [id],
+                params![noun, id],
             )?;
             transaction.commit()
         };
         write(&mut self.connection).map_err(|error| self.failed(error))
     }
 
-    fn remove_mount(&mut self, id: MountId) -> Result<(), DatabaseError> {
-        let removed = self.connection.execute("DELETE FROM mount WHERE id = ?1", [id.number().cast_signed()]);
+    fn remove(&mut self, noun: &'static str, number: u64) -> Result<(), DatabaseError> {
+        let delete = format!("DELETE FROM {noun} WHERE id = ?1");
+        let removed = self.connection.execute(&delete, [number.cast_signed()]);
+        removed.map(|_| ()).map_err(|error| self.failed(error))
+    }
+
+    fn session(&self, machine: &Machine) -> Result<Option<SessionRow>, DatabaseError> {
+        let select = "SELECT record FROM session WHERE machine = ?1";
+        let record: Option<String> = self
+            .connection
+            .query_row(select, [machine.to_string()], |row| row.get(0))
+            .optional()
+            .map_err(|error| self.failed(error))?;
+        record.map(|record| self.parse(&record)).transpose()
+    }
+
+    fn put_session(&mut self, row: &SessionRow) -> Result<(), DatabaseError> {
+        let insert = "INSERT OR REPLACE INTO session (machine, record) VALUES (?1, ?2)";
+        let written = self.connection.execute(insert, params![row.machine.to_string(), self.record(row)?]);
+        written.map(|_| ()).map_err(|error| self.failed(error))
+    }
+
+    fn remove_session(&mut self, machine: &Machine) -> Result<(), DatabaseError> {
+        let removed =
+            self.connection.execute("DELETE FROM session WHERE machine = ?1", [machine.to_string()]);
         removed.map(|_| ()).map_err(|error| self.failed(error))
     }
 }

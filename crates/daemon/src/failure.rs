@@ -62,7 +62,7 @@ pub fn from_call(what: &str, error: &CallError) -> ErrorObject {
 }
 
 /// The system's own words, without Rust's `(os error N)`.
-fn plain(error: &io::Error) -> String {
+pub fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {
         Some(at) => text[..at].to_lowercase(),

@@ -27,6 +27,7 @@ pub mod failure;
 pub mod log;
 pub mod mount;
 pub mod owner;
+pub mod process;
 pub mod prompt;
 pub mod rpc;
 pub mod session;
@@ -39,6 +40,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use remote::transport::host::HostOptions;
@@ -54,7 +56,7 @@ use wire::api::mount::Force;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::paths::Paths;
 
-use connection::{HostConnector, SshConnector, SshSettings};
+use connection::{CommandSessions, HostConnector, SshConnector, SshSettings};
 use database::Database;
 use endpoint::Endpoint;
 use failure::failure;
@@ -241,16 +243,26 @@ impl Life {
         let database = Database::open(&paths.database()).map_err(|error| failure(&error))?;
         let (adopted, goodbyes) = adopt_mounts(&paths, &database).await?;
         let last_mount = database.last_mount().await.map_err(|error| failure(&error))?;
-        let last_mount = last_mount.max(mount::unsaved::last_number(&paths.state_dir().join("mounts")));
+        let last_mount = last_mount.max(mount::unsaved::last_number(&paths.mount_states_dir()));
 
         let (owner, events) = OwnerHandle::new();
-        let mounts = MountContext { database, programs: self.options.programs.clone(), paths: paths.clone() };
+        let last_process = database.last_process().await.map_err(|error| failure(&error))?;
+        let processes = database.processes().await.map_err(|error| failure(&error))?;
+        let commands = CommandSessions::new(database.clone());
+        let mounts = MountContext {
+            database: database.clone(),
+            programs: self.options.programs.clone(),
+            paths: paths.clone(),
+        };
         let monitoring = self.options.monitoring.clone();
-        let surroundings = Surroundings { connectors: self.connectors(), mounts, monitoring };
+        let surroundings = Surroundings { connectors: self.connectors(&commands), mounts, monitoring };
         let owning = tokio::spawn(Owner::new(owner.clone(), surroundings, last_mount).run(events));
         // Before there is a client that could ask for them.
         for mount in adopted {
             owner.send(Event::AdoptMount(Box::new(mount))).await;
+        }
+        for process in processes {
+            owner.send(Event::ProcessDetached(Box::new(process))).await;
         }
         for goodbye in goodbyes {
             owner.send(Event::SayGoodbye(Box::new(goodbye))).await;
@@ -266,7 +278,8 @@ impl Life {
             owner: owner.clone(),
             paths: paths.clone(),
             since: SystemTime::now(),
-            processes: Arc::default(),
+            database,
+            processes: Arc::new(AtomicU64::new(last_process)),
             end,
         };
         let mut signals = Signals::new().map_err(|error| failure(&error))?;
@@ -301,7 +314,7 @@ impl Life {
         Ok(())
     }
 
-    fn connectors(&self) -> Connectors {
+    fn connectors(&self, commands: &CommandSessions) -> Connectors {
         let paths = &self.options.paths;
         let own_program =
             std::env::current_exe().unwrap_or_else(|_| PathBuf::from(supervisor::spawn::OWN_PROGRAM));
@@ -320,8 +333,8 @@ impl Life {
                 .map(PathBuf::from),
         };
         Connectors {
-            host: Arc::new(HostConnector::new(self.options.agent.clone())),
-            ssh: Arc::new(SshConnector::new(ssh)),
+            host: Arc::new(HostConnector::new(self.options.agent.clone(), commands.clone())),
+            ssh: Arc::new(SshConnector::new(ssh, commands.clone())),
         }
     }
 }

@@ -68,6 +68,9 @@ pub enum Command {
     Poll(oneshot::Sender<()>),
     /// Have the worker open its link again, if it is lost: the machine can be reached.
     Reconnect,
+    /// Have all that was written through the mount put on the machine; answered when it is there. Dropped if that cannot be
+    /// known.
+    Flush(oneshot::Sender<()>),
     /// Take the mount away.
     Stop {
         /// How hard to try.
@@ -109,6 +112,12 @@ impl MountHandle {
         if self.commands.try_send(Command::Poll(answer)).is_ok() {
             drop(answered.await);
         }
+    }
+
+    /// Waits until all that was written through the mount is on the machine. `false` if that cannot be known.
+    pub async fn flush(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::Flush(answer)).await.is_ok() && answered.await.is_ok()
     }
 
     /// Has the task leave the mount to the next daemon.
@@ -332,7 +341,7 @@ impl Task {
         loop {
             match self.commands.recv().await {
                 Some(Command::Poll(answer)) => drop(answer.send(())),
-                Some(Command::Reconnect) => {}
+                Some(Command::Reconnect | Command::Flush(_)) => {}
                 Some(Command::Stop { answer, .. }) => {
                     let kept_aside = self.keep_unknown().await;
                     self.forget().await;
@@ -362,7 +371,7 @@ async fn end_command(commands: &mut mpsc::Receiver<Command>) -> Broken {
             Some(Command::Stop { answer, .. }) => return Broken::Stopped(answer),
             Some(Command::Leave(answer)) => return Broken::Left(answer),
             Some(Command::Poll(answer)) => drop(answer.send(())),
-            Some(Command::Reconnect) => {}
+            Some(Command::Reconnect | Command::Flush(_)) => {}
             None => std::future::pending().await,
         }
     }
@@ -457,7 +466,7 @@ async fn ready(worker: &mut Worker, plan: &Plan) -> Result<Ready, ErrorObject> {
             Heard::Said(FromWorker::Ready(ready)) => return Ok(ready),
             Heard::Said(FromWorker::Error(error)) => return Err(from_worker(error)),
             // A worker that has mounted has a successor already when it dies here.
-            Heard::Said(FromWorker::Status(_)) | Heard::Lost => {}
+            Heard::Said(FromWorker::Status(_) | FromWorker::Flushed { .. }) | Heard::Lost => {}
             Heard::Said(FromWorker::Stopping(_)) => {
                 let message = could_not("its worker does not keep to the protocol".to_owned());
                 return Err(ErrorObject::internal(message));

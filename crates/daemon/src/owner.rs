@@ -20,6 +20,7 @@ use wire::api::event::{Happened, MountWord, Topic};
 use wire::api::id::{ConnectionId, MountId, ProcessId};
 use wire::api::machine::{Caller, Machine, Reconnect, Source};
 use wire::api::mount::{Removed, RemovedMount, Target};
+use wire::api::process::Outcome;
 use wire::api::prompt::Secret;
 use wire::api::status::{self, ConnectionState, Health, MountStatus};
 use wire::api::time::Timestamp;
@@ -29,6 +30,7 @@ use wire::worker::{Heartbeat, Ready, WorkerStatus};
 
 use crate::bus::{Bus, Subscription};
 use crate::connection::{self, ConnectRequest, ConnectionEvent, Connector, IDLE_GRACE, Lease, Link};
+use crate::database::ProcessRow;
 use crate::mount::adoption::Adopted;
 use crate::mount::goodbye::Goodbye;
 use crate::mount::monitor::Monitor;
@@ -48,7 +50,7 @@ mod tests;
 
 use connections::ConnectionRecord;
 use goodbyes::Goodbyes;
-pub use processes::ProcessRecord;
+pub use processes::{Hold, Known, ProcessRecord, Reader};
 
 /// Events that may wait. Whoever sends beyond it waits too; the owner itself sends none.
 const EVENTS_MAX: usize = 1024;
@@ -93,6 +95,30 @@ pub enum Event {
     ProcessStarted(Box<ProcessRecord>),
     /// A process has ended, or is no longer known.
     ProcessEnded(ProcessId, Option<u8>),
+    /// A process goes on without its client, or a daemon before this one has left it.
+    ProcessDetached(Box<ProcessRow>),
+    /// How a detached process ended, or else what keeps it from being asked, if anything does.
+    ProcessWatched(ProcessId, Result<Outcome, Option<String>>),
+    /// A client has seen how a detached process ended, and all that was kept of it.
+    ProcessSeen(ProcessId, Outcome),
+    /// A detached process ended long ago.
+    ForgetProcess(ProcessId),
+    /// Somebody attaches to a detached process.
+    ReadProcess {
+        /// Which.
+        id: ProcessId,
+        /// What ends him.
+        reader: Reader,
+        /// Who did before.
+        answer: oneshot::Sender<Option<Reader>>,
+    },
+    /// A client names a process.
+    FindProcess {
+        /// Which.
+        id: ProcessId,
+        /// What is known of it.
+        answer: Answer<Known>,
+    },
     /// Somebody needs a connection.
     Acquire {
         /// Where to, for whom.
@@ -437,6 +463,12 @@ impl Owner {
             Event::Mount(id, event) => self.on_mount(id, event),
             Event::ProcessStarted(process) => self.on_process_started(*process),
             Event::ProcessEnded(id, code) => self.on_process_ended(id, code),
+            Event::ProcessDetached(row) => self.on_process_detached(*row),
+            Event::ProcessWatched(id, what) => self.on_process_watched(id, what),
+            Event::ProcessSeen(id, ended) => self.on_process_seen(id, ended),
+            Event::ForgetProcess(id) => self.forget_process(id),
+            Event::ReadProcess { id, reader, answer } => drop(answer.send(self.read_process(id, reader))),
+            Event::FindProcess { id, answer } => drop(answer.send(self.find_process(id))),
             Event::Acquire { wanted, answer } => self.acquire(*wanted, answer),
             Event::Release(id) => self.release(id),
             Event::Pin { machine, keep, answer } => drop(answer.send(self.pin(&machine, &keep))),

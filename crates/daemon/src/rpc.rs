@@ -9,6 +9,7 @@ use wire::api::Call;
 use wire::api::id::HandleId;
 use wire::paths::Paths;
 
+use crate::database::Database;
 use crate::owner::OwnerHandle;
 use crate::session::{ClientContext, Done, Effect, done, done_with};
 
@@ -33,6 +34,8 @@ pub struct Daemon {
     pub paths: Paths,
     /// When it started.
     pub since: SystemTime,
+    /// Where detached processes are written.
+    pub database: Database,
     /// Numbers of processes that were given out.
     pub processes: Arc<AtomicU64>,
     /// Ends the daemon once the mounts are gone.
@@ -43,10 +46,19 @@ pub struct Daemon {
 pub enum Need {
     /// What a handle stands for.
     Use(HandleId),
-    /// What two handles of files stand for.
-    Both(HandleId, HandleId),
     /// The same, for good.
     Take(HandleId),
+    /// What two handles stand for, if each is of a file.
+    Files(HandleId, HandleId),
+}
+
+/// What a session gives to a call.
+#[derive(Default)]
+pub struct Lent {
+    /// What the first handle that the call names stands for.
+    pub node: Option<OpenNode>,
+    /// And the second.
+    pub other: Option<OpenNode>,
 }
 
 /// What `call` needs of its session, if anything.
@@ -60,16 +72,17 @@ pub fn needs(call: &Call) -> Option<Need> {
         Call::FileHits(next) => Some(Need::Use(next.handle)),
         Call::FileChanges(next) => Some(Need::Use(next.handle)),
         Call::FileDigest(digest) => Some(Need::Use(digest.handle)),
-        Call::FileCopyRange(copy) => Some(Need::Both(copy.from, copy.to)),
+        Call::FileCopyRange(copy) => Some(Need::Files(copy.from, copy.to)),
         Call::FileSync(sync) => Some(Need::Use(sync.handle)),
         Call::FileClose(close) => Some(Need::Take(close.handle)),
         _ => None,
     }
 }
 
-/// Carries out a call. `node` is what [`needs`] asked for.
-pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, node: Option<OpenNode>) -> Done {
+/// Carries out a call. `lent` is what [`needs`] asked for.
+pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Lent) -> Done {
     use wire::api;
+    let Lent { node, other } = lent;
     match call {
         Call::DaemonHello(hello) => done::<api::daemon::Hello>(hello.answer()),
         Call::DaemonStatus(_) => done::<api::daemon::Status>(daemon::status(&daemon).await),
@@ -95,6 +108,8 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, node: Op
         Call::CacheShow(show) => done::<api::cache::Show>(cache::show(&daemon, show).await),
         Call::CacheClear(clear) => done::<api::cache::Clear>(cache::clear(&daemon, clear).await),
         Call::ProcessRun(run) => process::run(&daemon, &context, run).await,
+        Call::ProcessAttach(attach) => process::attach(&daemon, &context, attach).await,
+        Call::ProcessKill(kill) => done::<api::process::Kill>(process::kill(&daemon, &context, kill).await),
         Call::FileStat(stat) => done::<api::file::Stat>(file::stat(&daemon, &context, stat).await),
         Call::FileOpenDirectory(open) => file::open_directory(&daemon, &context, open).await,
         Call::FileList(list) => file::list(list, node).await,
@@ -124,7 +139,7 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, node: Op
         Call::FileWatch(watch) => file::trees::watch(&daemon, &context, watch).await,
         Call::FileChanges(next) => file::trees::changes(next, node).await,
         Call::FileCopyRange(copy) => {
-            done::<api::file::CopyRange>(file::content::copy_range(copy, node).await)
+            done::<api::file::CopyRange>(file::content::copy_range(copy, node, other).await)
         }
         Call::FileDigest(digest) => done::<api::file::Digest>(file::content::digest(digest, node).await),
         Call::FileRename(rename) => done::<api::file::Rename>(file::rename(&daemon, &context, rename).await),

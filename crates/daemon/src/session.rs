@@ -26,7 +26,6 @@ use wire::api::file::HANDLES_MAX;
 use wire::api::id::{HandleId, ProcessId, PromptId, SubscriptionId};
 use wire::api::line::LineDecoder;
 use wire::api::machine::{Caller, Prompts};
-use wire::api::process::STDIN_BYTES_IN_FLIGHT_MAX;
 use wire::api::prompt::{Ask, Secret};
 use wire::api::{
     ClientMessage, ClientNotification, EncodeError, ErrorKind, ErrorObject, Method, Request, RequestId,
@@ -39,7 +38,7 @@ use crate::bus::Subscription;
 use crate::prompt::{PROMPTS_MAX, Prompter, Question};
 use crate::rpc::file::OpenNode;
 use crate::rpc::file::sessions::Sessions;
-use crate::rpc::process::{Order, RunningProcess};
+use crate::rpc::process::{Flood, Inbox, RunningProcess};
 use crate::rpc::{self, Daemon};
 
 /// Requests of one client that run side by side. Its next line is not read before one of them is answered.
@@ -194,17 +193,10 @@ struct Session {
     events: JoinSet<()>,
     subscriptions: HashMap<SubscriptionId, AbortHandle>,
     nodes: HashMap<HandleId, OpenNode>,
-    processes: HashMap<ProcessId, Ends>,
+    /// Where what the client says to each goes.
+    processes: HashMap<ProcessId, Arc<Inbox>>,
     prompts: BTreeMap<PromptId, oneshot::Sender<Option<Secret>>>,
     last_prompt: u64,
-}
-
-/// The session's ends of a process.
-struct Ends {
-    input: mpsc::Sender<Vec<u8>>,
-    orders: mpsc::Sender<Order>,
-    /// Sent by the client and not taken by the process.
-    in_flight: Arc<AtomicU64>,
 }
 
 /// Why a session ends.
@@ -328,27 +320,31 @@ impl Session {
 
     fn on_request(&mut self, request: Request) {
         let Request { id, call } = request;
-        let lent = rpc::needs(&call).and_then(|need| self.lend(need));
+        let lent = rpc::needs(&call).map(|need| self.lend(need)).unwrap_or_default();
         let (daemon, context) = (self.daemon.clone(), self.context.clone());
         self.handlers.spawn(async move { (id, rpc::handle(daemon, context, call, lent).await) });
     }
 
     /// What an opened handle stands for. What only one request at a time can use is taken out of the table until that
     /// request is done.
-    fn lend(&mut self, need: rpc::Need) -> Option<OpenNode> {
+    fn lend(&mut self, need: rpc::Need) -> rpc::Lent {
         match need {
-            rpc::Need::Use(handle) => match self.nodes.get(&handle)? {
-                OpenNode::File(file) => Some(OpenNode::File(Arc::clone(file))),
-                OpenNode::Directory(_) | OpenNode::Tree(_) => self.nodes.remove(&handle),
-                OpenNode::Pair(..) => None,
-            },
-            rpc::Need::Both(from, to) => match (self.nodes.get(&from)?, self.nodes.get(&to)?) {
-                (OpenNode::File(from), OpenNode::File(to)) => {
-                    Some(OpenNode::Pair(Arc::clone(from), Arc::clone(to)))
-                }
-                _ => None,
-            },
-            rpc::Need::Take(handle) => self.nodes.remove(&handle),
+            rpc::Need::Use(handle) => {
+                let node = self.lend_file(handle).or_else(|| self.nodes.remove(&handle));
+                rpc::Lent { node, other: None }
+            }
+            rpc::Need::Take(handle) => rpc::Lent { node: self.nodes.remove(&handle), other: None },
+            rpc::Need::Files(one, other) => {
+                rpc::Lent { node: self.lend_file(one), other: self.lend_file(other) }
+            }
+        }
+    }
+
+    /// A file, which any number of requests may use.
+    fn lend_file(&self, handle: HandleId) -> Option<OpenNode> {
+        match self.nodes.get(&handle)? {
+            OpenNode::File(file) => Some(OpenNode::File(Arc::clone(file))),
+            OpenNode::Directory(_) | OpenNode::Tree(_) => None,
         }
     }
 
@@ -367,13 +363,11 @@ impl Session {
             }
             Effect::Started(process) => {
                 let id = process.id;
-                let (input, orders) = (process.input.clone(), process.orders.clone());
-                let in_flight = Arc::clone(&process.in_flight);
-                self.processes.insert(id, Ends { input, orders, in_flight });
+                self.processes.insert(id, Arc::clone(&process.inbox));
                 self.context.client.respond(response).await?;
-                let client = self.context.client.clone();
+                let (client, owner) = (self.context.client.clone(), self.daemon.owner.clone());
                 self.pumps.spawn(async move {
-                    process.pump(client).await;
+                    process.pump(client, owner).await;
                     id
                 });
                 Ok(())
@@ -412,12 +406,22 @@ impl Session {
 
     fn on_notification(&mut self, notification: ClientNotification) -> Result<(), Reason> {
         match notification {
-            ClientNotification::ProcessStdin(stdin) => self.on_stdin(stdin.process, stdin.bytes.0),
+            // What is for a process that has ended meanwhile is dropped, as by a pipe.
+            ClientNotification::ProcessStdin(stdin) => {
+                let inbox = self.processes.get(&stdin.process);
+                inbox.map_or(Ok(()), |inbox| inbox.push_input(&stdin.bytes.0)).map_err(|Flood| Reason::Flood)
+            }
             ClientNotification::ProcessResize(resize) => {
-                self.order(resize.process, Order::Resize(resize.size))
+                self.processes.get(&resize.process).iter().for_each(|inbox| inbox.resize(resize.size));
+                Ok(())
             }
             ClientNotification::ProcessSignal(signal) => {
-                self.order(signal.process, Order::Signal(signal.signal))
+                self.processes.get(&signal.process).iter().for_each(|inbox| inbox.push_signal(signal.signal));
+                Ok(())
+            }
+            ClientNotification::ProcessDetach(detach) => {
+                self.processes.get(&detach.process).iter().for_each(|inbox| inbox.leave());
+                Ok(())
             }
             ClientNotification::PromptAnswer(answer) => {
                 if let Some(waiting) = self.prompts.remove(&answer.prompt) {
@@ -426,26 +430,6 @@ impl Session {
                 }
                 Ok(())
             }
-        }
-    }
-
-    /// Input for a process that has ended meanwhile is dropped, as a pipe's would be.
-    fn on_stdin(&mut self, process: ProcessId, bytes: Vec<u8>) -> Result<(), Reason> {
-        let Some(ends) = self.processes.get(&process) else {
-            return Ok(());
-        };
-        let count = bytes.len() as u64;
-        let before = ends.in_flight.fetch_add(count, Ordering::Relaxed);
-        if before + count > STDIN_BYTES_IN_FLIGHT_MAX {
-            return Err(Reason::Flood);
-        }
-        accepted(ends.input.try_send(bytes))
-    }
-
-    fn order(&mut self, process: ProcessId, order: Order) -> Result<(), Reason> {
-        match self.processes.get(&process) {
-            Some(ends) => accepted(ends.orders.try_send(order)),
-            None => Ok(()),
         }
     }
 
@@ -459,12 +443,5 @@ impl Session {
         let prompt = PromptId::new(self.last_prompt);
         self.prompts.insert(prompt, question.answer);
         self.context.client.notify(Ask { prompt, kind: question.kind, text: question.text }).await
-    }
-}
-
-fn accepted<T>(sent: Result<(), mpsc::error::TrySendError<T>>) -> Result<(), Reason> {
-    match sent {
-        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-        Err(mpsc::error::TrySendError::Full(_)) => Err(Reason::Flood),
     }
 }

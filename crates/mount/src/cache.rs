@@ -9,8 +9,9 @@
 //!
 //! Invariants:
 //!
-//! - **Readers take no lock.** A block is put in place whole, by a rename, and never changed. What does not match its checksum,
-//!   as after a crash of the computer, is a miss and is removed. Nothing is synced: what a crash loses is read again.
+//! - **Readers take no lock.** A block is put in place whole, by a rename, and never changed. What does not match its
+//!   checksum, as after a crash of the computer, is a miss and is removed. Nothing is synced: what a crash loses is read
+//!   again.
 //! - **One writer at a time**, over all processes: whoever adds or evicts has the lock. Where it is not had, the lock having
 //!   been removed with all else for example, two write into one file, which then does not match.
 //! - **It is bounded.** What is to be added is counted first, so that a writer that dies has counted too much; what was
@@ -44,7 +45,8 @@ const QUEUE_BLOCKS_MAX: usize = 32 << 10;
 /// Blocks that are written under the lock at once, before another process has a turn: some milliseconds.
 const BATCH_BLOCKS_MAX: usize = 64;
 
-/// How long nothing is written after a failure: a full disk stays full for a while, and each try costs a reader's disk time.
+/// How long nothing is written after a failure: a full disk stays full for a while, and each try costs a reader's disk
+/// time.
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// How much of the cache there may be.
@@ -57,7 +59,7 @@ pub enum CacheSize {
     Bytes(u64),
 }
 
-/// The cache as one mount sees it: blocks of one machine.
+/// What one mount has of the cache: blocks of one machine.
 pub struct DiskCache {
     shared: Arc<Shared>,
 }

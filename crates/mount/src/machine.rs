@@ -22,8 +22,8 @@ use vfs::file::{
 };
 use vfs::request::Sequence;
 use vfs::source::{
-    Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Reach, Removed, Source, Target,
-    WalkBudget, WalkFrom, WalkPage, Walking, Written,
+    Changed, HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Reach, Removed, Renamed, Source,
+    Target, WalkBudget, WalkFrom, WalkPage, Walking, Written,
 };
 use vfs::table::Kept;
 use wire::agent::file as far;
@@ -297,12 +297,13 @@ impl Source for Machine {
         Ok(self.removed(outcome(removed)?))
     }
 
-    async fn rename(&self, from: (Place, Name), to: (Place, Name), mode: RenameMode) -> Result<()> {
+    async fn rename(&self, from: (Place, Name), to: (Place, Name), mode: RenameMode) -> Result<Renamed> {
         self.passed_at(&from.0, &from.1).await;
         self.passed_at(&to.0, &to.1).await;
         let (from, from_name) = (from.0.far()?, near::name(&from.1)?);
         let (to, to_name) = (to.0.far()?, near::name(&to.1)?);
-        outcome(self.changing().rename(from, from_name, to, to_name, mode.far()?).await)
+        let renamed = outcome(self.changing().rename(from, from_name, to, to_name, mode.far()?).await)?;
+        Ok(Renamed { from: self.attributes(renamed.from), to: self.attributes(renamed.to) })
     }
 
     async fn link(&self, target: Target, directory: Place, name: Name) -> Result<Entry> {

@@ -57,7 +57,7 @@ pub use counters::Counters;
 pub use error::{CallError, ConnectError, LinkLost, Noise};
 pub use file::{
     Attached, DirectoryPage, FileOutcome, FoundPage, Located, Looked, Opened, PageStream, RemovalPage,
-    Removed, SearchPage, WalkPage, WatchPage, Written,
+    Removed, Renamed, SearchPage, WalkPage, WatchPage, Written,
 };
 pub use held::{Export, HeldFile, HeldLock};
 pub use process::{ProcessEvent, ProcessStream};

@@ -1,4 +1,4 @@
-//! Descriptors over unix sockets.
+//! Descriptors: over unix sockets, and as a task waits for them.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -10,6 +10,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 /// The most descriptors in one message; the kernel's own limit is 253.
@@ -18,6 +19,13 @@ pub const DESCRIPTORS_MAX: usize = 64;
 /// The most descriptors that wait to be taken. A peer that sends more than it announces is refused before it exhausts
 /// the table of descriptors.
 pub const WAITING_MAX: usize = 256;
+
+/// A descriptor that a task can wait for until there is something to read. Needs a tokio runtime with I/O.
+pub fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one open descriptor for as long as it exists, and the `AsyncFd` owns it.
+    let readable = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
+    Ok(readable)
+}
 
 /// Sends bytes with descriptors attached to the first of them. Returns how many bytes were taken; when it is not 0,
 /// all descriptors were. There must be at least one byte.

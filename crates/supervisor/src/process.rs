@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::descriptor::readable;
 use crate::identity::{Identity, IdentityError, has_ended};
 
 /// How a process ended.
@@ -97,8 +97,7 @@ impl Process {
     }
 
     fn watching(identity: Identity, kinship: Kinship, pidfd: OwnedFd) -> io::Result<Process> {
-        // SAFETY: an `OwnedFd` is one open descriptor for as long as it exists, and the `AsyncFd` owns it.
-        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        let pidfd = readable(pidfd)?;
         Ok(Process { identity, kinship, pidfd: Some(pidfd), exit: None })
     }
 

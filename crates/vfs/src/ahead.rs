@@ -223,6 +223,39 @@ mod tests {
         }
     }
 
+    /// After how many round trips so many bytes are on their way to who reads a cold file. What has been asked for comes all
+    /// at once, and a kernel asks for the next 128 KiB when it has the last.
+    fn trips_until_on_the_way(bytes: u64, reach_bytes: u64) -> usize {
+        let mut reader = Reader::default();
+        let (mut offset, mut asked, mut arrived) = (0, 0, 0);
+        for trip in 0..100 {
+            loop {
+                let room_bytes = reach_bytes.saturating_sub(asked - arrived);
+                let reach = Reach { room_bytes, part_bytes: 256 * KIB };
+                let plan = reader.plan(offset, 128 << 10, SIZE, Room { reach, ..ROOM });
+                let Plan::Parts { wanted, fetch } = plan else { panic!("{offset}") };
+                asked = fetch.last().map_or(asked, Part::end);
+                offset += 128 * KIB;
+                if wanted.iter().any(|part| part.end() > arrived) {
+                    break;
+                }
+            }
+            if asked - arrived >= bytes {
+                return trip;
+            }
+            arrived = asked;
+        }
+        panic!("never");
+    }
+
+    #[test]
+    fn a_link_is_full_two_round_trips_after_a_cold_file_begins_to_be_read() {
+        // 90 MB/s at 20 ms, with what a source is taken to be reached with before it has been measured.
+        assert!(trips_until_on_the_way(1_800_000, 2 << 20) <= 1);
+        // The same at 80 ms, when it has been.
+        assert!(trips_until_on_the_way(7_200_000, 8 << 20) <= 2);
+    }
+
     #[test]
     fn nothing_is_fetched_beyond_the_end() {
         let mut reader = Reader::default();

@@ -225,18 +225,27 @@ impl Behind {
 
     /// Waits until every change that has been taken by now is over.
     pub(crate) async fn caught_up(&self) {
-        self.until_over(|_| true).await;
+        self.until_over(self.taken(), |_| true).await;
+    }
+
+    /// How many changes have been taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.state.lock().begun
+    }
+
+    /// Waits until the first `taken` changes are over.
+    pub(crate) async fn caught_up_to(&self, taken: u64) {
+        self.until_over(taken, |_| true).await;
     }
 
     /// Waits until every write to the range that has been taken by now is over. Later ones are not waited for: a steady
     /// writer would hold a reader up for ever.
     pub(crate) async fn caught_up_in(&self, start: u64, end: u64) {
         let range = Extent::Content(start, end);
-        self.until_over(|extent| extent.shows(range)).await;
+        self.until_over(self.taken(), |extent| extent.shows(range)).await;
     }
 
-    async fn until_over(&self, is_waited_for: impl Fn(Extent) -> bool) {
-        let taken = self.state.lock().begun;
+    async fn until_over(&self, taken: u64, is_waited_for: impl Fn(Extent) -> bool) {
         loop {
             let moved = self.moved.notified();
             let is_before = |begun: &Begun| begun.number <= taken && is_waited_for(begun.change.extent);

@@ -5,8 +5,8 @@
 //!
 //! **What may be kept.** Two contents may have one version where the source's clock is coarser than its writers, and a kept
 //! block lives for longer than anybody is told of changes. So a block is kept only of a file that had not been changed for
-//! [`SETTLED_SECONDS`] when it was asked for, by the source's own clock: whatever changes it from then on gives it another version. It
-//! has to be asked for after the version was seen, and the version has to be believed still when it has come.
+//! [`SETTLED_SECONDS`] when it was asked for, by the source's own clock: whatever changes it from then on gives it another
+//! version. It has to be asked for after the version was seen, and the version has to be believed still when it has come.
 
 use bytes::Bytes;
 

@@ -390,8 +390,27 @@ pub(crate) fn read_left(directory: &Path) -> Result<Left, JournalError> {
     Ok(left)
 }
 
+/// Removes the journal of a mount, where there is one. May be cut anywhere.
+pub fn remove(directory: &Path) -> io::Result<()> {
+    remove_files(directory, files_by_age(directory))
+}
+
+/// Removes those of these files that are there, one after the other.
+pub(crate) fn remove_files(
+    directory: &Path,
+    names: impl IntoIterator<Item = &'static str>,
+) -> io::Result<()> {
+    for name in names {
+        match std::fs::remove_file(directory.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Its files, the older first: the younger says what in the older is done, and is removed last.
-pub fn files_by_age(directory: &Path) -> [&'static str; 2] {
+fn files_by_age(directory: &Path) -> [&'static str; 2] {
     let epoch = |name: &&str| -> io::Result<u64> {
         let mut header = [0; HEADER_BYTES];
         File::open(directory.join(name))?.read_exact(&mut header)?;

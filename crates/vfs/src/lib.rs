@@ -1,7 +1,8 @@
 //! A file system without a kernel and without a network.
 //!
-//! A [`Source`](source::Source) is where files come from, and may keep some of what they hold near; a kernel backend asks a [`Vfs`]. In between: the table of nodes
-//! and names ([`table`]), what is believed and for how long, open files, reading ahead, writing behind.
+//! A [`Source`](source::Source) is where files come from, and may keep some of what they hold near; a kernel backend asks
+//! a [`Vfs`]. In between: the table of nodes and names ([`table`]), what is believed and for how long, open files, reading
+//! ahead, writing behind.
 //!
 //! This crate knows no socket, no frame, no kernel interface and no process. It takes the time and the errors it is
 //! given. Invariants:

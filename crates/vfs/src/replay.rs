@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 
 use crate::errno::Errno;
 use crate::file::{AttributeChanges, Caller, Content, FileId, SetTime};
-use crate::journal::{Creation, JournalError, What, attributes_of, files_by_age, read_left};
+use crate::journal::{self, Creation, JournalError, What, attributes_of, read_left, remove_files};
 use crate::log::{Log, LogError};
 use crate::source::{HandleId, Place, Source};
 use crate::table::Ino;
@@ -240,15 +240,9 @@ impl UnsavedFile {
 /// Removes what a mount has left in its directory besides its configuration, when nothing of it is unsaved. May be cut
 /// anywhere.
 pub fn remove(directory: &Path) -> io::Result<()> {
-    // While the journal is there, it is known what of it is over.
-    let names = files_by_age(directory).into_iter().chain([STATE, "state.new", progress::FILE, "replay.new"]);
-    for name in names {
-        match std::fs::remove_file(directory.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
+    // While the journal is there, it is to be known what of it is over: the rest goes after it.
+    journal::remove(directory)?;
+    remove_files(directory, [STATE, "state.new", progress::FILE, "replay.new"])
 }
 
 /// Brings what is unsaved to the source. After an error of the source, or when it does not answer for a file, the others go

@@ -115,6 +115,15 @@ pub struct Removed {
     pub directory: Attributes,
 }
 
+/// What a rename left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    /// The directory now in which the name was.
+    pub from: Attributes,
+    /// And that in which it is.
+    pub to: Attributes,
+}
+
 /// What a write did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -258,7 +267,7 @@ pub trait Source: Send + Sync + 'static {
         from: (Place, Name),
         to: (Place, Name),
         mode: RenameMode,
-    ) -> impl Future<Output = Result<()>> + Send;
+    ) -> impl Future<Output = Result<Renamed>> + Send;
     fn link(
         &self,
         target: Target,

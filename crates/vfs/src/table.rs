@@ -409,8 +409,8 @@ impl Table {
         }
         let [(parent, name)] = node.names.as_slice() else { return 0 };
         let Ok(directory) = self.directory(*parent) else { return 0 };
-        // What is told of a name is told of what it is known to be. A node may have been reached by a name that is known to be
-        // another's, until the word of that comes.
+        // What is told of a name is told of what it is known to be. A node may have been reached by a name that is known to
+        // be another's, until the word of that comes.
         let is_told_of = directory.names.get(name).is_some_and(
             |slot| matches!(slot.what, Meaning::Present(ino) if self.by_id.get(&node.id) == Some(&ino)),
         );

@@ -20,8 +20,10 @@ mod small;
 mod taken;
 mod walks;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -30,7 +32,7 @@ use crate::file::{Caller, Name, OpenFlags};
 use crate::source::HandleId;
 use crate::table::{Ino, Notice};
 use crate::testing::{Gate, Memory, Stop};
-use crate::vfs::{Looked, View, WriteFrom};
+use crate::vfs::{Looked, Recording, Restored, View, WriteFrom};
 use crate::{Kernel, Options, Vfs};
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
@@ -45,6 +47,8 @@ const READ: OpenFlags = OpenFlags {
 };
 const WRITE: OpenFlags = OpenFlags { write: true, read: false, ..READ };
 const BOTH: OpenFlags = OpenFlags { write: true, ..READ };
+
+const DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 struct Notices {
@@ -93,6 +97,31 @@ impl Mount {
         mount
     }
 
+    /// Another mount of the same source, which knows nothing.
+    fn again(&self) -> Mount {
+        let (memory, notices) = (self.memory.clone(), Arc::new(Notices::default()));
+        let vfs = Vfs::new(memory.clone(), memory.root(), Options::default(), notices.clone());
+        Mount { memory, vfs, notices }
+    }
+
+    /// A mount that records what a successor needs, or is one.
+    fn recorded(memory: &Arc<Memory>, options: Options, recording: Recording) -> Mount {
+        let notices = Arc::new(Notices::default());
+        let vfs = Vfs::recorded(memory.clone(), memory.root(), options, notices.clone(), recording);
+        Mount { memory: memory.clone(), vfs, notices }
+    }
+
+    /// A first one with its record in `directory`.
+    fn fresh(memory: &Arc<Memory>, directory: &Path) -> Mount {
+        Mount::recorded(memory, Options::default(), Recording::Fresh(directory.to_owned()))
+    }
+
+    /// The successor of the one whose record is in `directory`.
+    fn successor(memory: &Arc<Memory>, directory: &Path) -> Mount {
+        let restored = Restored::read(directory).expect("readable").expect("recorded");
+        Mount::recorded(memory, Options::default(), Recording::Restored(Box::new(restored)))
+    }
+
     async fn view(&self, parent: Ino, name: &str) -> View {
         match self.vfs.lookup(parent, name.as_bytes()).await {
             Ok(Looked::Present(view)) => view,
@@ -139,6 +168,15 @@ fn bytes(name: &str) -> Name {
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
+}
+
+/// Waits for what takes a time of its own.
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let until = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < until, "{what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Lets everything go on that can, without a wait for anything outside.

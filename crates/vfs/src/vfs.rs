@@ -313,8 +313,9 @@ impl<S: Source> Vfs<S> {
     }
 
     /// The outcome of an operation at the place `tried`, or, if the node is not there, that of the same at its other places,
-    /// one after the other: also at one that it has got meanwhile, by a rename that was on its way. A kernel tries a name again once only, and is given the same node for it as long as the source tells
-    /// of nothing. What is answered then is used once: the lease that covers the node is that of where it is not.
+    /// one after the other: also at one that it has got meanwhile, by a rename that was on its way. A kernel tries a name
+    /// again once only, and is given the same node for it as long as the source tells of nothing. What is answered then is
+    /// used once: the lease that covers the node is that of where it is not.
     async fn or_elsewhere<T, F: Future<Output = Result<T>>>(
         &self,
         ino: Ino,

@@ -5,7 +5,7 @@
 //!   answered. The daemon sends [`Response`]s and [`ServerNotification`]s. All of them share one connection, so a
 //!   prompt or a process's output can arrive while a request is under way.
 //! - What a connection opened (file handles, processes started with [`process::Run`], subscriptions, unanswered prompts)
-//!   ends with it.
+//!   ends with it, but for detached processes.
 //! - Unknown fields in `params` are refused, since a client that sends one means something by it. Unknown fields in
 //!   results and notifications from the daemon are ignored.
 //!
@@ -220,6 +220,10 @@ methods! {
     CacheClear = "cache.clear": cache::Clear => cache::Cleared;
     /// Start a command whose input and output go through this connection.
     ProcessRun = "process.run": process::Run => process::Started;
+    /// Have the output of a detached process come over this connection.
+    ProcessAttach = "process.attach": process::Attach => process::Attached;
+    /// Send a signal to a process.
+    ProcessKill = "process.kill": process::Kill => process::Killed;
     /// Attributes of one file.
     FileStat = "file.stat": file::Stat => file::Entry;
     /// Open a directory for listing.
@@ -287,6 +291,8 @@ notes! {
         ProcessResize = "process.resize": process::Resize;
         /// Pass a signal on.
         ProcessSignal = "process.signal": process::Signal;
+        /// Leave a process to itself.
+        ProcessDetach = "process.detach": process::Detach;
         /// What was typed at a prompt.
         PromptAnswer = "prompt.answer": prompt::Answer;
     }
@@ -299,6 +305,10 @@ notes! {
         ProcessStdout = "process.stdout": process::Stdout;
         /// Error output of a process.
         ProcessStderr = "process.stderr": process::Stderr;
+        /// Output of a process that is not there any more.
+        ProcessDropped = "process.dropped": process::Dropped;
+        /// The process could not be left to itself.
+        ProcessStays = "process.stays": process::Stays;
         /// The process took input: as much more may be sent.
         ProcessStdinTaken = "process.stdin_taken": process::StdinTaken;
         /// The process ended, and all of its output has been sent.

@@ -83,6 +83,7 @@ pub const SCHEMA_HASH: u64 = {
     hash = fnv1a_more(hash, include_bytes!("packing.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent/file.rs"));
+    hash = fnv1a_more(hash, include_bytes!("agent/file/messages.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent/find.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent/name.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent/process.rs"));

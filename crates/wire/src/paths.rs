@@ -125,9 +125,14 @@ impl Paths {
         self.state.join("daemon.log")
     }
 
+    /// The directory in which each mount has one for its files.
+    pub fn mount_states_dir(&self) -> PathBuf {
+        self.state.join("mounts")
+    }
+
     /// The files of the mount called `mount`.
     pub fn mount_state_dir(&self, mount: crate::api::id::MountId) -> PathBuf {
-        self.state.join("mounts").join(mount.to_string())
+        self.mount_states_dir().join(mount.to_string())
     }
 }
 

@@ -15,6 +15,8 @@
 //!     │ status ───────────────────────► │
 //!     │ ◄─────────────── status{..}     │      an answer, or unasked when the state word changes
 //!     │ reconnect ────────────────────► │
+//!     │ flush ────────────────────────► │
+//!     │ ◄────────────────── flushed     │      when all that was taken from writers is on the machine
 //!     │ stop{force} ──────────────────► │
 //!     │ ◄───────── stopping, then EOF   │      or error{conflict}: it goes on serving
 //! ```
@@ -61,6 +63,11 @@ pub enum ToWorker {
     Status,
     /// If the link to the machine is lost, open it again now: the way there is open again. Not answered.
     Reconnect,
+    /// Say when all that was taken from writers until now is on the machine, which may be never.
+    Flush {
+        /// What is told back. Each is greater than the last.
+        number: u64,
+    },
     /// Flush, unmount and end.
     Stop {
         /// Without force, a mount in use is refused with `error{conflict}` and goes on.
@@ -78,6 +85,11 @@ pub enum FromWorker {
     Error(WorkerError),
     /// How it goes.
     Status(Box<WorkerStatus>),
+    /// All is on the machine that was taken from writers before this [`ToWorker::Flush`].
+    Flushed {
+        /// Its number.
+        through: u64,
+    },
     /// The mount is gone; the worker ends now.
     Stopping(Stopping),
 }

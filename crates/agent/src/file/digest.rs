@@ -1,5 +1,7 @@
 //! Digests of content, so that two copies are compared without either being sent.
 
+use std::os::fd::OwnedFd;
+
 use rustix::io::Errno;
 use wire::agent::HandleId;
 use wire::agent::file::{BlockDigest, DIGEST_BLOCK_BYTES_MIN, DIGEST_BYTES_MAX, FileReply};
@@ -8,7 +10,7 @@ use crate::file::content::read_at;
 use crate::session::{Replied, Session, plain};
 
 /// How much is read at once: little enough to be in the processor's cache when it is digested.
-const READ_BYTES: usize = 256 << 10;
+const READ_BYTES: u32 = 256 << 10;
 
 impl Session {
     pub(crate) fn digest(&self, handle: HandleId, offset: u64, length: u32, block: u32) -> Replied {
@@ -20,38 +22,34 @@ impl Session {
         let mut blocks = Vec::new();
         let mut at = offset;
         while at < end {
-            let wanted = u64::from(block).min(end - at);
-            let (digest, bytes) = digest_block(|at, length| read_at(&handle.file, at, length), at, wanted)?;
-            if digest.bytes == 0 {
-                break;
+            let wanted = u32::try_from(end - at).unwrap_or(block).min(block);
+            let digest = digest_block(&handle.file, at, wanted)?;
+            let bytes = digest.bytes;
+            if bytes > 0 {
+                blocks.push(digest);
             }
-            blocks.push(digest);
-            at += bytes;
             if bytes < wanted {
                 break;
             }
+            at += u64::from(bytes);
         }
         plain(FileReply::Digested { blocks })
     }
 }
 
-fn digest_block(
-    read: impl Fn(u64, usize) -> Result<Vec<u8>, Errno>,
-    offset: u64,
-    wanted: u64,
-) -> Result<(BlockDigest, u64), Errno> {
+fn digest_block(file: &OwnedFd, offset: u64, wanted: u32) -> Result<BlockDigest, Errno> {
     let mut hasher = blake3::Hasher::new();
-    let (mut done, mut zeros) = (0, true);
-    while done < wanted {
-        let length = usize::try_from(wanted - done).unwrap_or(READ_BYTES).min(READ_BYTES);
-        let content = read(offset + done, length)?;
+    let (mut bytes, mut zeros) = (0, true);
+    while bytes < wanted {
+        let length = READ_BYTES.min(wanted - bytes);
+        let content = read_at(file, offset + u64::from(bytes), length as usize)?;
         hasher.update(&content);
-        zeros &= content.iter().all(|&byte| byte == 0);
-        done += content.len() as u64;
-        if content.len() < length {
+        zeros = zeros && content.iter().all(|&byte| byte == 0);
+        // No more than was asked for.
+        bytes += content.len() as u32;
+        if content.len() < length as usize {
             break;
         }
     }
-    let bytes = u32::try_from(done).unwrap_or(u32::MAX);
-    Ok((BlockDigest { digest: *hasher.finalize().as_bytes(), bytes, zeros }, done))
+    Ok(BlockDigest { digest: *hasher.finalize().as_bytes(), bytes, zeros })
 }

@@ -4,7 +4,9 @@
 //! that was found last first. What waits to be gone through holds its parent's descriptor, so as many are open as the tree
 //! is deep.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,10 +83,7 @@ impl Session {
             let start = Directory { names, path: RelativePath::default(), depth: 0, found: Vec::new() };
             Ok(Find { wanted, pending: Vec::new(), current: Some(start) })
         };
-        match begin() {
-            Ok(find) => Outcome::Streamed(Box::new(find)),
-            Err(failure) => Outcome::Answered(Err(failure)),
-        }
+        Outcome::streamed(begin())
     }
 }
 
@@ -98,7 +97,8 @@ impl Wanted {
     }
 
     fn fits(&self, name: &Name, kind: Kind) -> bool {
-        let named = self.names.as_ref().is_none_or(|names| names.is_match(as_path(name.as_bytes())));
+        let name = OsStr::from_bytes(name.as_bytes());
+        let named = self.names.as_ref().is_none_or(|names| names.is_match(name));
         named && (self.query.kinds.is_empty() || self.query.kinds.contains(&kind))
     }
 }
@@ -115,11 +115,6 @@ fn patterns_of(patterns: &[String], ignore_case: bool) -> Result<GlobSet, Failur
         set.add(GlobBuilder::new(pattern).case_insensitive(ignore_case).build().map_err(nonsense)?);
     }
     set.build().map_err(nonsense)
-}
-
-fn as_path(bytes: &[u8]) -> &std::path::Path {
-    use std::os::unix::ffi::OsStrExt;
-    std::path::Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
 /// The path of an entry, unless it is longer than any that can be told.

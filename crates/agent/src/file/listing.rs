@@ -27,7 +27,8 @@ const NAMES_BYTES: usize = 32 << 10;
 /// A directory being read: names in the kernel's order, from any cookie on.
 pub(crate) struct Names {
     directory: OwnedFd,
-    /// Names that were read and not yet taken, in reverse, with the cookie behind each, and what the directory says it is of.
+    /// Names that were read and not yet taken, in reverse, with the cookie behind each, and what the directory says it is
+    /// of.
     read: Vec<(Name, u64, FileType)>,
     ended: bool,
 }

@@ -187,7 +187,10 @@ impl Session {
         if mode != RenameMode::Exchange && stat::entry_at(&old, old_name) == Err(Errno::NOENT) {
             self.told.name(from.id, from_name, None);
         }
-        plain(FileReply::Done)
+        let (from, to) = (stat::entry_of_path(&old)?, stat::entry_of_path(&new)?);
+        self.told.file(&from);
+        self.told.file(&to);
+        plain(FileReply::Renamed { from: from.attributes, to: to.attributes })
     }
 
     pub(crate) fn link(&self, asked: &Asked<'_>, target: &Target, place: &Place, name: &Name) -> Replied {

@@ -12,7 +12,7 @@ use wire::agent::Reply;
 use wire::agent::file::{FileReply, Kind, Place};
 use wire::agent::name::{Name, RelativePath};
 
-use crate::failure::number;
+use crate::failure::{failure, number};
 use crate::file::find::{PAGE_TIME, open_directory_at, path_below};
 use crate::file::listing::{Names, PAGE_BYTES};
 use crate::session::{Outcome, Session};
@@ -70,10 +70,7 @@ impl Session {
             let directory = rustix::io::fcntl_dupfd_cloexec(&*path, 0)?;
             Ok(Removal { directory, device, first: Some(name), open: Vec::new() })
         };
-        match begin() {
-            Ok(removal) => Outcome::Streamed(Box::new(removal)),
-            Err(errno) => errno.into(),
-        }
+        Outcome::streamed(begin().map_err(failure))
     }
 }
 

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ use wire::agent::search::{
 };
 use wire::agent::{Failure, Reply};
 
+use crate::counted::{Counted, Limit};
 use crate::export::Export;
 use crate::failure::{failure, nonsense, number};
 use crate::session::{Asked, Outcome, Session, reopen};
@@ -67,28 +68,9 @@ const EXPRESSION_BYTES_MAX: usize = 10 << 20;
 /// How often a search that finds nothing looks whether it is still wanted.
 const WANTED_LOOK: Duration = Duration::from_millis(100);
 
-static SEARCHES: AtomicUsize = AtomicUsize::new(0);
+static SEARCHES: Limit = Limit::new(SEARCHES_MAX);
 
 type Unread = (RelativePath, wire::agent::Errno);
-
-/// One of a limited number; counted down when dropped.
-struct Counted;
-
-impl Counted {
-    fn one_more() -> Result<Counted, Errno> {
-        if SEARCHES.fetch_add(1, Ordering::AcqRel) >= SEARCHES_MAX {
-            SEARCHES.fetch_sub(1, Ordering::AcqRel);
-            return Err(Errno::MFILE);
-        }
-        Ok(Counted)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        SEARCHES.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 /// What all threads of a search share.
 struct Search {
@@ -119,10 +101,7 @@ struct Pages {
 
 impl Session {
     pub(crate) fn search(&self, asked: &Asked<'_>, place: &Place, query: SearchQuery) -> Outcome {
-        match self.start_search(asked, place, query) {
-            Ok(pages) => Outcome::Streamed(Box::new(pages)),
-            Err(failure) => Outcome::Answered(Err(failure)),
-        }
+        Outcome::streamed(self.start_search(asked, place, query))
     }
 
     fn start_search(&self, asked: &Asked<'_>, place: &Place, query: SearchQuery) -> Result<Pages, Failure> {
@@ -143,7 +122,7 @@ impl Session {
             hits: AtomicU64::new(0),
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            _counted: Counted::one_more().map_err(failure)?,
+            _counted: SEARCHES.one_more().map_err(failure)?,
         });
         let (sender, batches) = sync_channel(BATCHES_MAX);
         let shared = search.clone();

@@ -10,6 +10,7 @@ use wire::agent::Reply;
 use wire::agent::file::{FileReply, Kind, Lease, Listed, Place, WalkBudget, WalkFrom};
 use wire::agent::name::Name;
 
+use crate::failure::failure;
 use crate::file::content::read_at;
 use crate::file::listing::{Names, PAGE_BYTES, listed, listed_bytes};
 use crate::session::{Outcome, Session};
@@ -69,10 +70,7 @@ impl Session {
                 }
             })
         };
-        match begin() {
-            Ok(walk) => Outcome::Streamed(Box::new(walk)),
-            Err(errno) => errno.into(),
-        }
+        Outcome::streamed(begin().map_err(failure))
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) struct Command {
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     pub directory: Option<Vec<u8>>,
     pub terminal: Option<TerminalSize>,
+    pub detached: bool,
 }
 
 /// This side's ends of a process's standard streams. With a terminal, input and output are both its master.

@@ -2,18 +2,19 @@ use super::*;
 
 fn ended(process: u64, is_told: bool) -> Ended {
     let process = ProcessId(process);
-    Ended { process, pid: 1, started_on: 1, tail: Tail::default(), status: ExitStatus::Exited(0), is_told }
+    let status = ExitStatus::Exited(0);
+    Ended { process, pid: 1, started_on: 1, tail: Tail::default(), status, is_told, detached: None }
 }
 
 #[test]
 fn a_process_that_is_being_started_is_not_started_again() {
     let processes = Processes::default();
-    assert!(matches!(processes.claim(ProcessId(1), 1), Ok(Claim::Ours)));
+    assert!(matches!(processes.claim(ProcessId(1), 1, false), Ok(Claim::Ours)));
     assert!(!processes.are_none());
-    assert!(matches!(processes.claim(ProcessId(1), 1), Err(Errno::INVAL)));
-    assert!(matches!(processes.claim(ProcessId(1), 2), Ok(Claim::Earlier)));
+    assert!(matches!(processes.claim(ProcessId(1), 1, false), Err(Errno::INVAL)));
+    assert!(matches!(processes.claim(ProcessId(1), 2, false), Ok(Claim::Earlier)));
     assert!(processes.not_started(ProcessId(1)).is_none());
-    assert!(matches!(processes.claim(ProcessId(1), 2), Ok(Claim::Ours)));
+    assert!(matches!(processes.claim(ProcessId(1), 2, false), Ok(Claim::Ours)));
 }
 
 #[test]
@@ -29,5 +30,5 @@ fn an_end_that_was_not_told_is_kept_and_counts_as_a_process() {
     for process in 1000..1000 + PROCESSES_MAX as u64 - 1 {
         processes.keep_ended(ended(process, false));
     }
-    assert!(matches!(processes.claim(ProcessId(1), 1), Err(Errno::AGAIN)));
+    assert!(matches!(processes.claim(ProcessId(1), 1, false), Err(Errno::AGAIN)));
 }

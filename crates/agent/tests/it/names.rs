@@ -100,6 +100,29 @@ fn a_rename_replaces_refuses_or_exchanges_as_it_is_told() {
 }
 
 #[test]
+fn a_rename_tells_of_both_directories() {
+    let directory = tempdir().unwrap();
+    std::fs::create_dir_all(directory.path().join("one/moved")).unwrap();
+    std::fs::create_dir(directory.path().join("two")).unwrap();
+    let mut client = Client::attach(directory.path());
+    let (one, two) = (client.place("one"), client.place("two"));
+    let rename = FileRequest::Rename {
+        from: one.clone(),
+        from_name: name("moved"),
+        to: two.clone(),
+        to_name: name("here"),
+        mode: RenameMode::Replace,
+    };
+    match client.file(rename).unwrap() {
+        FileReply::Renamed { from, to } => {
+            let now = [one, two].map(|place| client.stat(&place).unwrap().attributes);
+            assert_eq!([from, to], now);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_link_counts_and_a_removal_tells_of_what_is_left() {
     let directory = tempdir().unwrap();
     let mut client = Client::attach(directory.path());

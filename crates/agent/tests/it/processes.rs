@@ -16,6 +16,7 @@ fn spawn(client: &mut Client, words: &[&str], terminal: Option<TerminalSize>, wi
         environment: vec![(b"GREETING".to_vec().into(), b"hello".to_vec().into())],
         directory: Some(b"/".to_vec().into()),
         terminal,
+        detached: false,
         window,
     };
     let id = client.send(Request::Process(request), &[]);
@@ -24,7 +25,7 @@ fn spawn(client: &mut Client, words: &[&str], terminal: Option<TerminalSize>, wi
 
 fn started(client: &mut Client, program: &Program) -> u32 {
     match client.reply(program.id) {
-        (false, Ok(Reply::Process(ProcessReply::Started { pid })), _) => pid,
+        (false, Ok(Reply::Process(ProcessReply::Started { pid, .. })), _) => pid,
         other => panic!("{other:?}"),
     }
 }
@@ -159,6 +160,32 @@ fn the_end_of_input_ends_a_terminals_reader() {
 }
 
 #[test]
+fn an_end_of_input_that_comes_again_ends_one_reader_of_a_terminal() {
+    let mut client = Client::connect();
+    let size = TerminalSize { rows: 24, columns: 80 };
+    let script = "stty -echo; echo up; cat; echo first; cat; echo second";
+    let program = spawn(&mut client, &["sh", "-c", script], Some(size), NO_LIMIT);
+    started(&mut client, &program);
+    let mut shown = Vec::new();
+    let input = |client: &mut Client, from, end, bytes: &[u8]| {
+        ask(client, ProcessRequest::Input { process: program.process, from, end }, bytes).unwrap();
+    };
+    while !shown.ends_with(b"up\r\n") {
+        shown.extend(client.reply(program.id).2);
+    }
+    // As after a cut.
+    input(&mut client, 0, true, b"");
+    input(&mut client, 0, true, b"");
+    while !shown.ends_with(b"first\r\n") {
+        shown.extend(client.reply(program.id).2);
+    }
+    input(&mut client, 0, false, b"more\n");
+    input(&mut client, 5, true, b"");
+    let (out, _, status) = finish(&mut client, &program);
+    assert_eq!((out.as_slice(), status), (&b"more\r\nsecond\r\n"[..], ExitStatus::Exited(0)));
+}
+
+#[test]
 fn what_cannot_be_started_says_why() {
     let mut client = Client::connect();
     let program = spawn(&mut client, &["/no/such/program"], None, NO_LIMIT);
@@ -174,6 +201,7 @@ fn what_cannot_be_started_says_why() {
         environment: Vec::new(),
         directory: Some(b"/no/such/directory".to_vec().into()),
         terminal: None,
+        detached: false,
         window: NO_LIMIT,
     };
     let failure = ask(&mut client, nowhere, &[]).unwrap_err();

@@ -15,6 +15,8 @@ use wire::hello::{Hello, KEEP_SECONDS_MAX, SessionId};
 
 use crate::client::*;
 
+mod door;
+
 /// Longer than any test: what ends by itself before is a failure.
 const LONG_SECONDS: u32 = 600;
 
@@ -111,6 +113,15 @@ impl Drop for Home {
         }
         eventually("nothing is left of the sessions", || self.is_empty());
     }
+}
+
+fn session_process(home: &Home) -> i32 {
+    let mut found = None;
+    eventually("the session has a process", || {
+        found = home.processes().into_iter().find(|(_, name)| name == "stead-session");
+        found.is_some()
+    });
+    found.unwrap().0
 }
 
 fn goodbye(mut client: Client) {
@@ -375,7 +386,7 @@ impl Followed {
 
     fn started(&mut self, client: &mut Client) -> u32 {
         match client.reply(self.id) {
-            (false, Ok(Reply::Process(ProcessReply::Started { pid })), _) => pid,
+            (false, Ok(Reply::Process(ProcessReply::Started { pid, .. })), _) => pid,
             other => panic!("{other:?}"),
         }
     }
@@ -422,6 +433,7 @@ fn spawn(process: ProcessId, script: &str, window: u32) -> Request {
         environment: Vec::new(),
         directory: Some(b"/".to_vec().into()),
         terminal: None,
+        detached: false,
         window,
     })
 }
@@ -458,15 +470,135 @@ fn a_process_without_a_client_waits_and_is_not_ended() {
     let directory = tempdir().unwrap();
     let mut client = home.start(LONG_SECONDS);
     let done = directory.path().join("done");
-    let script = format!("echo up; head -c 1000000 /dev/zero; touch {}; exit 5", done.display());
+    let script = format!("echo up; head -c 3000000 /dev/zero; touch {}; exit 5", done.display());
     let mut process = Followed::spawn(&mut client, &script, 1000);
     process.take(&mut client);
     let mut client = home.cut(client);
     client.events_so_far();
-    assert!(!done.exists(), "a pipe takes less than a megabyte");
+    assert!(!done.exists(), "a pipe, and what is kept, take less than three megabytes");
     process.follow(&mut client, NO_LIMIT);
     process.take_all(&mut client);
-    assert_eq!((process.output.len(), process.status), (1_000_003, Some(ExitStatus::Exited(5))));
+    assert_eq!((process.output.len(), process.status), (3_000_003, Some(ExitStatus::Exited(5))));
+    goodbye(client);
+}
+
+#[test]
+fn a_detached_process_outlives_a_goodbye_and_what_it_says_is_kept() {
+    let home = Home::new();
+    let directory = tempdir().unwrap();
+    let go = directory.path().join("go");
+    let mut client = home.start(LONG_SECONDS);
+    let session = client.session;
+    let script = format!("echo one; while ! test -e {}; do sleep 0.01; done; echo two; exit 4", go.display());
+    let mut process = Followed::spawn(&mut client, &script, NO_LIMIT);
+    process.hear(&mut client);
+    let detach = ProcessRequest::Detach { process: process.process };
+    let id = client.send(Request::Process(detach), &[]);
+    assert_eq!(client.reply(id).1.unwrap(), Reply::Process(ProcessReply::Done));
+    let other = Followed::spawn(&mut client, "exec sleep 1000", NO_LIMIT);
+    client.send_frame(&ClientFrame::Goodbye, &[]);
+    assert!(client.child().wait().unwrap().success());
+    assert!(home.door(session).exists(), "the session goes on");
+    let mut client = home.knock(session);
+    client.greet(session, LONG_SECONDS);
+    assert_eq!(client.session, session);
+    let wait =
+        |client: &mut Client, process| client.send(Request::Process(ProcessRequest::Wait { process }), &[]);
+    let id = wait(&mut client, other.process);
+    let ended = client.reply(id).1;
+    let is_hung_up = matches!(ended, Ok(Reply::Process(ProcessReply::Ended(ExitStatus::Signalled(1)))));
+    assert!(
+        is_hung_up || ended.as_ref().is_err_and(|failure| failure.errno == Errno(libc::ESRCH as u16)),
+        "{ended:?}"
+    );
+    let id = wait(&mut client, process.process);
+    std::fs::write(&go, "").unwrap();
+    let ended = client.reply(id).1.unwrap();
+    assert_eq!(ended, Reply::Process(ProcessReply::Ended(ExitStatus::Exited(4))));
+    for _ in 0..3 {
+        (process.output, process.status) = (Vec::new(), None);
+        process.follow(&mut client, NO_LIMIT);
+        process.take_all(&mut client);
+        assert_eq!(
+            (process.output.as_slice(), process.status),
+            (&b"one\ntwo\n"[..], Some(ExitStatus::Exited(4)))
+        );
+        // That it was told does not say that anybody has heard it.
+        client.send_frame(&ClientFrame::Goodbye, &[]);
+        assert!(client.child().wait().unwrap().success());
+        client = home.resume(&client);
+    }
+    forget(&mut client, process.process);
+    process.output.clear();
+    let follow = ProcessRequest::Follow { process: process.process, from: 0, window: NO_LIMIT };
+    let id = client.send(Request::Process(follow), &[]);
+    assert_eq!(client.reply(id).1.unwrap_err().errno, Errno(libc::ESRCH as u16));
+    goodbye(client);
+}
+
+fn ask(client: &mut Client, request: ProcessRequest) -> Result<Reply, Failure> {
+    let id = client.send(Request::Process(request), &[]);
+    client.reply(id).1
+}
+
+fn forget(client: &mut Client, process: ProcessId) {
+    assert_eq!(ask(client, ProcessRequest::Forget { process }).unwrap(), Reply::Process(ProcessReply::Done));
+}
+
+#[test]
+fn a_process_that_lost_its_follower_with_the_line_can_be_released_unless_it_is_detached() {
+    let home = Home::new();
+    let mut client = home.start(LONG_SECONDS);
+    let [wanted, unwanted] =
+        [(); 2].map(|()| Followed::spawn(&mut client, "exec sleep 1000", NO_LIMIT).process);
+    ask(&mut client, ProcessRequest::Detach { process: wanted }).unwrap();
+    let mut client = home.cut(client);
+    for process in [wanted, unwanted] {
+        ask(&mut client, ProcessRequest::Release { process }).unwrap();
+    }
+    let ended = |status| Ok(Reply::Process(ProcessReply::Ended(status)));
+    let wait = ProcessRequest::Wait { process: unwanted };
+    assert_eq!(ask(&mut client, wait.clone()), ended(ExitStatus::Signalled(libc::SIGHUP as u8)));
+    eventually("its end is not kept for anybody", || ask(&mut client, wait.clone()).is_err());
+    let waiting = client.send(Request::Process(ProcessRequest::Wait { process: wanted }), &[]);
+    assert!(!client.has_reply(waiting), "what is detached goes on");
+    ask(&mut client, ProcessRequest::Signal { process: wanted, signal: libc::SIGKILL as u8 }).unwrap();
+    assert_eq!(client.reply(waiting).1, ended(ExitStatus::Signalled(libc::SIGKILL as u8)));
+    forget(&mut client, wanted);
+    goodbye(client);
+}
+
+#[test]
+fn what_writes_to_a_terminal_is_not_held_up_by_a_line_that_is_cut_in_silence() {
+    let home = Home::new();
+    let directory = tempdir().unwrap();
+    let done = directory.path().join("done");
+    let mut client = home.start(LONG_SECONDS);
+    let process = ProcessId(client.handle().0);
+    let script = format!("head -c 3000000 /dev/zero; : > {}; exec sleep 1000", done.display());
+    let Request::Process(mut request) = spawn(process, &script, NO_LIMIT) else {
+        panic!("it is of a process")
+    };
+    if let ProcessRequest::Spawn { terminal, .. } = &mut request {
+        *terminal = Some(TerminalSize { rows: 24, columns: 80 });
+    }
+    client.send(Request::Process(request), &[]);
+    // Nothing is said, and nothing read.
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !done.exists() {
+        assert!(Instant::now() < deadline, "it is held up");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let mut client = home.cut_whatever_is_said(client);
+    let mut followed = Followed { process, id: RequestId(0), output: Vec::new(), status: None };
+    followed.follow(&mut client, NO_LIMIT);
+    let dropped = client.reply(followed.id).1.unwrap();
+    let Reply::Process(ProcessReply::Dropped { bytes, unread }) = dropped else { panic!("{dropped:?}") };
+    assert_eq!(bytes, unread);
+    while bytes + (followed.output.len() as u64) < 3_000_000 {
+        followed.take(&mut client);
+    }
+    assert!(followed.output.len() <= SCROLLBACK_BYTES_MAX);
     goodbye(client);
 }
 
@@ -691,162 +823,6 @@ fn a_later_client_may_keep_the_session_for_another_time() {
     assert_eq!((later.session, later.keep_seconds), (client.session, 0));
     later.hang_up();
     assert!(!home.door(client.session).exists());
-}
-
-#[test]
-fn who_asks_for_a_session_that_is_not_there_gets_a_new_one() {
-    let home = Home::new();
-    let directory = tempdir().unwrap();
-    let asked = SessionId([7; 16]);
-    let mut client = home.knock(asked);
-    client.greet(asked, LONG_SECONDS);
-    assert_ne!(client.session, asked);
-    assert_eq!(client.keep_seconds, LONG_SECONDS);
-    client.export(directory.path(), false);
-    let client = home.cut(client);
-    goodbye(client);
-}
-
-#[test]
-fn a_killed_session_is_gone_and_its_socket_in_nobodys_way() {
-    let home = Home::new();
-    let client = home.start(LONG_SECONDS);
-    let session = session_process(&home);
-    // SAFETY: the call touches no memory. The process is one that this test has started.
-    unsafe { libc::kill(session, libc::SIGKILL) };
-    let old = client.session;
-    client.expect_failure();
-    assert!(home.door(old).exists());
-    let mut client = home.knock(old);
-    client.greet(old, LONG_SECONDS);
-    assert_ne!(client.session, old);
-    assert!(!home.door(old).exists());
-    goodbye(client);
-}
-
-fn session_process(home: &Home) -> i32 {
-    let mut found = None;
-    eventually("the session has a process", || {
-        found = home.processes().into_iter().find(|(_, name)| name == "stead-session");
-        found.is_some()
-    });
-    found.unwrap().0
-}
-
-#[test]
-fn a_killed_relay_takes_nothing_with_it() {
-    let home = Home::new();
-    let directory = tempdir().unwrap();
-    let mut client = home.attach(directory.path());
-    let root = client.root.clone();
-    client.child().kill().unwrap();
-    client.child().wait().unwrap();
-    client.stat(&root).unwrap();
-    let resumed = home.resume(&client);
-    client.expect_failure();
-    goodbye(resumed);
-}
-
-#[test]
-fn a_relay_whose_client_is_gone_waits_for_no_session() {
-    /// Far below what it would wait for a session that does not take its streams.
-    const SOON: Duration = Duration::from_secs(5);
-    let home = Home::new();
-    let client = home.attach(Path::new("/"));
-    let session = rustix::process::Pid::from_raw(session_process(&home)).unwrap();
-    rustix::process::kill_process(session, rustix::process::Signal::STOP).unwrap();
-    let mut late = home.knock(client.session);
-    let began = Instant::now();
-    late.stream().shutdown(std::net::Shutdown::Both).unwrap();
-    late.expect_failure();
-    let took = began.elapsed();
-    rustix::process::kill_process(session, rustix::process::Signal::CONT).unwrap();
-    assert!(took < SOON, "it waited {took:?}");
-    // The stream that was left to the session changes nothing.
-    let client = home.cut(client);
-    goodbye(client);
-}
-
-#[test]
-fn a_stream_for_another_session_is_refused_with_the_reason() {
-    let home = Home::new();
-    let client = home.start(LONG_SECONDS);
-    let mut confused = home.knock(client.session);
-    confused.say_hello(SessionId([9; 16]), LONG_SECONDS);
-    confused.skip_hello();
-    let (head, _) = confused.read_frame_bytes().unwrap();
-    let AgentFrame::Closing { reason } = decode_head(&head).unwrap() else { panic!("no reason") };
-    assert!(reason.contains(&client.session.to_string()), "{reason}");
-    confused.expect_failure();
-    goodbye(client);
-}
-
-/// What a relay sends first, without descriptors.
-fn relay_message(schema: u64) -> Vec<u8> {
-    [b"STEADRL\x01".as_slice(), &schema.to_le_bytes()].concat()
-}
-
-#[test]
-fn a_client_of_another_build_ends_the_session_that_it_cannot_use() {
-    let home = Home::new();
-    let mut client = home.start(LONG_SECONDS);
-    let mut relay = UnixStream::connect(home.door(client.session)).unwrap();
-    relay.write_all(&relay_message(1)).unwrap();
-    assert_eq!(relay.read_to_end(&mut Vec::new()).unwrap(), 0);
-    assert!(!home.door(client.session).exists());
-    assert!(client.is_cut());
-    client.expect_failure();
-}
-
-#[test]
-fn nonsense_at_the_door_changes_nothing() {
-    let home = Home::new();
-    let client = home.attach(Path::new("/"));
-    let schema = relay_message(wire::hello::SCHEMA_HASH);
-    for nonsense in [b"".as_slice(), b"GET / HTTP/1.1\r\n\r\n", &schema, &schema[..15]] {
-        let mut visitor = UnixStream::connect(home.door(client.session)).unwrap();
-        visitor.write_all(nonsense).unwrap();
-        visitor.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut said = Vec::new();
-        // Refused with what it sent unread, it may be told so.
-        let _ = visitor.read_to_end(&mut said);
-        assert!(said.is_empty());
-    }
-    let client = home.cut(client);
-    goodbye(client);
-}
-
-#[test]
-fn another_user_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
-    const NOBODY: libc::c_long = 65_534;
-    let home = Home::new();
-    let client = home.attach(Path::new("/"));
-    let door = home.door(client.session);
-    // Nobody gets as far as this by himself.
-    for path in [home.directory.path(), &home.directory.path().join("run"), door.parent().unwrap(), &door] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
-    }
-    let visitor = std::thread::spawn(move || {
-        // SAFETY: the call touches no memory, and is about this thread alone: it is not the C library's.
-        let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, NOBODY, -1) };
-        assert_eq!(changed, 0);
-        let mut visitor = UnixStream::connect(door).unwrap();
-        // He may have been turned away before he has said anything.
-        let _ = visitor.write_all(&relay_message(1));
-        let mut said = Vec::new();
-        let _ = visitor.read_to_end(&mut said);
-        said
-    });
-    assert!(visitor.join().unwrap().is_empty());
-    let run = home.directory.path().join("run/sessions");
-    std::fs::set_permissions(run, std::fs::Permissions::from_mode(0o700)).unwrap();
-    // The same from this user would have ended it.
-    let client = home.cut(client);
-    goodbye(client);
 }
 
 /// How many cuts the session has to survive.

@@ -52,6 +52,11 @@ impl News {
         lines
     }
 
+    /// Whether something is in trouble, as far as it was told.
+    pub fn is_troubled(&self) -> bool {
+        !self.troubled.is_empty()
+    }
+
     /// Something to wait for, as long as there is anything to hear.
     pub fn source(&self) -> Option<BorrowedFd<'_>> {
         (!self.is_over).then(|| self.client.as_fd())

@@ -13,8 +13,8 @@ use wire::api::ErrorKind;
 use wire::api::event::Topic;
 use wire::api::file::{FileKind, Links};
 use wire::api::machine::{Machine, Source};
-use wire::bytestring::ByteString;
 
+use super::place::Place;
 use crate::client::Client;
 use crate::client::news::News;
 use crate::context::Context;
@@ -131,7 +131,7 @@ fn print(copied: &Copied, context: &mut Context) -> Result<()> {
 
 /// Finds out what is there and what each copy will be called.
 fn pairs(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &OsStr) -> Result<Vec<Pair>> {
-    let (machine, path) = parts(&destination)?;
+    let into = Place::of(&destination)?;
     let there = files.stat(&destination, Links::Follow)?;
     let is_directory = there.as_ref().is_some_and(|entry| entry.kind == FileKind::Directory);
     let must_be_directory = sources.len() > 1 || written.as_bytes().ends_with(b"/");
@@ -144,12 +144,12 @@ fn pairs(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &
     }
     let mut pairs = Vec::new();
     for from in sources {
-        parts(&from)?;
+        Place::of(&from)?;
         let Some(entry) = files.stat(&from, Links::Follow)? else {
             return Err(Error::new(ErrorKind::NotFound, format!("`{from}` does not exist")));
         };
         let to = match is_directory {
-            true => child(machine, path, &from.base_name())?,
+            true => into.source_of(&from.base_name())?,
             false => destination.clone(),
         };
         let is_itself = from == to;
@@ -167,23 +167,6 @@ fn machine(source: &Source) -> Option<Machine> {
         Source::Files { machine, .. } => Some(machine.clone()),
         Source::Thread { .. } => None,
     }
-}
-
-fn parts(source: &Source) -> Result<(&Machine, &ByteString)> {
-    match source {
-        Source::Files { machine, path } => Ok((machine, path)),
-        Source::Thread { .. } => {
-            Err(Error::usage(format_args!("`{source}` is a thread; its files are where it is mounted")))
-        }
-    }
-}
-
-fn child(machine: &Machine, directory: &ByteString, name: &ByteString) -> Result<Source> {
-    let path = match directory.is_empty() {
-        true => name.as_bytes().to_vec(),
-        false => [directory.as_bytes(), b"/", name.as_bytes()].concat(),
-    };
-    Source::files(machine.clone(), path).map_err(Error::usage)
 }
 
 fn is_below(inner: &Source, outer: &Source) -> bool {

@@ -10,8 +10,8 @@ use crate::error::Result;
 
 /// Close the connection to a machine, with everything that belongs to it.
 ///
-/// Its mounts are unmounted, once unsaved writes are on the machine, and the commands that run through it end. A mount
-/// in use keeps itself and the connection, unless it is forced.
+/// Its mounts are unmounted, once unsaved writes are on the machine, and the commands that run through it end, but for
+/// those that are detached. A mount in use keeps itself and the connection, unless it is forced.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which machine

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 use wire::api::ErrorKind;
-use wire::api::file::{Close, Entry, FileKind, FileTime, Progress};
-use wire::api::find::{Find, Found, FoundFile, Next};
+use wire::api::file::{Entry, FileKind, FileTime};
+use wire::api::find::{Find, FoundFile, Next};
 use wire::api::machine::Source;
-use wire::bytestring::ByteString;
 
-use crate::client::Client;
+use super::place::Place;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::output::text::{counted, one_line};
+use crate::output::Output;
+use crate::output::text::counted;
 
 /// Find files on a machine by their names.
 ///
@@ -97,10 +97,7 @@ fn span(text: &str) -> std::result::Result<Duration, String> {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let source = context.source(&args.source)?;
-    let Source::Files { path, .. } = &source else {
-        return Err(Error::usage(format_args!("`{source}` is a thread; its files are where it is mounted")));
-    };
-    let path = path.clone();
+    let place = Place::of(&source)?;
     let client = context.daemon()?;
     let now = context.output.now().unix();
     let since = |within: Duration| {
@@ -119,17 +116,19 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     };
     let mut left_out = 0;
     let end: &[u8] = if args.null { b"\0" } else { b"\n" };
-    pages(&client, request, |page| {
-        for found in page.found {
-            print(&source, &path, found, end, context)?;
-        }
-        left_out += page.left_out.len() as u64;
-        for left in page.left_out {
-            let what = path_below(&path, &left.path).to_string();
-            context.output.note(one_line(&format!("error: could not read `{what}`: {}", left.reason)));
-        }
-        context.output.flush()
-    })?;
+    let handle = client.call(request)?.handle;
+    client.pages(
+        handle,
+        |handle| Next { handle },
+        |page| {
+            for found in page.found {
+                print(&place, found, end, &mut context.output)?;
+            }
+            left_out += place.tell_unread(&page.left_out, &mut context.output);
+            context.output.flush()?;
+            Ok(page.progress)
+        },
+    )?;
     match left_out {
         0 => Ok(()),
         some => {
@@ -138,46 +137,12 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     }
 }
 
-/// Asks for page after page until the last.
-fn pages(client: &Client, request: Find, mut each: impl FnMut(Found) -> Result<()>) -> Result<()> {
-    let handle = client.call(request)?.handle;
-    loop {
-        let page = client.call(Next { handle })?;
-        let progress = page.progress;
-        each(page)?;
-        if progress == Progress::End {
-            return client.call(Close { handle }).map(drop);
-        }
+fn print(place: &Place<'_>, found: FoundFile, end: &[u8], output: &mut Output) -> Result<()> {
+    if output.is_json() {
+        return output.document(&Line { source: place.source_of(&found.path)?, entry: found.entry });
     }
-}
-
-fn print(
-    source: &Source,
-    path: &ByteString,
-    found: FoundFile,
-    end: &[u8],
-    context: &mut Context,
-) -> Result<()> {
-    let path = path_below(path, &found.path);
-    if context.output.is_json() {
-        let Source::Files { machine, .. } = source else { return Ok(()) };
-        let source = Source::files(machine.clone(), path).map_err(Error::usage)?;
-        return context.output.document(&Line { source, entry: found.entry });
-    }
-    match context.output.is_terminal() {
-        true => context.output.raw(path.to_string().as_bytes())?,
-        false => context.output.raw(path.as_bytes())?,
-    }
-    context.output.raw(end)
-}
-
-/// A path below a directory, beginning with the directory as it was given.
-pub fn path_below(directory: &ByteString, path: &ByteString) -> ByteString {
-    match directory.as_bytes() {
-        b"" => path.clone(),
-        directory if directory.ends_with(b"/") => ByteString::from([directory, path.as_bytes()].concat()),
-        directory => ByteString::from([directory, b"/", path.as_bytes()].concat()),
-    }
+    output.name(&place.path_of(&found.path))?;
+    output.raw(end)
 }
 
 #[cfg(test)]
@@ -193,11 +158,5 @@ mod tests {
         for wrong in ["", "h", "2y", "-1d", "99999999999999999999d"] {
             assert!(span(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_path_begins_with_the_directory_as_it_was_given() {
-        let join = |directory: &str| path_below(&directory.into(), &"a/b".into()).to_string();
-        assert_eq!(["", "/", "src", "/src"].map(join), ["a/b", "/a/b", "src/a/b", "/src/a/b"]);
     }
 }

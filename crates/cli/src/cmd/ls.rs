@@ -4,9 +4,10 @@ use std::ffi::OsString;
 
 use serde::Serialize;
 use wire::api::ErrorKind;
-use wire::api::file::{Close, Entry, FileKind, Links, List, OpenDirectory, Progress, Stat};
+use wire::api::file::{Entry, FileKind, Links, List, OpenDirectory, Stat};
 use wire::api::machine::Source;
 
+use super::place::Place;
 use super::stat::mode_text;
 use crate::client::Client;
 use crate::context::Context;
@@ -82,13 +83,11 @@ fn entries(client: &Client, source: &Source, args: &Args, context: &Context) -> 
 
 /// Asks where links point, of those whose listing did not say. A link that has gone meanwhile points nowhere.
 fn add_targets(client: &Client, source: &Source, entries: &mut [Entry], context: &Context) -> Result<()> {
-    let Source::Files { machine, path } = source else {
+    let Ok(place) = Place::of(source) else {
         return Ok(());
     };
     for entry in entries.iter_mut().filter(|entry| entry.kind == FileKind::Link && entry.target.is_none()) {
-        let separator: &[u8] = if path.is_empty() { b"" } else { b"/" };
-        let path = [path.as_bytes(), separator, entry.name.as_bytes()].concat();
-        let source = Source::files(machine.clone(), path).map_err(Error::usage)?;
+        let source = place.source_of(&entry.name)?;
         match client.call(Stat { source, links: Links::Keep, caller: context.caller() }) {
             Ok(found) => entry.target = found.target,
             Err(Error::Failed(failure)) if failure.kind == ErrorKind::NotFound => {}
@@ -102,14 +101,14 @@ fn add_targets(client: &Client, source: &Source, entries: &mut [Entry], context:
 pub fn read_directory(client: &Client, request: OpenDirectory) -> Result<Vec<Entry>> {
     let handle = client.call(request)?.handle;
     let mut entries = Vec::new();
-    loop {
-        let listed = client.call(List { handle })?;
-        entries.extend(listed.entries);
-        if listed.progress == Progress::End {
-            break;
-        }
-    }
-    client.call(Close { handle })?;
+    client.pages(
+        handle,
+        |handle| List { handle },
+        |listed| {
+            entries.extend(listed.entries);
+            Ok(listed.progress)
+        },
+    )?;
     Ok(entries)
 }
 
@@ -143,12 +142,7 @@ fn print(entries: &[Entry], long: bool, context: &mut Context) -> Result<()> {
         context.output.raw(&name)?;
         if let Some(target) = &entry.target {
             context.output.raw(b" -> ")?;
-            let target = if context.output.is_terminal() {
-                target.to_string().into_bytes()
-            } else {
-                target.as_bytes().to_vec()
-            };
-            context.output.raw(&target)?;
+            context.output.name(target)?;
         }
         context.output.raw(b"\n")?;
     }

@@ -8,6 +8,7 @@ use wire::api::ErrorKind;
 use wire::api::file::{Entry, FileKind, Links, MakeDirectory, SetAttributes, Stat};
 use wire::api::machine::Source;
 
+use super::place::Place;
 use crate::client::Client;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -126,9 +127,7 @@ fn make_all(client: &Client, source: &Source, args: &Args, context: &Context) ->
 
 /// The directory that something is in.
 fn above(source: &Source) -> Result<Source> {
-    let Source::Files { machine, path } = source else {
-        return Err(Error::usage(format_args!("`{source}` is a thread; its files are where it is mounted")));
-    };
+    let Place { machine, path } = Place::of(source)?;
     let path = path.as_bytes();
     let path = match path.iter().rposition(|&byte| byte == b'/') {
         Some(0) if path.len() > 1 => &path[..1],

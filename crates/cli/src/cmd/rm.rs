@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use serde::Serialize;
 use wire::api::ErrorKind;
-use wire::api::file::{Close, FileKind, Links, NextRemoved, Progress, Remove, RemoveTree, Stat};
+use wire::api::file::{FileKind, Links, NextRemoved, Remove, RemoveTree, Stat};
 use wire::api::machine::Source;
 
 use crate::client::Client;
@@ -83,18 +83,17 @@ fn remove_tree(
     kept: &mut u64,
 ) -> Result<()> {
     let begun = client.call(RemoveTree { source: source.clone(), caller: context.caller() })?;
-    let handle = begun.handle;
-    loop {
-        let page = client.call(NextRemoved { handle })?;
-        removed.removed += page.removed;
-        *kept += page.kept.len() as u64;
-        for left in page.kept {
-            let line = format!("error: could not remove `{}` of `{source}`: {}", left.path, left.reason);
-            context.output.note(one_line(&line));
-        }
-        if page.progress == Progress::End {
-            break;
-        }
-    }
-    client.call(Close { handle }).map(drop)
+    client.pages(
+        begun.handle,
+        |handle| NextRemoved { handle },
+        |page| {
+            removed.removed += page.removed;
+            *kept += page.kept.len() as u64;
+            for left in page.kept {
+                let line = format!("error: could not remove `{}` of `{source}`: {}", left.path, left.reason);
+                context.output.note(one_line(&line));
+            }
+            Ok(page.progress)
+        },
+    )
 }

@@ -4,15 +4,13 @@ use std::ffi::OsString;
 
 use serde::Serialize;
 use wire::api::ErrorKind;
-use wire::api::file::{Close, Progress};
 use wire::api::machine::Source;
 use wire::api::search::{Case, Hit, NextHits, Search, Searched, Tell};
-use wire::bytestring::ByteString;
 
-use super::find::path_below;
+use super::place::Place;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::output::text::{counted, one_line, printable};
+use crate::output::text::{counted, printable};
 use crate::output::{Output, Style};
 
 /// How many hits are told unless a number is given: more than anybody reads.
@@ -90,10 +88,7 @@ struct LastLine {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let source = context.source(&args.source)?;
-    let Source::Files { path, .. } = &source else {
-        return Err(Error::usage(format_args!("`{source}` is a thread; its files are where it is mounted")));
-    };
-    let path = path.clone();
+    let place = Place::of(&source)?;
     let request = Search {
         source: source.clone(),
         pattern: args.pattern,
@@ -115,24 +110,20 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let client = context.daemon()?;
     let handle = client.call(request)?.handle;
     let (mut hits, mut left_out, mut searched) = (0, 0, Searched::default());
-    loop {
-        let page = client.call(NextHits { handle })?;
-        hits += page.hits.len() as u64;
-        for hit in &page.hits {
-            print(&source, &path, hit, &mut context.output)?;
-        }
-        left_out += page.left_out.len() as u64;
-        for left in page.left_out {
-            let what = path_below(&path, &left.path).to_string();
-            context.output.note(one_line(&format!("error: could not read `{what}`: {}", left.reason)));
-        }
-        searched = page.searched.unwrap_or(searched);
-        context.output.flush()?;
-        if page.progress == Progress::End {
-            break;
-        }
-    }
-    client.call(Close { handle })?;
+    client.pages(
+        handle,
+        |handle| NextHits { handle },
+        |page| {
+            hits += page.hits.len() as u64;
+            for hit in &page.hits {
+                print(&place, hit, &mut context.output)?;
+            }
+            left_out += place.tell_unread(&page.left_out, &mut context.output);
+            searched = page.searched.unwrap_or(searched);
+            context.output.flush()?;
+            Ok(page.progress)
+        },
+    )?;
     if context.output.is_json() {
         context.output.document(&LastLine { searched, hits })?;
     } else if searched.limited {
@@ -151,14 +142,11 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     }
 }
 
-fn print(source: &Source, path: &ByteString, hit: &Hit, output: &mut Output) -> Result<()> {
-    let path = match hit.path.is_empty() {
-        true => path.clone(),
-        false => path_below(path, &hit.path),
-    };
+fn print(place: &Place<'_>, hit: &Hit, output: &mut Output) -> Result<()> {
+    // Of a file that is searched itself there is nothing below.
+    let path = if hit.path.is_empty() { place.path.clone() } else { place.path_of(&hit.path) };
     if output.is_json() {
-        let Source::Files { machine, .. } = source else { return Ok(()) };
-        let source = Source::files(machine.clone(), path).map_err(Error::usage)?;
+        let source = Source::files(place.machine.clone(), path).map_err(Error::usage)?;
         return output.document(&HitLine { source, line: hit.line.as_ref() });
     }
     if !output.is_terminal() {

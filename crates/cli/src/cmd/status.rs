@@ -6,8 +6,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
 use wire::api::ErrorKind;
 use wire::api::status::{
-    Connection, ConnectionState, Document, Get, Health, MachineStatus, Mount, MountStatus,
+    Connection, ConnectionState, Document, Get, Health, MachineStatus, Mount, MountStatus, Process,
 };
+use wire::api::time::Timestamp;
 
 use crate::client::Client;
 use crate::context::Context;
@@ -140,7 +141,7 @@ fn print_text(document: &Document, sections: &[Section], output: &mut Output) ->
             Section::Threads => threads(document),
             Section::Vms => vms(document),
             Section::Tunnels => tunnels(document),
-            Section::Processes => processes(document),
+            Section::Processes => processes(&document.processes, output.now()),
             Section::Operations => operations(document),
         };
         if !table.is_empty() {
@@ -307,21 +308,30 @@ fn tunnels(document: &Document) -> Table {
     table
 }
 
-fn processes(document: &Document) -> Table {
+/// The table of processes.
+pub fn processes(processes: &[Process], now: Timestamp) -> Table {
     let columns = [
         ("PROCESS", Align::Left),
         ("MACHINE", Align::Left),
         ("STATE", Align::Left),
+        ("SINCE", Align::Left),
         ("COMMAND", Align::Left),
     ];
     let mut table = Table::new(&columns);
-    for process in &document.processes {
+    for process in processes {
         let command: Vec<String> = process.command.iter().map(ToString::to_string).collect();
+        let command = if command.is_empty() { "(login shell)".to_owned() } else { command.join(" ") };
+        let state = match (process.code, process.detached, process.state.as_str()) {
+            (Some(code), ..) => format!("exited {code}"),
+            (None, true, "running") => "detached".to_owned(),
+            (None, _, state) => one_line(state),
+        };
         table.row([
             process.id.into(),
             process.machine.to_string().into(),
-            one_line(&process.state).into(),
-            command.join(" ").into(),
+            state.into(),
+            age(now, process.since).into(),
+            one_line(&command).into(),
         ]);
     }
     table

@@ -171,7 +171,7 @@ fn running(outcome: Outcome) -> Fake {
         peer.say(process::Stdout { process, bytes: Content(b"to \xff out\n".to_vec()) });
         peer.say(process::Stderr { process, bytes: Content(b"to err\n".to_vec()) });
         peer.say(process::Exited { process, outcome: outcome.clone() });
-        Ok(json(&process::Started { process }))
+        Ok(json(&process::Started { process, note: None }))
     })
 }
 
@@ -402,7 +402,7 @@ fn told_beside_a_command(events: Vec<Value>) -> String {
         Call::ProcessRun(_) => {
             let process = "p1".parse().unwrap();
             peer.say(process::Exited { process, outcome: Outcome::Exited { code: 0 } });
-            Ok(json(&process::Started { process }))
+            Ok(json(&process::Started { process, note: None }))
         }
         other => panic!("unexpected: {other:?}"),
     });

@@ -6,11 +6,10 @@ use serde::Serialize;
 use wire::api::file::Progress;
 use wire::api::machine::Source;
 use wire::api::watch::{Change, ChangeEvent, NextChanges, Watch};
-use wire::bytestring::ByteString;
 
-use super::find::path_below;
+use super::place::Place;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::output::{Output, Style};
 
 /// Print what changes below a directory on a machine, as it changes.
@@ -50,9 +49,7 @@ struct Line {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let source = context.source(&args.source)?;
-    let Source::Files { path, .. } = &source else {
-        return Err(Error::usage(format_args!("`{source}` is a thread; its files are where it is mounted")));
-    };
+    let place = Place::of(&source)?;
     let client = context.daemon()?;
     let request = Watch { source: source.clone(), recursive: !args.no_recursive, caller: context.caller() };
     let handle = client.call(request)?.handle;
@@ -67,7 +64,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
             mark(Mark::Rescan, output)?;
         }
         for change in page.changes {
-            print(&source, path, change, output)?;
+            print(&place, &change, output)?;
         }
         output.flush()?;
         if page.progress == Progress::End {
@@ -88,13 +85,10 @@ fn mark(mark: Mark, output: &mut Output) -> Result<()> {
     output.line(word)
 }
 
-fn print(source: &Source, path: &ByteString, change: Change, output: &mut Output) -> Result<()> {
-    let Change { path: below, event } = change;
-    let path = path_below(path, &below);
+fn print(place: &Place<'_>, change: &Change, output: &mut Output) -> Result<()> {
+    let event = change.event;
     if output.is_json() {
-        let Source::Files { machine, .. } = source else { return Ok(()) };
-        let source = Source::files(machine.clone(), path).map_err(Error::usage)?;
-        return output.document(&Line { event, source });
+        return output.document(&Line { event, source: place.source_of(&change.path)? });
     }
     let (word, style) = match event {
         ChangeEvent::Created => ("created ", Style::Good),
@@ -104,9 +98,6 @@ fn print(source: &Source, path: &ByteString, change: Change, output: &mut Output
     let word = output.styled(style, word);
     output.raw(word.as_bytes())?;
     output.raw(b"  ")?;
-    match output.is_terminal() {
-        true => output.raw(path.to_string().as_bytes())?,
-        false => output.raw(path.as_bytes())?,
-    }
+    output.name(&place.path_of(&change.path))?;
     output.raw(b"\n")
 }

@@ -87,7 +87,8 @@ Made from the types of `wire::api` by `cargo xtask docs`.
 
 JSON-RPC 2.0 over the unix socket `daemon.sock` in the runtime directory (see [formats](formats.md)), one message a line
 of at most {LINE_BYTES_MAX} bytes. The socket's other end is the same user, which both sides check. Requests are
-answered in any order; batches are not spoken. What a connection opened (handles, processes, prompts) ends with it.
+answered in any order; batches are not spoken. What a connection opened (handles, processes that are not detached, prompts)
+ends with it.
 Unknown fields in `params` are refused; unknown fields of results are to be ignored. The protocol version is
 {PROTOCOL_MIN} to {PROTOCOL_MAX}.
 
@@ -352,8 +353,10 @@ fn machine_methods() -> Vec<Method> {
         cwd: Some("/src".into()),
         environment: vec![("LANG".into(), "C".into())],
         terminal: None,
+        detached: false,
         caller: caller(),
     };
+    let size = process::Size { rows: 24, columns: 80 };
     let ask = prompt::Request {
         ticket: Secret::new("…".to_owned()),
         kind: PromptKind::Secret,
@@ -372,7 +375,7 @@ fn machine_methods() -> Vec<Method> {
                 was: ConnectionState::Connected,
                 mounts: vec![a_removed_mount()],
             }),
-            text: "Closes a connection and takes away what belongs to it: mounts are unmounted, processes end. Without\n\
+            text: "Closes a connection and takes away what belongs to it: mounts are unmounted, processes end that are not detached. Without\n\
                    `force: \"always\"` unsaved writes are waited for, and a mount in use keeps itself and the connection.",
         },
         Method {
@@ -395,9 +398,22 @@ fn machine_methods() -> Vec<Method> {
         },
         Method {
             call: run.into(),
-            reply: json(process::Started { process: PROCESS }),
+            reply: json(process::Started { process: PROCESS, note: None }),
             text: "Starts a command whose input and output are notifications of this connection. `process.exited` is the last word\n\
-                   about it. It is killed when the connection ends first.",
+                   about it. It is ended when the connection ends first, unless it is `detached`: then nothing of it comes here.\n\
+                   Changes made through mounts of the machine are saved before; `note` says if that was not done in time.",
+        },
+        Method {
+            call: process::Attach { process: PROCESS, size: Some(size), caller: caller() }.into(),
+            reply: json(process::Attached { ended: None, replayed: 1_048_576 }),
+            text: "Has a detached process come over this connection, with what is kept of its output first. `ended` is there when\n\
+                   it has ended and nothing is kept; then nothing follows. `replayed` bytes of what follows were written before,\n\
+                   dropped ones included: what a terminal is asked in them, it must not answer.",
+        },
+        Method {
+            call: process::Kill { process: PROCESS, signal: 15, caller: caller() }.into(),
+            reply: json(process::Killed {}),
+            text: "Sends a signal, by its number on Linux, to a process's group, whoever started it.",
         },
         Method {
             call: ask.into(),
@@ -671,6 +687,10 @@ fn client_notifications() -> Vec<(ClientNotification, &'static str)> {
             "A signal, by its number on Linux, for the process's group.",
         ),
         (
+            process::Detach { process: PROCESS }.into(),
+            "Leaves a process to itself; answered by `process.exited` with `detached`.",
+        ),
+        (
             prompt::Answer { prompt: PROMPT, answer: Some(Secret::new("…".to_owned())) }.into(),
             "What was typed at a prompt; null when it was declined.",
         ),
@@ -704,12 +724,21 @@ fn server_notifications() -> Vec<(ServerNotification, &'static str)> {
             "Error output of a process, never empty.",
         ),
         (
+            process::Dropped { process: PROCESS, bytes: 4096, unread: 1024 }.into(),
+            "So many bytes of output would come here, and are not kept any more. Of these, `unread` have been read by nobody.",
+        ),
+        (
+            process::Stays { process: PROCESS, reason: "64 detached processes run there".to_owned() }.into(),
+            "The process could not be left to itself, and still belongs to this connection.",
+        ),
+        (
             process::StdinTaken { process: PROCESS, bytes: 5 }.into(),
             "The process has taken so much more of its input, and as much more may be sent.",
         ),
         (
             process::Exited { process: PROCESS, outcome: process::Outcome::Exited { code: 0 } }.into(),
-            "The end of a process: `exited` with its status, `signalled`, or `lost` with the reason.",
+            "The end of a process: `exited` with its status, `signalled`, or `lost` with the reason; `detached` when it goes on by\n\
+             itself.",
         ),
         (
             prompt::Ask { prompt: PROMPT, kind: PromptKind::Secret, text }.into(),

@@ -15,12 +15,10 @@ mod previous;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use remote::client::relink::RelinkOptions;
-use remote::client::{AgentClient, ConnectOptions, Heartbeat, LinkLost, NoEvents};
+use remote::client::{ConnectOptions, Heartbeat, LinkLost, NoEvents};
 use remote::link::Policy;
 use remote::place::Agents;
 use remote::transport::host::HostOptions;
@@ -34,7 +32,10 @@ use wire::bytestring::ByteString;
 use wire::hello::SessionId;
 use wire::worker::{Dial, SshDial};
 
-use super::{Attendant, Commands, ConnectRequest, Connector, Later, Link, variables_of};
+use super::commands::LinkCommands;
+use super::{
+    Attendant, CommandSession, CommandSessions, ConnectRequest, Connector, Later, Link, variables_of,
+};
 use crate::failure::{chain, failure};
 use logins::Logins;
 
@@ -46,9 +47,6 @@ const ATTENDED_LOGIN: Duration = super::CONNECT_TIMEOUT;
 /// How long a command runs on at a machine that is away: a network that is changed, a train in a tunnel. Beyond it, it is
 /// hung up there, as when nobody can come back for it because this daemon was killed.
 const COMMANDS_KEPT: Duration = Duration::from_secs(10 * 60);
-
-/// How long the session of the commands may take to be reached for its end, when its own stream was lost.
-const COMMANDS_END: Duration = Duration::from_secs(2);
 
 /// How long a channel that is closed may take to end in an orderly way.
 const CHANNEL_END: Duration = Duration::from_secs(1);
@@ -76,11 +74,8 @@ pub struct SshConnector {
     settings: Arc<SshSettings>,
     /// The logins of each machine, until they have ended.
     known: Arc<Mutex<BTreeMap<SshTarget, Known>>>,
-    commands: Arc<Mutex<BTreeMap<SshTarget, CommandSession>>>,
+    commands: CommandSessions,
 }
-
-/// The session that commands of a machine run in, as long as a link or a command has it.
-type CommandSession = Arc<tokio::sync::Mutex<Weak<AgentClient>>>;
 
 /// Logins that a link or a mount needs, or that are ending.
 #[derive(Debug, Clone)]
@@ -91,8 +86,8 @@ struct Known {
 
 impl SshConnector {
     /// With these settings.
-    pub fn new(settings: SshSettings) -> SshConnector {
-        SshConnector { settings: Arc::new(settings), known: Arc::default(), commands: Arc::default() }
+    pub fn new(settings: SshSettings, commands: CommandSessions) -> SshConnector {
+        SshConnector { settings: Arc::new(settings), known: Arc::default(), commands }
     }
 
     /// The logins that the last connection to a machine has left behind and that are still good. Waits for the end of
@@ -107,13 +102,6 @@ impl SshConnector {
         }
         known.end.wait().await;
         None
-    }
-
-    fn command_session(&self, target: &SshTarget) -> CommandSession {
-        let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever has one elsewhere may be about to use it.
-        commands.retain(|_, session| Arc::strong_count(session) > 1);
-        Arc::clone(commands.entry(target.clone()).or_default())
     }
 
     fn remember(&self, target: &SshTarget, logins: &Arc<Logins>) {
@@ -174,19 +162,13 @@ async fn open(connector: &SshConnector, request: ConnectRequest) -> Result<Arc<d
     })?;
     let dial = options.dial(ByteString::from(description.program));
     let control = Mutex::new(Some(control));
-    let session = connector.command_session(target);
-    // Commands of the last link go on with this one, which is to end them if it is to be the last.
-    let held = session.try_lock().ok().and_then(|session| session.upgrade());
-    held.iter().for_each(|commands| commands.reconnect());
     Ok(Arc::new(SshLink {
         machine: name,
         dial,
         agent_version: description.release,
         logins,
         control,
-        session,
-        held: Mutex::new(held),
-        is_last: AtomicBool::new(false),
+        commands: connector.commands.of_link(&request.machine),
     }))
 }
 
@@ -250,10 +232,7 @@ struct SshLink {
     logins: Arc<Logins>,
     /// Taken when the link is closed or lost.
     control: Mutex<Option<Connection>>,
-    session: CommandSession,
-    /// Keeps that session from one command to the next.
-    held: Mutex<Option<Arc<AgentClient>>>,
-    is_last: AtomicBool,
+    commands: LinkCommands,
 }
 
 impl SshLink {
@@ -265,35 +244,8 @@ impl SshLink {
         self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Begins the session of the commands.
-    async fn begin_commands(&self) -> Result<AgentClient, ErrorObject> {
-        let kept = u32::try_from(COMMANDS_KEPT.as_secs()).unwrap_or(u32::MAX);
-        let dialer = WorkerDialer::new(self.dial(), HostOptions::default(), kept);
-        let first = dialer.reach(SessionId::default()).await;
-        let first = first.map_err(|error| from_open(&self.machine, &error))?;
-        // When the machine is given up is decided by the owner, which ends the commands then.
-        let options = RelinkOptions {
-            policy: Policy::SSH,
-            offline_timeout: COMMANDS_KEPT,
-            heartbeat: RelinkOptions::HEARTBEAT,
-        };
-        Ok(AgentClient::lasting(Some(first), Arc::new(dialer), options, None, Arc::new(NoEvents)))
-    }
-
     fn closed(&self) -> ErrorObject {
         ErrorObject::new(ErrorKind::Unreachable, format!("the connection to `{}` is closed", self.machine))
-    }
-}
-
-/// Ends what runs in the session of the commands.
-async fn end_commands(commands: &AgentClient) {
-    if commands.away().is_some() {
-        commands.reconnect();
-        // Answered when there is a stream again; that there is none is seen when they are told.
-        drop(tokio::time::timeout(COMMANDS_END, commands.describe()).await);
-    }
-    if !commands.goodbye().await {
-        tracing::warn!("commands could not be ended, and are hung up when nobody has come for them");
     }
 }
 
@@ -319,16 +271,13 @@ impl Link for SshLink {
         Box::pin(async { self.control().ok_or_else(|| self.closed()) })
     }
 
-    fn commands(&self) -> Later<'_, Result<Commands, ErrorObject>> {
+    fn commands(&self) -> Later<'_, Result<Arc<CommandSession>, ErrorObject>> {
         Box::pin(async {
-            let mut session = self.session.lock().await;
-            let client = match session.upgrade().filter(|client| !client.is_lost()) {
-                Some(client) => client,
-                None => Arc::new(self.begin_commands().await?),
-            };
-            *session = Arc::downgrade(&client);
-            *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&client));
-            Ok(Commands::lasting(client))
+            let kept = u32::try_from(COMMANDS_KEPT.as_secs()).unwrap_or(u32::MAX);
+            let dialer = WorkerDialer::new(self.dial(), HostOptions::default(), kept);
+            // When the machine is given up is decided by the owner, which ends the commands then.
+            let session = self.commands.session(dialer, Policy::SSH, COMMANDS_KEPT).await;
+            session.map_err(|error| from_open(&self.machine, &error))
         })
     }
 
@@ -340,7 +289,7 @@ impl Link for SshLink {
     }
 
     fn be_last(&self) {
-        self.is_last.store(true, Ordering::Relaxed);
+        self.commands.be_last();
     }
 
     fn agent_version(&self) -> Option<String> {
@@ -384,16 +333,7 @@ impl Link for SshLink {
     fn close(&self) -> Later<'_, ()> {
         let control = self.take_control();
         Box::pin(async move {
-            // Commands that still run have the session too, and go on with it.
-            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if self.is_last.load(Ordering::Relaxed) {
-                // Whoever has it locked begins it, and will find no link.
-                let session = self.session.try_lock().ok().and_then(|session| session.upgrade());
-                if let Some(commands) = session {
-                    end_commands(&commands).await;
-                }
-            }
-            drop(held);
+            self.commands.close().await;
             if let Some(Connection { client, program }) = control {
                 client.close_link();
                 drop(client);

@@ -59,6 +59,10 @@ pub(super) struct Serving {
     journal: Journal,
     /// Who waits for the next one.
     polls: Vec<oneshot::Sender<()>>,
+    /// Who waits until all is on the machine.
+    flushes: Vec<(u64, oneshot::Sender<()>)>,
+    /// How many have.
+    flushes_asked: u64,
 }
 
 /// Why a mount serves no more.
@@ -117,7 +121,15 @@ impl Leasing {
 
 impl Serving {
     pub(super) fn new(worker: Worker, lease: Option<Lease>, leasing: Leasing) -> Serving {
-        Serving { worker, lease, leasing, journal: Journal::default(), polls: Vec::new() }
+        Serving {
+            worker,
+            lease,
+            leasing,
+            journal: Journal::default(),
+            polls: Vec::new(),
+            flushes: Vec::new(),
+            flushes_asked: 0,
+        }
     }
 }
 
@@ -149,6 +161,7 @@ impl Task {
                 command = self.commands.recv() => match command {
                     Some(Command::Poll(answer)) => self.poll(&mut serving, answer).await,
                     Some(Command::Reconnect) => self.reconnect(&mut serving).await,
+                    Some(Command::Flush(answer)) => self.flush(&mut serving, answer).await,
                     Some(Command::Leave(answer)) => Some(End::Handed(answer)),
                     Some(Command::Stop { force, answer }) => {
                         self.stopping.push(answer);
@@ -183,6 +196,11 @@ impl Task {
                 self.report(serving, *report).await;
                 None
             }
+            Ok(Heard::Said(FromWorker::Flushed { through })) => {
+                let flushed = serving.flushes.extract_if(.., |(number, _)| *number <= through);
+                flushed.for_each(|(_, answer)| done(answer));
+                None
+            }
             Ok(Heard::Said(FromWorker::Error(error))) => {
                 tracing::warn!(mount = %self.id, %error, "the worker reports an error");
                 None
@@ -201,6 +219,7 @@ impl Task {
                 tracing::warn!(mount = %self.id, "the worker died");
                 // Whoever waits for its word is told nothing newer; its successor is asked by the next.
                 serving.polls.clear();
+                serving.flushes.clear();
                 self.tell(MountEvent::WorkerLost { why: "its worker died".to_owned() }).await;
                 None
             }
@@ -275,6 +294,19 @@ impl Task {
         }
     }
 
+    /// Has the worker say when all is on the machine. One that is being replaced is not asked, and nobody waits for it.
+    async fn flush(&self, serving: &mut Serving, answer: oneshot::Sender<()>) -> Option<End> {
+        serving.flushes.retain(|(_, flush)| !flush.is_closed());
+        serving.flushes_asked += 1;
+        let number = serving.flushes_asked;
+        serving.flushes.push((number, answer));
+        if let Err(error) = serving.worker.send(&ToWorker::Flush { number }).await {
+            tracing::warn!(mount = %self.id, error = chain(&error), "the worker could not be told to flush");
+            serving.flushes.clear();
+        }
+        None
+    }
+
     async fn reconnect(&self, serving: &mut Serving) -> Option<End> {
         serving.leasing.now.notify_one();
         if let Err(error) = serving.worker.send(&ToWorker::Reconnect).await {
@@ -326,6 +358,7 @@ impl Task {
                 Some(command) = self.commands.recv() => match command {
                     Command::Poll(answer) => self.poll(serving, answer).await,
                     Command::Reconnect => self.reconnect(serving).await,
+                    Command::Flush(answer) => self.flush(serving, answer).await,
                     Command::Leave(answer) => Some(End::Handed(answer)),
                     Command::Stop { force: wanted, answer } => {
                         self.stopping.push(answer);
@@ -364,7 +397,7 @@ impl Task {
             match command {
                 Command::Stop { answer, .. } => drop(answer.send(Err(ending()))),
                 Command::Leave(answer) | Command::Poll(answer) => done(answer),
-                Command::Reconnect => {}
+                Command::Reconnect | Command::Flush(_) => {}
             }
         }
     }

@@ -91,6 +91,10 @@ impl Link for FakeLink {
         self.open()
     }
 
+    fn commands(&self) -> Later<'_, Result<Arc<connection::CommandSession>, ErrorObject>> {
+        Box::pin(std::future::ready(Err(ErrorObject::internal("there is nobody"))))
+    }
+
     fn end_session(&self, session: SessionId, _: &Caller) -> Later<'_, Result<(), ErrorObject>> {
         Box::pin(async move {
             if let Some(gate) = &self.machines.goodbye_gate {
@@ -462,6 +466,11 @@ async fn after_a_sleep_what_is_open_is_probed_and_what_is_not_is_tried_at_once()
     assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
 }
 
+fn attached(id: ProcessId, command: Vec<ByteString>, end: oneshot::Sender<String>) -> ProcessRecord {
+    let hold = Hold::Attached { end };
+    ProcessRecord { id, machine: ssh_box(), command, far: 1, pid: None, terminal: false, since: now(), hold }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_process_ends_with_its_connection_and_both_are_told() {
     let rig = rig();
@@ -471,7 +480,7 @@ async fn a_process_ends_with_its_connection_and_both_are_told() {
     let mut events = answered.await.unwrap();
     let (end, ended) = oneshot::channel();
     let (id, command) = (ProcessId::new(1), vec!["sleep".into()]);
-    let record = ProcessRecord { id, machine: ssh_box(), command, end };
+    let record = attached(id, command, end);
     rig.owner.send(Event::ProcessStarted(Box::new(record))).await;
     // It goes on with the next link.
     rig.lose(0);
@@ -501,7 +510,7 @@ async fn a_process_is_lost_when_nobody_tries_to_get_to_its_machine_any_more() {
     let _lease = rig.owner.acquire(Wanted { keep, ..wanted(ssh_box()) }).await.unwrap();
     let (end, ended) = oneshot::channel();
     let (id, command) = (ProcessId::new(1), vec!["sleep".into()]);
-    let record = ProcessRecord { id, machine: ssh_box(), command, end };
+    let record = attached(id, command, end);
     rig.owner.send(Event::ProcessStarted(Box::new(record))).await;
     rig.lose(0);
     assert_eq!(ended.await.as_deref(), Ok("its connection was lost: cut"));

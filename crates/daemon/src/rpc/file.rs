@@ -15,9 +15,9 @@ use wire::agent::file::{
 };
 use wire::agent::name::Name;
 use wire::api::file::{
-    CHUNK_BYTES_MAX, Chunk, Close, Content, Creation, Done as Nothing, ENTRIES_MAX, Entry, FileTime, Get,
-    Got, Links, List, Listed, MakeDirectory, MakeLink, Open, OpenDirectory, Opened, Progress, Purpose, Put,
-    Read, Remove, Rename, SetAttributes, Stat, Sync, Write, Written,
+    CHUNK_BYTES_MAX, Chunk, Close, Content, Creation, Done as Nothing, ENTRIES_MAX, Entry, FileKind,
+    FileTime, Get, Got, Links, List, Listed, MakeDirectory, MakeLink, Open, OpenDirectory, Opened, Progress,
+    Purpose, Put, Read, Remove, Rename, SetAttributes, Stat, Sync, Write, Written,
 };
 use wire::api::id::HandleId;
 use wire::api::machine::{Caller, Machine, Source};
@@ -34,7 +34,6 @@ pub mod sessions;
 pub mod trees;
 
 use sessions::{Directory, FarSession};
-use trees::kind_of;
 
 /// Credit for a listing: a page and the next.
 const LIST_WINDOW_BYTES: u32 = 256 << 10;
@@ -56,8 +55,6 @@ pub enum OpenNode {
     Directory(Box<Listing>),
     /// Something that is done with a whole tree.
     Tree(Box<trees::Tree>),
-    /// Two files, lent to one request; never kept.
-    Pair(Arc<OpenFile>, Arc<OpenFile>),
 }
 
 /// An open file. Dropped, it is closed.
@@ -126,7 +123,7 @@ impl Parent {
 struct Subject<'a> {
     daemon: &'a Daemon,
     context: &'a ClientContext,
-    what: &'a str,
+    what: &'static str,
     source: &'a Source,
     machine: &'a Machine,
     path: &'a [u8],
@@ -137,7 +134,7 @@ impl<'a> Subject<'a> {
     fn new(
         daemon: &'a Daemon,
         context: &'a ClientContext,
-        what: &'a str,
+        what: &'static str,
         source: &'a Source,
         caller: &'a Caller,
     ) -> Result<Subject<'a>, ErrorObject> {
@@ -247,6 +244,31 @@ fn time(time: Time) -> FileTime {
     FileTime { seconds: time.seconds, nanoseconds: time.nanoseconds }
 }
 
+/// What sort of file, in the API's words.
+fn kind_of(kind: Kind) -> FileKind {
+    match kind {
+        Kind::File => FileKind::File,
+        Kind::Directory => FileKind::Directory,
+        Kind::Symlink => FileKind::Link,
+        Kind::Fifo => FileKind::Fifo,
+        Kind::Socket => FileKind::Socket,
+        Kind::CharDevice => FileKind::CharacterDevice,
+        Kind::BlockDevice => FileKind::BlockDevice,
+    }
+}
+
+fn far_kind(kind: FileKind) -> Kind {
+    match kind {
+        FileKind::File => Kind::File,
+        FileKind::Directory => Kind::Directory,
+        FileKind::Link => Kind::Symlink,
+        FileKind::Fifo => Kind::Fifo,
+        FileKind::Socket => Kind::Socket,
+        FileKind::CharacterDevice => Kind::CharDevice,
+        FileKind::BlockDevice => Kind::BlockDevice,
+    }
+}
+
 fn entry(name: impl Into<ByteString>, entry: &FarEntry, target: Option<ByteString>) -> Entry {
     let attributes = &entry.attributes;
     Entry {
@@ -326,7 +348,7 @@ pub async fn list(list: List, node: Option<OpenNode>) -> Done {
             let listed = next_entries(&mut listing).await;
             done_with::<List>(listed, Effect::Opened(list.handle, OpenNode::Directory(listing)))
         }
-        Some(OpenNode::File(_) | OpenNode::Tree(_) | OpenNode::Pair(..)) => {
+        Some(OpenNode::File(_) | OpenNode::Tree(_)) => {
             failed(usage(format!("{} is not a directory", list.handle)))
         }
         None => failed(no_handle(list.handle)),
@@ -450,9 +472,7 @@ fn no_handle(handle: HandleId) -> ErrorObject {
 fn file(handle: HandleId, node: Option<OpenNode>) -> Result<Arc<OpenFile>, ErrorObject> {
     match node {
         Some(OpenNode::File(file)) => Ok(file),
-        Some(OpenNode::Directory(_) | OpenNode::Tree(_) | OpenNode::Pair(..)) => {
-            Err(usage(format!("{handle} is not a file")))
-        }
+        Some(OpenNode::Directory(_) | OpenNode::Tree(_)) => Err(usage(format!("{handle} is not a file"))),
         None => Err(no_handle(handle)),
     }
 }
@@ -543,7 +563,7 @@ pub async fn sync(sync: Sync, node: Option<OpenNode>) -> Result<Nothing, ErrorOb
 pub async fn close(close: Close, node: Option<OpenNode>) -> Result<Nothing, ErrorObject> {
     match node {
         None => Err(no_handle(close.handle)),
-        Some(OpenNode::Directory(_) | OpenNode::Tree(_) | OpenNode::Pair(..)) => Ok(Nothing {}),
+        Some(OpenNode::Directory(_) | OpenNode::Tree(_)) => Ok(Nothing {}),
         Some(OpenNode::File(file)) => close_file(&file).await,
     }
 }
@@ -684,7 +704,7 @@ pub async fn rename(
         let (old_name, new_name) = (old.name.clone(), new.name.clone());
         let client = old.session.client();
         match client.rename(old.place(), old_name, new.place(), new_name, RenameMode::Replace).await {
-            Ok(()) => break,
+            Ok(_) => break,
             Err(error) if old.is_kept => {
                 old = from.parent_again(old, &error).await?;
                 new = to.parent().await?;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::rows::{write_big, write_tree};
+use super::table;
 use crate::tree::{Compare, assert_same};
 use crate::{DelayProxy, Finished, Program, Sshd, Stead};
 
@@ -116,9 +117,8 @@ fn print_row(row: &str, figures: &[f64; 4]) {
 }
 
 fn median(runs: usize, mut measure: impl FnMut() -> Duration) -> f64 {
-    let mut times: Vec<Duration> = (0..runs).map(|_| measure()).collect();
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64()
+    let times = (0..runs).map(|_| measure().as_secs_f64()).collect();
+    table::median(times).expect("there is at least one run: the arguments are checked")
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -197,6 +197,8 @@ impl Row {
     pub fn measure(&self, contender: &mut Contender, size: &Size) -> (f64, Option<Counters>) {
         contender.use_arguments(self.arguments);
         (self.prepare)(contender, size);
+        // What the contender before has left for the disk is not written at this one's cost.
+        rustix::fs::sync();
         match self.state {
             State::Cold => contender.make_cold(),
             State::Warm => drop((self.work)(contender, size)),

@@ -82,8 +82,8 @@ const LIMITS: &[Limit] = &[
         what: "rename",
         first: Some(find),
         work: rename,
-        waits_max: 2 * ALL + 25,
-        requests_max: 2 * ALL + 25,
+        waits_max: 2 * ALL - 10,
+        requests_max: 2 * ALL - 10,
     },
     Limit { what: "unlink", first: Some(find), work: unlink, waits_max: ALL, requests_max: ALL },
 ];

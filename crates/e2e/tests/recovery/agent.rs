@@ -23,7 +23,8 @@ on_both! {
         kill_together(field, &[Role::Keeper, Role::Worker]);
         agent_ends(field);
         assert_eq!(field.status().unwrap()["status"]["state"], "failed");
-        assert!(!field.state_dir().join("session").exists(), "nothing more is owed to it");
+        let owed = field.state_dir().join("session");
+        eventually(SOON, "nothing more is owed to it", || !owed.exists());
         field.stead().unmount(field.mount());
     }
 

@@ -1,5 +1,6 @@
 //! The directory of the data cache: finding, adding, evicting, counting. See `docs/formats.md`.
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, DirEntry, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -11,7 +12,7 @@ use rustix::fs::FlockOperation;
 use vfs::cache::Block;
 
 use super::CacheSize;
-use super::entry::{Decoded, ENTRY_BYTES_MAX, MachineKey, decode, head_of, path_of};
+use super::entry::{Decoded, ENTRY_BYTES_MAX, HEAD_BYTES, MachineKey, decode, head_of, path_of};
 
 /// What it takes at most where nobody has said how much.
 pub const DEFAULT_BYTES_MAX: u64 = 4 << 30;
@@ -112,7 +113,7 @@ impl Place {
     pub(super) fn find(&self, key: &MachineKey, block: &Block, now: SystemTime) -> Option<Bytes> {
         let path = self.path(key, block);
         let file = File::open(&path).ok()?;
-        let mut read = Vec::new();
+        let mut read = Vec::with_capacity(HEAD_BYTES + block.length() as usize + 1);
         // One byte more than there may be shows that it is none of ours.
         (&file).take(ENTRY_BYTES_MAX + 1).read_to_end(&mut read).ok()?;
         match decode(key, block, &read.into()) {
@@ -157,10 +158,10 @@ impl Place {
     pub fn contents(&self) -> io::Result<Contents> {
         let mut contents = Contents::default();
         let mut total = 0;
-        for directory in machine_directories(&self.directory)? {
+        for directory in directories_in(&self.directory)? {
             let Ok(machine) = machine_in(&directory) else { continue };
             let mut found = MachineContents { machine, ..MachineContents::default() };
-            let mut files = std::collections::HashSet::new();
+            let mut files = HashSet::new();
             each_block(&directory, &mut |entry, metadata| {
                 found.bytes += charge(metadata.len());
                 if let Some((file, _block)) = entry.file_name().to_string_lossy().rsplit_once('.') {
@@ -192,7 +193,7 @@ impl Place {
                 cleared.files += found.files;
             }
         }
-        for directory in machine_directories(&self.directory)? {
+        for directory in directories_in(&self.directory)? {
             if wanted.as_ref().is_none_or(|wanted| *wanted == directory) {
                 remove_blocks(&directory)?;
             }
@@ -303,7 +304,7 @@ impl Locked {
                 drop(std::fs::remove_file(entry.path()));
             }
         };
-        for directory in machine_directories(&self.place.directory)? {
+        for directory in directories_in(&self.place.directory)? {
             each_block(&directory, remove)?;
         }
         self.count(&mut |_, _| {})
@@ -312,7 +313,7 @@ impl Locked {
     /// Counts what is there, and hands each block out.
     fn count(&mut self, each: &mut dyn FnMut(&DirEntry, &Metadata)) -> io::Result<()> {
         let (mut bytes, mut blocks) = (0, 0);
-        for directory in machine_directories(&self.place.directory)? {
+        for directory in directories_in(&self.place.directory)? {
             each_block(&directory, &mut |entry, metadata| {
                 bytes += charge(metadata.len());
                 blocks += 1;
@@ -407,8 +408,9 @@ fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// The directories of machines; none, if there is no cache.
-fn machine_directories(root: &Path) -> io::Result<Vec<PathBuf>> {
+/// The directories in a directory: those of machines in the cache's own, and shelves in that of a machine. None, if it is
+/// not there.
+fn directories_in(root: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -431,7 +433,7 @@ fn machine_in(directory: &Path) -> io::Result<String> {
 
 /// Hands out each block of a machine. What goes away meanwhile is left out.
 fn each_block(directory: &Path, each: &mut dyn FnMut(&DirEntry, &Metadata)) -> io::Result<()> {
-    for shelf in machine_directories(directory)? {
+    for shelf in directories_in(directory)? {
         let entries = match std::fs::read_dir(&shelf) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             entries => entries?,

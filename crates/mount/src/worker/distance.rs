@@ -57,8 +57,8 @@ async fn measure(client: &AgentClient) -> Option<Duration> {
     shortest.filter(|_| client.away().is_none())
 }
 
-/// Measures now and again, lets `vfs` know, until the session or the file system is gone. While there is no link, the machine
-/// is as far as can be, and each link is a way of its own.
+/// Measures now and again, and lets `vfs` know, until the session or the file system is gone. While there is no link, the
+/// machine is as far as can be, and each link is a way of its own.
 pub(super) fn watch(
     client: AgentClient,
     vfs: &Arc<Vfs<Machine>>,

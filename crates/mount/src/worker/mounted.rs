@@ -90,17 +90,25 @@ pub(super) struct Mounted {
     reserve: Option<Reserve>,
     /// What earlier mounts have left unsaved is being saved.
     replaying: Option<Replaying>,
+    /// Until all is on the machine that had been taken from writers when so many had asked for that.
+    flushing: Option<(u64, Flushing)>,
+    /// The last that asked for it meanwhile.
+    flush_next: Option<u64>,
     /// How it leaves, if it does.
     leaving: Option<(Force, Leaving)>,
     /// It was to leave by force, last.
     is_forced: bool,
 }
 
+/// A wait until all is on the machine that was taken from writers.
+type Flushing = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Whatever can wake a mount.
 enum Event {
     Heard(Heard),
     LinkChanged,
     Replayed(Option<Replayed>),
+    Flushed(u64),
     Unmounted,
     Terminated,
     Left(Result<(), WorkerError>),
@@ -202,6 +210,8 @@ impl Mounted {
             backend,
             reserve,
             replaying: None,
+            flushing: None,
+            flush_next: None,
             leaving: None,
             is_forced: false,
         }
@@ -215,6 +225,7 @@ impl Mounted {
                 Event::Heard(Heard::Connected) => control.send(&FromWorker::Ready(self.ready.clone())).await,
                 Event::Heard(Heard::Said(ToWorker::Reconnect)) => self.client.reconnect(),
                 Event::Heard(Heard::Said(ToWorker::Status)) => control.send(&self.status()).await,
+                Event::Heard(Heard::Said(ToWorker::Flush { number })) => self.flush(number),
                 Event::Heard(Heard::Said(ToWorker::Stop { force })) => self.leave(force),
                 Event::Heard(Heard::Gone) => tracing::info!("the mount goes on without a daemon"),
                 Event::LinkChanged => control.send(&self.status()).await,
@@ -223,6 +234,12 @@ impl Mounted {
                     control.send(&self.status()).await;
                 }
                 Event::Replayed(None) => self.replaying = None,
+                Event::Flushed(through) => {
+                    control.send(&FromWorker::Flushed { through }).await;
+                    if let Some(number) = self.flush_next.take() {
+                        self.flush(number);
+                    }
+                }
                 Event::Unmounted => {
                     tracing::info!("unmounted");
                     self.leave(Force::Never);
@@ -266,6 +283,10 @@ impl Mounted {
             heard = control.next() => Event::Heard(heard),
             Ok(()) = self.standing.changed() => Event::LinkChanged,
             replayed = next_replayed(&mut self.replaying) => Event::Replayed(replayed),
+            through = next_flushed(&mut self.flushing) => {
+                self.flushing = None;
+                Event::Flushed(through)
+            }
             () = self.backend.unmounted(), if is_staying => Event::Unmounted,
             Some(()) = terminated.recv() => Event::Terminated,
             outcome = left => {
@@ -273,6 +294,17 @@ impl Mounted {
                 Event::Left(outcome)
             }
         }
+    }
+
+    /// Begins to wait until all is on the machine that has been taken from writers by now; when that is waited for already,
+    /// behind that.
+    fn flush(&mut self, number: u64) {
+        if self.flushing.is_some() {
+            self.flush_next = Some(number);
+            return;
+        }
+        let vfs = self.vfs.clone();
+        self.flushing = Some((number, Box::pin(async move { vfs.all_caught_up().await })));
     }
 
     /// Begins to leave, unless that is under way with as much force.
@@ -334,13 +366,8 @@ impl Mounted {
             self.vfs.give_up();
             return vec![ByteString::from(self.home.directory.as_path())];
         }
-        for name in vfs::journal::files_by_age(&self.home.directory) {
-            let path = self.home.directory.join(name);
-            if let Err(error) = std::fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "a journal with nothing unwritten stays");
-            }
+        if let Err(error) = vfs::journal::remove(&self.home.directory) {
+            tracing::warn!(%error, "a journal with nothing unwritten stays");
         }
         Vec::new()
     }
@@ -560,6 +587,17 @@ fn parts_again(
         read_part(&restored, vfs::table::Kept::Source).map_err(|error| no_record(&error))?;
     let link = Link::again(&home.config, choices, source, &restored, spare);
     Ok(parts(home, choices, kind, link, Recording::Restored(Box::new(restored)), None))
+}
+
+/// Who is to be told that all is on the machine; never, if nobody asked.
+async fn next_flushed(flushing: &mut Option<(u64, Flushing)>) -> u64 {
+    match flushing {
+        Some((number, flushing)) => {
+            flushing.await;
+            *number
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// What has come of a replay; `None` once it is over; never, if there is none.

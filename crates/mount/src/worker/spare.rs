@@ -22,8 +22,8 @@ use remote::WorkerDialer;
 use remote::client::AgentClient;
 use remote::spare::{Room, SpareCarrier};
 use rustix::fs::inotify;
+use supervisor::descriptor::readable;
 use supervisor::keeper::Tether;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -213,9 +213,7 @@ impl Watched {
         };
         let notices = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         inotify::add_watch(&notices, directory, WatchFlags::CLOSE_WRITE | WatchFlags::ONLYDIR)?;
-        // SAFETY: an `OwnedFd` is one open descriptor for as long as it exists, and the `AsyncFd` owns it.
-        let notices = unsafe { AsyncFd::register_with_interest(notices, Interest::READABLE) }?;
-        Ok(Watched { notices, name: name.as_bytes().to_vec() })
+        Ok(Watched { notices: readable(notices)?, name: name.as_bytes().to_vec() })
     }
 
     /// Waits until it has been written. May be dropped half way.

@@ -59,6 +59,15 @@ pub struct Removed {
     pub directory: Attributes,
 }
 
+/// A name that was moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    /// The attributes now of the directory that it was in.
+    pub from: Attributes,
+    /// And of the one that it is in.
+    pub to: Attributes,
+}
+
 /// An open file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -181,6 +190,7 @@ outcome!(Located, _ => FileReply::Located { path, entry } => {
 });
 outcome!(Looked, _ => FileReply::Looked { entry, lease } => Looked { entry, lease });
 outcome!(Removed, _ => FileReply::Removed { entry, directory } => Removed { entry, directory });
+outcome!(Renamed, _ => FileReply::Renamed { from, to } => Renamed { from, to });
 outcome!(Written, _ => FileReply::Written { bytes, attributes } => Written { bytes, attributes });
 outcome!(Attached, _ => FileReply::Attached { root, uid, gid, privileged, path } => {
     Attached { root, uid, gid, privileged, path }
@@ -347,7 +357,7 @@ impl AgentClient {
         to: Place,
         to_name: Name,
         mode: RenameMode,
-    ) -> TypedCall<()> {
+    ) -> TypedCall<Renamed> {
         self.file(FileRequest::Rename { from, from_name, to, to_name, mode }, Bytes::new())
     }
 

@@ -5,14 +5,31 @@
 //! direction a [`Flight`] counts what was sent and has not arrived, and says how much that should be:
 //!
 //! ```text
-//! room = rate × (trip + wait)        rate: the most that has arrived per second, of late
-//!                                    trip: the shortest time for something small to go there and back
-//!                                    wait: what may stand in front of whoever comes next, see WAIT_MIN
+//!            a round in which nothing came as fast as it should
+//!  rising ───────────────────────────────────────────────────────► steady
+//!
+//!  rising: room = RISE × rate × (least + wait), and at least ROOM_BYTES_START
+//!  steady: room = rate × (least + wait)
+//!
+//!  rate:  what arrived per second in a round, the best of the last ROUNDS
+//!  least: the shortest time for something small to go there and back, or what it takes whatever is sent
+//!  wait:  what may stand in front of whoever comes next, see WAIT_MIN
 //! ```
 //!
-//! With more on its way than the link holds, the rate says what the link carries; with less, each round trip brings more
-//! than the last, so the room grows by the wait's part until the link is full. The model is that of BBR; but there is no
-//! clock that sends, only arrivals, because TCP beneath spaces what goes out.
+//! With more on its way than the link holds, the rate says what the link carries; with less, each round brings more than
+//! the last, so the room grows by the wait's part, or more while it rises, until the link is full. The model is that of BBR;
+//! but there is no clock that sends, only arrivals, because TCP beneath spaces what goes out.
+//!
+//! What holds:
+//!
+//! - A round is as long as a trip, and at least [`ROUND_MIN`]. What arrives in less time has no rate: ssh and the threads
+//!   at both ends take turns, and hand out at once what they were held up with.
+//! - A round counts only if the link had enough to do in all of it. So nothing that is little changes what is known.
+//! - One round that was held up changes nothing, since the best counts; a link that has become slower is known for it after
+//!   [`ROUNDS`].
+//! - The room shrinks while everything is late. Where it has shrunk by a quarter and nothing is quicker for it, what takes so
+//!   long is not what was sent: the machines are busy otherwise. That is then part of the least time, for a while
+//!   ([`HELD_UP_KEPT`]). Below [`ROOM_BYTES_MIN`] nothing shrinks, and this is not found out.
 //!
 //! Everything here is pure: moments come in as arguments.
 
@@ -31,27 +48,39 @@ pub(super) const ROOM_BYTES_MAX: usize = 32 << 20;
 
 /// How long what comes next may stand behind what is on its way, at least: the threads at both ends take turns with
 /// others on their processors, and a link must not fall idle meanwhile.
-const WAIT_MIN: Duration = Duration::from_millis(10);
+const WAIT_MIN: Duration = Duration::from_millis(5);
 
-/// For how long a rate is believed. Two halves, so between once and twice as long as this.
+/// Of a long trip, so much may be waited on top: the room of a link whose rate has grown grows by this with each.
+const WAIT_OF_TRIP: u32 = 8;
+
+/// The shortest round: several turns of the threads that a byte passes.
+const ROUND_MIN: Duration = Duration::from_millis(25);
+
+/// How many rounds are remembered.
+const ROUNDS: usize = 3;
+
+/// For how long it is believed that everything takes longer than a trip, whatever is sent.
+const HELD_UP_KEPT: Duration = Duration::from_secs(2);
+
+/// How much more than it seems to carry a link is given while it rises.
+const RISE: usize = 3;
+
+/// For how long it is believed how fast the link brings a long frame. Two halves, so between once and twice as long.
 const RATE_KEPT: Duration = Duration::from_secs(1);
 
 /// How often the shortest trip must be seen again. When it was not, less is sent for a moment, to see whether the way has
 /// become longer or only the queue on it.
 const TRIP_KEPT: Duration = Duration::from_secs(30);
 
-/// The shortest time over which a rate is taken: what arrives in one reading of a socket has no rate.
-const RATE_OVER_MIN: Duration = Duration::from_micros(500);
-
 /// How long one piece of a payload keeps others from the stream.
-const PIECE_TIME: Duration = Duration::from_millis(4);
+const PIECE_TIME: Duration = Duration::from_millis(2);
 
 /// The size of pieces before anything has been measured, and the least: two of ssh's packets.
 const PIECE_BYTES_START: usize = 256 << 10;
 const PIECE_BYTES_MIN: usize = 64 << 10;
 
 /// How long one part of a file that is read ahead keeps others from the stream.
-const PART_TIME: Duration = Duration::from_millis(8);
+const PART_TIME: Duration = Duration::from_millis(4);
 
 /// The size of parts before anything has been measured, and the least: smaller ones cost more requests than they save
 /// waiting.
@@ -104,7 +133,7 @@ impl Trip {
 
 /// What may stand in front of the next, in time.
 fn wait(trip: Duration) -> Duration {
-    WAIT_MIN.max(trip / 2)
+    WAIT_MIN.max(trip / WAIT_OF_TRIP)
 }
 
 /// What is on its way in one direction.
@@ -113,12 +142,14 @@ pub(super) struct Flight {
     under_way: usize,
     /// All that has arrived.
     arrived: u64,
-    arrived_at: Instant,
-    /// When the last to arrive had been sent.
-    sent_at: Instant,
-    rate: Peak,
-    /// The same, of what arrived while the link had enough to do: what it carries, and not what there was to carry.
-    busy: Peak,
+    rate: Rate,
+    round: Option<Round>,
+    /// Whether it has been seen what the link holds.
+    is_steady: bool,
+    /// The largest of the late ones since the room began to shrink.
+    late: Option<Quickest>,
+    /// How long everything takes, whatever stands in the way, and until when that is believed.
+    held_up: Option<(Duration, Instant)>,
     /// Counts how often the flight was begun anew, so that what was sent before is not taken for arriving now.
     begun: u64,
 }
@@ -128,12 +159,44 @@ pub(super) struct Flight {
 pub(super) struct Departure {
     bytes: usize,
     at: Instant,
-    arrived: u64,
-    arrived_at: Instant,
-    sent_at: Instant,
+    /// What was on its way with it.
+    stood: usize,
     /// Whether the link had enough to do.
     was_busy: bool,
     begun: u64,
+}
+
+/// A time in which the link has enough to do.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    since: Instant,
+    /// What had arrived before.
+    arrived: u64,
+    quickest: Option<Quickest>,
+}
+
+/// What was under way for the shortest time of all that arrived in a round, and how much with it.
+#[derive(Clone, Copy, Debug)]
+struct Quickest {
+    took: Duration,
+    stood: usize,
+}
+
+/// What each of the last rounds brought, in bytes per second, the latest first.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    rounds: [u64; ROUNDS],
+}
+
+impl Rate {
+    fn get(&self) -> u64 {
+        self.rounds.into_iter().max().unwrap_or_default()
+    }
+
+    fn take(&mut self, rate: u64) {
+        self.rounds.rotate_right(1);
+        self.rounds[0] = rate;
+    }
 }
 
 impl Departure {
@@ -169,58 +232,101 @@ impl Peak {
 }
 
 impl Flight {
-    pub(super) fn new(now: Instant) -> Flight {
-        let rate = Peak::new(now);
-        Flight { under_way: 0, arrived: 0, arrived_at: now, sent_at: now, rate, busy: rate, begun: 0 }
+    pub(super) fn new() -> Flight {
+        let rate = Rate::default();
+        Flight {
+            under_way: 0,
+            arrived: 0,
+            rate,
+            round: None,
+            is_steady: false,
+            late: None,
+            held_up: None,
+            begun: 0,
+        }
     }
 
     /// Another stream: what was under way is not any more.
-    pub(super) fn begin_anew(&mut self, now: Instant) {
-        *self = Flight { begun: self.begun + 1, ..Flight::new(now) };
+    pub(super) fn begin_anew(&mut self) {
+        *self = Flight { begun: self.begun + 1, ..Flight::new() };
     }
 
     /// So much has been sent, or asked for.
     pub(super) fn departs(&mut self, bytes: usize, trip: &Trip, now: Instant) -> Departure {
         if self.under_way == 0 {
-            (self.arrived_at, self.sent_at) = (now, now);
+            self.round = None;
         }
         self.under_way += bytes;
-        let was_busy = self.under_way * 2 >= self.room(trip);
-        let Flight { arrived, arrived_at, sent_at, begun, .. } = *self;
-        Departure { bytes, at: now, arrived, arrived_at, sent_at, was_busy, begun }
+        let enough = if self.is_steady { self.room(trip) / 2 } else { ROOM_BYTES_MIN };
+        // While it is looked at the trip, less is sent than the link carries.
+        let was_busy = trip.look.is_none() && self.under_way >= enough;
+        Departure { bytes, at: now, stood: self.under_way, was_busy, begun: self.begun }
     }
 
     /// It has arrived.
-    pub(super) fn arrives(&mut self, departure: &Departure, now: Instant) {
+    pub(super) fn arrives(&mut self, departure: &Departure, trip: &Trip, now: Instant) {
         if departure.begun != self.begun {
             return;
         }
         self.under_way = self.under_way.saturating_sub(departure.bytes);
         self.arrived += departure.bytes as u64;
-        self.arrived_at = now;
-        self.sent_at = self.sent_at.max(departure.at);
-        // The slower of sending and arriving: a peer that was held up hands out much at once afterwards.
-        let arriving = now.saturating_duration_since(departure.arrived_at);
-        let sending = departure.at.saturating_duration_since(departure.sent_at);
-        let time = arriving.max(sending);
-        if time < RATE_OVER_MIN {
+        let next = Round { since: now, arrived: self.arrived, quickest: None };
+        let Some(round) = self.round.as_mut().filter(|_| departure.was_busy) else {
+            self.round = Some(next);
             return;
+        };
+        let this = Quickest { took: departure.time(now), stood: departure.stood };
+        let quickest = round.quickest.filter(|quickest| quickest.took <= this.took).unwrap_or(this);
+        round.quickest = Some(quickest);
+        let lasted = now.saturating_duration_since(round.since);
+        let (Some(least), true) = (trip.least, lasted >= ROUND_MIN.max(trip.least.unwrap_or_default()))
+        else {
+            return;
+        };
+        let rate = per_second(self.arrived - round.arrived, lasted);
+        self.round = Some(next);
+        self.held_up = self.held_up.filter(|(_, until)| now < *until);
+        let expected = self.least(least) + wait(least);
+        self.rate.take(rate);
+        let is_late = quickest.took > expected;
+        self.is_steady |= is_late;
+        self.late = if is_late { self.blame(quickest, now) } else { None };
+    }
+
+    /// Something was late throughout a round. What stood in its way is gone when the room has shrunk; where that has not
+    /// made it quicker, it is not what stands there.
+    fn blame(&mut self, now_late: Quickest, now: Instant) -> Option<Quickest> {
+        match self.late {
+            Some(late) if now_late.stood <= late.stood / 4 * 3 => {
+                if now_late.took < late.took * 7 / 8 {
+                    return Some(now_late);
+                }
+                self.held_up = Some((now_late.took, now + HELD_UP_KEPT));
+                None
+            }
+            // The link may have become slower since: then this is what has stood there before.
+            Some(late) if now_late.stood <= late.stood => {
+                Some(Quickest { took: late.took.max(now_late.took), ..late })
+            }
+            _ => Some(now_late),
         }
-        let rate = per_second(self.arrived - departure.arrived, time);
-        if departure.was_busy || rate > self.rate.get() {
-            self.rate.take(rate, now);
-        }
-        if departure.was_busy {
-            self.busy.take(rate, now);
-        }
+    }
+
+    /// How long something takes in whose way nothing stands.
+    fn least(&self, trip: Duration) -> Duration {
+        self.held_up.map_or(trip, |(took, _)| took.max(trip))
     }
 
     /// How much should be on its way.
     pub(super) fn room(&self, trip: &Trip) -> usize {
-        let (Some(least), rate @ 1..) = (trip.least, self.rate.get()) else { return ROOM_BYTES_START };
+        let Some(least) = trip.least else { return ROOM_BYTES_START };
         // For a look at the trip, a little less than the link holds: the queue, if it is ours, goes away.
-        let time = if trip.look.is_some() { least * 3 / 4 } else { least + wait(least) };
-        bytes_in(rate, time).clamp(ROOM_BYTES_MIN, ROOM_BYTES_MAX)
+        let time = if trip.look.is_some() { least * 3 / 4 } else { self.least(least) + wait(least) };
+        let held = bytes_in(self.rate.get(), time);
+        match self.is_steady {
+            true => held.clamp(ROOM_BYTES_MIN, ROOM_BYTES_MAX),
+            false => held.saturating_mul(RISE).clamp(ROOM_BYTES_START, ROOM_BYTES_MAX),
+        }
     }
 
     /// How much more should be on its way.
@@ -235,7 +341,7 @@ impl Flight {
 
     /// What the link carries per second; 0 where it never had enough to do to show it.
     pub(super) fn carries_per_second(&self) -> u64 {
-        self.busy.get()
+        if self.is_steady { self.rate.get() } else { 0 }
     }
 }
 
@@ -255,14 +361,14 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Pace {
-        let (up, down) = (Flight::new(now), Flight::new(now));
+        let (up, down) = (Flight::new(), Flight::new());
         Pace { trip: Trip::default(), up, down, brings: Peak::new(now), told: 0 }
     }
 
     /// Another stream: it may go another way.
     pub(super) fn begin_anew(&mut self, now: Instant) {
-        self.up.begin_anew(now);
-        self.down.begin_anew(now);
+        self.up.begin_anew();
+        self.down.begin_anew();
         (self.trip, self.brings, self.told) = (Trip::default(), Peak::new(now), 0);
     }
 

@@ -1,5 +1,6 @@
 //! What a session holds on the machine: its export, open files, locks. Learned from the answers that pass, so that it can
-//! be had again from an agent that knows nothing of it.
+//! be had again from an agent that knows nothing of it. And what it has been given on the machine, processes too, and nobody
+//! here has any more: the machine is owed that.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -10,6 +11,7 @@ use wire::agent::file::{
     WriteAt,
 };
 use wire::agent::name::{Name, RelativePath};
+use wire::agent::process::ProcessRequest;
 use wire::agent::{HandleId, Reply, Request, RequestId};
 
 use super::repeat::{Known, Tail};
@@ -68,9 +70,9 @@ pub(super) struct Held {
     judged: HashMap<FileId, Judged>,
     /// Handles whose files could not be had again.
     stale: HashSet<HandleId>,
-    /// What is to be given back to the machine: closes, and locks given back. No more than there were files, locks, and
-    /// requests under way.
-    owed: VecDeque<FileRequest>,
+    /// What is to be given back to the machine: closes, locks given back, and processes that nobody follows. No more than
+    /// there were files, locks, and requests under way.
+    owed: VecDeque<Request>,
 }
 
 /// What gives back what is owed.
@@ -79,7 +81,7 @@ pub(super) struct Corrections {
     /// How much of what is owed.
     pub(super) count: usize,
     /// In this order.
-    pub(super) requests: Vec<FileRequest>,
+    pub(super) requests: Vec<Request>,
 }
 
 /// Where a file ended, by the answer to a request.
@@ -231,25 +233,53 @@ impl Held {
     /// A request has failed, or lost its caller, for want of a machine. What it may have been given is had by nobody, and
     /// what it was to give back is not wanted any more: the machine is owed both.
     pub(super) fn request_lost(&mut self, request: &Request, was_sent: bool) {
-        let Request::File(request) = request else { return };
+        match request {
+            Request::File(request) => {
+                let owed = self.owed_for(request, was_sent).map(Request::File);
+                self.owed.extend(owed);
+            }
+            Request::Process(request) => self.process_lost(request, was_sent),
+            Request::Describe => {}
+        }
+    }
+
+    /// As [`Held::request_lost`]. A process that was to be left to itself still is, whoever has followed it.
+    fn process_lost(&mut self, request: &ProcessRequest, was_sent: bool) {
+        use ProcessRequest as P;
+        let is_of = |process| move |owed: &Request| *owed == Request::Process(P::Detach { process });
+        match request {
+            P::Spawn { process, .. } | P::Follow { process, .. } | P::Release { process }
+                if was_sent && !self.owed.iter().any(is_of(*process)) =>
+            {
+                self.owed.push_back(Request::Process(P::Release { process: *process }));
+            }
+            P::Detach { process } => {
+                self.owed.retain(|owed| *owed != Request::Process(P::Release { process: *process }));
+                self.owed.push_back(Request::Process(request.clone()));
+            }
+            _ => {}
+        }
+    }
+
+    fn owed_for(&mut self, request: &FileRequest, was_sent: bool) -> Option<FileRequest> {
         let owed = match request {
             FileRequest::Close { handle } => {
                 self.closed(*handle);
                 request.clone()
             }
             FileRequest::Lock { handle, owner, lock, .. } if lock.kind == LockKind::Unlocked => {
-                let Some(file) = self.files.get_mut(handle) else { return };
+                let file = self.files.get_mut(handle)?;
                 if !file.has_locks(*owner, lock.family) {
-                    return;
+                    return None;
                 }
                 change_locks(&mut file.locks, *owner, *lock);
                 request.clone()
             }
             FileRequest::ReleaseLocks { handle, owner } => {
-                let Some(id) = self.files.get(handle).map(|file| file.place.id) else { return };
+                let id = self.files.get(handle)?.place.id;
                 let mut same = self.files.values().filter(|file| file.place.id == id);
                 if !same.any(|file| file.has_locks(*owner, LockFamily::Posix)) {
-                    return;
+                    return None;
                 }
                 self.released(*handle, *owner);
                 request.clone()
@@ -265,9 +295,9 @@ impl Held {
             {
                 FileRequest::Close { handle: *handle }
             }
-            _ => return,
+            _ => return None,
         };
-        self.owed.push_back(owed);
+        Some(owed)
     }
 
     /// What gives back all that is owed: files are closed, and each lock is given back, and what its owner had before is
@@ -276,14 +306,12 @@ impl Held {
         let mut requests = Vec::new();
         for owed in &self.owed {
             requests.push(owed.clone());
-            let FileRequest::Lock { handle, owner, lock, .. } = owed else { continue };
+            let Request::File(FileRequest::Lock { handle, owner, lock, .. }) = owed else { continue };
             let held = self.files.get(handle).into_iter().flat_map(|file| &file.locks);
             let before = held.filter(|held| held.owner == *owner && held.lock.family == lock.family);
-            requests.extend(before.map(|held| FileRequest::Lock {
-                handle: *handle,
-                owner: *owner,
-                lock: held.lock,
-                wait: false,
+            requests.extend(before.map(|held| {
+                let (handle, owner, lock) = (*handle, *owner, held.lock);
+                Request::File(FileRequest::Lock { handle, owner, lock, wait: false })
             }));
         }
         Corrections { count: self.owed.len(), requests }
@@ -330,7 +358,7 @@ impl Held {
                     *ends = vec![moment.end(at, at, handle)];
                 }
             }
-            (FileRequest::Rename { from, from_name, to, to_name, mode }, FileReply::Done) => {
+            (FileRequest::Rename { from, from_name, to, to_name, mode }, FileReply::Renamed { .. }) => {
                 self.renamed(&from.path.join(from_name), &to.path.join(to_name), *mode);
             }
             (FileRequest::Link { target: Target::Handle(handle), directory, name }, FileReply::Entry(_)) => {

@@ -220,7 +220,7 @@ impl Lanes {
         }
         let mark = nonce & !MARK;
         while let Some((_, departure)) = self.marks.pop_front_if(|(number, _)| *number <= mark) {
-            pace.up.arrives(&departure, now);
+            pace.up.arrives(&departure, &pace.trip, now);
             pace.trip.took(departure.time(now), now);
         }
         Some(mark <= self.last_mark)

@@ -88,6 +88,8 @@ pub(super) struct Outbox {
     pace: Mutex<Pace>,
     waker: Waker,
     writable: Arc<Writable>,
+    /// Told when somebody waits and everything was written, or the stream is gone.
+    moved: Notify,
 }
 
 struct State {
@@ -100,6 +102,8 @@ struct State {
     blocked: bool,
     /// The wake-up came while somebody held the writer.
     woken: bool,
+    /// Somebody waits until everything is written.
+    is_awaited: bool,
 }
 
 struct Writer {
@@ -136,9 +140,11 @@ impl Outbox {
             gate: Gate::Away,
             blocked: false,
             woken: false,
+            is_awaited: false,
         };
         let pace = Mutex::new(Pace::new(Instant::now()));
-        Outbox { state: Mutex::new(state), pace, waker: Waker::from(writable.clone()), writable }
+        let (waker, moved) = (Waker::from(writable.clone()), Notify::new());
+        Outbox { state: Mutex::new(state), pace, waker, writable, moved }
     }
 
     /// What is on its way on the present stream.
@@ -211,6 +217,7 @@ impl Outbox {
             return None;
         }
         state.gate = Gate::Away;
+        self.tell_moved(&mut state);
         Some(state.drop_stream())
     }
 
@@ -218,6 +225,7 @@ impl Outbox {
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.gate = Gate::Closed;
+        self.tell_moved(&mut state);
         state.drop_stream();
     }
 
@@ -227,11 +235,20 @@ impl Outbox {
         (state.generation, state.gate)
     }
 
-    /// Whether everything has been given to the stream.
-    pub(super) fn is_drained(&self) -> bool {
-        let state = self.state.lock();
-        state.lanes.is_empty()
-            && state.writer.as_ref().is_some_and(|writer| writer.batch.is_empty() && !writer.unflushed)
+    /// Waits until everything has been given to the stream. False if there is none any more.
+    pub(super) async fn drained(&self) -> bool {
+        loop {
+            let moved = self.moved.notified();
+            {
+                let mut state = self.state.lock();
+                match state.gate {
+                    Gate::Away | Gate::Closed => return false,
+                    Gate::Open | Gate::Recovering if state.is_drained() => return true,
+                    Gate::Open | Gate::Recovering => state.is_awaited = true,
+                }
+            }
+            moved.await;
+        }
     }
 
     /// Writes what the stream takes now, unless somebody is at it. Never blocks.
@@ -258,6 +275,13 @@ impl Outbox {
         self.write_with(writer)
     }
 
+    /// Everything was written, or there is no stream any more.
+    fn tell_moved(&self, state: &mut State) {
+        if std::mem::take(&mut state.is_awaited) {
+            self.moved.notify_waiters();
+        }
+    }
+
     fn write_with(&self, mut writer: Box<Writer>) -> Result<Written, WriteError> {
         let mut context = Context::from_waker(&self.waker);
         let mut written = Written::default();
@@ -274,8 +298,9 @@ impl Outbox {
             if !has_piece && state.lanes.has_bulk() {
                 state.lanes.take_bulk(&mut writer.batch, &mut self.pace.lock(), Instant::now());
             }
-            if writer.batch.is_empty() && !writer.unflushed {
+            if writer.is_idle() {
                 state.writer = Some(writer);
+                self.tell_moved(&mut state);
                 return Ok(written);
             }
             drop(state);
@@ -307,12 +332,22 @@ impl State {
         self.generation == generation && matches!(self.gate, Gate::Recovering | Gate::Open)
     }
 
+    /// Whether everything has been given to the stream.
+    fn is_drained(&self) -> bool {
+        self.lanes.is_empty() && self.writer.as_ref().is_some_and(|writer| writer.is_idle())
+    }
+
     fn drop_stream(&mut self) -> usize {
         self.lanes.clear() + self.writer.take().map_or(0, |writer| writer.share())
     }
 }
 
 impl Writer {
+    /// Whether the stream has all that it was given.
+    fn is_idle(&self) -> bool {
+        self.batch.is_empty() && !self.unflushed
+    }
+
     /// What its parts have of the limit.
     fn share(&self) -> usize {
         self.batch.iter().map(|part| part.share).sum()

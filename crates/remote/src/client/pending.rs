@@ -421,6 +421,8 @@ impl Progress {
                 *rescan |= std::mem::take(&mut self.rescan)
             }
             (_, Reply::Process(ProcessReply::Output(_))) => self.output_bytes += payload_bytes as u64,
+            // It is as good as here: what comes next is behind it.
+            (_, Reply::Process(ProcessReply::Dropped { bytes, .. })) => self.output_bytes += *bytes,
             (_, Reply::Process(ProcessReply::Started { .. })) if !first => return Repeated::Known,
             _ => {}
         }

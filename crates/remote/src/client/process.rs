@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use wire::agent::process::{ExitStatus, Output, ProcessId, ProcessReply, ProcessRequest, TerminalSize};
-use wire::agent::{Reply, Request};
+use wire::agent::{Reply, Request, StreamWindow};
 
 use super::call::{ReplyStream, TypedCall};
 use super::request::reply_name;
@@ -11,8 +11,22 @@ use super::{AgentClient, CallError};
 /// What a process does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessEvent {
-    /// It runs, under this number of the machine.
-    Started(u32),
+    /// It runs.
+    Started {
+        /// The machine's number for it.
+        pid: u32,
+        /// How many bytes of input it has been sent.
+        input: u64,
+        /// How many bytes of output there have been.
+        output: u64,
+    },
+    /// Output is not there any more that would come here.
+    Dropped {
+        /// How many bytes.
+        bytes: u64,
+        /// How many of them nobody has read.
+        unread: u64,
+    },
     /// It wrote.
     Output(Output, Bytes),
     /// It has ended, and all its output has been told. The last event.
@@ -34,7 +48,12 @@ impl ProcessStream {
             Err(error) => return Some(Err(error)),
         };
         let event = match reply {
-            Reply::Process(ProcessReply::Started { pid }) => ProcessEvent::Started(pid),
+            Reply::Process(ProcessReply::Started { pid, input, output }) => {
+                ProcessEvent::Started { pid, input, output }
+            }
+            Reply::Process(ProcessReply::Dropped { bytes, unread }) => {
+                ProcessEvent::Dropped { bytes, unread }
+            }
             Reply::Process(ProcessReply::Output(output)) => ProcessEvent::Output(output, payload),
             Reply::Process(ProcessReply::Ended(status)) => ProcessEvent::Ended(status),
             other @ (Reply::Process(ProcessReply::Done) | Reply::File(_) | Reply::Description(_)) => {
@@ -59,6 +78,29 @@ impl AgentClient {
     pub fn spawn(&self, spawn: ProcessRequest) -> ProcessStream {
         let replies = self.stream(Request::Process(spawn), Bytes::new());
         ProcessStream { replies, client: self.clone() }
+    }
+
+    /// Reads what is kept of a detached process's output, and follows it from there on, with so much credit.
+    pub fn process_follow(&self, process: ProcessId, window: StreamWindow) -> ProcessStream {
+        self.spawn(ProcessRequest::Follow { process, from: 0, window })
+    }
+
+    /// Has a process go on without its client.
+    pub fn process_detach(&self, process: ProcessId) -> TypedCall<()> {
+        self.process(ProcessRequest::Detach { process }, Bytes::new())
+    }
+
+    /// Says that the end of a process has been seen, with its output: nothing of it need be kept.
+    pub fn process_forget(&self, process: ProcessId) -> TypedCall<()> {
+        self.process(ProcessRequest::Forget { process }, Bytes::new())
+    }
+
+    /// Waits for the end of a process, without its output, also from one link to the next.
+    pub fn process_wait(&self, process: ProcessId) -> TypedCall<ExitStatus> {
+        self.typed(Request::Process(ProcessRequest::Wait { process }), Bytes::new(), |reply, _| match reply {
+            Reply::Process(ProcessReply::Ended(status)) => Some(status),
+            Reply::Process(_) | Reply::File(_) | Reply::Description(_) => None,
+        })
     }
 
     /// Sends `content` to a process's standard input, behind the `from` bytes that were sent before; answered when the

@@ -132,7 +132,7 @@ pub(super) async fn give_back(session: &Arc<Session>) -> Result<(), LinkLost> {
             return Ok(());
         }
         for requests in requests.chunks(AT_ONCE) {
-            let ask = |request: &FileRequest| client.call(Request::File(request.clone()), Bytes::new());
+            let ask = |request: &Request| client.call(request.clone(), Bytes::new());
             let calls: Vec<_> = requests.iter().map(ask).collect();
             for call in calls {
                 match call.await {

@@ -268,9 +268,15 @@ async fn look(
             let there = client.stat(Target::Place(directory.clone())).await?;
             Ok(Some(done(FileReply::Removed { entry: None, directory: there.attributes })))
         }
-        FileRequest::Rename { to, to_name, .. } => {
-            let there = client.lookup(to.clone(), to_name.clone()).await?.entry;
-            Ok(there.map(|_| done(FileReply::Done)))
+        FileRequest::Rename { from, to, to_name, .. } => {
+            if client.lookup(to.clone(), to_name.clone()).await?.entry.is_none() {
+                return Ok(None);
+            }
+            let directory = async |place: &Place| {
+                client.stat(Target::Place(place.clone())).await.map(|entry| entry.attributes)
+            };
+            let (from, to) = (directory(from).await?, directory(to).await?);
+            Ok(Some(done(FileReply::Renamed { from, to })))
         }
         FileRequest::SetXattr { target, name, .. } => {
             let value = client.get_xattr(target.clone(), name.clone()).await?;

@@ -166,6 +166,7 @@ pub(super) fn reply_name(reply: &Reply) -> &'static str {
             FileReply::Looked { .. } => "Looked",
             FileReply::Entry(_) => "Entry",
             FileReply::Removed { .. } => "Removed",
+            FileReply::Renamed { .. } => "Renamed",
             FileReply::Opened { .. } => "Opened",
             FileReply::Data => "Data",
             FileReply::Written { .. } => "Written",
@@ -183,6 +184,7 @@ pub(super) fn reply_name(reply: &Reply) -> &'static str {
         Reply::Process(reply) => match reply {
             ProcessReply::Done => "process Done",
             ProcessReply::Started { .. } => "Started",
+            ProcessReply::Dropped { .. } => "Dropped",
             ProcessReply::Output(_) => "Output",
             ProcessReply::Ended(_) => "Ended",
         },

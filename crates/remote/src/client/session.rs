@@ -10,17 +10,15 @@
 //! that have no answer are sent in the order in which they were made: those with a sequence number with the same one,
 //! so that the agent carries each out once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use wire::agent::file::{FileReply, FileRequest, Time};
+use wire::agent::file::{FileReply, FileRequest};
 use wire::agent::{
     AgentFrame, ClientFrame, Errno, Failure, REPLIES_KEPT_MAX, REQUESTS_IN_FLIGHT_MAX, Reply, Request,
     RequestId, Sequence,
@@ -44,7 +42,11 @@ use super::relink::SessionMark;
 use super::request::{is_mutation, what};
 use super::sequence::Sequences;
 
+mod end;
+mod pings;
 mod way;
+
+use pings::{PINGS_MAX, Pings};
 
 /// Requests of this side in flight: a little below what makes the agent close the stream.
 const IN_FLIGHT_MAX: usize = REQUESTS_IN_FLIGHT_MAX - 64;
@@ -56,18 +58,6 @@ const UNACKNOWLEDGED_MAX: usize = REPLIES_KEPT_MAX - 1024;
 /// Payload bytes that wait to be written: what keeps any link busy between two turns of the writer. So much is also taken
 /// in while there is no stream.
 const OUTBOX_BYTES_MAX: usize = 4 << 20;
-
-/// Pings without an answer. More tell nothing that one does not.
-const PINGS_MAX: usize = 8;
-
-/// How long a goodbye may take to leave.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often it is looked whether it has left.
-const GOODBYE_CHECK: Duration = Duration::from_millis(5);
-
-/// In a second.
-const NANOSECONDS: u64 = 1_000_000_000;
 
 const EBADF: Errno = Errno(9);
 const ESTALE: Errno = Errno(116);
@@ -105,8 +95,6 @@ pub(super) struct Session {
     pending: Pending,
     sequences: Mutex<Sequences>,
     pings: Mutex<Pings>,
-    /// What the machine's clock said last, and when that was heard.
-    clock: Mutex<Option<(Time, Instant)>>,
     sink: Arc<dyn EventSink>,
     standing: watch::Sender<Standing>,
     peer: Mutex<Arc<Hello>>,
@@ -140,12 +128,6 @@ pub(super) struct Session {
     reading: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Default)]
-struct Pings {
-    next: u64,
-    waiting: HashMap<u64, oneshot::Sender<Instant>>,
-}
-
 /// A stream past the hellos.
 pub(super) struct Halves {
     pub(super) input: Input,
@@ -169,7 +151,6 @@ impl Session {
             pending: Pending::new(),
             sequences: Mutex::new(sequences),
             pings: Mutex::default(),
-            clock: Mutex::default(),
             sink,
             standing: watch::Sender::new(Standing::Away(LinkLost::Closed)),
             peer: Mutex::new(Arc::new(peer)),
@@ -279,7 +260,7 @@ impl Session {
         held.lock().corrected(count);
         for correction in requests {
             let manner = Manner { lane: Lane::Ordinary, patience: Patience::Some, sequence: None };
-            if let Err(error) = self.send(manner, Request::File(correction), Bytes::new(), Waiter::Nobody) {
+            if let Err(error) = self.send(manner, correction, Bytes::new(), Waiter::Nobody) {
                 tracing::error!(%error, "what nobody waits for any more was not given back");
             }
         }
@@ -532,43 +513,6 @@ impl Session {
         lost
     }
 
-    /// Sends a ping; the receiver gets the moment of the answer, or nothing when the stream is lost.
-    pub(super) async fn ping(&self) -> Result<oneshot::Receiver<Instant>, LinkLost> {
-        let slot = self.ping_slots.acquire().await.map_err(|_| self.lost_reason())?;
-        slot.forget();
-        let (sender, receiver) = oneshot::channel();
-        let nonce = {
-            let mut pings = self.pings.lock();
-            pings.next += 1;
-            let nonce = pings.next;
-            pings.waiting.insert(nonce, sender);
-            nonce
-        };
-        self.post(&ClientFrame::Ping { nonce }, What::Other);
-        // A ping that was not sent is not answered: what is lost from now on takes it out.
-        if !matches!(self.outbox.standing().1, Gate::Open | Gate::Recovering) {
-            self.end_pings();
-        }
-        Ok(receiver)
-    }
-
-    /// A time that the machine's clock has reached: what it said last, and what has passed since that was heard.
-    pub(super) fn clock(&self) -> Option<Time> {
-        let (said, heard) = (*self.clock.lock())?;
-        let since = heard.elapsed();
-        let nanoseconds = u64::from(said.nanoseconds) + u64::from(since.subsec_nanos());
-        let seconds = since.as_secs() + nanoseconds / NANOSECONDS;
-        Some(Time {
-            seconds: said.seconds.saturating_add_unsigned(seconds),
-            nanoseconds: u32::try_from(nanoseconds % NANOSECONDS).unwrap_or_default(),
-        })
-    }
-
-    fn end_pings(&self) {
-        let waiting = std::mem::take(&mut self.pings.lock().waiting);
-        self.ping_slots.add_permits(waiting.len());
-    }
-
     /// Sends a frame that belongs to no limit because it is small and bound to a request that does. Without a stream it
     /// is dropped.
     fn post(&self, frame: &ClientFrame, what: What) {
@@ -597,93 +541,6 @@ impl Session {
         add(&self.tally.frames_sent, written.frames);
         add(&self.tally.bytes_sent, written.bytes);
         self.outbox_bytes.add_permits(written.share);
-    }
-
-    /// The stream of this generation, or whichever there is, is lost. A session that does not outlive it is over.
-    pub(super) fn lose(&self, generation: Option<Generation>, lost: LinkLost) {
-        if self.held.is_none() {
-            return self.close(lost);
-        }
-        let Some(share) = self.outbox.detach(generation) else { return };
-        self.outbox_bytes.add_permits(share);
-        self.end_pings();
-        for entry in self.pending.detach(&lost) {
-            self.lose_entry(entry, &lost);
-        }
-        self.tell_away(lost);
-    }
-
-    fn tell_away(&self, lost: LinkLost) {
-        self.standing.send_if_modified(|standing| match standing {
-            Standing::Linked => {
-                *standing = Standing::Away(lost);
-                true
-            }
-            Standing::Away(_) | Standing::Over(_) => false,
-        });
-    }
-
-    /// Ends the session. The first reason stays.
-    pub(super) fn close(&self, lost: LinkLost) {
-        let Some(entries) = self.pending.close(&lost) else { return };
-        self.standing.send_replace(Standing::Over(lost.clone()));
-        for limit in [&self.in_flight, &self.unacknowledged, &self.outbox_bytes, &self.ping_slots] {
-            limit.close();
-        }
-        self.limits_moved.notify_waiters();
-        self.outbox.close();
-        self.pings.lock().waiting.clear();
-        for entry in entries {
-            entry.waiter.lose(lost.clone());
-        }
-        self.end_tasks();
-        self.sink.link_lost(&lost);
-    }
-
-    /// Tells the agent that nobody comes back, if it can be told without waiting.
-    pub(super) fn say_goodbye(&self) {
-        if self.held.is_some() {
-            self.parting.store(true, Ordering::Relaxed);
-            self.post(&ClientFrame::Goodbye, What::Last);
-        }
-    }
-
-    /// Whether there is to be no other stream.
-    pub(super) fn is_parting(&self) -> bool {
-        self.parting.load(Ordering::Relaxed)
-    }
-
-    /// Waits a moment for what is queued to leave, and says whether it has.
-    pub(super) async fn drained(&self) -> bool {
-        let leaving = async {
-            loop {
-                match (self.outbox.standing().1, self.outbox.is_drained()) {
-                    (Gate::Open | Gate::Recovering, true) => return true,
-                    (Gate::Open | Gate::Recovering, false) => tokio::time::sleep(GOODBYE_CHECK).await,
-                    (Gate::Away | Gate::Closed, _) => return false,
-                }
-            }
-        };
-        let has_left = tokio::time::timeout(GOODBYE_TIMEOUT, leaving).await.unwrap_or(false);
-        if !has_left {
-            tracing::warn!("the agent could not be told that its session is over");
-        }
-        has_left
-    }
-
-    /// Nobody, or nobody without endless patience, waits for the machine any more, until it is back.
-    pub(super) fn go_offline(&self, lost: &LinkLost, everybody: bool) {
-        for entry in self.pending.go_offline(lost, everybody) {
-            self.lose_entry(entry, lost);
-        }
-        self.limits_moved.notify_waiters();
-    }
-
-    fn lose_entry(&self, mut entry: Entry, lost: &LinkLost) {
-        let waiter = std::mem::replace(&mut entry.waiter, Waiter::Nobody);
-        self.owe(&entry);
-        self.release(&entry);
-        waiter.lose(lost.clone());
     }
 
     /// Notes what a request that is not answered leaves to be given back. What the recovery asks for is held.
@@ -715,30 +572,8 @@ impl Session {
         }
     }
 
-    /// Why the session is over; [`LinkLost::Closed`] while it is not.
-    pub(super) fn lost_reason(&self) -> LinkLost {
-        match &*self.standing.borrow() {
-            Standing::Linked => LinkLost::Closed,
-            Standing::Away(lost) | Standing::Over(lost) => lost.clone(),
-        }
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        matches!(&*self.standing.borrow(), Standing::Over(_))
-    }
-
     pub(super) fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
-    }
-
-    /// Waits for the end of the session.
-    pub(super) async fn until_over(&self) -> LinkLost {
-        let mut standing = self.standing.subscribe();
-        let over = standing.wait_for(|standing| matches!(standing, Standing::Over(_))).await;
-        match over.as_deref() {
-            Ok(Standing::Over(reason)) => reason.clone(),
-            Ok(Standing::Linked | Standing::Away(_)) | Err(_) => LinkLost::Closed,
-        }
     }
 
     /// Whether anything has been answered on the present stream.
@@ -866,24 +701,7 @@ impl Session {
                 self.sink.leases_lost();
                 Ok(())
             }
-            AgentFrame::Pong { nonce, clock } => {
-                *self.clock.lock() = Some((clock, Instant::now()));
-                if let Some(is_known) = self.outbox.arrived(nonce) {
-                    self.heard.fetch_add(1, Ordering::Relaxed);
-                    self.flush();
-                    return if is_known { Ok(()) } else { Err(unasked_pong(nonce)) };
-                }
-                let waiting = self.pings.lock().waiting.remove(&nonce);
-                let Some(sender) = waiting else {
-                    return Err(unasked_pong(nonce));
-                };
-                self.heard.fetch_add(1, Ordering::Relaxed);
-                self.ping_slots.add_permits(1);
-                if sender.send(Instant::now()).is_err() {
-                    tracing::trace!(nonce, "a pong came when nobody waited for it any more");
-                }
-                Ok(())
-            }
+            AgentFrame::Pong { nonce, clock } => self.pong(nonce, clock),
             AgentFrame::Closing { reason } => Err(LinkLost::Closing(reason)),
         }
     }
@@ -945,10 +763,6 @@ impl Session {
             super::request::handles(request).into_iter().flatten().any(|handle| held.lock().is_stale(handle));
         if is_stale { Err(Failure { errno: ESTALE, ..failure }) } else { Err(failure) }
     }
-}
-
-fn unasked_pong(nonce: u64) -> LinkLost {
-    LinkLost::Protocol(format!("a pong to no ping, {nonce}"))
 }
 
 /// Whether the answer changes what the session holds.

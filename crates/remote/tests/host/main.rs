@@ -146,16 +146,18 @@ async fn a_program_runs_and_its_output_is_told() {
         environment: Vec::new(),
         directory: None,
         terminal: None,
+        detached: false,
         window: 64 << 10,
     };
     let mut events = client.spawn(spawn);
     let (mut output, mut errors, mut status) = (0, Vec::new(), None);
     while let Some(event) = soon(events.next()).await {
         match event.unwrap() {
-            ProcessEvent::Started(pid) => assert!(pid > 0),
+            ProcessEvent::Started { pid, .. } => assert!(pid > 0),
             ProcessEvent::Output(Output::Stdout, bytes) => output += bytes.len(),
             ProcessEvent::Output(Output::Stderr, bytes) => errors.extend(bytes),
             ProcessEvent::Ended(ended) => status = Some(ended),
+            ProcessEvent::Dropped { .. } => panic!("what is read is not dropped"),
         }
     }
     assert_eq!(

@@ -194,6 +194,7 @@ impl World {
             environment: Vec::new(),
             directory: None,
             terminal: None,
+            detached: false,
             window: 4096,
         });
         let mut printed = Vec::new();

@@ -2,6 +2,7 @@
 
 use crate::errno::Result;
 use crate::file::{Attributes, Entry, Kind, Name};
+use crate::source::Renamed;
 
 use super::node::{Meaning, Pages, Seen};
 use super::{Cause, Ino, Known, Moment, Notice, Stamp, Table, Ticket, UNLEASED_MS};
@@ -118,13 +119,23 @@ impl Table {
         &mut self,
         from: (Ino, &Name, Ticket),
         to: (Ino, &Name, Ticket),
-        exchange: bool,
+        (exchange, renamed): (bool, Option<Renamed>),
         now: Moment,
         notices: &mut Vec<Notice>,
     ) {
         let (moved, replaced) = (self.meaning(from.0, from.1), self.meaning(to.0, to.1));
-        self.doubt_attributes(from.0);
-        self.doubt_attributes(to.0);
+        match renamed {
+            Some(Renamed { from: left, to: entered }) => {
+                if from.0 != to.0 {
+                    self.changed_directory(from.0, left, from.2, now);
+                }
+                self.changed_directory(to.0, entered, to.2, now);
+            }
+            None => {
+                self.doubt_attributes(from.0);
+                self.doubt_attributes(to.0);
+            }
+        }
         let both =
             [moved, replaced].map(|what| if let Meaning::Present(ino) = what { Some(ino) } else { None });
         for ino in both.into_iter().flatten() {
@@ -160,7 +171,7 @@ impl Table {
         notices: &mut Vec<Notice>,
     ) {
         if !exchange && matches!(self.meaning(from.0, from.1), Meaning::Present(_)) {
-            return self.renamed_here(from, to, exchange, now, notices);
+            return self.renamed_here(from, to, (exchange, None), now, notices);
         }
         for (parent, name, _) in [from, to] {
             self.doubt_attributes(parent);

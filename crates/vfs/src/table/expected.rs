@@ -1,7 +1,7 @@
 //! Files that were said to be made before they are.
 //!
-//! Such a node has an identity of its own that no file has, until the source has made the file and says which it is. What was
-//! seen of it is nothing: its attributes and its name are asked for, by whoever has waited until it is made.
+//! Such a node has an identity of its own that no file has, until the source has made the file and says which it is. What
+//! was seen of it is nothing: its attributes and its name are asked for, by whoever has waited until it is made.
 
 use crate::errno::Result;
 use crate::file::{Attributes, Caller, Entry, FileId, Name};
@@ -62,17 +62,15 @@ impl Table {
         if let Ok(directory) = self.directory_mut(ino)
             && directory.lease == 0
         {
-            (directory.own, directory.makes_for) = (None, None);
+            directory.let_others_in();
         }
     }
 
-    /// A listing that is used for nothing else has this name: unless it is, or was, one of ours, somebody was here before anybody could
-    /// have told of it.
+    /// A listing that is used for nothing else has this name: unless it is, or was, one of ours, somebody was here before
+    /// anybody could have told of it.
     pub(super) fn disown_for(&mut self, ino: Ino, name: &Name) {
-        if let Ok(directory) = self.directory_mut(ino)
-            && !directory.names.contains_key(name)
-        {
-            directory.own = None;
+        if self.directory(ino).is_ok_and(|directory| !directory.names.contains_key(name)) {
+            self.disown(ino);
         }
     }
 
@@ -152,16 +150,25 @@ impl Table {
         Ok(())
     }
 
+    /// The node is this file from now on. Gives the one that was it before.
+    pub(super) fn set_identity(&mut self, ino: Ino, id: FileId) -> Option<Ino> {
+        let node = self.known_mut(ino).ok()?;
+        let before = std::mem::replace(&mut node.id, id);
+        if self.by_id.get(&before) == Some(&ino) {
+            self.by_id.remove(&before);
+        }
+        self.by_id.insert(id, ino).filter(|other| *other != ino)
+    }
+
     /// This is the file that has been made.
     fn identify(&mut self, ino: Ino, entry: Entry, notices: &mut Vec<Notice>) {
+        let other = self.set_identity(ino, entry.id);
+        self.record_identity(ino, entry.id);
         let Ok(node) = self.known_mut(ino) else { return };
-        let before = std::mem::replace(&mut node.id, entry.id);
         // Nothing that was written to it has been answered before.
         node.attributes = entry.attributes;
-        self.by_id.remove(&before);
-        self.record_identity(ino, entry.id);
-        let Some(other) = self.by_id.insert(entry.id, ino).filter(|other| *other != ino) else { return };
         // Somebody has seen it meanwhile. One file is one node: the other is looked for no more.
+        let Some(other) = other else { return };
         let names = self.node(other).map_or(Vec::new(), |node| node.names.clone());
         for (parent, name) in names {
             if self.lookup_any(parent, &name) == Some(other) {
@@ -181,9 +188,7 @@ impl Table {
         if self.lookup_any(parent, name) == Some(ino) {
             self.mark(parent, name, Meaning::Unknown, Seen::default(), Cause::Here, notices);
         }
-        if let Ok(directory) = self.directory_mut(parent) {
-            directory.own = None;
-        }
+        self.disown(parent);
         notices.push(Notice::Name { parent, name: name.clone() });
         notices.push(Notice::Listing(parent));
     }
@@ -193,17 +198,13 @@ impl Table {
         if self.lookup_any(parent, name) == Some(ino) {
             self.mark(parent, name, Meaning::Unknown, Seen::default(), Cause::Here, notices);
         }
-        if let Ok(node) = self.known_mut(ino)
-            && is_expected(node.id)
-        {
-            let before = std::mem::replace(&mut node.id.birth, NEVER_MADE);
-            let id = node.id;
-            self.by_id.remove(&FileId { birth: before, ..id });
-            self.by_id.insert(id, ino);
-            self.record_identity(ino, id);
+        if let Some(id) = self.id(ino).ok().filter(|id| is_expected(*id)) {
+            let never_made = FileId { birth: NEVER_MADE, ..id };
+            self.set_identity(ino, never_made);
+            self.record_identity(ino, never_made);
         }
         if let Ok(directory) = self.directory_mut(parent) {
-            (directory.own, directory.makes_for) = (None, None);
+            directory.let_others_in();
         }
         self.doubt_attributes(parent);
         notices.push(Notice::Name { parent, name: name.clone() });

@@ -285,6 +285,14 @@ impl Table {
         true
     }
 
+    /// Whether nothing was ever asked for in the directory, whose changes the source therefore does not tell. Says so once.
+    pub fn is_new_ground(&mut self, directory: Ino) -> bool {
+        let Ok(directory) = self.directory_mut(directory) else { return false };
+        let is_new = directory.asked == 0 && directory.lease == 0 && !directory.was_listed;
+        directory.asked = directory.asked.max(1);
+        is_new
+    }
+
     /// A node for a file that has no name.
     pub fn insert_unnamed(&mut self, entry: Entry, now: Moment) -> Ino {
         let ino = self.insert(entry, once(now));

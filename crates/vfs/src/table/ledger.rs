@@ -490,8 +490,7 @@ impl Replay {
             kind::GONE => table.remove(Ino(number()?)),
             kind::IDENTIFIED => {
                 let ino = Ino(number()?);
-                let id = FileId { device: number()?, inode: number()?, birth: number()? };
-                table.restore_identity(ino, id);
+                table.set_identity(ino, FileId { device: number()?, inode: number()?, birth: number()? });
             }
             kind::LOOKED_UP => {
                 let (ino, count) = (Ino(number()?), number()?);
@@ -626,15 +625,6 @@ impl Table {
         let owner = self.by_id.entry(id).or_insert(ino);
         *owner = (*owner).max(ino);
         self.next = self.next.max(ino.0 + 1);
-    }
-
-    fn restore_identity(&mut self, ino: Ino, id: FileId) {
-        let Ok(node) = self.known_mut(ino) else { return };
-        let before = std::mem::replace(&mut node.id, id);
-        if self.by_id.get(&before) == Some(&ino) {
-            self.by_id.remove(&before);
-        }
-        self.by_id.insert(id, ino);
     }
 
     fn restore_name(&mut self, ino: Ino, parent: Ino, name: &Name) {

@@ -71,6 +71,11 @@ impl Directory {
         self.own == Some(self.let_go)
     }
 
+    /// Others may make files in it, and who may is not known.
+    pub(super) fn let_others_in(&mut self) {
+        (self.own, self.makes_for) = (None, None);
+    }
+
     /// Makes room for one more name that is not there. What a kernel may believe of those that go is taken back.
     pub(super) fn purge_absent(&mut self, at: Ino, notices: &mut Vec<Notice>) {
         if self.names.len() - self.present < ABSENT_NAMES_MAX {

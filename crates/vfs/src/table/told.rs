@@ -4,8 +4,8 @@
 //! told, a change from here may have been carried out and answered. So what is told of a name and equals what is known
 //! changes nothing, and anything else makes the next question go to the source.
 //!
-//! Of a content, what is told and equals what is known is no news if it was made from here. Otherwise it says that the change is
-//! over that made it, and what was read before may have been read in the midst of it.
+//! Of a content, what is told and equals what is known is no news if it was made from here. Otherwise it says that the
+//! change is over that made it, and what was read before may have been read in the midst of it.
 
 use crate::file::{Attributes, Entry, FileId, Kind, Name};
 use crate::source::{Change, Changed};
@@ -14,8 +14,8 @@ use super::expected::is_expected;
 use super::node::{Meaning, Node, Pages, Seen};
 use super::{Cause, Ino, Notice, Table};
 
-/// Whether what a directory is now may let others make files in it than what it was before: its mode or its owner is another,
-/// or something has changed of it that is neither its names nor shown.
+/// Whether what a directory is now may let others make files in it than what it was before: its mode or its owner is
+/// another, or something has changed of it that is neither its names nor shown.
 fn may_let_others_in(now: &Attributes, before: &Attributes) -> bool {
     let rights = |of: &Attributes| (of.mode, of.uid, of.gid);
     let names_are_the_same = now.modified == before.modified && now.changed != before.changed;
@@ -145,8 +145,8 @@ impl Table {
         }
     }
 
-    /// The node is not where its changes are told of any more: what happened to it just before, nobody has looked at. Who has
-    /// it open reads on.
+    /// The node is not where its changes are told of any more: what happened to it just before, nobody has looked at. Who
+    /// has it open reads on.
     pub(super) fn left_unseen(&mut self, ino: Ino, notices: &mut Vec<Notice>) {
         self.content_or_rights_differ(ino, true, notices);
     }
@@ -178,7 +178,7 @@ impl Table {
         let clock = self.clock;
         let Ok(directory) = self.directory_mut(at) else { return };
         directory.changed_at = clock;
-        (directory.own, directory.makes_for) = (None, None);
+        directory.let_others_in();
         if directory.lease == 0 {
             return;
         }

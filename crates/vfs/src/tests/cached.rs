@@ -1,6 +1,6 @@
 //! What the data cache keeps over mounts: read without the source where it is the file's content, and never where not.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::cache::BLOCK_BYTES;
@@ -9,8 +9,6 @@ use crate::testing::{CacheFault, MemoryCache, Tree};
 
 /// Long after every change.
 const LATER: Option<Time> = Some(Time { seconds: 1 << 40, nanoseconds: 0 });
-
-const DEADLINE: Duration = Duration::from_secs(20);
 
 const LARGE: usize = 3 * BLOCK_BYTES as usize + 100;
 
@@ -27,29 +25,20 @@ fn cached(content: &[u8]) -> (Mount, Arc<MemoryCache>) {
     (mount, cache)
 }
 
-impl Mount {
-    /// Another mount of the same source, which knows nothing.
-    fn again(&self) -> Mount {
-        let (memory, notices) = (self.memory.clone(), Arc::new(Notices::default()));
-        let vfs = Vfs::new(memory.clone(), memory.root(), Options::default(), notices.clone());
-        Mount { memory, vfs, notices }
-    }
-}
-
-/// Looks the file up, opens it, reads all of it as a kernel does, and closes it, also at the source: other mounts give their
-/// handles the same numbers.
+/// Looks the file up, opens it, reads all of it as a kernel does, and closes it.
 async fn read(mount: &Mount) -> Vec<u8> {
     let ino = mount.view(Ino::ROOT, "f").await.ino;
     let handle = mount.vfs.open(ino, READ).await.expect("opened").handle;
     let all = read_open(mount, handle).await;
+    close(mount, handle).await;
+    all
+}
+
+/// Closes it, also at the source: other mounts give their handles the same numbers.
+async fn close(mount: &Mount, handle: HandleId) {
     mount.vfs.release(handle);
     mount.vfs.drain().await;
-    let until = Instant::now() + DEADLINE;
-    while mount.memory.open_handles() > 0 {
-        assert!(Instant::now() < until, "what was only read is closed");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    all
+    eventually("what was only read is closed", || mount.memory.open_handles() == 0).await;
 }
 
 async fn read_open(mount: &Mount, handle: HandleId) -> Vec<u8> {
@@ -103,6 +92,34 @@ fn another_mount_reads_a_large_file_without_a_byte_of_the_source() {
             assert_eq!(bytes, large[offset..offset + length], "{offset}");
         }
         assert_eq!(first.memory.calls("read"), reads);
+    });
+}
+
+#[test]
+fn what_an_open_tells_and_a_listing_told_before_it_is_the_version_that_is_believed() {
+    block_on(async {
+        let large = content(LARGE, 1);
+        let (first, _cache) = cached(&large);
+        assert_eq!(read(&first).await, large);
+        for changes in [false, true] {
+            let second = first.again();
+            let ino = second.view(Ino::ROOT, "f").await.ino;
+            let (vfs, gate) = (second.vfs.clone(), second.stop(Stop::Replying("open")));
+            let opening = tokio::spawn(async move { vfs.open(ino, READ).await.expect("opened").handle });
+            gate.reached().await;
+            // Whoever lists the directory learns of the file what the open is about to tell, or what it was no more.
+            if changes {
+                overwrite(&first, &content(LARGE, 2));
+            }
+            second.list(Ino::ROOT).await;
+            gate.release();
+            let handle = opening.await.expect("no panic");
+            let reads = first.memory.calls("read");
+            let seed = if changes { 2 } else { 1 };
+            assert_eq!(second.vfs.read(handle, 0, 9).await.expect("read"), content(LARGE, seed)[..9]);
+            assert_eq!(first.memory.calls("read") > reads, changes);
+            close(&second, handle).await;
+        }
     });
 }
 

@@ -1,14 +1,12 @@
 //! A file that is said to be made before it is: what can be done with it, and what becomes of it when it is not.
 
-use std::path::Path;
-
 use super::*;
 use crate::SyncMode;
 use crate::errno::Errno;
 use crate::file::{AttributeChanges, Kind, RenameMode, ThreadId};
 use crate::request::{RequestId, answering};
 use crate::table::Believe;
-use crate::vfs::{Recording, Removal, Restored};
+use crate::vfs::Removal;
 
 const OWNER: ThreadId = ThreadId(7);
 const EXCLUSIVE: OpenFlags = OpenFlags { exclusive: true, ..BOTH };
@@ -32,21 +30,6 @@ async fn ahead(mount: &Mount, name: &str, flags: OpenFlags) -> Option<(Ino, Hand
     let made = mount.vfs.create_ahead(Ino::ROOT, name.as_bytes(), (0o644, flags), CALLER, OWNER).await;
     mount.vfs.commit();
     made.expect("no error").map(|(view, opened)| (view.ino, opened.handle))
-}
-
-fn recorded(memory: &Arc<Memory>, options: Options, recording: Recording) -> Mount {
-    let notices = Arc::new(Notices::default());
-    let vfs = Vfs::recorded(memory.clone(), memory.root(), options, notices.clone(), recording);
-    Mount { memory: memory.clone(), vfs, notices }
-}
-
-fn fresh(memory: &Arc<Memory>, directory: &Path) -> Mount {
-    recorded(memory, Options::default(), Recording::Fresh(directory.to_owned()))
-}
-
-fn successor(memory: &Arc<Memory>, directory: &Path) -> Mount {
-    let restored = Restored::read(directory).expect("readable").expect("recorded");
-    recorded(memory, Options::default(), Recording::Restored(Box::new(restored)))
 }
 
 async fn waits<T: Send + 'static>(
@@ -237,7 +220,7 @@ fn of_two_who_make_one_file_exclusively_one_is_refused_however_little_is_waited_
 fn a_file_that_was_not_made_a_successor_makes_and_writes_to() {
     let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
     let (ino, handle) = block_on(async {
-        let mount = fresh(&memory, scratch.path());
+        let mount = Mount::fresh(&memory, scratch.path());
         sure(&mount).await;
         mount.stop(Stop::Asking("create"));
         let (ino, handle) = ahead(&mount, "f", BOTH).await.expect("at once");
@@ -247,7 +230,7 @@ fn a_file_that_was_not_made_a_successor_makes_and_writes_to() {
     assert!(memory.look(|tree| tree.at("f").is_none()));
     memory.mend();
     block_on(async {
-        let mount = successor(&memory, scratch.path());
+        let mount = Mount::successor(&memory, scratch.path());
         assert_eq!(mount.view(Ino::ROOT, "f").await.ino, ino);
         assert_eq!(mount.vfs.read(handle, 0, 100).await.expect("read"), "content");
         mount.write(handle, 7, b", and more").await.expect("taken");
@@ -265,7 +248,7 @@ fn a_file_that_was_not_made_a_successor_makes_and_writes_to() {
 fn a_file_whose_making_was_not_answered_a_successor_does_not_make_twice() {
     let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
     let handle = block_on(async {
-        let mount = fresh(&memory, scratch.path());
+        let mount = Mount::fresh(&memory, scratch.path());
         sure(&mount).await;
         mount.stop(Stop::Replying("create"));
         mount.stop(Stop::Replying("write"));
@@ -277,9 +260,30 @@ fn a_file_whose_making_was_not_answered_a_successor_does_not_make_twice() {
     assert!(memory.look(|tree| tree.at("f").is_some()));
     memory.mend();
     block_on(async {
-        let mount = successor(&memory, scratch.path());
+        let mount = Mount::successor(&memory, scratch.path());
         assert_eq!(mount.vfs.flush(handle, 0, None).await, Ok(()));
         assert_eq!(mount.content("f"), b"content");
+    });
+}
+
+#[test]
+fn names_beside_a_file_that_a_successor_has_made_are_known_again() {
+    let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
+    let handle = block_on(async {
+        let mount = Mount::fresh(&memory, scratch.path());
+        sure(&mount).await;
+        mount.stop(Stop::Asking("create"));
+        ahead(&mount, "f", BOTH).await.expect("at once").1
+    });
+    memory.mend();
+    block_on(async {
+        let mount = Mount::successor(&memory, scratch.path());
+        assert_eq!(mount.vfs.flush(handle, 0, None).await, Ok(()));
+        assert!(mount.is_absent(Ino::ROOT, "g").await);
+        settle().await;
+        let asked = memory.all_calls();
+        assert!(mount.is_absent(Ino::ROOT, "g").await);
+        assert_eq!(memory.all_calls(), asked);
     });
 }
 
@@ -297,7 +301,7 @@ fn a_request_whose_file_was_said_to_be_made_is_answered_by_a_successor_with_that
         }
     };
     let (ino, handle) = block_on(async {
-        let mount = fresh(&memory, scratch.path());
+        let mount = Mount::fresh(&memory, scratch.path());
         sure(&mount).await;
         assert!(mount.is_absent(Ino::ROOT, "f").await);
         mount.stop(Stop::Asking("create"));
@@ -306,7 +310,7 @@ fn a_request_whose_file_was_said_to_be_made_is_answered_by_a_successor_with_that
     });
     memory.mend();
     block_on(async {
-        let mount = successor(&memory, scratch.path());
+        let mount = Mount::successor(&memory, scratch.path());
         let (view, again) = create(&mount).await;
         assert_eq!((view.ino, again), (ino, handle));
         assert_eq!(memory.look(|tree| tree.at("f")), Some(view.id));
@@ -318,7 +322,7 @@ fn a_request_whose_file_was_said_to_be_made_is_answered_by_a_successor_with_that
 fn a_file_that_a_successor_cannot_make_is_told_by_close() {
     let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
     let handle = block_on(async {
-        let mount = fresh(&memory, scratch.path());
+        let mount = Mount::fresh(&memory, scratch.path());
         sure(&mount).await;
         mount.stop(Stop::Asking("create"));
         let (_, handle) = ahead(&mount, "f", BOTH).await.expect("at once");
@@ -328,7 +332,7 @@ fn a_file_that_a_successor_cannot_make_is_told_by_close() {
     memory.mend();
     memory.fail_next("create", Errno::EDQUOT);
     block_on(async {
-        let mount = successor(&memory, scratch.path());
+        let mount = Mount::successor(&memory, scratch.path());
         assert_eq!(mount.vfs.flush(handle, 0, None).await, Err(Errno::EDQUOT));
         assert!(mount.is_absent(Ino::ROOT, "f").await);
     });
@@ -492,7 +496,7 @@ fn what_follows_on_a_file_that_another_has_made_keeps_its_order() {
 fn a_file_that_was_refused_before_its_maker_heard_of_it_is_told_whoever_dies() {
     let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
     let (ino, handle) = block_on(async {
-        let mount = fresh(&memory, scratch.path());
+        let mount = Mount::fresh(&memory, scratch.path());
         sure(&mount).await;
         memory.fail_next("create", Errno::EACCES);
         let answer = mount.stop(Stop::Asking("create"));
@@ -506,7 +510,7 @@ fn a_file_that_was_refused_before_its_maker_heard_of_it_is_told_whoever_dies() {
     });
     memory.mend();
     block_on(async {
-        let mount = successor(&memory, scratch.path());
+        let mount = Mount::successor(&memory, scratch.path());
         settle().await;
         assert!(mount.vfs.flush(handle, 0, None).await.is_err());
         assert!(mount.is_absent(Ino::ROOT, "f").await);

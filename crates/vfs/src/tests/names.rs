@@ -108,6 +108,36 @@ fn a_renamed_directory_keeps_everything_below_it() {
 }
 
 #[test]
+fn a_rename_leaves_nothing_to_be_asked_of_its_directories() {
+    block_on(async {
+        let mount = Mount::with_files(&["f"], b"");
+        mount.memory.edit(|tree| {
+            let (root, below) = (tree.root, bytes("below"));
+            tree.make(root, &below, Kind::Directory, 0o755).expect("made")
+        });
+        mount.view(Ino::ROOT, "f").await;
+        let below = mount.view(Ino::ROOT, "below").await.ino;
+        assert!(mount.is_absent(below, "g").await);
+        for directory in [Ino::ROOT, below] {
+            mount.vfs.attributes(directory.into()).await.expect("there");
+        }
+        let stats = mount.memory.calls("stat");
+        for (from, to) in [((Ino::ROOT, "f"), (Ino::ROOT, "h")), ((Ino::ROOT, "h"), (below, "g"))] {
+            let [from, to] = [from, to].map(|(directory, name)| (directory, name.as_bytes()));
+            mount.vfs.rename(from, to, RenameMode::Replace).await.expect("renamed");
+            mount.tell_all();
+            for directory in [from.0, to.0] {
+                let (seen, believe) = mount.vfs.attributes(directory.into()).await.expect("there");
+                let id = mount.vfs.id(directory).expect("there");
+                assert_eq!(seen, mount.memory.look(|tree| tree.entry(id)).expect("there").attributes);
+                assert_eq!(believe, Believe::Leased);
+            }
+        }
+        assert_eq!(mount.memory.calls("stat"), stats);
+    });
+}
+
+#[test]
 fn a_rename_of_what_nobody_looked_up_moves_it() {
     block_on(async {
         let mount = Mount::with_files(&["f"], b"x");

@@ -1,14 +1,12 @@
 //! A directory that was made from here: what is made in it is not waited for, also exclusively, while it is ours alone.
 
-use std::path::Path;
-
 use super::*;
 use crate::SyncMode;
 use crate::errno::Errno;
 use crate::file::{AttributeChanges, Kind, ThreadId};
 use crate::source::HandleId;
 use crate::table::{Believe, Limits};
-use crate::vfs::{Recording, Removal, Restored};
+use crate::vfs::Removal;
 
 const MAKER: ThreadId = ThreadId(7);
 const OTHER: ThreadId = ThreadId(8);
@@ -41,17 +39,6 @@ fn names_there(mount: &Mount, path: &str) -> Vec<String> {
         let names = directory.listing(0).map(|(_, name, _)| String::from_utf8_lossy(name).into_owned());
         names.collect()
     })
-}
-
-fn recorded(memory: &Arc<Memory>, recording: Recording) -> Mount {
-    let notices = Arc::new(Notices::default());
-    let vfs = Vfs::recorded(memory.clone(), memory.root(), Options::default(), notices.clone(), recording);
-    Mount { memory: memory.clone(), vfs, notices }
-}
-
-fn successor(memory: &Arc<Memory>, directory: &Path) -> Mount {
-    let restored = Restored::read(directory).expect("readable").expect("recorded");
-    recorded(memory, Recording::Restored(Box::new(restored)))
 }
 
 #[test]
@@ -174,6 +161,24 @@ fn what_others_change_in_a_directory_ends_that_it_is_ours() {
             doing(&mount);
             mount.tell_all();
             assert_eq!(made(&mount, directory, "third", EXCLUSIVE).await, None, "{what}");
+        }
+    });
+}
+
+#[test]
+fn an_access_list_that_changes_from_here_may_be_about_who_makes_files() {
+    block_on(async {
+        for sets in [true, false] {
+            let mount = Mount::new(Options::default());
+            let directory = own(&mount, "d").await;
+            let (name, value) = (b"system.posix_acl_access", bytes::Bytes::from_static(b"x"));
+            assert!(made(&mount, directory, "before", EXCLUSIVE).await.is_some());
+            let outcome = match sets {
+                true => mount.vfs.set_xattr(directory, name, value, crate::file::XattrMode::Set).await,
+                false => mount.vfs.remove_xattr(directory, name).await,
+            };
+            assert_eq!(outcome, if sets { Ok(()) } else { Err(Errno::ENODATA) });
+            assert_eq!(made(&mount, directory, "after", EXCLUSIVE).await, None, "sets: {sets}");
         }
     });
 }
@@ -321,7 +326,7 @@ fn only_who_makes_a_file_is_let_in_before_it_is_made() {
 fn a_successor_makes_what_was_promised_in_an_own_directory_and_promises_no_more_in_it() {
     let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
     let handle = block_on(async {
-        let mount = recorded(&memory, Recording::Fresh(scratch.path().to_owned()));
+        let mount = Mount::fresh(&memory, scratch.path());
         let directory = own(&mount, "d").await;
         mount.stop(Stop::Asking("create"));
         let (_, handle) = made(&mount, directory, "f", EXCLUSIVE).await.expect("at once");
@@ -330,7 +335,7 @@ fn a_successor_makes_what_was_promised_in_an_own_directory_and_promises_no_more_
     });
     memory.mend();
     block_on(async {
-        let mount = successor(&memory, scratch.path());
+        let mount = Mount::successor(&memory, scratch.path());
         assert_eq!(mount.vfs.flush(handle, 0, None).await, Ok(()));
         assert_eq!(mount.content("d/f"), b"content");
         let directory = mount.view(Ino::ROOT, "d").await.ino;

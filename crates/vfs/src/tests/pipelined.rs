@@ -1,13 +1,10 @@
 //! What is asked of an open file is sent without waiting for what was asked before, and comes to the same.
 
-use std::path::Path;
-
 use super::*;
 use crate::SyncMode;
 use crate::errno::Errno;
 use crate::file::{AttributeChanges, Attributes, SetTime, ThreadId, Time};
 use crate::request::{RequestId, answering};
-use crate::vfs::{Recording, Restored};
 
 const OWNER: ThreadId = ThreadId(7);
 const THEN: Time = Time { seconds: 1_000_000_000, nanoseconds: 5 };
@@ -33,17 +30,6 @@ async fn set(mount: &Mount, ino: Ino, changes: AttributeChanges) -> Option<Attri
 
 fn there(memory: &Memory, path: &str) -> Attributes {
     memory.look(|tree| tree.get(tree.at(path).expect("a path")).expect("a file").attributes)
-}
-
-fn recorded(memory: &Arc<Memory>, recording: Recording) -> Mount {
-    let notices = Arc::new(Notices::default());
-    let vfs = Vfs::recorded(memory.clone(), memory.root(), Options::default(), notices.clone(), recording);
-    Mount { memory: memory.clone(), vfs, notices }
-}
-
-fn successor(memory: &Arc<Memory>, directory: &Path) -> Mount {
-    let restored = Restored::read(directory).expect("readable").expect("recorded");
-    recorded(memory, Recording::Restored(Box::new(restored)))
 }
 
 #[test]
@@ -168,7 +154,7 @@ fn what_is_not_certain_waits() {
 fn attributes_that_were_not_sent_a_successor_sets_in_their_order() {
     let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
     let (ino, handle) = block_on(async {
-        let mount = recorded(&memory, Recording::Fresh(scratch.path().to_owned()));
+        let mount = Mount::fresh(&memory, scratch.path());
         let (ino, handle) = create(&mount, "f").await;
         mount.stop(Stop::Asking("write"));
         mount.write(handle, 0, b"bytes").await.expect("taken");
@@ -180,7 +166,7 @@ fn attributes_that_were_not_sent_a_successor_sets_in_their_order() {
     assert_eq!((there(&memory, "f").mode, there(&memory, "f").size), (0o644, 0));
     memory.mend();
     block_on(async {
-        let mount = successor(&memory, scratch.path());
+        let mount = Mount::successor(&memory, scratch.path());
         mount.vfs.flush(handle, 0, None).await.expect("flushed");
         let Attributes { size, mode, uid, modified, .. } = there(&memory, "f");
         assert_eq!((size, mode, uid, modified), (5, 0o1751, 3, THEN));
@@ -196,7 +182,7 @@ fn a_request_whose_attributes_were_taken_is_answered_by_a_successor_without_anot
     let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
     let request = RequestId(84);
     let ino = block_on(async {
-        let mount = recorded(&memory, Recording::Fresh(scratch.path().to_owned()));
+        let mount = Mount::fresh(&memory, scratch.path());
         let (ino, _) = create(&mount, "f").await;
         let slot = mount.vfs.choose(request).await;
         answering(request, slot, set(&mount, ino, mode(0o600))).await.expect("at once");
@@ -207,7 +193,7 @@ fn a_request_whose_attributes_were_taken_is_answered_by_a_successor_without_anot
         tree.set_attributes(file, mode(0o444)).expect("set");
     });
     block_on(async {
-        let mount = successor(&memory, scratch.path());
+        let mount = Mount::successor(&memory, scratch.path());
         let slot = mount.vfs.choose(request).await;
         let seen = answering(request, slot, set(&mount, ino, mode(0o600))).await.expect("known");
         assert_eq!(seen.mode, 0o444, "what others have set since stays");
@@ -219,7 +205,7 @@ fn the_time_that_a_death_finds_set_stays_unless_something_was_written_after_it()
     for writes_after in [false, true] {
         let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
         let handle = block_on(async {
-            let mount = recorded(&memory, Recording::Fresh(scratch.path().to_owned()));
+            let mount = Mount::fresh(&memory, scratch.path());
             let (ino, handle) = create(&mount, "f").await;
             mount.write(handle, 0, b"bytes").await.expect("taken");
             set(&mount, ino, modified(THEN)).await.expect("at once");
@@ -232,7 +218,7 @@ fn the_time_that_a_death_finds_set_stays_unless_something_was_written_after_it()
         // The source has been started anew: whatever comes again is carried out again.
         memory.forget_replies();
         block_on(async {
-            let mount = successor(&memory, scratch.path());
+            let mount = Mount::successor(&memory, scratch.path());
             mount.vfs.flush(handle, 0, None).await.expect("flushed");
             assert_eq!(there(&memory, "f").modified == THEN, !writes_after);
         });

@@ -1,22 +1,12 @@
 //! Small files: what is opened and read without asking the source, and what stays right nevertheless.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::errno::Errno;
 use crate::file::{AttributeChanges, Kind, Lock, LockFamily, LockKind, SeekFor};
 use crate::testing::Tree;
-use crate::vfs::{Recording, Removal, Restored};
-
-const DEADLINE: Duration = Duration::from_secs(20);
-
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let until = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < until, "{what}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
+use crate::vfs::{Removal, Restored};
 
 /// Opens, reads and closes.
 async fn read(mount: &Mount, ino: Ino) -> Vec<u8> {
@@ -277,17 +267,8 @@ fn a_file_that_is_open_here_is_open_for_a_successor() {
         let file = tree.make(root, &bytes("f"), Kind::File, 0o644).expect("a new name");
         tree.write(file, Some(0), b"content").expect("written");
     });
-    let recorded = |recording| {
-        Vfs::recorded(
-            memory.clone(),
-            memory.root(),
-            Options::default(),
-            Arc::new(Notices::default()),
-            recording,
-        )
-    };
     let (closed, open) = block_on(async {
-        let vfs = recorded(Recording::Fresh(scratch.path().to_owned()));
+        let vfs = Mount::fresh(&memory, scratch.path()).vfs;
         let Ok(Looked::Present(view)) = vfs.lookup(Ino::ROOT, b"f").await else { panic!("not there") };
         let mut handles = Vec::new();
         for number in 0..3 {
@@ -306,7 +287,7 @@ fn a_file_that_is_open_here_is_open_for_a_successor() {
     block_on(async {
         let restored = Restored::read(scratch.path()).expect("readable").expect("recorded");
         assert!(restored.open_files().iter().all(|(handle, _, _)| *handle != open && *handle != closed));
-        let vfs = recorded(Recording::Restored(Box::new(restored)));
+        let vfs = Mount::successor(&memory, scratch.path()).vfs;
         assert_eq!(vfs.read(closed, 0, 10).await, Err(Errno::EBADF));
         assert_eq!(vfs.read(open, 0, 10).await.expect("read"), "content");
         vfs.release(open);

@@ -11,22 +11,19 @@ use crate::file::ThreadId;
 use crate::request::{RequestId, answering};
 use crate::vfs::{Recording, Restored};
 
-const DEADLINE: Duration = Duration::from_secs(20);
-
 /// A source that does not answer: long enough for whatever does not wait for it.
 const AWAY: Duration = Duration::from_millis(50);
 
 fn recorded(memory: &Arc<Memory>, options: Options, recording: Recording) -> Arc<Vfs<Memory>> {
-    Vfs::recorded(memory.clone(), memory.root(), options, Arc::new(Notices::default()), recording)
+    Mount::recorded(memory, options, recording).vfs
 }
 
 fn fresh(memory: &Arc<Memory>, directory: &Path) -> Arc<Vfs<Memory>> {
-    recorded(memory, Options::default(), Recording::Fresh(directory.to_owned()))
+    Mount::fresh(memory, directory).vfs
 }
 
 fn successor(memory: &Arc<Memory>, directory: &Path) -> Arc<Vfs<Memory>> {
-    let restored = Restored::read(directory).expect("readable").expect("recorded");
-    recorded(memory, Options::default(), Recording::Restored(Box::new(restored)))
+    Mount::successor(memory, directory).vfs
 }
 
 async fn create(vfs: &Arc<Vfs<Memory>>, name: &str) -> HandleId {
@@ -92,6 +89,28 @@ fn a_write_that_is_over_is_not_repeated_over_what_others_have_written_since() {
         let vfs = successor(&memory, scratch.path());
         vfs.drain().await;
         assert_eq!(content(&memory, "f"), b"theirs");
+    });
+}
+
+#[test]
+fn who_waits_for_what_was_taken_does_not_wait_for_what_is_written_meanwhile() {
+    let (memory, scratch) = (Memory::new(), tempfile::tempdir().expect("a directory"));
+    runtime().block_on(async {
+        let vfs = fresh(&memory, scratch.path());
+        let handle = create(&vfs, "f").await;
+        let [before, meanwhile] = [memory.stop(Stop::Asking("write")), memory.stop(Stop::Asking("write"))];
+        write(&vfs, handle, 0, b"before").await.expect("taken");
+        before.reached().await;
+        let mut waiting = Box::pin(vfs.all_caught_up());
+        assert!(tokio::time::timeout(AWAY, &mut waiting).await.is_err(), "it is not there yet");
+        write(&vfs, handle, 6, b" meanwhile").await.expect("taken");
+        meanwhile.reached().await;
+        before.release();
+        tokio::time::timeout(DEADLINE, waiting).await.expect("nobody waits for a steady writer");
+        assert_eq!((content(&memory, "f"), vfs.unwritten_writes()), (b"before".to_vec(), 1));
+        meanwhile.release();
+        vfs.drain().await;
+        assert_eq!(content(&memory, "f"), b"before meanwhile");
     });
 }
 

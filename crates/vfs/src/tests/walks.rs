@@ -3,7 +3,7 @@
 use super::*;
 use crate::errno::Errno;
 use crate::file::Kind;
-use crate::table::Limits;
+use crate::table::{Believe, Limits};
 use crate::testing::Tree;
 use crate::vfs::Removal;
 
@@ -37,7 +37,7 @@ fn make(tree: &mut Tree, at: crate::file::FileId, name: &str, kind: Kind) -> cra
 }
 
 impl Mount {
-    async fn list(&self, ino: Ino) -> Vec<(String, Option<View>)> {
+    pub(super) async fn list(&self, ino: Ino) -> Vec<(String, Option<View>)> {
         let handle = self.vfs.open_directory(ino).await.expect("opened").handle;
         let (mut items, mut cookie) = (Vec::new(), 0);
         loop {
@@ -119,6 +119,48 @@ fn a_directory_that_is_wholly_known_is_listed_without_a_request() {
         let listed = names(&mount.list(at).await);
         assert!(!listed.contains(&"f7".to_owned()) && listed.len() == first.len());
         assert_eq!(mount.memory.all_calls(), calls);
+    });
+}
+
+#[test]
+fn a_directory_whose_attributes_are_asked_for_again_is_looked_into_with_them() {
+    block_on(async {
+        let mount = mount_of(1, 2);
+        let at = mount.view(Ino::ROOT, "d0000").await.ino;
+        let calls = || (mount.memory.calls("stat"), mount.memory.calls("list"), mount.memory.all_calls());
+        let (stats, lists, all) = calls();
+        mount.vfs.table.lock().doubt_attributes(at);
+        let attributes = mount.vfs.attributes(at.into()).await.expect("there");
+        assert_eq!(calls(), (stats + 1, lists + 1, all + 2));
+        // One round trip later all of it is known, and what changes is told.
+        assert!(matches!(mount.vfs.lookup(at, b"absent").await, Ok(Looked::Absent(Believe::Leased))));
+        assert_eq!(mount.view(at, "f1").await.attributes.kind, Kind::File);
+        assert_eq!(mount.vfs.attributes(at.into()).await, Ok((attributes.0, Believe::Leased)));
+        assert_eq!(calls().2, all + 2);
+        // Once: whoever asks only for the attributes is not given all the rest again and again.
+        let id = mount.vfs.id(at).expect("there");
+        mount.vfs.changed(mount.memory.lose_lease(id).expect("there was one"));
+        mount.vfs.attributes(at.into()).await.expect("there");
+        assert_eq!(calls(), (stats + 2, lists + 1, all + 3));
+    });
+}
+
+#[test]
+fn a_directory_that_may_not_be_read_or_is_near_is_asked_for_its_attributes_alone() {
+    block_on(async {
+        let mount = mount_of(2, 2);
+        let [far, near] = ["d0000", "d0001"];
+        let at = mount.view(Ino::ROOT, far).await.ino;
+        mount.vfs.table.lock().doubt_attributes(at);
+        mount.memory.fail_next("list", Errno::EACCES);
+        let seen = mount.vfs.attributes(at.into()).await.expect("there");
+        assert_eq!((seen.0.kind, seen.1 == Believe::Leased), (Kind::Directory, false));
+        let at = mount.view(Ino::ROOT, near).await.ino;
+        mount.vfs.set_round_trip(std::time::Duration::ZERO);
+        mount.vfs.table.lock().doubt_attributes(at);
+        let lists = mount.memory.calls("list");
+        mount.vfs.attributes(at.into()).await.expect("there");
+        assert_eq!(mount.memory.calls("list"), lists);
     });
 }
 

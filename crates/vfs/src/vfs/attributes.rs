@@ -58,15 +58,28 @@ impl<S: Source> Vfs<S> {
             }
             table.stamp(ino)?
         };
-        let entry = self.stat(of).await?;
+        let is_looked_into = of.handle.is_none() && self.is_worth_looking_into(ino);
+        let entry = match is_looked_into {
+            true => tokio::join!(self.stat(of), self.look_into(ino)).0?,
+            false => self.stat(of).await?,
+        };
         self.is_of(ino, &entry)?;
         let mut notices = Vec::new();
         let believe = {
             let mut table = self.table.lock();
+            if is_looked_into && let Some(believed) = table.attributes(ino, self.now())? {
+                return Ok(believed);
+            }
             table.learn_attributes(ino, entry.attributes, stamp, self.now(), &mut notices)?
         };
         self.notify(notices);
         Ok((entry.attributes, believe))
+    }
+
+    /// Who asks for the attributes of a far directory in which nothing was asked for is about to ask for a name in it.
+    fn is_worth_looking_into(&self, ino: Ino) -> bool {
+        let is_far = !self.near.load(Ordering::Relaxed);
+        is_far && self.options.list_after.is_some() && self.table.lock().is_new_ground(ino)
     }
 
     /// The attributes, if they are believed and nothing is under way: for what goes along with an answer for free.
@@ -252,11 +265,7 @@ impl<S: Source> Vfs<S> {
         value: Bytes,
         mode: XattrMode,
     ) -> Result<()> {
-        self.node_is_made(ino).await;
-        self.all_are_made(Some(ino)).await;
-        self.table.lock().doubt_makers(ino);
-        // It may be about who may open the file.
-        self.opened_all(ino).await;
+        self.may_let_others_in(ino).await;
         let target = self.target(ino)?;
         let writing = self.begin_write(ino, Write::Attributes);
         let outcome = self.source.set_xattr(target, Bytes::copy_from_slice(name), value, mode).await;
@@ -264,9 +273,17 @@ impl<S: Source> Vfs<S> {
         Ok(())
     }
 
-    /// `lremovexattr(2)`.
-    pub async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+    /// An access list may be about to change, and with it who may open the file, or make files in the directory.
+    async fn may_let_others_in(self: &Arc<Self>, ino: Ino) {
         self.node_is_made(ino).await;
+        self.all_are_made(Some(ino)).await;
+        self.table.lock().doubt_makers(ino);
+        self.opened_all(ino).await;
+    }
+
+    /// `lremovexattr(2)`.
+    pub async fn remove_xattr(self: &Arc<Self>, ino: Ino, name: &[u8]) -> Result<()> {
+        self.may_let_others_in(ino).await;
         let target = self.target(ino)?;
         let writing = self.begin_write(ino, Write::Attributes);
         let outcome = self.source.remove_xattr(target, Bytes::copy_from_slice(name)).await;

@@ -12,20 +12,20 @@
 //! ```
 //!
 //! **Certain** is: the source is far, so that it is worth anything; the directory is under lease and the name is not there;
-//! this user has made something there under this lease, or the directory itself, and nobody has changed who may since; nothing is
-//! being renamed or removed that the directory may be below. Where it is asked for exclusively, the directory is our own: who
-//! makes a lock where others know of it must know that he has it.
+//! this user has made something there under this lease, or the directory itself, and nobody has changed who may since;
+//! nothing is being renamed or removed that the directory may be below. Where it is asked for exclusively, the directory is
+//! our own: who makes a lock where others know of it must know that he has it.
 //!
-//! **Our own** is a directory that was made from here, until somebody else is known to have changed a name in it, or nobody would
-//! tell. What is not known in it is not there. Where somebody has made the name all the same, what was written goes to a new file
-//! beside it, and `EEXIST` is told.
+//! **Our own** is a directory that was made from here, until somebody else is known to have changed a name in it, or nobody
+//! would tell. What is not known in it is not there. Where somebody has made the name all the same, what was written goes to
+//! a new file beside it, and `EEXIST` is told.
 //!
-//! **While it is expected** only writes and attributes through its own handle are sent, behind the creation. Whoever asks for
-//! anything else of the file, for its name, or for the directory's listing or attributes, waits; but the thread that makes it, and
-//! that its kernel asks for only to let it in. For the directory it is a
-//! change under way: what is asked about other names there meanwhile is answered, and not kept. It is sent as an exclusive
-//! creation, so that what is written behind it never falls on a file of somebody else: where one has come meanwhile, it is
-//! opened when all that was sent behind has been refused for want of a handle, and that is sent again in its order.
+//! **While it is expected** only writes and attributes through its own handle are sent, behind the creation. Whoever asks
+//! for anything else of the file, for its name, or for the directory's listing or attributes, waits; but not the thread that
+//! makes it, for which its kernel asks only to let it in. For the directory it is a change under way: what is asked about
+//! other names there meanwhile is answered, and not kept. It is sent as an exclusive creation, so that what is written behind
+//! it never falls on a file of somebody else: where one has come meanwhile, it is opened when all that was sent behind has
+//! been refused for want of a handle, and that is sent again in its order.
 //!
 //! **A successor** sends the creation again under its number, and what was sent behind it afterwards. One that the journal has
 //! and the record does not was never sent, and nobody was told; nor was anybody told of one that only the record has.
@@ -163,20 +163,18 @@ impl<S: Source> Vfs<S> {
             return made.map(Some);
         }
         let is_plain = flags.write && !flags.append && !flags.sync && !flags.direct;
-        let is_near = self.near.load(Ordering::Relaxed);
-        if is_near || !is_plain || self.options.sync == SyncMode::Strict || is_repeat() {
+        if !is_plain || !self.may_promise() {
             return Ok(None);
         }
         let Some(owner) = self.source.owner_of_new(caller) else { return Ok(None) };
         let creation = Creation { parent, name: checked_name(name)?, mode, flags, caller };
         let Some(open) = self.expect(&creation, owner) else { return Ok(None) };
-        let making = self.begin_making(&open, creation, by, Moves::Hinder);
+        let making = self.begin_making(&open, creation.clone(), by, Moves::Hinder);
         let Some(mut making) = making else {
-            self.never_made(&open, parent, &checked_name(name)?);
+            self.never_made(&open, parent, &creation.name);
             return Ok(None);
         };
-        let kept =
-            Keeping { what: What::Creation, offset: 0, bytes: making.creation.bytes(), clear_set_id: false };
+        let kept = Keeping { what: What::Creation, offset: 0, bytes: creation.bytes(), clear_set_id: false };
         let sequence = match self.keep_work(&open, &kept).await {
             KeptIn::Nowhere => {
                 making.withdraw();
@@ -189,12 +187,7 @@ impl<S: Source> Vfs<S> {
         // A successor must know the node of what has been sent.
         self.commit();
         let view = self.expected_view(open.ino())?;
-        let opened = OpenedFile {
-            handle: open.handle,
-            keep_pages: false,
-            attributes_changed: false,
-            around_pages: false,
-        };
+        let opened = new_file(open.handle);
         let on_queued = making.on_queued();
         let mut task = Box::pin(promised(sequence, Some(on_queued), making.carry_out()));
         if poll_once(task.as_mut()).await.is_none() {
@@ -203,11 +196,16 @@ impl<S: Source> Vfs<S> {
         Ok(Some((view, opened)))
     }
 
-    /// The directory has just been made for this user: it is our own, and nobody else's changes in it are told of until it is
-    /// watched.
+    /// Whether anything may be said to be made before it is: the source is far, so that it is worth anything, nobody asked
+    /// to wait, and nothing of it has been sent before.
+    fn may_promise(&self) -> bool {
+        !self.near.load(Ordering::Relaxed) && self.options.sync != SyncMode::Strict && !is_repeat()
+    }
+
+    /// The directory has just been made for this user: it is our own, and nobody else's changes in it are told of until it
+    /// is watched.
     pub(super) fn own(self: &Arc<Self>, ino: Ino, caller: Caller) {
-        let is_near = self.near.load(Ordering::Relaxed);
-        if is_near || self.options.sync == SyncMode::Strict || is_repeat() {
+        if !self.may_promise() {
             return;
         }
         self.table.lock().own(ino, caller);
@@ -221,11 +219,11 @@ impl<S: Source> Vfs<S> {
     /// This thread has made something in the directory, and was told so when the source had: it is let in again without
     /// having to wait for the directory's attributes, which are asked for meanwhile.
     pub fn goes_on(self: &Arc<Self>, directory: Ino, caller: Caller, by: ThreadId) {
-        if self.near.load(Ordering::Relaxed) || self.options.sync == SyncMode::Strict || is_repeat() {
+        if !self.may_promise() {
             return;
         }
         self.table.lock().made_for(directory, caller);
-        self.expected.state.lock().enter(directory, (by != ThreadId::UNKNOWN).then_some(by));
+        self.expected.state.lock().enter(directory, known(by));
         let vfs = self.clone();
         tokio::spawn(async move {
             if let Err(errno) = vfs.attributes(directory.into()).await {
@@ -275,8 +273,7 @@ impl<S: Source> Vfs<S> {
                 return None;
             }
             let (directory, made) = (creation.parent, open.opening.clone());
-            let opener = (by != ThreadId::UNKNOWN).then_some(by);
-            state.add(open.ino(), Expected { directory, made, opener });
+            state.add(open.ino(), Expected { directory, made, opener: known(by) });
         }
         let change = Change { extent: Extent::Creation, handle: open.handle, writer: by };
         let taken = open.file.behind.inherit(change);
@@ -347,9 +344,7 @@ impl<S: Source> Vfs<S> {
             self.forget(ino, 1);
         })?;
         let view = View { ino, id: self.id(ino)?, attributes, attributes_for, name_for: Believe::Once };
-        let handle = open.handle;
-        let opened = OpenedFile { handle, keep_pages: false, attributes_changed: false, around_pages: false };
-        Ok((view, opened))
+        Ok((view, new_file(open.handle)))
     }
 
     /// As [`Vfs::attributes`], for a kernel that asks on behalf of this thread. Before it lets a thread into a file that was
@@ -402,6 +397,9 @@ impl<S: Source> Vfs<S> {
     pub(super) async fn all_are_made(&self, directory: Option<Ino>) {
         let expected: Vec<_> = {
             let state = self.expected.state.lock();
+            if directory.is_some_and(|directory| !state.nurseries.contains_key(&directory)) {
+                return;
+            }
             let there = |parent: Ino| directory.is_none_or(|directory| directory == parent);
             state.files.values().filter(|file| there(file.directory)).map(|file| file.made.clone()).collect()
         };
@@ -409,6 +407,16 @@ impl<S: Source> Vfs<S> {
             let _outcome = made.get().await.is_ok();
         }
     }
+}
+
+/// The thread, where it is known which it is.
+fn known(by: ThreadId) -> Option<ThreadId> {
+    (by != ThreadId::UNKNOWN).then_some(by)
+}
+
+/// A file of which the kernel has nothing yet.
+fn new_file(handle: HandleId) -> OpenedFile {
+    OpenedFile { handle, keep_pages: false, attributes_changed: false, around_pages: false }
 }
 
 /// What changes under way that may move directories do to a creation.
@@ -434,6 +442,13 @@ struct Making<S: Source> {
     conflict: Option<Errno>,
     /// It may have been made before: what the source says of the directory is from then.
     is_repeat: bool,
+}
+
+/// The file that was to be made is there already: waits until nothing is on its way behind the making. What is sent once the
+/// file is open must not come before what was sent earlier, and found no handle.
+async fn end_line(open: &OpenFile) -> OwnedRwLockWriteGuard<()> {
+    open.was_there.store(true, Ordering::Release);
+    open.in_line.clone().write_owned().await
 }
 
 /// What the source is asked for a creation.
@@ -482,7 +497,7 @@ impl<S: Source> Making<S> {
         let Creation { parent, name, flags, .. } = &self.creation;
         let (place, mut changing) = vfs.change(*parent, name)?;
         if self.is_repeat {
-            vfs.table.lock().begin_change(*parent)?;
+            changing.is_repeated()?;
         }
         let (source, creation) = (&*vfs.source, &self.creation);
         let asking = Asking { source, creation, handle, is_repeat: self.is_repeat };
@@ -494,9 +509,7 @@ impl<S: Source> Making<S> {
             return self.make_aside().await;
         }
         if matches!(outcome, Err(Errno::EEXIST)) && !flags.exclusive {
-            self.open.was_there.store(true, Ordering::Release);
-            // What is sent once the file is open must not come before what was sent earlier, and found no handle.
-            self.fence = Some(self.open.in_line.clone().write_owned().await);
+            self.fence = Some(end_line(&self.open).await);
             // What has been written through the handle was written to a file that was made for it.
             let truncate = flags.truncate && !self.open.has_written.load(Ordering::Acquire);
             outcome = create(OpenFlags { truncate, ..*flags }).await;
@@ -514,8 +527,7 @@ impl<S: Source> Making<S> {
         let Creation { parent, name, flags, .. } = creation.clone();
         let (handle, is_repeat) = (self.open.handle, self.is_repeat);
         let asking = Asking { source: &*vfs.source, creation: &creation, handle, is_repeat };
-        self.open.was_there.store(true, Ordering::Release);
-        self.fence = Some(self.open.in_line.clone().write_owned().await);
+        self.fence = Some(end_line(&self.open).await);
         for number in 1..=ASIDE_NAMES_MAX {
             let aside = name_aside(&name, &ino.0.to_string(), number);
             let (place, mut changing) = vfs.change(parent, &aside)?;

@@ -274,6 +274,13 @@ impl<S: Source> Vfs<S> {
         });
     }
 
+    /// Takes in the first page of a directory. From then on the source tells of its changes.
+    pub(super) async fn look_into(&self, ino: Ino) {
+        let Ok((place, ticket)) = self.place_and_ticket(ino) else { return };
+        let mut listing = self.source.list(place, 0);
+        let _more = self.next_ahead(ino, &mut listing, ticket, &mut Taken::from(0)).await;
+    }
+
     fn place_and_ticket(&self, ino: Ino) -> Result<(Place, Ticket)> {
         let table = self.table.lock();
         Ok((table.place(ino)?, table.ticket(ino)?))

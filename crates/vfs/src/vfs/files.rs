@@ -343,21 +343,23 @@ impl<S: Source> Vfs<S> {
             open.file.content_changed();
         }
         let mut notices = Vec::new();
-        let (is_current, keep_pages) = {
+        let (is_current, is_ahead, keep_pages) = {
             let mut table = self.table.lock();
             let is_current = table.is_current(ino, stamp) && !is_repeat();
             let is_learnt = !is_repeat()
                 && table.learn_attributes(ino, attributes, stamp, self.now(), &mut notices).is_ok()
                 && is_current;
             let same_pages = table.keep_pages(ino, &attributes);
-            (is_learnt, same_pages && (is_current || flags.truncate) && !flags.append)
+            let believed = table.last_attributes(ino).map(|believed| believed.version());
+            let is_ahead = !is_learnt && believed != Ok(attributes.version());
+            (is_learnt, is_ahead, same_pages && (is_current || flags.truncate) && !flags.append)
         };
         self.notify(notices);
         self.kernel_caught_up(ino).await;
         let keep_pages = keep_pages && !self.is_kernel_behind(ino);
-        match is_current {
-            true => self.keep_inline(&open, &opened, (content, reading)),
-            false => open.is_ahead.store(true, Ordering::Release),
+        open.is_ahead.store(is_ahead, Ordering::Release);
+        if is_current {
+            self.keep_inline(&open, &opened, (content, reading));
         }
         let attributes_changed = before.content_differs(&attributes) || self.kernel.is_behind(ino);
         Ok(OpenedFile { handle, keep_pages, attributes_changed, around_pages: flags.append })
@@ -643,6 +645,17 @@ impl<S: Source> Vfs<S> {
         handles.retain(|holder| holder.handle != handle);
         if handles.is_empty() && files.get(&file.ino).is_some_and(|known| Arc::ptr_eq(known, file)) {
             files.remove(&file.ino);
+        }
+    }
+
+    /// Waits until everything that has been taken from writers by now is at the source. What they write meanwhile is not
+    /// waited for: who writes without a pause would hold it up for ever.
+    pub async fn all_caught_up(&self) {
+        let of_file = |file: &Arc<FileState>| (Arc::clone(file), file.behind.taken());
+        let busy = |file: &&Arc<FileState>| !file.behind.is_idle();
+        let taken: Vec<_> = self.files.lock().values().filter(busy).map(of_file).collect();
+        for (file, taken) in taken {
+            file.behind.caught_up_to(taken).await;
         }
     }
 

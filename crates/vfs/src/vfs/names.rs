@@ -50,6 +50,12 @@ pub(super) struct Changing<'a, S: Source> {
 }
 
 impl<S: Source> Changing<'_, S> {
+    /// What the source will answer is perhaps from before: it is not younger than what others have changed since.
+    pub(super) fn is_repeated(&mut self) -> Result<()> {
+        self.begun = Some(self.vfs.table.lock().ticket(self.parent)?);
+        Ok(())
+    }
+
     pub(super) fn end(mut self) -> Ticket {
         let begun = self.begun.take().expect("a change ends once: `end` takes it");
         self.vfs.table.lock().end_change(self.parent, begun)
@@ -280,14 +286,16 @@ impl<S: Source> Vfs<S> {
     }
 
     pub(super) fn change<'a>(&'a self, parent: Ino, name: &'a Name) -> Result<(Place, Changing<'a, S>)> {
-        let mut table = self.table.lock();
-        let place = table.place(parent)?;
-        let mut begun = table.begin_change(parent)?;
+        let (place, begun) = {
+            let mut table = self.table.lock();
+            (table.place(parent)?, table.begin_change(parent)?)
+        };
+        let mut changing =
+            Changing { vfs: self, parent, name, also: None, begun: Some(begun), answered: false };
         if is_repeat() {
-            // What the source answers is not younger than what others have changed since.
-            begun = table.ticket(parent)?;
+            changing.is_repeated()?;
         }
-        Ok((place, Changing { vfs: self, parent, name, also: None, begun: Some(begun), answered: false }))
+        Ok((place, changing))
     }
 
     /// Takes in what a change that made `name` came to.
@@ -448,7 +456,7 @@ impl<S: Source> Vfs<S> {
             changing.answered = from_changing.answered;
         }
         let outcome = self.checked(from.0, outcome);
-        self.checked(to.0, outcome)?;
+        let renamed = self.checked(to.0, outcome)?;
         let from_ticket = from_changing.end();
         let to_ticket = to_changing.map_or(from_ticket, Changing::end);
         let mut notices = Vec::new();
@@ -458,7 +466,7 @@ impl<S: Source> Vfs<S> {
             let mut table = self.table.lock();
             match is_repeat() {
                 true => table.renamed_again(from, to, exchange, now, &mut notices),
-                false => table.renamed_here(from, to, exchange, now, &mut notices),
+                false => table.renamed_here(from, to, (exchange, Some(renamed)), now, &mut notices),
             }
         }
         self.notify(notices);

@@ -485,18 +485,9 @@ impl<S: Source> UnderWay<S> {
     }
 
     async fn set_attributes(&self, changes: AttributeChanges) -> Result<Attributes> {
-        let target = || Target::Handle(self.open.handle);
+        let request = || self.vfs.source.set_attributes(Target::Handle(self.open.handle), changes);
         let in_line = self.may_be_sent().await?;
-        let set = self.vfs.source.set_attributes(target(), changes).await;
-        drop(in_line);
-        let set = match set {
-            Err(errno) => {
-                self.is_worth_another(errno).await?;
-                self.vfs.source.set_attributes(target(), changes).await
-            }
-            set => set,
-        };
-        Ok(set?.attributes)
+        Ok(self.send(in_line, request).await?.attributes)
     }
 
     /// Waits until the handle is open, or what opens it is in line before: then it stays so while what this gives is there.
@@ -512,6 +503,27 @@ impl<S: Source> UnderWay<S> {
             self.turn().await;
         }
         Ok(None)
+    }
+
+    /// Sends it, and once more if it has found no handle because it came behind the making of its file.
+    async fn send<T, F>(
+        &self,
+        in_line: Option<OwnedRwLockReadGuard<()>>,
+        request: impl Fn() -> F + Send,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+        T: Send,
+    {
+        let outcome = request().await;
+        drop(in_line);
+        match outcome {
+            Err(errno) => {
+                self.is_worth_another(errno).await?;
+                request().await
+            }
+            done => done,
+        }
     }
 
     /// What was sent behind the making of its file may have found no handle, because the file is one that was there already,
@@ -540,16 +552,9 @@ impl<S: Source> UnderWay<S> {
         loop {
             let part = bytes.slice(..bytes.len().min(TRANSFER_BYTES_MAX as usize));
             let at = if append { WriteAt::End } else { WriteAt::Offset(offset) };
-            let written = source.write(self.open.handle, at, part.clone(), clear_set_id).await;
+            let request = || source.write(self.open.handle, at, part.clone(), clear_set_id);
             // Where one part was written, there is a handle for the others.
-            drop(in_line.take());
-            let written = match written {
-                Err(errno) => {
-                    self.is_worth_another(errno).await?;
-                    source.write(self.open.handle, at, part.clone(), clear_set_id).await?
-                }
-                Ok(written) => written,
-            };
+            let written = self.send(in_line.take(), request).await?;
             self.open.has_written.store(true, Ordering::Release);
             match usize::try_from(written.bytes) {
                 Ok(taken) if taken <= part.len() && (taken > 0 || part.is_empty()) => bytes.advance(taken),

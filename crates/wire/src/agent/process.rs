@@ -15,8 +15,18 @@ pub const WORDS_MAX: usize = 32 << 10;
 pub const OUTPUT_KEPT_BYTES_MAX: u32 = 1 << 20;
 
 /// How many ended processes are kept because their end may not have been heard of: more do not end within a round trip
-/// of each other.
+/// of each other. Of detached ones, as many are kept beside these.
 pub const ENDED_KEPT_MAX: usize = 32;
+
+/// The most output of a process that is kept while nobody reads it, and of a detached one to be read again: some thousand
+/// lines. The oldest is dropped.
+pub const SCROLLBACK_BYTES_MAX: usize = 1 << 20;
+
+/// How long the end of a detached process is kept, with its output, in seconds.
+pub const DETACHED_END_KEPT_SECONDS: u32 = 60 * 60;
+
+/// The most detached processes of a session that run.
+pub const DETACHED_MAX: usize = 64;
 
 /// Size of a terminal, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,12 +69,41 @@ pub enum ProcessRequest {
         directory: Option<serde_bytes::ByteBuf>,
         /// Runs it in a terminal of this size.
         terminal: Option<TerminalSize>,
+        /// It is detached from the beginning, as by [`ProcessRequest::Detach`].
+        detached: bool,
         /// Credit for output.
         window: StreamWindow,
     },
+    /// The process is no longer the client's. It goes on when this request's streams are cancelled, when the client says
+    /// goodbye, and for as long as it runs when no client comes; so does the session. What nobody reads of its output goes
+    /// into a scrollback of [`SCROLLBACK_BYTES_MAX`]. When it has ended, that is kept for [`DETACHED_END_KEPT_SECONDS`], of
+    /// the last [`ENDED_KEPT_MAX`]. `EAGAIN` if [`DETACHED_MAX`] run. → [`ProcessReply::Done`]
+    Detach {
+        /// Which.
+        process: ProcessId,
+    },
+    /// Nobody wants the process any more who followed it: as if the request that followed it had been cancelled. It is ended,
+    /// unless it is detached. → [`ProcessReply::Done`]; `ESRCH` if the session has no such process.
+    Release {
+        /// Which.
+        process: ProcessId,
+    },
+    /// The end of a process has been seen, with its output: nothing of it need be kept. One that runs goes on.
+    /// → [`ProcessReply::Done`]
+    Forget {
+        /// Which.
+        process: ProcessId,
+    },
+    /// Waits for the end of a process, without its output. → [`ProcessReply::Ended`]; `ESRCH` if the session has no such
+    /// process.
+    Wait {
+        /// Which.
+        process: ProcessId,
+    },
     /// Goes on, on a later stream of the session, with a process that was started on an earlier one. Streamed as
-    /// [`ProcessRequest::Spawn`] is. `ESRCH` if the session has no such process; `ENODATA` if output behind `from` is not
-    /// there any more.
+    /// [`ProcessRequest::Spawn`] is, or begins to read a detached one. Who followed it before gets `EINTR`. `ESRCH` if the
+    /// session has no such process; `ENODATA` if output behind `from` is not there any more, but where it may be dropped:
+    /// then [`ProcessReply::Dropped`] tells so.
     ///
     /// In a session that is kept, [`ClientFrame::Credit`](super::ClientFrame::Credit) for a process says that as many
     /// bytes have been taken: what has not been is kept for this, and the window is at most [`OUTPUT_KEPT_BYTES_MAX`]. Of
@@ -112,6 +151,17 @@ pub enum ProcessReply {
     Started {
         /// The machine's number for it.
         pid: u32,
+        /// How many bytes of input it has been sent.
+        input: u64,
+        /// How many bytes of output there have been, those included that are not there any more.
+        output: u64,
+    },
+    /// So many bytes of output are not there any more, between what came before and what comes next.
+    Dropped {
+        /// How many.
+        bytes: u64,
+        /// How many of them nobody has read.
+        unread: u64,
     },
     /// It wrote the payload.
     Output(Output),

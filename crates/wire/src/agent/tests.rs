@@ -141,9 +141,14 @@ fn requests() -> Vec<Request> {
             environment: vec![(b"A".to_vec().into(), b"\xff".to_vec().into())],
             directory: Some(b"/".to_vec().into()),
             terminal: Some(size),
+            detached: false,
             window,
         },
         ProcessRequest::Follow { process, from: 9, window },
+        ProcessRequest::Detach { process },
+        ProcessRequest::Release { process },
+        ProcessRequest::Forget { process },
+        ProcessRequest::Wait { process },
         ProcessRequest::Input { process, from: 8, end: true },
         ProcessRequest::Signal { process, signal: 9 },
         ProcessRequest::Resize { process, size },
@@ -176,6 +181,7 @@ fn agent_frames() -> Vec<AgentFrame> {
         F::Looked { entry: None, lease },
         F::Entry(entry()),
         F::Removed { entry: Some(entry()), directory: attributes },
+        F::Renamed { from: attributes, to: attributes },
         F::Opened { entry: entry(), whole: true, created: false, directory: None },
         F::Data,
         F::Written { bytes: 1, attributes },
@@ -217,7 +223,8 @@ fn agent_frames() -> Vec<AgentFrame> {
     ];
     let processes = vec![
         ProcessReply::Done,
-        ProcessReply::Started { pid: 1 },
+        ProcessReply::Started { pid: 1, input: 2, output: 3 },
+        ProcessReply::Dropped { bytes: 3, unread: 2 },
         ProcessReply::Output(Output::Stderr),
         ProcessReply::Ended(ExitStatus::Signalled(9)),
     ];

@@ -244,6 +244,8 @@ words! {
     ProcessState {
         /// It runs.
         Running = "running",
+        /// It runs, and goes on without the command that started it.
+        Detached = "detached",
         /// It has ended, and how is known.
         Exited = "exited",
         /// How it ended is not known: the link to it was lost or closed.

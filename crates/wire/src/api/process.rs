@@ -10,7 +10,9 @@
 //!     │ ◄──────── process.exited           │      always the last word about a process
 //! ```
 //!
-//! The command is killed when the connection ends before it.
+//! A command that was not detached is ended when the connection ends before it. A detached one goes on without any
+//! connection, also of the daemon to its machine; `process.attach` has its output and input again, from what is kept of
+//! the output on. `process.detach` leaves a command that way.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +48,61 @@ pub struct Run {
     /// A pseudo-terminal, if the command is to have one. Its error output then comes as output.
     #[serde(default)]
     pub terminal: Option<Terminal>,
+    /// It is detached from the beginning: nothing of it comes over this connection.
+    #[serde(default)]
+    pub detached: bool,
     /// Who asks.
     pub caller: Caller,
+}
+
+/// Has the output of a detached process come over this connection, and takes input for it. Whoever had that before is
+/// told that it is lost to him.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// Which process.
+    pub process: ProcessId,
+    /// The size of the terminal that its own is to have.
+    #[serde(default)]
+    pub size: Option<Size>,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// Its output follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// How it ended, if it has and nothing of its output is kept: then nothing follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Outcome>,
+    /// So many bytes of what follows were written before, those included that are [dropped](Dropped). What a terminal is
+    /// asked in them must not be answered: whoever asked does not wait for it any more.
+    #[serde(default)]
+    pub replayed: u64,
+}
+
+/// Sends a signal to a process, wherever it was started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kill {
+    /// Which process: it and all it started in its group.
+    pub process: ProcessId,
+    /// The signal's number on Linux.
+    pub signal: u8,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// The signal was sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed {}
+
+/// Leaves a process to itself. Answered by [`Exited`] with [`Outcome::Detached`], or by [`Stays`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// Which process.
+    pub process: ProcessId,
 }
 
 /// A pseudo-terminal.
@@ -75,6 +130,9 @@ pub struct Size {
 pub struct Started {
     /// What the notifications call it.
     pub process: ProcessId,
+    /// What a person should know: changes of a mount that the command may not see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// Input.
@@ -134,7 +192,27 @@ pub struct Stderr {
     pub bytes: Content,
 }
 
-/// The end.
+/// Output is gone that would have come here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Which process.
+    pub process: ProcessId,
+    /// How many bytes.
+    pub bytes: u64,
+    /// How many of them nobody has read.
+    pub unread: u64,
+}
+
+/// A process could not be left to itself: it still belongs to this connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stays {
+    /// Which process.
+    pub process: ProcessId,
+    /// Why.
+    pub reason: String,
+}
+
+/// The end, as far as this connection is concerned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exited {
     /// Which process.
@@ -162,15 +240,19 @@ pub enum Outcome {
         /// Why.
         reason: String,
     },
+    /// It has not: it goes on by itself.
+    Detached,
 }
 
 impl Outcome {
-    /// What a shell would make of it: the status, or 128 and the signal's number; 255 when it is not known.
+    /// What a shell would make of it: the status, or 128 and the signal's number; 255 when it is not known, 0 when it
+    /// goes on.
     pub fn exit_code(&self) -> u8 {
         match self {
             Outcome::Exited { code } => *code,
             Outcome::Signalled { signal } => u8::try_from(128 + signal).unwrap_or(255),
             Outcome::Lost { .. } => 255,
+            Outcome::Detached => 0,
         }
     }
 }

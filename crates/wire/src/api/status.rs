@@ -369,8 +369,25 @@ pub struct Process {
     pub machine: Machine,
     /// What was started.
     pub command: Vec<ByteString>,
-    /// `running` or `exited`.
+    /// `running`, `exited` or `lost`.
     pub state: String,
+    /// What it exited with, as a shell would say it; none while it runs or if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+    /// Why it is lost, or what keeps it from being asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The machine's number for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Whether it goes on without the command that started it.
+    #[serde(default)]
+    pub detached: bool,
+    /// Whether it has a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+    /// Since when it is what `state` says.
+    pub since: Timestamp,
 }
 
 /// Something that takes longer than a second.

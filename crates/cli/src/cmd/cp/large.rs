@@ -26,7 +26,7 @@ use wire::api::id::HandleId;
 use wire::api::machine::{Machine, Source};
 
 use super::files::{UNFINISHED_FILE, WINDOW_BYTES};
-use super::work::{Pair, Work};
+use super::work::{Pair, Work, lock};
 use crate::client::Client;
 use crate::error::{Error, Result};
 
@@ -164,13 +164,13 @@ impl Copy<'_, '_> {
             let length = u32::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
             let outcome = self.work.go_on().and_then(|()| self.piece(offset, length));
             if let Err(error) = outcome {
-                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *lock(&self.failure) = Some(error);
             }
         }
     }
 
     fn has_failed(&self) -> bool {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        lock(&self.failure).is_some()
     }
 
     fn piece(&self, offset: u64, length: u32) -> Result<()> {
@@ -180,7 +180,7 @@ impl Copy<'_, '_> {
             First::Copy => self.copy(&self.from, offset, length)?,
             First::Older(old) => self.copy_with(old, offset, length)?,
         };
-        for _ in 0..TRIES_MAX {
+        for tries in 0..=TRIES_MAX {
             let (wanted, there) = self.digests(&self.from, &self.to, offset, length)?;
             let whole: u64 = wanted.iter().map(|block| u64::from(block.bytes)).sum();
             if whole == u64::from(length) && wanted == there {
@@ -190,7 +190,7 @@ impl Copy<'_, '_> {
                 progress.bytes_copied(u64::from(length) - kept);
                 return Ok(());
             }
-            if whole < u64::from(length) {
+            if whole < u64::from(length) || tries == TRIES_MAX {
                 break;
             }
             for run in runs(&wanted, |at| there.get(at) != wanted.get(at)) {

@@ -17,12 +17,14 @@ use wire::api::file::{CHUNK_BYTES_MAX, Entry, FileKind, HANDLES_MAX, Links};
 use wire::api::machine::Source;
 
 use super::files::{Attributes, Files};
+use super::one;
 use super::progress::Progress;
-use super::{child, one, parts};
+use crate::cmd::place::Place;
 use crate::error::{Error, Failure, Result};
 
 /// How many files and directories are copied at once. Each takes a few round trips, however small it is, so that only
-/// many together fill a long link. Each needs two handles at most, a large file three, and the daemon gives a client so many.
+/// many together fill a long link. Each needs two handles at most, a large file three, and the daemon gives a client so
+/// many.
 const WORKERS: usize = (HANDLES_MAX - LARGE_FILES_MAX) / 2;
 
 /// The same where all is of this computer: more would wait for the same disk.
@@ -296,9 +298,8 @@ impl<'a> Work<'a> {
     }
 
     fn inside(&self, from: &Source, directory: &Arc<Directory>, target: Target) -> Result<Vec<Item>> {
-        let below = |source: &Source, entry: &Entry| {
-            parts(source).and_then(|(machine, path)| child(machine, path, &entry.name))
-        };
+        let below =
+            |source: &Source, entry: &Entry| Place::of(source).and_then(|place| place.source_of(&entry.name));
         let item = |entry: Entry| {
             let (from, to) = (below(from, &entry)?, below(&directory.to, &entry)?);
             Ok(Item { pair: Pair { from, entry, to }, target, outer: Some(Arc::clone(directory)) })
@@ -337,6 +338,6 @@ impl<'a> Work<'a> {
 }
 
 /// A panic of another thread has left nothing half done: what is guarded is changed in single steps.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -43,7 +43,7 @@ pub fn checks(context: &Context) -> Vec<Check> {
         kvm(&system),
         daemon(context),
     ];
-    checks.extend(context.paths().ok().and_then(|paths| unsaved(&paths.state_dir().join("mounts"))));
+    checks.extend(context.paths().ok().and_then(|paths| unsaved(&paths.mount_states_dir())));
     checks
 }
 

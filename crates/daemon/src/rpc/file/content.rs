@@ -11,7 +11,7 @@ use wire::api::file::{
 };
 use wire::api::{ErrorKind, ErrorObject};
 
-use super::{OpenFile, OpenNode, file, no_handle, refused, usage};
+use super::{OpenFile, OpenNode, file, refused, usage};
 
 /// What is read and written at once: a frame's payload, so that little is said beside the content.
 const PIECE_BYTES: u32 = 1 << 20;
@@ -20,13 +20,17 @@ const PIECE_BYTES: u32 = 1 << 20;
 const PIECES_MAX: usize = 4;
 
 /// `file.copy_range`
-pub async fn copy_range(copy: CopyRange, node: Option<OpenNode>) -> Result<CopiedRange, ErrorObject> {
-    let (from, to) = match node {
-        Some(OpenNode::Pair(from, to)) => (from, to),
-        _ => return Err(no_handle(copy.from)),
-    };
+pub async fn copy_range(
+    copy: CopyRange,
+    from: Option<OpenNode>,
+    to: Option<OpenNode>,
+) -> Result<CopiedRange, ErrorObject> {
+    let (from, to) = (file(copy.from, from)?, file(copy.to, to)?);
     if copy.bytes > COPY_BYTES_MAX {
         return Err(usage(format!("at most {COPY_BYTES_MAX} bytes are copied at once")));
+    }
+    if [copy.from_offset, copy.to_offset].iter().any(|at| at.checked_add(copy.bytes.into()).is_none()) {
+        return Err(usage("no file is so long"));
     }
     let bytes = match Arc::ptr_eq(&from.session, &to.session) {
         true => copy_there(&copy, &from, &to).await?,
@@ -41,12 +45,13 @@ async fn copy_there(copy: &CopyRange, from: &OpenFile, to: &OpenFile) -> Result<
     let mut done = 0;
     while done < u64::from(copy.bytes) {
         let (at, into) = ((from.far, copy.from_offset + done), (to.far, copy.to_offset + done));
-        let copied = client.copy_range(at, into, u64::from(copy.bytes) - done).await;
+        let left = u64::from(copy.bytes) - done;
+        let copied = client.copy_range(at, into, left).await;
         let copied = copied.map_err(|error| refused("write", &to.shown, &error))?.bytes;
         if copied == 0 {
             break;
         }
-        done += copied;
+        done += copied.min(left);
     }
     Ok(done)
 }

@@ -7,13 +7,15 @@
 
 use std::sync::Arc;
 
-use ::remote::client::{CallError, FileOutcome, FoundPage, PageStream, RemovalPage, SearchPage, WatchPage};
+use ::remote::client::{
+    AgentClient, CallError, FileOutcome, FoundPage, PageStream, RemovalPage, SearchPage, WatchPage,
+};
 use wire::agent::Errno as FarErrno;
-use wire::agent::file::{Kind, Time, WatchEvent};
+use wire::agent::file::{Entry as FarEntry, Place, Time, WatchEvent};
 use wire::agent::find::FindQuery;
 use wire::agent::name::RelativePath;
 use wire::agent::search as far;
-use wire::api::file::{Begun, FileKind, Links, NextRemoved, Opened, Progress, RemoveTree, RemovedNames};
+use wire::api::file::{Begun, Links, NextRemoved, Opened, Progress, RemoveTree, RemovedNames};
 use wire::api::find::{Find, Found, FoundFile, LeftOut, Next};
 use wire::api::id::HandleId;
 use wire::api::search::{Case, Hit, Hits, Line, NextHits, Search, Searched, Tell};
@@ -21,8 +23,8 @@ use wire::api::watch::{Change, ChangeEvent, Changes, NextChanges, Watch};
 use wire::api::{ErrorKind, ErrorObject, Method};
 
 use super::sessions::FarSession;
-use super::{OpenNode, Subject, entry, no_handle, usage};
-use crate::failure::{from_call, from_io};
+use super::{OpenNode, Subject, entry, far_kind, kind_of, no_handle, usage};
+use crate::failure::plain;
 use crate::rpc::Daemon;
 use crate::session::{ClientContext, Done, Effect, done_with, failed};
 
@@ -70,35 +72,10 @@ paged! {
     Changes = WatchPage;
 }
 
-/// What sort of file, in the API's words.
-pub fn kind_of(kind: Kind) -> FileKind {
-    match kind {
-        Kind::File => FileKind::File,
-        Kind::Directory => FileKind::Directory,
-        Kind::Symlink => FileKind::Link,
-        Kind::Fifo => FileKind::Fifo,
-        Kind::Socket => FileKind::Socket,
-        Kind::CharDevice => FileKind::CharacterDevice,
-        Kind::BlockDevice => FileKind::BlockDevice,
-    }
-}
-
-fn far_kind(kind: FileKind) -> Kind {
-    match kind {
-        FileKind::File => Kind::File,
-        FileKind::Directory => Kind::Directory,
-        FileKind::Link => Kind::Symlink,
-        FileKind::Fifo => Kind::Fifo,
-        FileKind::Socket => Kind::Socket,
-        FileKind::CharacterDevice => Kind::CharDevice,
-        FileKind::BlockDevice => Kind::BlockDevice,
-    }
-}
-
 /// What the machine has left as it is.
 fn left_out(path: &RelativePath, errno: FarErrno) -> LeftOut {
     let error = std::io::Error::from_raw_os_error(i32::from(errno.0));
-    LeftOut { path: path.as_bytes().into(), reason: from_io("", &error).message.replacen(": ", "", 1) }
+    LeftOut { path: path.as_bytes().into(), reason: plain(&error) }
 }
 
 /// A request that the machine has found to say nothing sensible is the user's mistake.
@@ -111,13 +88,23 @@ fn refused(what: &str, shown: &str, error: &CallError) -> ErrorObject {
             let detail = detail.replace(char::is_control, " ");
             ErrorObject::new(ErrorKind::Usage, format!("could not {what} `{shown}`: {detail}"))
         }
-        other => from_call(&format!("could not {what} `{shown}`"), other),
+        other => super::refused(what, shown, other),
     }
 }
 
 impl Tree {
-    fn new(pages: Pages, what: &'static str, subject: &Subject<'_>, session: Arc<FarSession>) -> Tree {
-        Tree { pages, what, shown: subject.shown(), _session: session }
+    fn new(pages: Pages, subject: &Subject<'_>, session: Arc<FarSession>) -> Tree {
+        Tree { pages, what: subject.what, shown: subject.shown(), _session: session }
+    }
+
+    /// Asks for something to be done with what the subject names, or points to, on its machine. Gives what that is, too.
+    async fn begin(
+        subject: &Subject<'_>,
+        ask: impl FnOnce(&AgentClient, Place) -> Pages,
+    ) -> Result<(HandleId, FarEntry, Tree), ErrorObject> {
+        let (session, start) = subject.find(Links::Follow).await?;
+        let pages = ask(session.client(), start.place);
+        Ok((subject.context.new_handle(), start.entry, Tree::new(pages, subject, session)))
     }
 
     /// The outcome of asking for the next page: none behind the last.
@@ -144,7 +131,7 @@ fn page_of<M: Method>(handle: HandleId, page: Result<M::Reply, ErrorObject>, tre
 fn tree(handle: HandleId, node: Option<OpenNode>) -> Result<Box<Tree>, ErrorObject> {
     match node {
         Some(OpenNode::Tree(tree)) => Ok(tree),
-        Some(OpenNode::File(_) | OpenNode::Directory(_) | OpenNode::Pair(..)) => Err(not_of_this(handle)),
+        Some(OpenNode::File(_) | OpenNode::Directory(_)) => Err(not_of_this(handle)),
         None => Err(no_handle(handle)),
     }
 }
@@ -188,9 +175,7 @@ async fn begin_find(
     context: &ClientContext,
     find: Find,
 ) -> Result<(HandleId, Opened, Tree), ErrorObject> {
-    const WHAT: &str = "search";
-    let subject = Subject::new(daemon, context, WHAT, &find.source, &find.caller)?;
-    let (session, start) = subject.find(Links::Follow).await?;
+    let subject = Subject::new(daemon, context, "search", &find.source, &find.caller)?;
     let query = FindQuery {
         names: find.names,
         ignore_case: find.ignore_case,
@@ -201,10 +186,9 @@ async fn begin_find(
             .map(|time| Time { seconds: time.seconds, nanoseconds: time.nanoseconds }),
         attributes: find.attributes,
     };
-    let pages = Pages::Found(session.client().find(start.place, query, WINDOW_BYTES));
-    let handle = context.new_handle();
-    let opened = Opened { handle, entry: entry(find.source.base_name(), &start.entry, None) };
-    Ok((handle, opened, Tree::new(pages, WHAT, &subject, session)))
+    let ask = |client: &AgentClient, start| Pages::Found(client.find(start, query, WINDOW_BYTES));
+    let (handle, start, tree) = Tree::begin(&subject, ask).await?;
+    Ok((handle, Opened { handle, entry: entry(find.source.base_name(), &start, None) }, tree))
 }
 
 /// `file.found`
@@ -237,13 +221,12 @@ async fn begin_removal(
     context: &ClientContext,
     remove: RemoveTree,
 ) -> Result<(HandleId, Begun, Tree), ErrorObject> {
-    const WHAT: &str = "remove";
-    let subject = Subject::new(daemon, context, WHAT, &remove.source, &remove.caller)?;
+    let subject = Subject::new(daemon, context, "remove", &remove.source, &remove.caller)?;
     let parent = subject.parent().await?;
     parent.session.forget(subject.path);
     let pages = parent.session.client().remove_tree(parent.place(), parent.name.clone(), WINDOW_BYTES);
     let handle = context.new_handle();
-    let tree = Tree::new(Pages::Removal(pages), WHAT, &subject, parent.session);
+    let tree = Tree::new(Pages::Removal(pages), &subject, parent.session);
     Ok((handle, Begun { handle }, tree))
 }
 
@@ -267,9 +250,7 @@ async fn begin_search(
     context: &ClientContext,
     search: Search,
 ) -> Result<(HandleId, Begun, Tree), ErrorObject> {
-    const WHAT: &str = "search";
-    let subject = Subject::new(daemon, context, WHAT, &search.source, &search.caller)?;
-    let (session, start) = subject.find(Links::Follow).await?;
+    let subject = Subject::new(daemon, context, "search", &search.source, &search.caller)?;
     let query = far::SearchQuery {
         pattern: search.pattern,
         fixed: search.fixed,
@@ -289,9 +270,9 @@ async fn begin_search(
         depth_max: search.depth_max,
         hits_max: search.hits_max.unwrap_or(u64::MAX),
     };
-    let pages = Pages::Hits(session.client().search(start.place, query, WINDOW_BYTES));
-    let handle = context.new_handle();
-    Ok((handle, Begun { handle }, Tree::new(pages, WHAT, &subject, session)))
+    let ask = |client: &AgentClient, start| Pages::Hits(client.search(start, query, WINDOW_BYTES));
+    let (handle, _, tree) = Tree::begin(&subject, ask).await?;
+    Ok((handle, Begun { handle }, tree))
 }
 
 /// `file.hits`
@@ -321,12 +302,11 @@ async fn begin_watch(
     context: &ClientContext,
     watch: Watch,
 ) -> Result<(HandleId, Begun, Tree), ErrorObject> {
-    const WHAT: &str = "watch";
-    let subject = Subject::new(daemon, context, WHAT, &watch.source, &watch.caller)?;
-    let (session, start) = subject.find(Links::Follow).await?;
-    let pages = Pages::Changes(session.client().watch(start.place, watch.recursive, WINDOW_BYTES));
-    let handle = context.new_handle();
-    Ok((handle, Begun { handle }, Tree::new(pages, WHAT, &subject, session)))
+    let subject = Subject::new(daemon, context, "watch", &watch.source, &watch.caller)?;
+    let ask =
+        |client: &AgentClient, start| Pages::Changes(client.watch(start, watch.recursive, WINDOW_BYTES));
+    let (handle, _, tree) = Tree::begin(&subject, ask).await?;
+    Ok((handle, Begun { handle }, tree))
 }
 
 /// `file.changes`

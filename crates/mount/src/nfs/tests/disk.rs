@@ -18,8 +18,8 @@ use vfs::file::{
     SeekFor, SetTime, Space, Time, WriteAt, XattrMode,
 };
 use vfs::source::{
-    HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Source, Target, WalkBudget,
-    WalkFrom, WalkPage, Walking, Written,
+    HandleId, Lease, Listed, Listing, NewNode, Opened, Page, Place, Removed, Renamed, Source, Target,
+    WalkBudget, WalkFrom, WalkPage, Walking, Written,
 };
 
 /// Names in one page of a listing.
@@ -333,9 +333,11 @@ impl Source for Disk {
         self.removed(&directory, entry)
     }
 
-    async fn rename(&self, from: (Place, Name), to: (Place, Name), _mode: RenameMode) -> Result<()> {
-        let (from, to) = (self.below(&from.0, &from.1)?, self.below(&to.0, &to.1)?);
-        rustix::fs::rename(&from, &to).map_err(no)
+    async fn rename(&self, from: (Place, Name), to: (Place, Name), _mode: RenameMode) -> Result<Renamed> {
+        let (old, new) = (self.below(&from.0, &from.1)?, self.below(&to.0, &to.1)?);
+        rustix::fs::rename(&old, &new).map_err(no)?;
+        let directory = |place| entry_at(&self.path(place)?).map(|entry| entry.attributes);
+        Ok(Renamed { from: directory(&from.0)?, to: directory(&to.0)? })
     }
 
     async fn link(&self, target: Target, directory: Place, name: Name) -> Result<Entry> {

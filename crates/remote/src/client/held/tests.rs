@@ -1,4 +1,5 @@
 use wire::agent::file::{AttributeChanges, Attributes, Kind};
+use wire::agent::process::ProcessId;
 
 use super::*;
 
@@ -53,7 +54,7 @@ fn rename(held: &mut Held, from: &str, to: &str, mode: RenameMode) {
     let root = place(1, "");
     let request =
         FileRequest::Rename { from: root.clone(), from_name: name(from), to: root, to_name: name(to), mode };
-    learn(held, request, FileReply::Done);
+    learn(held, request, FileReply::Renamed { from: attributes(0), to: attributes(0) });
 }
 
 fn lock(held: &mut Held, handle: u64, owner: u64, lock: Lock) {
@@ -214,7 +215,7 @@ fn what_nobody_waited_for_is_given_back_and_what_was_had_before_is_not() {
     held.request_lost(&Request::File(asked.clone()), false);
     assert_eq!(held.corrections().count, 0, "what was not sent was not given");
     held.request_lost(&Request::File(asked), true);
-    let lock = |lock| FileRequest::Lock { handle: HandleId(1), owner: 5, lock, wait: false };
+    let lock = |lock| Request::File(FileRequest::Lock { handle: HandleId(1), owner: 5, lock, wait: false });
     let expected = [lock(posix(LockKind::Unlocked, 0, 99)), lock(posix(LockKind::Shared, 0, 9))];
     assert_eq!(held.corrections(), Corrections { count: 1, requests: expected.into() });
     held.corrected(1);
@@ -247,7 +248,29 @@ fn what_could_not_be_given_back_is_not_had_again_and_is_owed() {
     let again = posix(LockKind::Shared, 0, 4);
     let again = FileRequest::Lock { handle: HandleId(3), owner: 6, lock: again, wait: false };
     let [unlock, release, close] = owed;
-    assert_eq!(held.corrections(), Corrections { count: 3, requests: vec![unlock, again, release, close] });
+    let requests = [unlock, again, release, close].map(Request::File).into();
+    assert_eq!(held.corrections(), Corrections { count: 3, requests });
     let left: Vec<_> = held.files().iter().map(|file| (file.handle.0, file.locks.len())).collect();
     assert_eq!(left, [(1, 0), (3, 1)]);
+}
+
+#[test]
+fn a_process_that_nobody_follows_any_more_is_released_unless_it_was_to_be_left() {
+    let (first, second) = (ProcessId(1), ProcessId(2));
+    let follow = |process| Request::Process(ProcessRequest::Follow { process, from: 0, window: 9 });
+    let release = |process| Request::Process(ProcessRequest::Release { process });
+    let detach = |process| Request::Process(ProcessRequest::Detach { process });
+    let mut held = Held::default();
+    held.request_lost(&follow(first), false);
+    assert_eq!(held.corrections().count, 0, "the machine has not heard of it");
+    held.request_lost(&follow(first), true);
+    assert_eq!(held.corrections(), Corrections { count: 1, requests: vec![release(first)] });
+    held.corrected(1);
+    // It was on its way when the line was cut once more.
+    held.request_lost(&release(first), true);
+    // In either order.
+    held.request_lost(&follow(second), true);
+    held.request_lost(&detach(second), true);
+    held.request_lost(&follow(second), true);
+    assert_eq!(held.corrections(), Corrections { count: 2, requests: vec![release(first), detach(second)] });
 }

@@ -40,7 +40,10 @@ impl Session {
         let (pace, now) = (self.outbox.pace(), Instant::now());
         match sent {
             Sent::Prompt(at) => pace.lock().trip.took(now.saturating_duration_since(at), now),
-            Sent::Read(departure) => pace.lock().down.arrives(&departure, now),
+            Sent::Read(departure) => {
+                let pace = &mut *pace.lock();
+                pace.down.arrives(&departure, &pace.trip, now);
+            }
             Sent::Unseen => {}
         }
     }

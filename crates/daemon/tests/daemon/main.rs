@@ -37,6 +37,11 @@ use wire::worker::{
     CONFIG, Decoder, FromWorker, MountConfig, Ready, Stopping, ToWorker, WorkerError, WorkerStatus, encode,
 };
 
+mod events;
+mod life;
+
+use life::{Client, Life, start_daemon};
+
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long processes of a daemon that was killed may take to see that it is gone.
@@ -224,6 +229,7 @@ impl FakeWorker<'_> {
                     self.say(&FromWorker::Status(Box::new(status(MountStatus::Active))));
                 }
                 ToWorker::Reconnect => {}
+                ToWorker::Flush { number } => self.say(&FromWorker::Flushed { through: number }),
                 ToWorker::Status => {
                     requests += 1;
                     let mut status = status(MountStatus::Active);
@@ -299,218 +305,6 @@ fn answer_null_calls(tether: &Tether, kept: Option<OwnedFd>) -> u16 {
         }
     });
     port
-}
-
-/// A daemon in a state directory of its own. Killed when it is dropped, with the processes of its mounts. That panics when
-/// others are left.
-struct Life {
-    home: tempfile::TempDir,
-    daemon: Child,
-}
-
-impl Life {
-    fn begin() -> Life {
-        Life::begin_with(&[])
-    }
-
-    fn begin_with(variables: &[(&str, &str)]) -> Life {
-        let home = tempfile::tempdir().unwrap();
-        std::fs::create_dir(home.path().join("src")).unwrap();
-        let daemon = start_daemon(home.path(), variables);
-        let life = Life { home, daemon };
-        life.wait_until_it_listens();
-        life
-    }
-
-    /// Ends this life as a crash would and begins the next.
-    fn kill_and_begin_again(&mut self) {
-        self.daemon.kill().unwrap();
-        self.daemon.wait().unwrap();
-        self.daemon = start_daemon(self.home.path(), &[]);
-        self.wait_until_it_listens();
-    }
-
-    fn wait_until_it_listens(&self) {
-        eventually("the daemon listens", || UnixStream::connect(self.paths().socket()).is_ok());
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.path().canonicalize().unwrap().join(name)
-    }
-
-    fn paths(&self) -> Paths {
-        Paths::new(0, |name| (name == "STEAD_HOME").then(|| self.home.path().into())).unwrap()
-    }
-
-    fn client(&self) -> Client {
-        let stream = UnixStream::connect(self.paths().socket()).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Client { reader: BufReader::new(stream), last: 0 }
-    }
-
-    fn create(&self, role: &str, dir: Option<&str>) -> Create {
-        Create {
-            source: Source::files(Machine::Host, self.path("src").as_path()).unwrap(),
-            dir: dir.map(ByteString::from),
-            backend: Backend::Auto,
-            access: Access::ReadWrite,
-            sync: SyncMode::Close,
-            reconnect: Reconnect::Automatic,
-            heartbeat_interval_ms: None,
-            max_heartbeat_failures: None,
-            options: BTreeMap::from([("play".to_owned(), role.to_owned())]),
-            caller: self.caller(),
-        }
-    }
-
-    fn caller(&self) -> Caller {
-        Caller {
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            cwd: self.path("").into(),
-            ..Caller::default()
-        }
-    }
-
-    fn mount(&self, role: &str, dir: &str) -> Mount {
-        self.client().call(self.create(role, Some(dir))).unwrap()
-    }
-
-    fn unmount(&self, mount: &Mount, force: Force) -> Result<Removed, ErrorObject> {
-        self.client().call(Remove { target: Target::Id(mount.id), force })
-    }
-
-    fn document(&self) -> Document {
-        self.client().call(api::status::Get {}).unwrap()
-    }
-
-    /// What is in the state directory, but for what a daemon always has there.
-    fn leftovers(&self) -> Vec<String> {
-        let usual =
-            ["src", "run", "state.db", "state.db-wal", "state.db-shm", "daemon.log", "stderr", "mounts"];
-        let names = |dir: &Path| -> Vec<String> {
-            let entries = std::fs::read_dir(dir).into_iter().flatten();
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-        };
-        let mut left: Vec<String> =
-            names(self.home.path()).into_iter().filter(|name| !usual.contains(&name.as_str())).collect();
-        left.extend(names(&self.home.path().join("mounts")));
-        left
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-        let mounts = std::fs::read_dir(self.home.path().join("mounts"));
-        mounts.into_iter().flatten().for_each(|entry| end_processes(&entry.unwrap().path()));
-        let left = self.outlive();
-        assert!(left.is_empty() || std::thread::panicking(), "left behind: {left:?}");
-        if std::thread::panicking()
-            && let Ok(log) = std::fs::read_to_string(self.paths().log())
-        {
-            eprintln!("the daemon's log:\n{log}");
-        }
-    }
-}
-
-impl Life {
-    /// Kills what is still there after a while: they have the state directory in their environment. Says what that was.
-    fn outlive(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        holds_within(LEAVE_TIME, || {
-            left = self.processes();
-            left.is_empty()
-        });
-        for (pid, _) in &left {
-            // One that has gone meanwhile is as good.
-            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-        left.into_iter().map(|(pid, command)| format!("{pid}: {command}")).collect()
-    }
-
-    fn processes(&self) -> Vec<(u32, String)> {
-        let mine = format!("STEAD_HOME={}", self.home.path().display());
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let is_mine = |pid: &u32| {
-            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == mine.as_bytes()) && exists(*pid)
-        };
-        let command = |pid| {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            (pid, String::from_utf8_lossy(&command).replace('\0', " "))
-        };
-        pids.filter(is_mine).map(command).collect()
-    }
-}
-
-/// Ends the keeper of a mount, and its worker with it, and waits until they have ended.
-fn end_processes(state_dir: &Path) {
-    Plan::withdraw(state_dir).unwrap();
-    let Ok(stream) = supervisor::socket::connect_in(state_dir, KEEPER_SOCKET) else { return };
-    let _ = (&stream).write_all(b"{\"do\":\"end\"}\n");
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    let _ended = std::io::copy(&mut &stream, &mut std::io::sink());
-}
-
-fn start_daemon(home: &Path, variables: &[(&str, &str)]) -> Child {
-    let (program, arguments) = again("play_daemon");
-    let stderr = std::fs::File::options().append(true).create(true).open(home.join("stderr")).unwrap();
-    Command::new(program)
-        .args(arguments)
-        .env("STEAD_HOME", home)
-        .env("STEAD_LOG", "debug")
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(stderr)
-        .spawn()
-        .unwrap()
-}
-
-struct Client {
-    reader: BufReader<UnixStream>,
-    last: u64,
-}
-
-impl Client {
-    fn send(&mut self, call: impl Into<Call>) -> RequestId {
-        self.last += 1;
-        let request = Request { id: RequestId::Number(self.last), call: call.into() };
-        self.write(&request.to_line().unwrap());
-        request.id
-    }
-
-    fn write(&self, bytes: &[u8]) {
-        self.reader.get_ref().write_all(bytes).unwrap();
-    }
-
-    fn read(&mut self) -> ServerMessage {
-        let mut line = Vec::new();
-        self.reader.read_until(b'\n', &mut line).unwrap();
-        assert!(!line.is_empty(), "the daemon hung up");
-        ServerMessage::decode(&line).unwrap()
-    }
-
-    fn response(&mut self) -> Response {
-        match self.read() {
-            ServerMessage::Response(response) => response,
-            other => panic!("not a response: {other:?}"),
-        }
-    }
-
-    fn call<M: api::Method>(&mut self, params: M) -> Result<M::Reply, ErrorObject>
-    where
-        Call: From<M>,
-    {
-        let id = self.send(params);
-        let response = self.response();
-        assert_eq!(response.id, Some(id));
-        response.outcome.map(|reply| serde_json::from_value(reply).unwrap())
-    }
 }
 
 /// Whether it runs. One that was taken away from its parent may stay a zombie where nobody reaps orphans.
@@ -603,18 +397,6 @@ fn kill(pid: u32) {
 fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();
-}
-
-impl Life {
-    fn shown(&self, mount: &Mount) -> Mount {
-        self.document().mounts.into_iter().find(|other| other.id == mount.id).unwrap()
-    }
-
-    /// The keeper's process: the parent of the first worker.
-    fn keeper(&self, mount: &Mount) -> u32 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker(mount))).unwrap();
-        stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap()
-    }
 }
 
 #[test]
@@ -957,6 +739,7 @@ fn run(life: &Life, command: &[&str]) -> api::process::Run {
         cwd: Some(life.path("src").into()),
         environment: vec![("STEAD_TEST".into(), "seen".into())],
         terminal: None,
+        detached: false,
         caller: life.caller(),
     }
 }
@@ -1075,200 +858,6 @@ fn the_doctor_looks_at_this_computer() {
     let report = life.client().call(doctor).unwrap();
     let agent = report.checks.iter().find(|check| check.name == "agent").unwrap();
     assert_eq!(agent.verdict, api::machine::Verdict::Works, "{agent:?}");
-}
-
-/// A client that is told what happens, and asks for nothing else.
-struct Watcher {
-    client: Client,
-}
-
-impl Life {
-    fn redial(&self) -> api::machine::Redial {
-        api::machine::Redial {
-            machine: Machine::Host,
-            reconnect: None,
-            heartbeat_interval_ms: None,
-            max_heartbeat_failures: None,
-            caller: self.caller(),
-        }
-    }
-
-    fn watch(&self, topics: &[Topic]) -> Watcher {
-        let mut client = self.client();
-        client.call(Subscribe { topics: topics.to_vec() }).unwrap();
-        Watcher { client }
-    }
-}
-
-impl Watcher {
-    /// The next event, as its topic, id and state word.
-    fn next(&mut self) -> String {
-        match self.client.read() {
-            ServerMessage::Notification(ServerNotification::EventHappened(notice)) => {
-                let happened = notice.event.happened;
-                format!("{} {} {}", happened.topic(), happened.id(), happened.word())
-            }
-            other => panic!("not an event: {other:?}"),
-        }
-    }
-
-    fn expect(&mut self, expected: &[&str]) {
-        for event in expected {
-            assert_eq!(self.next(), *event);
-        }
-    }
-}
-
-#[test]
-fn what_happens_to_mounts_and_processes_is_told_in_order_and_once() {
-    let life = Life::begin();
-    let mut watcher = life.watch(&[]);
-    let mount = life.mount("", "m");
-    watcher.expect(&["connection c1 connecting", "connection c1 connected", "mount m1 active"]);
-    let mut client = life.client();
-    client.call(run(&life, &["sh", "-c", "exit 3"])).unwrap();
-    watcher.expect(&["process p1 running"]);
-    match watcher.client.read() {
-        ServerMessage::Notification(ServerNotification::EventHappened(notice)) => {
-            let expected = Happened::Process {
-                id: "p1".parse().unwrap(),
-                machine: Machine::Host,
-                state: ProcessState::Exited,
-                code: Some(3),
-            };
-            assert_eq!((notice.event.happened, notice.event.seq), (expected, 5));
-        }
-        other => panic!("not an event: {other:?}"),
-    }
-    // A mount that does not come to serve is no event.
-    life.client().call(life.create("fail", Some("n"))).unwrap_err();
-    life.unmount(&mount, Force::Never).unwrap();
-    watcher.expect(&["mount m1 unmounted"]);
-}
-
-/// How long an event may take to arrive after what it tells of.
-const EVENT_LIMIT: Duration = Duration::from_secs(1);
-
-#[test]
-fn a_lost_link_is_told_within_a_second_and_once() {
-    let life = Life::begin();
-    let mount = life.mount("flaky", "m");
-    let mut watcher = life.watch(&[]);
-    let begin = Instant::now();
-    life.client().call(life.redial()).unwrap();
-    watcher.expect(&["connection c1 reconnecting", "connection c1 connected"]);
-    watcher.expect(&["mount m1 reconnecting", "mount m1 active"]);
-    assert!(begin.elapsed() < EVENT_LIMIT, "{:?}", begin.elapsed());
-    life.unmount(&mount, Force::Never).unwrap();
-    watcher.expect(&["mount m1 unmounted"]);
-}
-
-#[test]
-fn a_death_and_its_successor_are_told_within_a_second_and_once() {
-    let life = Life::begin();
-    let mount = life.mount("", "m");
-    let mut watcher = life.watch(&[]);
-    for _ in 0..3 {
-        let begin = Instant::now();
-        kill(worker(&life.shown(&mount)));
-        watcher.expect(&["mount m1 recovering"]);
-        assert!(begin.elapsed() < EVENT_LIMIT, "{:?}", begin.elapsed());
-        watcher.expect(&["mount m1 active"]);
-    }
-    life.unmount(&mount, Force::Never).unwrap();
-    watcher.expect(&["mount m1 unmounted"]);
-}
-
-#[test]
-fn a_mount_that_fails_is_told_once_with_the_last_words_of_its_worker() {
-    let life = Life::begin();
-    let mount = life.mount("doomed", "m");
-    let mut watcher = life.watch(&[]);
-    kill(worker(&mount));
-    watcher.expect(&["mount m1 recovering"]);
-    match watcher.client.read() {
-        ServerMessage::Notification(ServerNotification::EventHappened(notice)) => {
-            let happened = notice.event.happened;
-            let reason = "its worker ended with status 4: this world is not for me";
-            assert_eq!((happened.word(), happened.reason()), ("failed", Some(reason)));
-        }
-        other => panic!("not an event: {other:?}"),
-    }
-    life.unmount(&mount, Force::Never).unwrap();
-    watcher.expect(&["mount m1 unmounted"]);
-}
-
-#[test]
-fn a_worker_that_is_stopped_is_found_by_the_probe_and_replaced() {
-    let life = Life::begin_with(&[("PROBE_INTERVAL_MS", "100")]);
-    let mount = life.mount("answer", "m");
-    let mut watcher = life.watch(&[Topic::Mount]);
-    eventually("it is found to be well", || life.shown(&mount).health == Health::Healthy);
-    let pid = rustix::process::Pid::from_raw(worker(&mount).cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-    watcher.expect(&["mount m1 recovering", "mount m1 active"]);
-    let shown = life.shown(&mount);
-    assert_eq!((shown.port, shown.worker.unwrap().restarts), (mount.port, 1));
-    assert!(!exists(worker(&mount)));
-    eventually("the successor answers", || life.shown(&mount).health == Health::Healthy);
-    life.unmount(&mount, Force::Never).unwrap();
-    watcher.expect(&["mount m1 unmounted"]);
-    assert_eq!(life.leftovers(), Vec::<String>::new());
-}
-
-#[test]
-fn a_subscription_has_its_topics_and_an_end() {
-    let life = Life::begin();
-    let mut client = life.client();
-    let subscribed = client.call(Subscribe { topics: vec![Topic::Mount, Topic::Operation] }).unwrap();
-    assert_eq!(subscribed.seq, 0);
-    let mut watcher = Watcher { client };
-    let first = life.mount("", "one");
-    watcher.expect(&["mount m1 active"]);
-    let subscription = subscribed.subscription;
-    watcher.client.call(Unsubscribe { subscription }).unwrap();
-    let again = watcher.client.call(Unsubscribe { subscription }).unwrap_err();
-    assert_eq!(again.kind(), ErrorKind::NotFound);
-    life.unmount(&first, Force::Never).unwrap();
-    // The next thing it hears is the answer to what it asks.
-    watcher.client.call(api::daemon::Status {}).unwrap();
-}
-
-#[test]
-fn subscriptions_of_one_client_are_limited() {
-    let life = Life::begin();
-    let mut client = life.client();
-    for _ in 0..SUBSCRIPTIONS_MAX {
-        client.call(Subscribe { topics: vec![Topic::Operation] }).unwrap();
-    }
-    assert_eq!(client.call(Subscribe::default()).unwrap_err().kind(), ErrorKind::Conflict);
-}
-
-#[test]
-fn a_subscriber_that_does_not_read_holds_up_nobody_and_is_told_what_it_missed() {
-    let life = Life::begin();
-    let mut watcher = life.watch(&[Topic::Connection]);
-    // More than fits into the socket, the queue of its session and the ring together.
-    let redials = EVENTS_WAITING_MAX as u64 * 3;
-    let mut client = life.client();
-    for _ in 0..redials {
-        client.call(life.redial()).unwrap();
-    }
-    // One word when the link is lost and one when it is there again, but for the first.
-    let count = redials * 2;
-    let (mut told, mut missed, mut last) = (0, 0, 0);
-    while told + missed < count {
-        match watcher.client.read() {
-            ServerMessage::Notification(ServerNotification::EventHappened(notice)) => {
-                assert!(notice.event.seq > last, "in order, each once");
-                (last, told) = (notice.event.seq, told + 1);
-            }
-            ServerMessage::Notification(ServerNotification::EventMissed(note)) => missed += note.missed,
-            other => panic!("unexpected: {other:?}"),
-        }
-    }
-    assert_eq!((told + missed, last), (count, count));
-    assert!(missed > 0);
 }
 
 #[test]
