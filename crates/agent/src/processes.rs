@@ -20,26 +20,25 @@
 //! A line that is cut in silence looks like a client that does not read. So a stream to which a process writes that need not
 //! wait [ends](crate::kept) when nothing at all has come on it for a while.
 
+mod mover;
 mod spawn;
 mod tail;
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::termios::Winsize;
-use rustix::time::Timespec;
 use wire::agent::process::{
-    DETACHED_END_KEPT_SECONDS, DETACHED_MAX, ENDED_KEPT_MAX, ExitStatus, Output, ProcessId, ProcessReply,
-    ProcessRequest, SCROLLBACK_BYTES_MAX, TerminalSize,
+    DETACHED_END_KEPT_SECONDS, DETACHED_MAX, ENDED_KEPT_MAX, ExitStatus, ProcessId, ProcessReply,
+    ProcessRequest, TerminalSize,
 };
 use wire::agent::{Failure, Reply, RequestId, Sequence};
 
@@ -50,6 +49,7 @@ use crate::session::{Asked, Outcome, Session};
 use crate::stream::Stream;
 use crate::sync::{lock, wait_timeout};
 use crate::ticket::Ticket;
+use mover::Mover;
 use tail::{Missing, Tail};
 
 /// The most processes at once; each has a thread and up to five descriptors.
@@ -58,26 +58,17 @@ const PROCESSES_MAX: usize = 256;
 /// How much input may wait for one process. More is refused: the client is to wait for the answers.
 const INPUT_QUEUED_BYTES_MAX: usize = 4 << 20;
 
-/// How much output is read, and sent, at once: what a pipe holds.
-const OUTPUT_BYTES: usize = 64 << 10;
-
 /// How long a process that is to end has between the hang-up and the kill.
 const HANG_UP_GRACE: Duration = Duration::from_millis(500);
 
 /// How long killed processes have to be gone.
 const KILL_GRACE: Duration = Duration::from_secs(1);
 
-/// How often an exit is looked for where the kernel cannot tell of it.
-const EXIT_LOOK: Duration = Duration::from_millis(50);
-
 /// How long the end of a detached process is kept.
 const DETACHED_END_KEPT: Duration = Duration::from_secs(DETACHED_END_KEPT_SECONDS as u64);
 
 /// The most requests that wait for the end of one process: a client has no use for more than one.
 const WAITERS_MAX: usize = 8;
-
-/// What ends the input of a terminal: the end-of-file character.
-const END_OF_INPUT: u8 = 4;
 
 #[derive(Default)]
 pub(crate) struct Processes {
@@ -148,7 +139,7 @@ impl Table {
 
     /// How many detached ones run.
     fn detached(&self) -> usize {
-        let runs = |running: &&Arc<Running>| running.is_detached() && lock(&running.state).status.is_none();
+        let runs = |running: &&Arc<Running>| running.is_detached() && running.ended_at().is_none();
         self.running.values().filter(runs).count()
     }
 
@@ -157,7 +148,7 @@ impl Table {
     fn detached_ended(&self) -> Vec<(Instant, DetachedEnd)> {
         let of_running = |(process, running): (&ProcessId, &Arc<Running>)| {
             let state = lock(&running.state);
-            let at = state.status.as_ref().map(|(_, at)| *at)?;
+            let (_, at) = state.status?;
             let is_left = running.is_detached() && !state.unwanted && !state.followed;
             is_left.then(|| (at, *process, Some(running.clone())))
         };
@@ -313,8 +304,12 @@ impl Processes {
     /// until one has ended, if there is no such moment.
     pub fn detached_until(&self) -> Option<Option<Instant>> {
         let table = lock(&self.table);
-        let ended_at = |running: &Arc<Running>| lock(&running.state).status.as_ref().map(|(_, at)| *at);
-        let running = table.running.values().filter(|running| running.is_detached()).map(ended_at);
+        // One whose end has been seen is only not gone yet.
+        let ended_at = |running: &Arc<Running>| {
+            let state = lock(&running.state);
+            (running.is_detached() && !state.unwanted).then(|| state.status.map(|(_, at)| at))
+        };
+        let running = table.running.values().filter_map(ended_at);
         let told = table.busy.values().filter_map(|busy| busy.ended?.1);
         let ended = table.ended.iter().filter_map(|ended| ended.detached).chain(told).map(Some);
         let last = running.chain(ended).reduce(|one, other| Some(one?.max(other?)))?;
@@ -329,18 +324,20 @@ impl Processes {
 
     /// Ends every process that is not detached. Does not wait for it.
     pub fn end_attached(&self) {
-        let running: Vec<_> = lock(&self.table).running.values().cloned().collect();
-        for process in running.into_iter().filter(|running| !running.is_detached()) {
-            lock(&process.state).unwanted = true;
-            process.wake();
-        }
-        lock(&self.table).ended.retain(|ended| ended.detached.is_some());
+        let mut table = lock(&self.table);
+        table.running.values().filter(|running| !running.is_detached()).for_each(|running| running.release());
+        let ended = std::mem::take(&mut table.ended);
+        let (kept, forgotten) =
+            ended.into_iter().partition::<VecDeque<_>, _>(|ended| ended.detached.is_some());
+        table.ended = kept;
+        drop(table);
+        drop(forgotten);
     }
 
     /// Makes room for the end of one more detached process, and forgets what has been kept for long enough.
     fn forget_detached(&self) {
         let ended = lock(&self.table).detached_ended();
-        let too_many = ended.len().saturating_sub(ENDED_KEPT_MAX);
+        let too_many = ended.len().saturating_sub(DETACHED_MAX);
         for (index, (at, end)) in ended.into_iter().enumerate() {
             let is_old = at.elapsed() >= DETACHED_END_KEPT;
             match end {
@@ -380,7 +377,7 @@ impl Processes {
         let mut table = lock(&self.table);
         let ended = table.forget(process);
         let running = table.running.get(&process);
-        if let Some(running) = running.filter(|running| lock(&running.state).status.is_some()) {
+        if let Some(running) = running.filter(|running| running.ended_at().is_some()) {
             running.release();
         }
         drop(table);
@@ -467,6 +464,11 @@ impl Running {
         self.detached.load(Ordering::Acquire)
     }
 
+    /// When it ended, if it has.
+    fn ended_at(&self) -> Option<Instant> {
+        lock(&self.state).status.map(|(_, at)| at)
+    }
+
     /// Nobody wants it, or its end, any more.
     fn release(&self) {
         lock(&self.state).unwanted = true;
@@ -519,6 +521,11 @@ impl Running {
 
 fn reply(reply: ProcessReply) -> Reply {
     Reply::Process(reply)
+}
+
+/// The last reply about a process.
+fn ended(status: ExitStatus) -> Answer {
+    Ok((reply(ProcessReply::Ended(status)), Vec::new()))
 }
 
 fn done() -> Answer {
@@ -717,15 +724,15 @@ impl Session {
     /// Answers when a process has ended.
     fn wait_for_end(&self, asked: &Asked<'_>, process: ProcessId) -> Outcome {
         let table = lock(&self.processes.table);
-        let ended = table.ended.iter().find(|ended| ended.process == process).map(|ended| ended.status);
+        let known = table.ended.iter().find(|ended| ended.process == process).map(|ended| ended.status);
         let told = || table.busy.get(&process).and_then(|busy| busy.ended).map(|(status, _)| status);
         let Some(running) = table.running.get(&process) else {
-            let answer = ended.or_else(told).map(|status| (reply(ProcessReply::Ended(status)), Vec::new()));
-            return Outcome::Answered(answer.ok_or_else(|| failure(Errno::SRCH)));
+            let status = known.or_else(told).ok_or_else(|| failure(Errno::SRCH));
+            return Outcome::Answered(status.and_then(ended));
         };
         let mut state = lock(&running.state);
         if let Some((status, _)) = state.status {
-            return Outcome::Answered(Ok((reply(ProcessReply::Ended(status)), Vec::new())));
+            return Outcome::Answered(ended(status));
         }
         state.waiters.retain(|waiter| waiter.stream.upgrade().is_some_and(|stream| !stream.is_over()));
         if state.waiters.len() >= WAITERS_MAX {
@@ -790,364 +797,7 @@ impl Ended {
             let sent = follower.stream.send(follower.ticket.id, reply(ProcessReply::Output(which)), bytes);
             self.tail.note_sent(sent);
         }
-        Ok((reply(ProcessReply::Ended(self.status)), Vec::new()))
-    }
-}
-
-/// What a process's thread works with.
-struct Mover {
-    running: Arc<Running>,
-    /// Absent while the session is detached.
-    follower: Option<Follower>,
-    tail: Tail,
-    streams: spawn::Streams,
-    /// Readable when the process has exited; absent on kernels without.
-    exit: Option<OwnedFd>,
-    status: Option<ExitStatus>,
-    /// It has ended, and all that was left in its pipes or its terminal has been read.
-    drained: bool,
-    /// When the process was told to end.
-    hung_up: Option<Instant>,
-}
-
-/// What became of reading once.
-#[derive(PartialEq, Eq)]
-enum Moved {
-    Some,
-    /// Nothing there right now.
-    Nothing,
-    /// Nothing comes any more.
-    Ended,
-}
-
-impl Mover {
-    fn run(mut self, session: &Session, process: ProcessId, mut child: Child) {
-        let mut buffer = vec![0; OUTPUT_BYTES];
-        loop {
-            self.wait();
-            self.change_follower();
-            self.end_if_unwanted();
-            self.write_input(session);
-            self.send_tail();
-            let idle = self.drained || self.read_outputs(&mut buffer);
-            if self.status.is_none() {
-                self.look_for_exit(&mut child, session);
-            } else if idle {
-                self.drain(session);
-                if self.is_over() {
-                    break;
-                }
-            }
-        }
-        self.refuse_input(session);
-        let status = self.status.unwrap_or(ExitStatus::Signalled(0));
-        let is_kept = self.follower.as_ref().is_none_or(|follower| follower.stream.is_kept());
-        let ended = lock(&self.running.state).status.map(|(_, at)| at);
-        let detached = ended.filter(|_| self.running.is_detached());
-        let is_forgotten = self.follower.is_none() && (detached.is_some() || self.is_unwanted());
-        if !is_kept || is_forgotten {
-            session.processes.remove(process);
-        } else {
-            let (pid, started_on) = (self.running.pid, self.running.started_on);
-            let tail = std::mem::take(&mut self.tail);
-            let is_told = self.follower.as_ref().is_some_and(|follower| !follower.stream.is_over());
-            let ended = Ended { process, pid, started_on, tail, status, is_told, detached };
-            session.processes.keep_ended(ended);
-            if detached.is_some() {
-                session.processes.forget_detached();
-            }
-        }
-        let answer = Ok((reply(ProcessReply::Ended(status)), Vec::new()));
-        // One that came just now is answered from what is kept.
-        let late = lock(&self.running.state).next_follower.take();
-        if let Some(follower) = self.follower {
-            follower.finish(answer);
-        }
-        if let Some(follower) = late {
-            session.tell_ended(lock(&session.processes.table), process, follower);
-        }
-    }
-
-    /// Waits until there is something to do.
-    fn wait(&self) {
-        let wanted = !self.drained && self.takes_output();
-        let outputs = [&self.streams.output, &self.streams.errors];
-        let mut polled = vec![PollFd::new(&self.running.wake, PollFlags::IN)];
-        // Without credit an output is not even looked at: its end would be seen again and again.
-        polled
-            .extend(outputs.into_iter().flatten().filter(|_| wanted).map(|o| PollFd::new(o, PollFlags::IN)));
-        if let (Some(exit), None) = (&self.exit, self.status) {
-            polled.push(PollFd::new(exit, PollFlags::IN));
-        }
-        if let Some(input) = &self.streams.input
-            && !lock(&self.running.state).input.is_empty()
-        {
-            polled.push(PollFd::new(input, PollFlags::OUT));
-        }
-        // After the exit, what is left in the pipes is read without waiting, but for credit.
-        let nothing_to_read = outputs.iter().all(|output| output.is_none()) && !self.drained;
-        let timeout = match (self.status, &self.exit, self.hung_up) {
-            (Some(_), _, _) if wanted || nothing_to_read => Some(Duration::ZERO),
-            (None, _, Some(_)) | (None, None, None) => Some(EXIT_LOOK),
-            (Some(_), _, _) => self.kept_for(),
-            (None, Some(_), None) => None,
-        };
-        let timeout =
-            timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: t.subsec_nanos().into() });
-        // An interrupted wait is a short one.
-        let _ = poll(&mut polled, timeout.as_ref());
-        let mut counter = [0; 8];
-        // Takes a wake-up back; mostly there is none.
-        let _ = rustix::io::read(&self.running.wake, &mut counter);
-    }
-
-    /// Whether output is to be read: for a follower who has allowed some, to be kept, or to be thrown away.
-    fn takes_output(&self) -> bool {
-        if self.is_unwanted() {
-            return true;
-        }
-        match &self.follower {
-            Some(follower) if follower.has_credit() => true,
-            // The stream may be dead, and nobody knows it yet.
-            Some(follower) => follower.stream.is_kept() && self.tail.unsent_bytes() < SCROLLBACK_BYTES_MAX,
-            None => self.running.may_drop() || self.tail.bytes() < SCROLLBACK_BYTES_MAX,
-        }
-    }
-
-    /// Takes note that there is nothing more to read.
-    fn drain(&mut self, session: &Session) {
-        if !std::mem::replace(&mut self.drained, true) {
-            (self.streams.output, self.streams.errors) = (None, None);
-            self.refuse_input(session);
-            if self.running.is_detached() {
-                session.processes.forget_detached();
-            }
-        }
-    }
-
-    /// Whether a process that has ended has nothing more to tell to anybody.
-    fn is_over(&self) -> bool {
-        if self.is_unwanted() {
-            return true;
-        }
-        match &self.follower {
-            Some(_) => self.tail.is_sent(),
-            None => self.kept_for().is_some_and(|left| left.is_zero()),
-        }
-    }
-
-    /// For how much longer the end of a detached process is kept; for any time, while somebody follows it.
-    fn kept_for(&self) -> Option<Duration> {
-        let ended = lock(&self.running.state).status.map(|(_, at)| at);
-        let left = || ended.map_or(DETACHED_END_KEPT, |at| DETACHED_END_KEPT.saturating_sub(at.elapsed()));
-        (self.running.is_detached() && self.follower.is_none()).then(left)
-    }
-
-    fn is_unwanted(&self) -> bool {
-        lock(&self.running.state).unwanted
-    }
-
-    /// Lets go of a follower whose stream is over, and takes a new one in.
-    fn change_follower(&mut self) {
-        let mut state = lock(&self.running.state);
-        if let Some(follower) = &self.follower {
-            if follower.ticket.is_cancelled() {
-                state.unwanted |= !self.running.is_detached();
-            }
-            let leaves = follower.ticket.is_cancelled() && self.running.is_detached();
-            if leaves && let Some(follower) = self.follower.take() {
-                state.followed = false;
-                follower.finish(Err(failure(Errno::INTR)));
-            }
-        }
-        if let Some(follower) = &self.follower {
-            // In a session that ends with its stream, there is no other follower.
-            if follower.stream.is_over() && follower.stream.is_kept() {
-                follower.stream.close_ticket(follower.ticket.id);
-                self.follower = None;
-                state.followed = false;
-            }
-        }
-        let Some(next) = state.next_follower.take() else { return };
-        state.followed = true;
-        drop(state);
-        let Some(missing) = self.tail.begin_from(next.from, self.running.may_drop()) else {
-            lock(&self.running.state).followed = self.follower.is_some();
-            return next.finish(Err(failure(Errno::NODATA)));
-        };
-        if let Some(before) = self.follower.replace(next) {
-            before.finish(Err(failure(Errno::INTR)));
-        }
-        self.say_started(missing);
-    }
-
-    fn say_started(&mut self, missing: Missing) {
-        let Some(follower) = &self.follower else { return };
-        let input = lock(&self.running.state).input_end;
-        let sent = follower.say_started(self.running.pid, input, (self.tail.end(), missing));
-        self.tail.note_other(sent);
-    }
-
-    /// Tells a process that the client does not want any more to end, and kills it if it does not.
-    fn end_if_unwanted(&mut self) {
-        if !self.is_unwanted() || self.status.is_some() {
-            return;
-        }
-        let signal = match self.hung_up {
-            None => libc::SIGHUP,
-            Some(since) if since.elapsed() >= HANG_UP_GRACE => libc::SIGKILL,
-            Some(_) => return,
-        };
-        self.hung_up.get_or_insert_with(Instant::now);
-        // It may have ended just now.
-        let _ = self.running.signal(signal);
-    }
-
-    /// Sends what has been read, while there is credit, and forgets what has been taken.
-    fn send_tail(&mut self) {
-        let Some(follower) = &self.follower else {
-            if self.running.may_drop() {
-                self.tail.trim(SCROLLBACK_BYTES_MAX);
-            }
-            return;
-        };
-        let kept_bytes = if self.running.is_detached() { SCROLLBACK_BYTES_MAX } else { 0 };
-        self.tail.forget_taken(follower.ticket.allowed(), kept_bytes);
-        while follower.has_credit()
-            && let Some((which, bytes)) = self.tail.unsent(follower.stream.is_kept())
-        {
-            let sent = follower.stream.send(follower.ticket.id, reply(ProcessReply::Output(which)), bytes);
-            follower.ticket.spend(sent);
-            self.tail.note_sent(sent);
-        }
-    }
-
-    /// Reads each output once. `true` when there was nothing more to read.
-    fn read_outputs(&mut self, buffer: &mut [u8]) -> bool {
-        let mut idle = true;
-        for which in [Output::Stdout, Output::Stderr] {
-            let end = match which {
-                Output::Stdout => &self.streams.output,
-                Output::Stderr => &self.streams.errors,
-            };
-            let Some(file) = end else {
-                continue;
-            };
-            if !self.takes_output() {
-                idle = false;
-                continue;
-            }
-            let (moved, bytes) = read_once(file, buffer);
-            if moved == Moved::Ended {
-                match which {
-                    Output::Stdout => self.streams.output = None,
-                    Output::Stderr => self.streams.errors = None,
-                }
-            }
-            idle &= moved != Moved::Some;
-            if bytes > 0 && !self.is_unwanted() {
-                self.tail.push(which, &buffer[..bytes]);
-                self.send_tail();
-            }
-        }
-        idle
-    }
-
-    fn write_input(&mut self, session: &Session) {
-        loop {
-            let mut state = lock(&self.running.state);
-            let Some(next) = state.input.front_mut() else {
-                return;
-            };
-            let result = match &self.streams.input {
-                None => Err(Errno::PIPE),
-                Some(input) if next.written < next.bytes.len() => {
-                    rustix::io::write(input, &next.bytes[next.written..])
-                }
-                Some(_) => Ok(0),
-            };
-            match result {
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR) => continue,
-                Ok(bytes) => next.written += bytes,
-                Err(_) => {}
-            }
-            if result.is_ok() && next.written < next.bytes.len() {
-                continue;
-            }
-            let Some(taken) = state.input.pop_front() else {
-                return;
-            };
-            state.input_bytes -= taken.bytes.len();
-            drop(state);
-            if taken.end || result.is_err() {
-                self.end_input();
-            }
-            if result.is_err() {
-                lock(&self.running.state).input_broke = self.streams.input.is_none();
-            }
-            let answer = result.map_err(failure).and_then(|_| done());
-            taken.finish(session, answer);
-        }
-    }
-
-    fn end_input(&mut self) {
-        let Some(input) = self.streams.input.take() else {
-            return;
-        };
-        if self.streams.terminal.is_some() {
-            // A full terminal takes no more characters; its process is not reading them either.
-            let _ = rustix::io::write(&input, &[END_OF_INPUT]);
-            self.streams.input = Some(input);
-        }
-    }
-
-    fn look_for_exit(&mut self, child: &mut Child, session: &Session) {
-        let mut state = lock(&self.running.state);
-        self.status = match child.try_wait() {
-            Ok(None) => return,
-            Ok(Some(status)) => Some(match (status.code(), status.signal()) {
-                (Some(code), _) => ExitStatus::Exited(code as u8),
-                (None, signal) => ExitStatus::Signalled(signal.unwrap_or_default() as u8),
-            }),
-            Err(error) => {
-                log(format_args!("could not wait for process {}: {error}", self.running.pid));
-                Some(ExitStatus::Signalled(0))
-            }
-        };
-        state.reaped = true;
-        let Some(status) = self.status else { return };
-        state.status = Some((status, Instant::now()));
-        let waiters = std::mem::take(&mut state.waiters);
-        drop(state);
-        let answer = || Ok((reply(ProcessReply::Ended(status)), Vec::new()));
-        for Waiter { stream, id, sequence } in waiters {
-            if let Some(stream) = stream.upgrade() {
-                Stream::finish(&stream, id, sequence, answer());
-            }
-        }
-        session.processes.fewer.notify_all();
-    }
-
-    fn refuse_input(&self, session: &Session) {
-        let mut state = lock(&self.running.state);
-        state.deaf = true;
-        let refused = std::mem::take(&mut state.input);
-        drop(state);
-        for input in refused {
-            input.finish(session, Err(failure(Errno::PIPE)));
-        }
-    }
-}
-
-fn read_once(file: &OwnedFd, buffer: &mut [u8]) -> (Moved, usize) {
-    match rustix::io::read(file.as_fd(), &mut *buffer) {
-        Ok(0) => (Moved::Ended, 0),
-        Ok(bytes) => (Moved::Some, bytes),
-        Err(Errno::INTR) => (Moved::Some, 0),
-        Err(Errno::AGAIN) => (Moved::Nothing, 0),
-        // EIO is a terminal's way to say that nobody has it open any more.
-        Err(_) => (Moved::Ended, 0),
+        ended(self.status)
     }
 }
 

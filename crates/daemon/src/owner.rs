@@ -112,6 +112,13 @@ pub enum Event {
         /// Who did before.
         answer: oneshot::Sender<Option<Reader>>,
     },
+    /// Somebody has to know how a detached process ended.
+    AwaitProcess {
+        /// Which.
+        id: ProcessId,
+        /// Answered once it is known, and dropped if nobody will.
+        answer: oneshot::Sender<Outcome>,
+    },
     /// A client names a process.
     FindProcess {
         /// Which.
@@ -468,6 +475,7 @@ impl Owner {
             Event::ProcessSeen(id, ended) => self.on_process_seen(id, ended),
             Event::ForgetProcess(id) => self.forget_process(id),
             Event::ReadProcess { id, reader, answer } => drop(answer.send(self.read_process(id, reader))),
+            Event::AwaitProcess { id, answer } => self.await_process(id, answer),
             Event::FindProcess { id, answer } => drop(answer.send(self.find_process(id))),
             Event::Acquire { wanted, answer } => self.acquire(*wanted, answer),
             Event::Release(id) => self.release(id),

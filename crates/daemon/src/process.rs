@@ -14,6 +14,7 @@ use remote::client::CallError;
 use tokio::sync::watch;
 use wire::agent::Errno;
 use wire::agent::process::{ExitStatus, ProcessId as FarId};
+use wire::api::event::ProcessState;
 use wire::api::process::Outcome;
 use wire::api::time::Timestamp;
 
@@ -22,7 +23,7 @@ use crate::failure::chain;
 use crate::owner::{Event, OwnerHandle, Wanted};
 
 /// What the agent says of a process that its session does not have.
-const ESRCH: Errno = Errno(3);
+pub const ESRCH: Errno = Errno(3);
 
 /// What is needed to watch a process.
 pub struct Watched {
@@ -41,6 +42,21 @@ pub fn outcome(status: ExitStatus) -> Outcome {
     match status {
         ExitStatus::Exited(code) => Outcome::Exited { code },
         ExitStatus::Signalled(signal) => Outcome::Signalled { signal: signal.into() },
+    }
+}
+
+/// How a process ended that its session does not have, if nobody has heard of its end.
+pub fn unknown_there() -> Outcome {
+    Outcome::Lost { reason: "its machine does not have it any more".to_owned() }
+}
+
+/// What is told of a process that has ended: with what it exited, unless it was lost.
+pub fn state(outcome: &Outcome) -> (ProcessState, Option<u8>) {
+    match outcome {
+        Outcome::Exited { .. } | Outcome::Signalled { .. } => {
+            (ProcessState::Exited, Some(outcome.exit_code()))
+        }
+        Outcome::Lost { .. } | Outcome::Detached => (ProcessState::Lost, None),
     }
 }
 
@@ -92,9 +108,7 @@ async fn ask(row: &ProcessRow, owner: &OwnerHandle) -> Result<Outcome, String> {
     }
     match commands.client.patient().process_wait(FarId(row.far)).await {
         Ok(status) => Ok(outcome(status)),
-        Err(CallError::Failed(failure)) if failure.errno == ESRCH => {
-            Ok(Outcome::Lost { reason: "its machine does not have it any more".to_owned() })
-        }
+        Err(CallError::Failed(failure)) if failure.errno == ESRCH => Ok(unknown_there()),
         Err(error) => Err(chain(&error)),
     }
 }

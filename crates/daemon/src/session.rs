@@ -405,32 +405,37 @@ impl Session {
     }
 
     fn on_notification(&mut self, notification: ClientNotification) -> Result<(), Reason> {
+        // What is for a process that has ended meanwhile is dropped, as by a pipe.
+        let inbox = |process| self.processes.get(&process);
         match notification {
-            // What is for a process that has ended meanwhile is dropped, as by a pipe.
             ClientNotification::ProcessStdin(stdin) => {
-                let inbox = self.processes.get(&stdin.process);
-                inbox.map_or(Ok(()), |inbox| inbox.push_input(&stdin.bytes.0)).map_err(|Flood| Reason::Flood)
+                if let Some(inbox) = inbox(stdin.process) {
+                    return inbox.push_input(&stdin.bytes.0).map_err(|Flood| Reason::Flood);
+                }
             }
             ClientNotification::ProcessResize(resize) => {
-                self.processes.get(&resize.process).iter().for_each(|inbox| inbox.resize(resize.size));
-                Ok(())
+                if let Some(inbox) = inbox(resize.process) {
+                    inbox.resize(resize.size);
+                }
             }
             ClientNotification::ProcessSignal(signal) => {
-                self.processes.get(&signal.process).iter().for_each(|inbox| inbox.push_signal(signal.signal));
-                Ok(())
+                if let Some(inbox) = inbox(signal.process) {
+                    inbox.push_signal(signal.signal);
+                }
             }
             ClientNotification::ProcessDetach(detach) => {
-                self.processes.get(&detach.process).iter().for_each(|inbox| inbox.leave());
-                Ok(())
+                if let Some(inbox) = inbox(detach.process) {
+                    inbox.leave();
+                }
             }
             ClientNotification::PromptAnswer(answer) => {
                 if let Some(waiting) = self.prompts.remove(&answer.prompt) {
                     // The login may be over by now.
                     let _ = waiting.send(answer.answer);
                 }
-                Ok(())
             }
         }
+        Ok(())
     }
 
     async fn on_question(&mut self, question: Question) -> Result<(), ClientGone> {

@@ -553,12 +553,13 @@ fn a_process_that_lost_its_follower_with_the_line_can_be_released_unless_it_is_d
         [(); 2].map(|()| Followed::spawn(&mut client, "exec sleep 1000", NO_LIMIT).process);
     ask(&mut client, ProcessRequest::Detach { process: wanted }).unwrap();
     let mut client = home.cut(client);
+    let ended = |status| Ok(Reply::Process(ProcessReply::Ended(status)));
+    let wait = ProcessRequest::Wait { process: unwanted };
+    let waiting = client.send(Request::Process(wait.clone()), &[]);
     for process in [wanted, unwanted] {
         ask(&mut client, ProcessRequest::Release { process }).unwrap();
     }
-    let ended = |status| Ok(Reply::Process(ProcessReply::Ended(status)));
-    let wait = ProcessRequest::Wait { process: unwanted };
-    assert_eq!(ask(&mut client, wait.clone()), ended(ExitStatus::Signalled(libc::SIGHUP as u8)));
+    assert_eq!(client.reply(waiting).1, ended(ExitStatus::Signalled(libc::SIGHUP as u8)));
     eventually("its end is not kept for anybody", || ask(&mut client, wait.clone()).is_err());
     let waiting = client.send(Request::Process(ProcessRequest::Wait { process: wanted }), &[]);
     assert!(!client.has_reply(waiting), "what is detached goes on");

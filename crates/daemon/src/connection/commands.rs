@@ -20,12 +20,14 @@ use std::time::Duration;
 use remote::client::relink::{RelinkOptions, Resumption, SessionMark};
 use remote::client::{AgentClient, NoEvents};
 use remote::link::Policy;
+use remote::transport::host::HostOptions;
 use remote::{OpenError, WorkerDialer};
 use wire::agent::Sequence;
 use wire::agent::process::ProcessId;
 use wire::api::ErrorObject;
 use wire::api::machine::Machine;
 use wire::hello::SessionId;
+use wire::worker::Dial;
 
 use crate::database::{Database, SessionRow};
 use crate::failure::failure;
@@ -106,17 +108,22 @@ pub struct LinkCommands {
 }
 
 impl LinkCommands {
-    /// The session, which is begun if there is none: by this dialer, to wait for so long while the machine is away.
+    /// The session, which is begun if there is none: so, and to wait as long while the machine is away as the machine keeps
+    /// it then.
     pub async fn session(
         &self,
-        dialer: WorkerDialer,
+        (dial, agent): (Dial, HostOptions),
         policy: Policy,
-        offline_timeout: Duration,
+        kept: Duration,
     ) -> Result<Arc<CommandSession>, OpenError> {
         let mut slot = self.slot.lock().await;
         let session = match slot.upgrade().filter(|session| !session.client.is_lost()) {
             Some(session) => session,
-            None => Arc::new(self.begin(dialer, policy, offline_timeout).await?),
+            None => {
+                let seconds = u32::try_from(kept.as_secs()).unwrap_or(u32::MAX);
+                let dialer = WorkerDialer::new(dial, agent, seconds);
+                Arc::new(self.begin(dialer, policy, kept).await?)
+            }
         };
         *slot = Arc::downgrade(&session);
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&session));

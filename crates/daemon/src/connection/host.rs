@@ -6,7 +6,7 @@ use std::time::Duration;
 use remote::client::{ConnectOptions, Heartbeat, NoEvents};
 use remote::link::Policy;
 use remote::transport::host::HostOptions;
-use remote::{Connection, WorkerDialer, connect_host, end_host_session};
+use remote::{Connection, connect_host, end_host_session};
 use wire::api::ErrorObject;
 use wire::api::machine::{Caller, Machine};
 use wire::hello::SessionId;
@@ -64,9 +64,8 @@ impl Link for HostLink {
 
     fn commands(&self) -> Later<'_, Result<Arc<CommandSession>, ErrorObject>> {
         Box::pin(async {
-            let kept = u32::try_from(COMMANDS_KEPT.as_secs()).unwrap_or(u32::MAX);
-            let dialer = WorkerDialer::new(self.dial(), self.agent.clone(), kept);
-            let session = self.commands.session(dialer, Policy::HOST, COMMANDS_KEPT).await;
+            let way = (self.dial(), self.agent.clone());
+            let session = self.commands.session(way, Policy::HOST, COMMANDS_KEPT).await;
             session.map_err(|error| from_open("host", &error))
         })
     }

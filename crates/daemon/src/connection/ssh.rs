@@ -25,7 +25,7 @@ use remote::transport::host::HostOptions;
 use remote::transport::ssh::{
     LoginOptions, MastersEnd, Prompts, SshError, SshOptions, UserConfig, control_path, write_config,
 };
-use remote::{Connection, OpenError, WorkerDialer, askpass, connect, connect_placing, end_session};
+use remote::{Connection, OpenError, askpass, connect, connect_placing, end_session};
 use wire::api::machine::{Caller, Machine, SshTarget};
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
@@ -273,10 +273,9 @@ impl Link for SshLink {
 
     fn commands(&self) -> Later<'_, Result<Arc<CommandSession>, ErrorObject>> {
         Box::pin(async {
-            let kept = u32::try_from(COMMANDS_KEPT.as_secs()).unwrap_or(u32::MAX);
-            let dialer = WorkerDialer::new(self.dial(), HostOptions::default(), kept);
+            let way = (self.dial(), HostOptions::default());
             // When the machine is given up is decided by the owner, which ends the commands then.
-            let session = self.commands.session(dialer, Policy::SSH, COMMANDS_KEPT).await;
+            let session = self.commands.session(way, Policy::SSH, COMMANDS_KEPT).await;
             session.map_err(|error| from_open(&self.machine, &error))
         })
     }

@@ -429,15 +429,12 @@ impl Owner {
                     }
                 }
                 let status = record.status(&machine);
-                self.processes_reachable(&machine);
-                let Some(record) = self.connections.get_mut(&machine) else {
-                    return;
-                };
                 let redialling = std::mem::take(&mut record.redialling);
                 // Whoever wanted it may have gone while it was opened.
                 if !record.is_needed() {
                     record.await_idle(&owner);
                 }
+                self.processes_reachable(&machine);
                 if !redialling.is_empty() {
                     self.reconnect_mounts(&machine);
                 }

@@ -12,13 +12,13 @@ use wire::api::process::Outcome;
 
 use super::*;
 use crate::database::ProcessRow;
-use crate::process::{Watched, watch};
+use crate::process::{Watched, state, watch};
 
 /// How long it is known how a detached process ended, as on its machine.
 const ENDED_KEPT: Duration = Duration::from_secs(wire::agent::process::DETACHED_END_KEPT_SECONDS as u64);
 
-/// How many detached processes that have ended are known.
-const ENDED_KEPT_MAX: usize = 64;
+/// How many detached processes that have ended are known: all that may run on one machine.
+const ENDED_KEPT_MAX: usize = wire::agent::process::DETACHED_MAX;
 
 /// A process that a client has started on a machine.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub enum Hold {
         reason: Option<String>,
         /// Who has attached to it last.
         reader: Option<Reader>,
+        /// Who is to hear how it ended.
+        awaiting: Vec<oneshot::Sender<Outcome>>,
     },
 }
 
@@ -85,10 +87,8 @@ pub struct Known {
 }
 
 impl ProcessRecord {
-    /// One that goes on without its client, as a row says, and where its watch hears from the owner.
-    pub fn detached(row: &ProcessRow) -> (ProcessRecord, watch::Receiver<bool>) {
-        let (reachable, is_reachable) = watch::channel(true);
-        let record = ProcessRecord {
+    fn new(row: &ProcessRow, hold: Hold) -> ProcessRecord {
+        ProcessRecord {
             id: row.id,
             machine: row.machine.clone(),
             command: row.command.clone(),
@@ -96,9 +96,22 @@ impl ProcessRecord {
             pid: row.pid,
             terminal: row.terminal,
             since: row.since,
-            hold: Hold::Detached { reachable, outcome: row.outcome.clone(), reason: None, reader: None },
-        };
-        (record, is_reachable)
+            hold,
+        }
+    }
+
+    /// One that is its client's, and where that hears why it is to end.
+    pub fn attached(row: &ProcessRow) -> (ProcessRecord, oneshot::Receiver<String>) {
+        let (end, ended) = oneshot::channel();
+        (ProcessRecord::new(row, Hold::Attached { end }), ended)
+    }
+
+    /// One that goes on without its client, and where its watch hears from the owner.
+    pub fn detached(row: &ProcessRow) -> (ProcessRecord, watch::Receiver<bool>) {
+        let (reachable, is_reachable) = watch::channel(true);
+        let outcome = row.outcome.clone();
+        let hold = Hold::Detached { reachable, outcome, reason: None, reader: None, awaiting: Vec::new() };
+        (ProcessRecord::new(row, hold), is_reachable)
     }
 
     fn outcome(&self) -> Option<&Outcome> {
@@ -109,11 +122,7 @@ impl ProcessRecord {
     }
 
     pub(super) fn status(&self) -> status::Process {
-        let (state, code) = match self.outcome() {
-            Some(Outcome::Lost { .. }) => (ProcessState::Lost, None),
-            Some(outcome) => (ProcessState::Exited, Some(outcome.exit_code())),
-            None => (ProcessState::Running, None),
-        };
+        let (state, code) = self.outcome().map_or((ProcessState::Running, None), state);
         let reason = match &self.hold {
             Hold::Detached { outcome: Some(Outcome::Lost { reason }), .. } => Some(reason.clone()),
             Hold::Detached { reason, .. } => reason.clone(),
@@ -181,18 +190,19 @@ impl Owner {
                 self.remove_row(id)
             };
         };
-        let Hold::Detached { outcome, reason, .. } = &mut process.hold else { return };
+        let Hold::Detached { outcome, reason, awaiting, .. } = &mut process.hold else { return };
         let ended = match what {
             Ok(ended) => ended,
             Err(why) => return *reason = why,
         };
-        *outcome = Some(ended.clone());
+        for waiting in awaiting.drain(..) {
+            // Who has given up waiting hears nothing.
+            let _ = waiting.send(ended.clone());
+        }
+        let (state, code) = state(&ended);
+        *outcome = Some(ended);
         process.since = now();
         let machine = process.machine.clone();
-        let (state, code) = match ended {
-            Outcome::Lost { .. } => (ProcessState::Lost, None),
-            ended => (ProcessState::Exited, Some(ended.exit_code())),
-        };
         self.tell_of_process(id, machine, state, code);
         self.forget_process_after(id, ENDED_KEPT);
         let mut ended: Vec<_> =
@@ -243,6 +253,20 @@ impl Owner {
         match &mut self.processes.get_mut(&id)?.hold {
             Hold::Detached { reader, .. } => reader.replace(new),
             Hold::Attached { .. } => None,
+        }
+    }
+
+    /// Tells how a detached process ended, as soon as that is known. One that is forgotten drops the answer.
+    pub(super) fn await_process(&mut self, id: ProcessId, answer: oneshot::Sender<Outcome>) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        match &mut process.hold {
+            // Who has given up waiting hears nothing.
+            Hold::Detached { outcome: Some(outcome), .. } => drop(answer.send(outcome.clone())),
+            Hold::Detached { awaiting, .. } => {
+                awaiting.retain(|waiting| !waiting.is_closed());
+                awaiting.push(answer);
+            }
+            Hold::Attached { .. } => {}
         }
     }
 

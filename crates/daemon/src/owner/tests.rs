@@ -466,9 +466,40 @@ async fn after_a_sleep_what_is_open_is_probed_and_what_is_not_is_tried_at_once()
     assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
 }
 
-fn attached(id: ProcessId, command: Vec<ByteString>, end: oneshot::Sender<String>) -> ProcessRecord {
-    let hold = Hold::Attached { end };
-    ProcessRecord { id, machine: ssh_box(), command, far: 1, pid: None, terminal: false, since: now(), hold }
+fn process() -> ProcessRow {
+    ProcessRow {
+        id: ProcessId::new(1),
+        machine: ssh_box(),
+        command: vec!["sleep".into()],
+        caller: Caller::default(),
+        far: 1,
+        pid: None,
+        terminal: false,
+        since: now(),
+        outcome: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_the_end_of_a_detached_process_hears_it_unless_it_is_forgotten() {
+    let rig = rig();
+    let id = process().id;
+    let ask = |answer| rig.owner.send(Event::AwaitProcess { id, answer });
+    let heard = async || {
+        let (answer, heard) = oneshot::channel();
+        ask(answer).await;
+        heard.await
+    };
+    assert!(heard().await.is_err());
+    rig.owner.send(Event::ProcessDetached(Box::new(process()))).await;
+    let (early, hears) = oneshot::channel();
+    ask(early).await;
+    ask(oneshot::channel().0).await;
+    rig.owner.send(Event::ProcessWatched(id, Ok(Outcome::Exited { code: 3 }))).await;
+    assert_eq!(hears.await, Ok(Outcome::Exited { code: 3 }));
+    assert_eq!(heard().await, Ok(Outcome::Exited { code: 3 }));
+    rig.owner.send(Event::ForgetProcess(id)).await;
+    assert!(heard().await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -478,9 +509,7 @@ async fn a_process_ends_with_its_connection_and_both_are_told() {
     let (answer, answered) = oneshot::channel();
     rig.owner.send(Event::Subscribe { topics: vec![Topic::Process], answer }).await;
     let mut events = answered.await.unwrap();
-    let (end, ended) = oneshot::channel();
-    let (id, command) = (ProcessId::new(1), vec!["sleep".into()]);
-    let record = attached(id, command, end);
+    let (record, ended) = ProcessRecord::attached(&process());
     rig.owner.send(Event::ProcessStarted(Box::new(record))).await;
     // It goes on with the next link.
     rig.lose(0);
@@ -508,9 +537,7 @@ async fn a_process_is_lost_when_nobody_tries_to_get_to_its_machine_any_more() {
     let rig = rig();
     let keep = Keep { reconnect: Some(Reconnect::Never), ..Keep::default() };
     let _lease = rig.owner.acquire(Wanted { keep, ..wanted(ssh_box()) }).await.unwrap();
-    let (end, ended) = oneshot::channel();
-    let (id, command) = (ProcessId::new(1), vec!["sleep".into()]);
-    let record = attached(id, command, end);
+    let (record, ended) = ProcessRecord::attached(&process());
     rig.owner.send(Event::ProcessStarted(Box::new(record))).await;
     rig.lose(0);
     assert_eq!(ended.await.as_deref(), Ok("its connection was lost: cut"));

@@ -23,7 +23,8 @@ use super::Daemon;
 use crate::connection::{CommandSession, Lease};
 use crate::database::{Database, ProcessRow};
 use crate::failure::{failure, from_call};
-use crate::owner::{Event, Hold, Known, ProcessRecord, Reader, Wanted};
+use crate::owner::{Event, Known, ProcessRecord, Reader, Wanted};
+use crate::process::{ESRCH, unknown_there};
 use crate::session::{ClientContext, Done, Effect, done_with, failed};
 use pump::{Followed, Listed, Own, Way};
 
@@ -36,14 +37,14 @@ const WINDOW_BYTES: u32 = 256 << 10;
 /// How long who attaches to a process waits for who did before. He need not even be told: his stream is replaced.
 const READER_END_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long who attaches to a process that its machine has forgotten waits for what its watch has heard.
+const END_HEARD_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a command waits until what was written through mounts is on its machine.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// So many directories are named whose changes are not: the note is one line.
 const UNSAVED_NAMED_MAX: usize = 4;
-
-/// What an agent says of a process that its session does not have.
-const ESRCH: Errno = Errno(3);
 
 /// What it says when there are too many.
 const EAGAIN: Errno = Errno(11);
@@ -180,18 +181,8 @@ async fn start(daemon: &Daemon, run: Run, begun: Begun) -> Result<RunningProcess
         }
     };
     row.pid = Some(pid);
-    let (end, ended) = oneshot::channel();
     let id = row.id;
-    let record = ProcessRecord {
-        id,
-        machine: row.machine.clone(),
-        command: row.command.clone(),
-        far: row.far,
-        pid: row.pid,
-        terminal: row.terminal,
-        since: row.since,
-        hold: Hold::Attached { end },
-    };
+    let (record, ended) = ProcessRecord::attached(&row);
     daemon.owner.send(Event::ProcessStarted(Box::new(record))).await;
     let listed = Listed { id, code: None, owner: daemon.owner.clone() };
     let own = Some(Own { ended, listed, row, database: daemon.database.clone() });
@@ -271,8 +262,10 @@ async fn begin_attach(
     let (input_from, replayed) = match (stream.next().await, known.outcome) {
         (Some(Ok(ProcessEvent::Started { input, output, .. })), _) => (input, output),
         (Some(Err(CallError::Failed(failure))), ended) if failure.errno == ESRCH => {
-            let lost = || Outcome::Lost { reason: "its machine does not have it any more".to_owned() };
-            return Ok(Err(ended.unwrap_or_else(lost)));
+            return Ok(Err(match ended {
+                Some(ended) => ended,
+                None => ended_there(daemon, id).await,
+            }));
         }
         (Some(Err(error)), _) => return Err(from_call(&what, &error)),
         (Some(Ok(_)) | None, _) => {
@@ -286,6 +279,16 @@ async fn begin_attach(
     let way = Way::new(lease, commands);
     let process = RunningProcess { id, inbox, far, followed, input_from, own: None, way };
     Ok(Ok((process, replayed)))
+}
+
+/// How a process ended that its machine does not have any more: who watches it has heard of that, or finds out.
+async fn ended_there(daemon: &Daemon, id: ProcessId) -> Outcome {
+    let (answer, heard) = oneshot::channel();
+    daemon.owner.send(Event::AwaitProcess { id, answer }).await;
+    match tokio::time::timeout(END_HEARD_TIMEOUT, heard).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) | Err(_) => unknown_there(),
+    }
 }
 
 /// Ends whoever has attached to the process before, so that his input is behind nobody else's. Gives what ends this one.

@@ -267,7 +267,8 @@ fn a_shell_that_cannot_be_left_says_so_and_goes_on() {
     drop(std::fs::OpenOptions::new().write(true).open(&held).unwrap());
     at_once(7, &|| {
         while let Some(id) = { ids.lock().unwrap().pop() } {
-            assert_eq!(far.stead.run(&["attach", &id]).code(), 0);
+            let attached = far.stead.run(&["attach", &id]);
+            assert_eq!(attached.code(), 0, "{attached}");
         }
     });
 }

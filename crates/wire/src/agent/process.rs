@@ -15,7 +15,7 @@ pub const WORDS_MAX: usize = 32 << 10;
 pub const OUTPUT_KEPT_BYTES_MAX: u32 = 1 << 20;
 
 /// How many ended processes are kept because their end may not have been heard of: more do not end within a round trip
-/// of each other. Of detached ones, as many are kept beside these.
+/// of each other. Of detached ones, [`DETACHED_MAX`] are kept beside these.
 pub const ENDED_KEPT_MAX: usize = 32;
 
 /// The most output of a process that is kept while nobody reads it, and of a detached one to be read again: some thousand
@@ -25,7 +25,8 @@ pub const SCROLLBACK_BYTES_MAX: usize = 1 << 20;
 /// How long the end of a detached process is kept, with its output, in seconds.
 pub const DETACHED_END_KEPT_SECONDS: u32 = 60 * 60;
 
-/// The most detached processes of a session that run.
+/// The most detached processes of a session that run, and the most whose end is kept: all that run may end while nobody can
+/// hear of it.
 pub const DETACHED_MAX: usize = 64;
 
 /// Size of a terminal, in characters.
@@ -77,7 +78,7 @@ pub enum ProcessRequest {
     /// The process is no longer the client's. It goes on when this request's streams are cancelled, when the client says
     /// goodbye, and for as long as it runs when no client comes; so does the session. What nobody reads of its output goes
     /// into a scrollback of [`SCROLLBACK_BYTES_MAX`]. When it has ended, that is kept for [`DETACHED_END_KEPT_SECONDS`], of
-    /// the last [`ENDED_KEPT_MAX`]. `EAGAIN` if [`DETACHED_MAX`] run. → [`ProcessReply::Done`]
+    /// the last [`DETACHED_MAX`]. `EAGAIN` if as many run. → [`ProcessReply::Done`]
     Detach {
         /// Which.
         process: ProcessId,

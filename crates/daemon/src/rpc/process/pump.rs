@@ -25,12 +25,12 @@ use wire::api::process::{
 };
 
 use super::inbox::{Inbox, Input, Order};
-use super::{EAGAIN, ESRCH, far_size, put};
+use super::{EAGAIN, far_size, put};
 use crate::connection::{CommandSession, Lease};
 use crate::database::{Database, ProcessRow};
 use crate::failure::chain;
 use crate::owner::{Event, OwnerHandle};
-use crate::process::outcome;
+use crate::process::{ESRCH, outcome, state};
 use crate::session::{ClientGone, ClientHandle};
 
 /// How long a client that leaves a process waits for the machine. One that is known to be away is not waited for.
@@ -45,6 +45,9 @@ const EINTR: Errno = Errno(4);
 
 /// What it says when too much input waits for it: then it has taken none of it.
 const ENOBUFS: Errno = Errno(105);
+
+/// What who was attached to a process is told.
+const REPLACED: &str = "somebody else has attached to it";
 
 /// A process whose output goes to a client. Dropped, it is no longer wanted, and the agent ends it, if it is not detached.
 pub struct RunningProcess {
@@ -73,9 +76,9 @@ impl Way {
         Way { commands, lease: Some(lease) }
     }
 
-    /// There is nothing that the machine would have to be told.
-    pub fn leave(mut self) -> (Arc<CommandSession>, Option<Lease>) {
-        (Arc::clone(&self.commands), self.lease.take())
+    /// There is nothing that the machine would have to be told. What is given back keeps it within reach.
+    pub fn leave(mut self) -> Option<Lease> {
+        self.lease.take()
     }
 }
 
@@ -172,18 +175,16 @@ impl RunningProcess {
                 }
             }
         };
-        if let Parting::ClientGone = parting {
-            return tracing::debug!(process = %id, "the client of a process has gone");
-        }
-        let (_, lease) = way.leave();
         match (parting, own) {
-            (Parting::ClientGone, _) => {}
+            (Parting::ClientGone, _) => tracing::debug!(process = %id, "the client of a process has gone"),
             (Parting::Ended(outcome), Some(mut own)) => {
-                own.listed.code = known_code(&outcome);
+                let _lease = way.leave();
+                (_, own.listed.code) = state(&outcome);
                 exited(id, outcome, &client).await;
             }
             (Parting::Ended(outcome), None) => {
-                let is_seen = known_code(&outcome).is_some();
+                let lease = way.leave();
+                let is_seen = state(&outcome).1.is_some();
                 if is_seen {
                     owner.send(Event::ProcessSeen(id, outcome.clone())).await;
                 }
@@ -193,6 +194,7 @@ impl RunningProcess {
                 }
             }
             (Parting::Left(under_way), own) => {
+                let lease = way.leave();
                 let rest = inputs.send_rest(&inbox);
                 let listed = own.map(|Own { listed, row, .. }| (listed, row));
                 if let Some((listed, row)) = &listed {
@@ -227,7 +229,7 @@ async fn told_to_end(own: &mut Option<Own>, replaced: &mut Option<oneshot::Recei
     if let Some(somebody) = replaced
         && somebody.await.is_ok()
     {
-        return "somebody else has attached to it".to_owned();
+        return REPLACED.to_owned();
     }
     // Nobody knows the process any more; its stream tells how it ended.
     *replaced = None;
@@ -279,14 +281,6 @@ fn forget((id, far): (ProcessId, FarId), commands: Arc<CommandSession>, lease: O
     });
 }
 
-/// What is told of a process's end in an event; nothing when it is not known.
-fn known_code(outcome: &Outcome) -> Option<u8> {
-    match outcome {
-        Outcome::Exited { .. } | Outcome::Signalled { .. } => Some(outcome.exit_code()),
-        Outcome::Lost { .. } | Outcome::Detached => None,
-    }
-}
-
 /// The last word about a process.
 async fn exited(id: ProcessId, outcome: Outcome, client: &ClientHandle) {
     if client.notify(Exited { process: id, outcome }).await.is_err() {
@@ -319,7 +313,7 @@ async fn outputs(
                 break Outcome::Lost { reason: "the agent broke the protocol".to_owned() };
             }
             Some(Err(CallError::Failed(failure))) if failure.errno == EINTR => {
-                break Outcome::Lost { reason: "somebody else has attached to it".to_owned() };
+                break Outcome::Lost { reason: REPLACED.to_owned() };
             }
             Some(Err(error)) => break Outcome::Lost { reason: chain(&error) },
         }
