@@ -45,6 +45,14 @@ impl Context {
         Context { output, cwd, program, prompter, variables, config: OnceLock::new() }
     }
 
+    /// That of this process.
+    pub fn of_process(output: Output, prompter: Prompter) -> Context {
+        // A command without relative names works in a directory that was removed.
+        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("stead"));
+        Context::new(output, cwd, program, prompter, Box::new(|name| std::env::var_os(name)))
+    }
+
     /// The value of an environment variable that is set and not empty.
     pub fn variable(&self, name: &str) -> Option<OsString> {
         (self.variables)(name).filter(|value| !value.is_empty())

@@ -7,6 +7,7 @@
 //! - `cmd/` has a file for each subcommand: its arguments and their help, the call, the rendering.
 //! - [`config`] is what holds where neither an argument nor the environment says anything.
 //! - [`client`] is the daemon's API, blocking; it starts the daemon when none runs, and puts prompts to the terminal.
+//! - [`completion`] is what a shell is answered while a command line is typed.
 //! - [`output`] is everything that is printed.
 //!
 //! Invariants: with `--json`, standard output carries one document (or one a line) and nothing else; the exit code
@@ -14,7 +15,6 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::time::SystemTime;
 
 use wire::api::ErrorKind;
@@ -27,6 +27,7 @@ use crate::prompt::Prompter;
 
 pub mod client;
 pub mod cmd;
+pub mod completion;
 pub mod config;
 pub mod context;
 pub mod conversation;
@@ -61,15 +62,7 @@ pub enum Daemon {
 /// Carries out the command line of this process, all but what [`Next`] says.
 pub fn main() -> Next {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let cwd = match std::env::current_dir() {
-        Ok(cwd) => cwd,
-        // A command without relative names works in a directory that was removed.
-        Err(_) => PathBuf::from("/"),
-    };
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("stead"));
-    let variables = Box::new(|name: &str| std::env::var_os(name));
-    let mut context = Context::new(process_output(), cwd, program, Prompter::of_process(), variables);
-    run(arguments, &mut context)
+    run(arguments, &mut Context::of_process(process_output(), Prompter::of_process()))
 }
 
 /// Carries out a command line. The first argument is the program's name.
@@ -88,6 +81,10 @@ pub fn run(arguments: Vec<OsString>, context: &mut Context) -> Next {
 }
 
 fn carry_out(arguments: Vec<OsString>, context: &mut Context) -> Result<Next> {
+    if let Some(shell) = context.variable(completion::VARIABLE) {
+        let answer = completion::complete(&shell, arguments, context)?;
+        return context.output.raw(&answer).map(|()| Next::Exit(0));
+    }
     // Where the arguments cannot be read, the wish for JSON can still be seen.
     let wants_json =
         arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");

@@ -1,9 +1,11 @@
 //! `stead attach`
 
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::id::ProcessId;
 use wire::api::process::Attach;
 use wire::api::status;
 
+use crate::completion;
 use crate::context::Context;
 use crate::conversation::{AtEnd, Conversation, own_size, said};
 use crate::error::Result;
@@ -18,6 +20,7 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which one, as `stead ps` shows it
+    #[arg(add = ArgValueCompleter::new(completion::detached_processes))]
     process: ProcessId,
 }
 

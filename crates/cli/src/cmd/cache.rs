@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 
 use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::cache::{Clear, Show};
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 use crate::output::text::{bytes, counted};
@@ -27,6 +29,7 @@ enum Command {
     /// Remove what is kept; what mounts use comes again
     Clear {
         /// Of which machine [default: of all]
+        #[arg(add = ArgValueCompleter::new(completion::machines))]
         machine: Option<OsString>,
     },
 }

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::file::{CHUNK_BYTES_MAX, Close, Open, Purpose, Read};
 use wire::api::machine::Source;
 
 use crate::client::{Client, Ticket};
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 
@@ -20,7 +22,7 @@ const CHUNK: u32 = CHUNK_BYTES_MAX as u32;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which files: MACHINE/PATH
-    #[arg(required = true, value_name = "MACHINE/PATH")]
+    #[arg(required = true, value_name = "MACHINE/PATH", add = ArgValueCompleter::new(completion::sources))]
     sources: Vec<OsString>,
 }
 

@@ -2,16 +2,20 @@
 
 use clap_complete::Shell;
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 
 /// Print a completion script for a shell.
+///
+/// What is completed is asked for while you type: commands and flags, the machines that are known, mounts, processes, and
+/// the files of machines that are connected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  stead completions bash > ~/.local/share/bash-completion/completions/stead
-  stead completions zsh  > ~/.zfunc/_stead
-  stead completions fish > ~/.config/fish/completions/stead.fish")]
+  echo 'source <(stead completions bash)' >> ~/.bashrc
+  echo 'source <(stead completions zsh)' >> ~/.zshrc
+  echo 'stead completions fish | source' >> ~/.config/fish/config.fish")]
 pub struct Args {
     /// Which shell
     #[arg(value_enum)]
@@ -20,7 +24,6 @@ pub struct Args {
 
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::definition(), "stead", &mut script);
+    let script = completion::script(&args.shell.to_string())?;
     context.output.raw(&script)
 }

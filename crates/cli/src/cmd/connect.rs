@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::machine::{Connect, Reconnect};
 use wire::api::status::Connection;
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 
@@ -15,6 +17,7 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where to: `ssh://[USER@]HOST[:PORT]`, HOST or `host`
+    #[arg(add = ArgValueCompleter::new(completion::machines))]
     machine: OsString,
     #[command(flatten)]
     link: Link,

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use clap_complete::engine::ArgValueCompleter;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 use serde::Serialize;
@@ -17,6 +18,7 @@ use wire::api::machine::{Machine, Source};
 use super::place::Place;
 use crate::client::Client;
 use crate::client::news::News;
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Failure, Result};
 use crate::interrupt::Interrupt;
@@ -51,9 +53,10 @@ Examples:
   stead cp a.log b.log box:logs/")]
 pub struct Args {
     /// What to copy: MACHINE/PATH, USER@HOST:PATH or a local path
-    #[arg(required = true, value_name = "SOURCE")]
+    #[arg(required = true, value_name = "SOURCE", add = ArgValueCompleter::new(completion::sources))]
     sources: Vec<OsString>,
     /// Where to: a directory that exists, or the name for the copy
+    #[arg(add = ArgValueCompleter::new(completion::sources))]
     destination: OsString,
     /// Accepted for the sake of habit: directories are always copied
     #[arg(short, long)]

@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::machine::Disconnect;
 use wire::api::mount::Force;
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 
@@ -15,6 +17,7 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which machine
+    #[arg(add = ArgValueCompleter::new(completion::machines))]
     machine: OsString,
     /// Unmount even what is in use, give up on what cannot be saved at once, and say what was kept aside
     #[arg(long, short)]

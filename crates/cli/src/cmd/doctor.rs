@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use wire::api::machine::{Check, Doctor, Machine, Verdict};
 use wire::bytestring::ByteString;
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 use crate::output::text::{counted, one_line};
@@ -21,6 +23,7 @@ mod values;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A machine to look at instead: whether it can be reached, and what its agent finds
+    #[arg(add = ArgValueCompleter::new(completion::machines))]
     machine: Option<OsString>,
 }
 

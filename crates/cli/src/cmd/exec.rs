@@ -3,9 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::process::{Run, Started};
 use wire::bytestring::ByteString;
 
+use crate::completion;
 use crate::context::Context;
 use crate::conversation::{AtEnd, Conversation, said, terminal};
 use crate::error::{Error, Result};
@@ -34,6 +36,7 @@ Examples:
   tar c . | stead exec box -- tar x -C /srv")]
 pub struct Args {
     /// Where
+    #[arg(add = ArgValueCompleter::new(completion::machines))]
     machine: OsString,
     /// Give the command a terminal
     #[arg(short, long)]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use wire::api::ErrorKind;
 use wire::api::file::{Entry, FileKind, FileTime};
@@ -10,6 +11,7 @@ use wire::api::find::{Find, FoundFile, Next};
 use wire::api::machine::Source;
 
 use super::place::Place;
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::Output;
@@ -28,7 +30,7 @@ Examples:
   stead find box:src -0 | xargs -0 ...")]
 pub struct Args {
     /// Below which directory: MACHINE/PATH
-    #[arg(value_name = "MACHINE/PATH")]
+    #[arg(value_name = "MACHINE/PATH", add = ArgValueCompleter::new(completion::sources))]
     source: OsString,
     /// Only names that match a shell pattern (`*`, `?`, `[a-z]`, `{a,b}`); may be repeated: one has to match
     #[arg(short, long, value_name = "GLOB")]

@@ -1,8 +1,10 @@
 //! `stead kill`
 
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::id::ProcessId;
 use wire::api::process::Kill;
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 
@@ -46,6 +48,7 @@ const SIGNAL_MAX: u8 = 64;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which one, as `stead ps` shows it
+    #[arg(add = ArgValueCompleter::new(completion::processes))]
     process: ProcessId,
     /// By name, with or without SIG, or by its number on Linux
     #[arg(long, short, value_name = "NAME", default_value = "TERM", value_parser = signal)]

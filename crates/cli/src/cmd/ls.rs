@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use wire::api::ErrorKind;
 use wire::api::file::{Entry, FileKind, Links, List, OpenDirectory, Stat};
@@ -10,6 +11,7 @@ use wire::api::machine::Source;
 use super::place::Place;
 use super::stat::mode_text;
 use crate::client::Client;
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::text::file_time;
@@ -21,7 +23,7 @@ use crate::output::{Align, Cell, Style, Table};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to list: MACHINE/PATH. A file lists itself
-    #[arg(required = true, value_name = "MACHINE/PATH")]
+    #[arg(required = true, value_name = "MACHINE/PATH", add = ArgValueCompleter::new(completion::sources))]
     sources: Vec<OsString>,
     /// With mode, links, owner, group, size in bytes and time of change (UTC)
     #[arg(short, long)]

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use rustix::fs::Mode;
 use serde::Serialize;
 use wire::api::ErrorKind;
@@ -10,6 +11,7 @@ use wire::api::machine::Source;
 
 use super::place::Place;
 use crate::client::Client;
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
 
@@ -20,7 +22,7 @@ const MODE: u32 = 0o777;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which: MACHINE/PATH
-    #[arg(required = true, value_name = "MACHINE/PATH")]
+    #[arg(required = true, value_name = "MACHINE/PATH", add = ArgValueCompleter::new(completion::sources))]
     sources: Vec<OsString>,
     /// With the directories above it, as far as they are missing; one that is there is no error
     #[arg(short, long)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use rustix::event::{PollFd, PollFlags, poll};
 use wire::api::ErrorKind;
 use wire::api::event::Topic;
@@ -13,6 +14,7 @@ use wire::bytestring::ByteString;
 
 use crate::client::Client;
 use crate::client::news::News;
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -30,6 +32,7 @@ Examples:
   stead mount --read-only host:/srv ./srv")]
 pub struct Args {
     /// What to show: MACHINE/PATH, USER@HOST:PATH or a local path
+    #[arg(add = ArgValueCompleter::new(completion::sources))]
     source: OsString,
     /// Where: an empty directory, or a new name in a directory that exists [default: under ~/stead, named after SOURCE]
     dir: Option<OsString>,

@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use wire::api::status;
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 
@@ -14,6 +16,7 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only those of this one
+    #[arg(add = ArgValueCompleter::new(completion::machines))]
     machine: Option<OsString>,
 }
 
@@ -25,11 +28,8 @@ struct Document {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let machine = args.machine.map(|text| context.machine(&text)).transpose()?;
-    let processes = match context.running_daemon()? {
-        Some(client) => client.call(status::Get {})?.processes,
-        // It would begin with those that another one has left.
-        None => context.daemon()?.call(status::Get {})?.processes,
-    };
+    // One that is started for this begins with the processes that another one has left.
+    let processes = context.daemon()?.call(status::Get {})?.processes;
     let is_wanted =
         |process: &status::Process| machine.as_ref().is_none_or(|machine| process.machine == *machine);
     let processes: Vec<_> = processes.into_iter().filter(is_wanted).collect();

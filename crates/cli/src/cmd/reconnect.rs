@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::machine::Redial;
 
 use super::connect::{self, Link};
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 
@@ -16,6 +18,7 @@ use crate::error::Result;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which machine
+    #[arg(add = ArgValueCompleter::new(completion::machines))]
     machine: OsString,
     #[command(flatten)]
     link: Link,

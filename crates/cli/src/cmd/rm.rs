@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use wire::api::ErrorKind;
 use wire::api::file::{FileKind, Links, NextRemoved, Remove, RemoveTree, Stat};
 use wire::api::machine::Source;
 
 use crate::client::Client;
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::text::{counted, one_line};
@@ -19,7 +21,7 @@ use crate::output::text::{counted, one_line};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which: MACHINE/PATH
-    #[arg(required = true, value_name = "MACHINE/PATH")]
+    #[arg(required = true, value_name = "MACHINE/PATH", add = ArgValueCompleter::new(completion::sources))]
     sources: Vec<OsString>,
     /// Directories too, with everything in them
     #[arg(short, long)]

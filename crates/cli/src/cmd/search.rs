@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use wire::api::ErrorKind;
 use wire::api::machine::Source;
 use wire::api::search::{Case, Hit, NextHits, Search, Searched, Tell};
 
 use super::place::Place;
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::text::{counted, printable};
@@ -30,7 +32,7 @@ Examples:
   stead search box:src --files --glob '*.rs'")]
 pub struct Args {
     /// In which file, or below which directory: MACHINE/PATH
-    #[arg(value_name = "MACHINE/PATH")]
+    #[arg(value_name = "MACHINE/PATH", add = ArgValueCompleter::new(completion::sources))]
     source: OsString,
     /// A regular expression, as of ripgrep
     #[arg(required_unless_present = "files")]

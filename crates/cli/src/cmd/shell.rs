@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::process::Run;
 
+use crate::completion;
 use crate::context::Context;
 use crate::conversation::terminal;
 use crate::error::Result;
@@ -23,6 +25,7 @@ Examples:
   stead shell ssh://ann@box:2222")]
 pub struct Args {
     /// Where
+    #[arg(add = ArgValueCompleter::new(completion::machines))]
     machine: OsString,
     /// The directory to start in [default: the home directory]
     #[arg(long, value_name = "DIR")]

@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use wire::api::file::{Entry, FileKind, Links, Stat};
 use wire::api::machine::Source;
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 use crate::output::text::{bytes, file_time};
@@ -14,7 +16,7 @@ use crate::output::text::{bytes, file_time};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which files: MACHINE/PATH
-    #[arg(required = true, value_name = "MACHINE/PATH")]
+    #[arg(required = true, value_name = "MACHINE/PATH", add = ArgValueCompleter::new(completion::sources))]
     sources: Vec<OsString>,
     /// Of what a symbolic link points to, not of the link
     #[arg(short = 'L', long)]

@@ -4,9 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::mount::{Force, Remove, Removed, RemovedMount, Target};
 use wire::bytestring::ByteString;
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
 
@@ -16,7 +18,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which one: its id (`m1`) or its directory
-    #[arg(value_name = "ID|DIR", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "ID|DIR", required_unless_present = "all", conflicts_with = "all", add = ArgValueCompleter::new(completion::mounts))]
     target: Option<OsString>,
     /// All of them
     #[arg(long)]

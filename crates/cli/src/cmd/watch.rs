@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use wire::api::file::Progress;
 use wire::api::machine::Source;
 use wire::api::watch::{Change, ChangeEvent, NextChanges, Watch};
 
 use super::place::Place;
+use crate::completion;
 use crate::context::Context;
 use crate::error::Result;
 use crate::output::{Output, Style};
@@ -24,7 +26,7 @@ Examples:
   stead watch box:src --json | jq -r 'select(.event == \"modified\").source'")]
 pub struct Args {
     /// Which directory: MACHINE/PATH
-    #[arg(value_name = "MACHINE/PATH")]
+    #[arg(value_name = "MACHINE/PATH", add = ArgValueCompleter::new(completion::sources))]
     source: OsString,
     /// The directory itself, not what is in directories below it
     #[arg(long)]

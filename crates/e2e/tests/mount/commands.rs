@@ -111,7 +111,7 @@ fn version_help_completions_and_manual_need_no_daemon() {
     assert!(stead.ok(&["version"]).text().contains("0."));
     assert!(stead.json(&["version"])["version"].is_string());
     for shell in ["bash", "zsh", "fish"] {
-        assert!(stead.ok(&["completions", shell]).text().contains("unmount"), "{shell}");
+        assert!(stead.ok(&["completions", shell]).text().contains("STEAD_COMPLETE"), "{shell}");
     }
     let man = stead.dir("man");
     stead.ok(&["man", man.to_str().unwrap()]);

@@ -5,6 +5,7 @@
 mod bad_input;
 mod cache;
 mod commands;
+mod completions;
 mod config;
 mod distance;
 mod files;
