@@ -84,18 +84,21 @@ pub fn machines(current: &OsStr) -> Vec<CompletionCandidate> {
     let known = document().map_or(Vec::new(), |document| document.machines);
     let known = known.into_iter().map(|machine| machine.machine.to_string());
     let names = known.chain(ssh_hosts()).chain(["host".to_owned()]);
-    candidates(names.flat_map(|name| spellings(&name, current)), current)
+    candidates(names.map(|name| spelled(&name, current)), current)
 }
 
 /// A machine's name in the form in which the word has been begun.
-fn spellings(name: &str, current: &str) -> Option<String> {
-    match (name.strip_prefix("ssh://"), current.contains("://") || "ssh://".starts_with(current)) {
-        (Some(host), false) => Some(host.to_owned()),
-        (None, true) if name != "host" && !current.is_empty() && !name.starts_with(current) => {
-            Some(format!("ssh://{name}"))
-        }
-        _ => Some(name.to_owned()),
+fn spelled(name: &str, current: &str) -> String {
+    let is_alias = name != "host" && !name.contains("://") && !name.starts_with(current);
+    match (name.strip_prefix("ssh://"), begins_url(current)) {
+        (Some(host), false) => host.to_owned(),
+        (None, true) if is_alias => format!("ssh://{name}"),
+        _ => name.to_owned(),
     }
+}
+
+fn begins_url(word: &str) -> bool {
+    word.contains("://") || (!word.is_empty() && "ssh://".starts_with(word))
 }
 
 /// The files of this computer, the machines, and the files of those that are connected.
@@ -104,8 +107,7 @@ pub fn sources(current: &OsStr) -> Vec<CompletionCandidate> {
         return far;
     }
     let Some(text) = current.to_str() else { return PathCompleter::any().complete(current) };
-    let url = text.contains("://") || (!text.is_empty() && "ssh://".starts_with(text));
-    let begun = |host: String| if url { format!("ssh://{host}/") } else { format!("{host}:") };
+    let begun = |host: String| if begins_url(text) { format!("ssh://{host}/") } else { format!("{host}:") };
     let hosts = match text {
         "" => Vec::new(),
         _ => candidates(ssh_hosts().into_iter().map(begun), text),
@@ -250,12 +252,12 @@ mod tests {
 
     #[test]
     fn a_machine_is_spelled_as_it_was_begun() {
-        let spelled = |name, current| spellings(name, current).unwrap();
         assert_eq!(spelled("ssh://box", "b"), "box");
         assert_eq!(spelled("ssh://box", "ss"), "ssh://box");
         assert_eq!(spelled("box", "ssh://b"), "ssh://box");
         assert_eq!(spelled("box", "ss"), "ssh://box");
-        assert_eq!(spelled("box", ""), "box");
+        assert_eq!((spelled("box", ""), spelled("ssh://box", "")), ("box".to_owned(), "box".to_owned()));
+        assert_eq!(spelled("docker://web", "ss"), "docker://web");
         assert_eq!(spelled("host", "ssh://"), "host");
     }
 
