@@ -57,7 +57,7 @@ struct Waiting {
     depth: u32,
 }
 
-/// The directory that is gone through.
+/// The directory that is gone through, and those that were found in it: their paths can be told, and there is room for them.
 struct Directory {
     names: Names,
     path: RelativePath,
@@ -145,12 +145,13 @@ impl Task for Find {
                 }
                 continue;
             };
-            match directory.look_at_some(&self.wanted, &mut page) {
+            let room = PENDING_MAX.saturating_sub(self.pending.len());
+            match directory.look_at_some(&self.wanted, room, &mut page) {
                 Ok(Progress::More) => continue,
                 Ok(Progress::End) => {}
                 Err(errno) => page.unread(directory.path.clone(), errno),
             }
-            self.finish_directory(&mut page);
+            self.finish_directory();
         }
         let reply = FileReply::Found { found: page.found, unread: page.unread };
         Ok(Page { reply: Reply::File(reply), payload: Vec::new(), last })
@@ -164,30 +165,27 @@ enum Progress {
 
 impl Find {
     /// What was found in it is to be gone through next.
-    fn finish_directory(&mut self, page: &mut Gathered) {
+    fn finish_directory(&mut self) {
         let Some(Directory { names, path, depth, found }) = self.current.take() else {
             return;
         };
         let parent = Arc::new(names.into_directory());
-        for name in found.into_iter().rev() {
-            match path_below(&path, &name) {
-                Some(path) if self.pending.len() < PENDING_MAX => {
-                    self.pending.push(Waiting { parent: parent.clone(), name, path, depth: depth + 1 });
-                }
-                Some(path) => page.unread(path, Errno::NOBUFS),
-                None => page.unread(path.clone(), Errno::NAMETOOLONG),
-            }
-        }
+        let waiting = |name: Name| {
+            let path = path.join(&name);
+            Waiting { parent: parent.clone(), name, path, depth: depth + 1 }
+        };
+        self.pending.extend(found.into_iter().rev().map(waiting));
     }
 }
 
 impl Directory {
-    fn look_at_some(&mut self, wanted: &Wanted, page: &mut Gathered) -> Result<Progress, Errno> {
+    /// `room` is for so many directories.
+    fn look_at_some(&mut self, wanted: &Wanted, room: usize, page: &mut Gathered) -> Result<Progress, Errno> {
         for _ in 0..NAMES_BETWEEN_LOOKS {
             let Some((name, told)) = self.names.next_with_type()? else {
                 return Ok(Progress::End);
             };
-            self.look_at(name, told, wanted, page);
+            self.look_at((name, told), wanted, room, page);
             if page.bytes >= PAGE_BYTES {
                 break;
             }
@@ -195,7 +193,7 @@ impl Directory {
         Ok(Progress::More)
     }
 
-    fn look_at(&mut self, name: Name, told: FileType, wanted: &Wanted, page: &mut Gathered) {
+    fn look_at(&mut self, (name, told): (Name, FileType), wanted: &Wanted, room: usize, page: &mut Gathered) {
         let directory = self.names.directory();
         let kind = match stat::kind_of(told) {
             Some(kind) => Ok(kind),
@@ -207,8 +205,13 @@ impl Directory {
             self.tell(&name, kind, wanted, page);
         }
         let is_deep_enough = wanted.query.depth_max.is_some_and(|max| self.depth + 1 >= max);
-        if kind == Kind::Directory && !is_deep_enough {
-            self.found.push(name);
+        if kind != Kind::Directory || is_deep_enough {
+            return;
+        }
+        match path_below(&self.path, &name) {
+            Some(_) if self.found.len() < room => self.found.push(name),
+            Some(path) => page.unread(path, Errno::NOBUFS),
+            None => page.unread(self.path.clone(), Errno::NAMETOOLONG),
         }
     }
 
