@@ -1,0 +1,139 @@
+//! Files as a thread knows them.
+
+use std::sync::Arc;
+
+use crate::{Oid, Refusal};
+
+/// As on every Linux file system.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// What a symlink may hold: `PATH_MAX` without its end.
+pub const LINK_BYTES_MAX: usize = 4095;
+
+/// Of one extended attribute, and of all of a file with their names: what Linux lets through, and keeps a file's attributes
+/// well below a record of the log.
+pub const XATTR_BYTES_MAX: usize = 64 << 10;
+
+/// Names of one file: as ext4.
+pub const LINKS_MAX: u32 = 65_000;
+
+/// The number of a file, within a thread. Never of two files, also not one after the other, but after a power cut: then of
+/// none that anybody was told had been synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The thread's root.
+    pub const ROOT: Ino = Ino(1);
+}
+
+/// Since 1970. The nanoseconds are below 10^9.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "said above")]
+pub struct Time {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// What `stat` says. `size` is in bytes; `blocks` are of 512 bytes, as `stat` counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Attributes {
+    pub ino: Ino,
+    pub kind: Kind,
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub links: u32,
+    pub device: u64,
+    pub size: u64,
+    pub blocks: u64,
+    pub accessed: Time,
+    pub modified: Time,
+    pub changed: Time,
+}
+
+/// A name in a directory: bytes, none of them a slash or NUL.
+pub type Name = Arc<[u8]>;
+
+/// Whether a file can have this name.
+pub fn check_name(name: &[u8]) -> Result<(), Refusal> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Refusal::NameTooLong);
+    }
+    let is_name = !matches!(name, b"" | b"." | b"..") && !name.iter().any(|byte| matches!(byte, 0 | b'/'));
+    if is_name { Ok(()) } else { Err(Refusal::Invalid) }
+}
+
+/// A file as the log says that it is. Of one that was written, size and times of the content are those of the plain file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) content: Content,
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Names. None: it is open, or was when its last name went.
+    pub(crate) links: u32,
+    pub(crate) device: u64,
+    pub(crate) accessed: Time,
+    pub(crate) modified: Time,
+    pub(crate) changed: Time,
+}
+
+/// Where what is in a file comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Directory,
+    /// A blob of the base, of a file or a symlink.
+    Base {
+        is_link: bool,
+        oid: Oid,
+        size: u64,
+    },
+    /// A plain file of the thread, named by the number.
+    Written,
+    Symlink(Box<[u8]>),
+    /// What is neither.
+    Special(Kind),
+}
+
+impl Node {
+    pub(crate) fn kind(&self) -> Kind {
+        match &self.content {
+            Content::Directory => Kind::Directory,
+            Content::Base { is_link: true, .. } | Content::Symlink(_) => Kind::Symlink,
+            Content::Base { .. } | Content::Written => Kind::File,
+            Content::Special(kind) => *kind,
+        }
+    }
+
+    pub(crate) fn is_directory(&self) -> bool {
+        self.content == Content::Directory
+    }
+
+    /// What is known without looking at a plain file.
+    pub(crate) fn attributes(&self, ino: Ino) -> Attributes {
+        let size = match &self.content {
+            Content::Base { size, .. } => *size,
+            Content::Symlink(target) => target.len() as u64,
+            _ => 0,
+        };
+        let blocks = if self.kind() == Kind::File { size.div_ceil(512) } else { 0 };
+        let Node { mode, uid, gid, links, device, accessed, modified, changed, .. } = *self;
+        let kind = self.kind();
+        Attributes { ino, kind, mode, uid, gid, links, device, size, blocks, accessed, modified, changed }
+    }
+}

@@ -1,0 +1,318 @@
+//! A thread: a revision, and what was changed on top of it.
+//!
+//! ```text
+//! THREAD/lock       locked (flock) by the process that has the thread, as long as it lives
+//!        names      what is named and how: see [`log`](crate::log) and [`names::change`](crate::names::change)
+//!        names.new  a compacted log that is being written
+//!        files/INO  the content of a file that was written: a plain file, INO its number in 16 hexadecimal digits
+//!        new/N      a content that is being copied up
+//! ```
+//!
+//! Contents that are written live in plain files, which whoever serves the thread hands to the kernel: bytes go there without this
+//! crate. So their size and times of access and change of the content are those of the plain file, and are in no record; all else
+//! of a file is in the log. Modes, owners and attributes are never set on plain files, which are their user's alone.
+//!
+//! A file of the base is *copied up* when it is to be written: reflinked where the file system below can, copied otherwise,
+//! synced, put in place by a rename, and only then said to be written. So a power cut takes neither what was in it nor half of it.
+//!
+//! What is durable:
+//!
+//! - [`Thread::sync`] of a file: its content, its name, and everything that was done to names before.
+//! - [`Thread::sync_names`]: what was done to names. Whoever serves the thread calls it at least every second.
+//! - Without either, what a power cut leaves is a prefix of what was done to names. A file of it that was made and never synced may be
+//!   empty, as on any file system.
+//! - The death of a process costs nothing.
+//!
+//! Files whose last name went while they were open are kept ([`Thread::unnamed`]) until whoever has them open says
+//! [`forget`](Thread::forget); a successor that takes over asks the kernel which are still open.
+//!
+//! The log is compacted when it has grown to twice what it has to say and [`GROWTH_BYTES_MIN`] more.
+//!
+//! Locks: the thread's state, then the leaves of [`Objects`]. Records are written, and trees read, under the first; contents are
+//! decoded, copied and synced under none.
+
+mod content;
+mod look;
+mod names;
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::FlockOperation;
+
+pub use content::{Access, AttributeChanges, XattrMode};
+pub use look::{Changed, Listed};
+pub use names::{New, Remains, Removed, RenameMode};
+
+use crate::blobs::BlobCache;
+use crate::error::fails;
+use crate::log::{Log, Records, Synced, sync_directory};
+use crate::names::change::Change;
+use crate::names::{Names, Origin, Untrue};
+use crate::node::{Content, Ino, Node};
+use crate::objects::Objects;
+use crate::{Error, Result};
+
+/// A log grows at least by so much before it is compacted: some 20,000 operations, which take a few milliseconds to write anew.
+pub const GROWTH_BYTES_MIN: u64 = 4 << 20;
+
+const LOCK: &str = "lock";
+const NAMES: &str = "names";
+const FILES: &str = "files";
+const NEW: &str = "new";
+
+/// A thread that is open. Any number of threads of the process may use it at once.
+#[derive(Debug)]
+pub struct Thread {
+    directory: PathBuf,
+    objects: Arc<Objects>,
+    blobs: Arc<BlobCache>,
+    origin: Origin,
+    state: Mutex<State>,
+    /// Tells files in `new` apart.
+    copied: AtomicU64,
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct State {
+    names: Names,
+    log: Log,
+    compact_at: u64,
+    /// Plain files that were made, and those of them whose names in `files` are durable.
+    made: u64,
+    made_durable: u64,
+}
+
+impl Thread {
+    /// Begins a thread in a directory that is not there, or is empty. Durable when it returns.
+    pub fn begin(
+        directory: &Path,
+        objects: Arc<Objects>,
+        blobs: Arc<BlobCache>,
+        origin: Origin,
+    ) -> Result<Thread> {
+        make_directory(directory)?;
+        let lock = lock(directory)?;
+        let path = directory.join(NAMES);
+        if path.exists() {
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, "there is a thread");
+            return Err(fails("make a thread in", directory)(source));
+        }
+        make_directory(&directory.join(FILES))?;
+        make_directory(&directory.join(NEW))?;
+        let root = objects.index(&origin.revision.tree)?;
+        let changes = [
+            Change::Origin(origin),
+            Change::Node { ino: Ino::ROOT, node: Node::of_base_directory(&origin) },
+            Change::Directory {
+                ino: Ino::ROOT,
+                parent: Ino::ROOT,
+                tree: Some(origin.revision.tree),
+                first: Ino::ROOT.0 + 1,
+                count: root.count(),
+            },
+        ];
+        let mut names = Names::default();
+        for change in changes {
+            names.apply(change).map_err(|untrue| damaged(&path, untrue))?;
+        }
+        let log = Log::create(&path, &names.snapshot())?;
+        if let Some(above) = directory.parent() {
+            sync_directory(above).map_err(fails("sync", above))?;
+        }
+        Ok(Thread::of(directory, objects, blobs, (names, origin), log, lock))
+    }
+
+    /// Opens a thread that was made before. [`Busy`](Error::Busy) if another process has it.
+    pub fn open(directory: &Path, objects: Arc<Objects>, blobs: Arc<BlobCache>) -> Result<Thread> {
+        let path = directory.join(NAMES);
+        let lock = lock(directory)?;
+        let mut names = Names::default();
+        let opened =
+            Log::open(&path, |record| names.apply_record(record).map_err(|untrue| damaged(&path, untrue)))?;
+        let missing = || fails("open", &path)(io::ErrorKind::NotFound.into());
+        let log = opened.ok_or_else(missing)?;
+        let origin = *names.origin().ok_or_else(|| damaged(&path, Untrue("it says of no revision")))?;
+        clear(&directory.join(NEW))?;
+        Ok(Thread::of(directory, objects, blobs, (names, origin), log, lock))
+    }
+
+    fn of(
+        directory: &Path,
+        objects: Arc<Objects>,
+        blobs: Arc<BlobCache>,
+        (names, origin): (Names, Origin),
+        log: Log,
+        lock: File,
+    ) -> Thread {
+        let compact_at = grown(log.length());
+        // What a predecessor has made may not be durable.
+        let state = Mutex::new(State { names, log, compact_at, made: 1, made_durable: 0 });
+        let directory = directory.to_owned();
+        Thread { directory, objects, blobs, origin, state, copied: AtomicU64::new(0), _lock: lock }
+    }
+
+    /// Where it is kept.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What it began from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Makes durable what is in a file, and everything that was done to names before.
+    pub fn sync(&self, ino: Ino) -> Result<()> {
+        if self.locked().node(ino)?.content == Content::Written {
+            let path = self.plain(ino);
+            match File::open(&path) {
+                // Its last name has gone meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                file => file.and_then(|file| file.sync_all()).map_err(fails("sync", &path))?,
+            }
+        }
+        self.sync_names()
+    }
+
+    /// Makes durable what was done to names.
+    pub fn sync_names(&self) -> Result<()> {
+        let (made, is_durable, log) = {
+            let locked = self.locked();
+            let state = &locked.state;
+            (state.made, state.made == state.made_durable, state.log.sync())
+        };
+        if !is_durable {
+            let files = self.directory.join(FILES);
+            sync_directory(&files).map_err(fails("sync", &files))?;
+            let mut locked = self.locked();
+            locked.state.made_durable = locked.state.made_durable.max(made);
+        }
+        self.wait_for(log)
+    }
+
+    fn wait_for(&self, log: Synced) -> Result<()> {
+        let Err(error) = log.wait() else { return Ok(()) };
+        // The next operation writes all of it anew.
+        self.locked().state.log.break_off();
+        Err(error.into())
+    }
+
+    /// Removes plain files that nothing names: a process died between making one and saying so, or between saying that one is gone and
+    /// removing it. Takes as long as listing all that was written; to be called when there is time.
+    pub fn sweep(&self) -> Result<u64> {
+        let files = self.directory.join(FILES);
+        let mut removed = 0;
+        for entry in std::fs::read_dir(&files).map_err(fails("list", &files))? {
+            let path = entry.map_err(fails("list", &files))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let ino = u64::from_str_radix(&name, 16).ok().map(Ino);
+            // Under the lock, so that none is being made.
+            let locked = self.locked();
+            let node = ino.and_then(|ino| locked.state.names.node(ino));
+            if node.is_none_or(|node| node.content != Content::Written) {
+                std::fs::remove_file(&path).map_err(fails("remove", &path))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Writes the log anew, with what it has to say and nothing else.
+    pub fn compact(&self) -> Result<()> {
+        self.locked().compact()
+    }
+
+    fn plain(&self, ino: Ino) -> PathBuf {
+        self.directory.join(FILES).join(format!("{:016x}", ino.0))
+    }
+
+    fn locked(&self) -> Locked<'_> {
+        Locked { thread: self, state: self.state.lock() }
+    }
+}
+
+/// A thread whose names stand still.
+struct Locked<'a> {
+    thread: &'a Thread,
+    state: MutexGuard<'a, State>,
+}
+
+impl Locked<'_> {
+    /// Makes the changes true, all or none.
+    fn commit(&mut self, changes: Vec<Change>) -> Result<()> {
+        if self.state.log.is_broken() {
+            self.compact()?;
+        }
+        let mut records = Records::default();
+        records.push(|to| changes.iter().for_each(|change| change.encode(to)));
+        self.state.log.append(&records)?;
+        for change in changes {
+            if let Err(untrue) = self.state.names.apply(change) {
+                // The log says what memory does not. It has no operation of ours that could be so.
+                self.state.log.break_off();
+                return Err(damaged(self.state.log.path(), untrue));
+            }
+        }
+        if self.state.log.length() >= self.state.compact_at
+            && let Err(error) = self.compact()
+        {
+            tracing::warn!(%error, "the log grows on");
+            self.state.compact_at = self.state.log.length() + GROWTH_BYTES_MIN;
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Result<()> {
+        let path = self.state.log.path().to_owned();
+        let log = Log::create(&path, &self.state.names.snapshot())?;
+        self.state.compact_at = grown(log.length());
+        self.state.log = log;
+        Ok(())
+    }
+}
+
+/// How long a log is when it is time to compact it again.
+fn grown(length: u64) -> u64 {
+    length.saturating_mul(2).saturating_add(GROWTH_BYTES_MIN)
+}
+
+fn damaged(path: &Path, Untrue(why): Untrue) -> Error {
+    Error::Damaged { path: path.to_owned(), why }
+}
+
+fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join(LOCK);
+    let opened =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = opened.map_err(fails("open", &path))?;
+    let locked =
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive));
+    match locked {
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Busy { path: directory.to_owned() }),
+        Err(error) => Err(fails("lock", &path)(error.into())),
+        Ok(()) => Ok(file),
+    }
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
+    made.map_err(fails("make", path))
+}
+
+fn clear(directory: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(directory).map_err(fails("list", directory))? {
+        let path = entry.map_err(fails("list", directory))?.path();
+        std::fs::remove_file(&path).map_err(fails("remove", &path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
