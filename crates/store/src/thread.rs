@@ -15,6 +15,10 @@
 //! A file of the base is *copied up* when it is to be written: reflinked where the file system below can, copied otherwise,
 //! synced, put in place by a rename, and only then said to be written. So a power cut takes neither what was in it nor half of it.
 //!
+//! A plain file whose file is gone is removed when the record that says so is durable, and not before: a power cut may take the record,
+//! and the name is back then, with all that was synced of its content. That is what a program counts on that writes a new file, syncs
+//! it, and renames it over the old one.
+//!
 //! What is durable:
 //!
 //! - [`Thread::sync`] of a file: its content, its name, and everything that was done to names before.
@@ -51,7 +55,7 @@ pub use names::{New, Remains, Removed, RenameMode};
 
 use crate::blobs::BlobCache;
 use crate::error::fails;
-use crate::log::{Log, Records, Synced, sync_directory};
+use crate::log::{Log, Records, sync_directory};
 use crate::names::change::Change;
 use crate::names::{Names, Origin, Untrue};
 use crate::node::{Content, Ino, Node};
@@ -60,6 +64,9 @@ use crate::{Error, Result};
 
 /// A log grows at least by so much before it is compacted: some 20,000 operations, which take a few milliseconds to write anew.
 pub const GROWTH_BYTES_MIN: u64 = 4 << 20;
+
+/// Plain files that wait to be removed: with more, an operation waits for the disk itself.
+const CONDEMNED_MAX: usize = 64 << 10;
 
 const LOCK: &str = "lock";
 const NAMES: &str = "names";
@@ -87,6 +94,8 @@ struct State {
     /// Plain files that were made, and those of them whose names in `files` are durable.
     made: u64,
     made_durable: u64,
+    /// Plain files of files that are gone, as soon as the log is durable.
+    condemned: Vec<Ino>,
 }
 
 impl Thread {
@@ -153,7 +162,8 @@ impl Thread {
     ) -> Thread {
         let compact_at = grown(log.length());
         // What a predecessor has made may not be durable.
-        let state = Mutex::new(State { names, log, compact_at, made: 1, made_durable: 0 });
+        let state =
+            Mutex::new(State { names, log, compact_at, made: 1, made_durable: 0, condemned: Vec::new() });
         let directory = directory.to_owned();
         Thread { directory, objects, blobs, origin, state, copied: AtomicU64::new(0), _lock: lock }
     }
@@ -183,30 +193,50 @@ impl Thread {
 
     /// Makes durable what was done to names.
     pub fn sync_names(&self) -> Result<()> {
-        let (made, is_durable, log) = {
-            let locked = self.locked();
-            let state = &locked.state;
-            (state.made, state.made == state.made_durable, state.log.sync())
-        };
-        if !is_durable {
-            let files = self.directory.join(FILES);
-            sync_directory(&files).map_err(fails("sync", &files))?;
+        let (made, is_durable, log, condemned) = {
             let mut locked = self.locked();
-            locked.state.made_durable = locked.state.made_durable.max(made);
+            let condemned = std::mem::take(&mut locked.state.condemned);
+            let state = &locked.state;
+            (state.made, state.made == state.made_durable, state.log.sync(), condemned)
+        };
+        let synced = self.sync_files(made, is_durable).and_then(|()| Ok(log.wait()?));
+        if synced.is_err() {
+            let mut locked = self.locked();
+            locked.state.condemned.extend(condemned);
+            // Nobody knows what of it the disk has: the next operation writes all of it anew.
+            locked.state.log.break_off();
+            return synced;
         }
-        self.wait_for(log)
+        condemned.into_iter().for_each(|ino| self.remove_plain(ino));
+        Ok(())
     }
 
-    fn wait_for(&self, log: Synced) -> Result<()> {
-        let Err(error) = log.wait() else { return Ok(()) };
-        // The next operation writes all of it anew.
-        self.locked().state.log.break_off();
-        Err(error.into())
+    fn sync_files(&self, made: u64, is_durable: bool) -> Result<()> {
+        if is_durable {
+            return Ok(());
+        }
+        let files = self.directory.join(FILES);
+        sync_directory(&files).map_err(fails("sync", &files))?;
+        let mut locked = self.locked();
+        locked.state.made_durable = locked.state.made_durable.max(made);
+        Ok(())
+    }
+
+    /// Of a file that is gone for good. What stays is [swept](Thread::sweep).
+    fn remove_plain(&self, ino: Ino) {
+        let path = self.plain(ino);
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "the content of a file that is gone stays");
+        }
     }
 
     /// Removes plain files that nothing names: a process died between making one and saying so, or between saying that one is gone and
     /// removing it. Takes as long as listing all that was written; to be called when there is time.
     pub fn sweep(&self) -> Result<u64> {
+        // A predecessor's records may not be durable.
+        self.sync_names()?;
         let files = self.directory.join(FILES);
         let mut removed = 0;
         for entry in std::fs::read_dir(&files).map_err(fails("list", &files))? {
@@ -216,7 +246,8 @@ impl Thread {
             // Under the lock, so that none is being made.
             let locked = self.locked();
             let node = ino.and_then(|ino| locked.state.names.node(ino));
-            if node.is_none_or(|node| node.content != Content::Written) {
+            let is_condemned = ino.is_some_and(|ino| locked.state.condemned.contains(&ino));
+            if !is_condemned && node.is_none_or(|node| node.content != Content::Written) {
                 std::fs::remove_file(&path).map_err(fails("remove", &path))?;
                 removed += 1;
             }
@@ -269,11 +300,36 @@ impl Locked<'_> {
         Ok(())
     }
 
+    /// Has the plain file of a file that is gone removed, when the log is durable.
+    fn condemn(&mut self, ino: Ino) {
+        self.state.condemned.push(ino);
+        if self.state.condemned.len() < CONDEMNED_MAX {
+            return;
+        }
+        match self.state.log.sync().wait() {
+            Ok(()) => self.bury(),
+            Err(error) => {
+                tracing::warn!(%error, "contents of files that are gone stay");
+                self.state.log.break_off();
+            }
+        }
+    }
+
+    /// The log is durable.
+    fn bury(&mut self) {
+        for ino in std::mem::take(&mut self.state.condemned) {
+            self.thread.remove_plain(ino);
+        }
+    }
+
     fn compact(&mut self) -> Result<()> {
         let path = self.state.log.path().to_owned();
         let log = Log::create(&path, &self.state.names.snapshot())?;
         self.state.compact_at = grown(log.length());
         self.state.log = log;
+        if !self.state.log.is_broken() {
+            self.bury();
+        }
         Ok(())
     }
 }

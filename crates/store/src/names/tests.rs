@@ -97,6 +97,26 @@ proptest! {
     }
 
     #[test]
+    fn a_log_that_says_anything_is_refused_or_read(
+        changes in prop::collection::vec(change(), 1..8),
+        at in any::<prop::sample::Index>(),
+        to in any::<u8>(),
+    ) {
+        let mut records = log::Records::default();
+        for change in &changes {
+            let mut record = Vec::new();
+            change.encode(&mut record);
+            let at = at.index(record.len());
+            record[at] = to;
+            records.push(|bytes| bytes.extend_from_slice(&record));
+        }
+        if let Some(Ok((names, _))) = Names::replay(&records.to_file()) {
+            let again = Names::replay(&names.snapshot().to_file()).expect("a log").expect("true");
+            prop_assert_eq!(again.0, names);
+        }
+    }
+
+    #[test]
     fn whatever_is_applied_is_bounded_and_outlives_a_snapshot(changes in prop::collection::vec(change(), 0..20)) {
         let mut names = Names::default();
         for change in changes {

@@ -209,19 +209,10 @@ impl Thread {
         }
         let is_written = node.content == Content::Written;
         locked.commit(vec![Change::Gone { ino }])?;
-        drop(locked);
-        self.remove_plain(is_written.then_some(ino));
-        Ok(())
-    }
-
-    /// Of a file that is gone. What stays is [swept](Thread::sweep).
-    fn remove_plain(&self, ino: Option<Ino>) {
-        let Some(path) = ino.map(|ino| self.plain(ino)) else { return };
-        if let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "the content of a file that is gone stays");
+        if is_written {
+            locked.condemn(ino);
         }
+        Ok(())
     }
 }
 
@@ -242,7 +233,7 @@ impl Locked<'_> {
         self.state.made += 1;
         let committed = self.commit(changes);
         if committed.is_err() {
-            self.thread.remove_plain(Some(ino));
+            self.thread.remove_plain(ino);
         }
         committed.map(|()| (ino, node, file))
     }
@@ -276,7 +267,7 @@ impl Locked<'_> {
         let mut changes = vec![self.without_name(directory, name)?, self.touched(directory, now)?];
         let (removed, plain) = self.lose_name(ino, remains, now, &mut changes)?;
         self.commit(changes)?;
-        self.thread.remove_plain(plain);
+        plain.into_iter().for_each(|ino| self.condemn(ino));
         Ok(removed)
     }
 
@@ -300,7 +291,7 @@ impl Locked<'_> {
             changes.push(self.touched(to, now)?);
         }
         self.commit(changes)?;
-        self.thread.remove_plain(plain);
+        plain.into_iter().for_each(|ino| self.condemn(ino));
         Ok(removed)
     }
 

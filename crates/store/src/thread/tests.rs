@@ -80,6 +80,10 @@ fn names(thread: &Thread, directory: Ino) -> Vec<String> {
     listed.iter().map(|listed| String::from_utf8_lossy(&listed.name).into_owned()).collect()
 }
 
+fn plain_files(thread: &Thread) -> usize {
+    std::fs::read_dir(thread.directory().join(FILES)).expect("listed").count()
+}
+
 fn refused<T: std::fmt::Debug>(result: Result<T>) -> Refusal {
     match result {
         Err(Error::Refused(refusal)) => refusal,
@@ -284,7 +288,8 @@ fn what_is_removed_stays_removed_and_its_name_is_free() {
     let thread = bench.again(thread);
     assert!(lookup(&thread, "file").is_none());
     assert_eq!(refused(thread.attributes(made.ino)), Refusal::Stale);
-    assert_eq!(std::fs::read_dir(thread.directory().join(FILES)).expect("listed").count(), 0);
+    thread.sweep().expect("swept");
+    assert_eq!(plain_files(&thread), 0);
 }
 
 #[test]
@@ -313,7 +318,8 @@ fn a_file_that_is_open_outlives_its_last_name_and_its_process() {
     assert_eq!(thread.unnamed(), []);
     assert_eq!(refused(thread.attributes(base)), Refusal::Stale);
     assert!(lookup(&thread, "run").is_some(), "what has a name stays");
-    assert_eq!(std::fs::read_dir(thread.directory().join(FILES)).expect("listed").count(), 0);
+    thread.sweep().expect("swept");
+    assert_eq!(plain_files(&thread), 0);
 }
 
 #[test]
@@ -471,6 +477,31 @@ fn a_log_that_grows_is_compacted() {
     }
     assert!(longest < 20_500 && length() < 2000, "{longest}, {}", length());
     assert_eq!(lookup(&bench.again(thread), "file").expect("there").ino, file);
+}
+
+#[test]
+fn a_content_goes_when_the_power_cannot_bring_its_name_back() {
+    let bench = Bench::new();
+    let thread = bench.begin("thread");
+    let make = |name: &[u8], what: &[u8]| {
+        let (made, mut file) = thread.create(Ino::ROOT, name, NEW_FILE, at(1)).expect("made");
+        file.write_all(what).expect("written");
+        thread.sync(made.ino).expect("synced");
+        made.ino
+    };
+    let old = make(b"saved", b"old");
+    let new = make(b"saved.new", b"new");
+    let (from, to) = ((Ino::ROOT, &b"saved.new"[..]), (Ino::ROOT, &b"saved"[..]));
+    thread.rename(from, to, RenameMode::Replace, Remains::Nothing, at(2)).expect("renamed");
+    assert_eq!(std::fs::read(thread.plain(old)).expect("still there"), b"old");
+    thread.sweep().expect("swept");
+    assert!(!thread.plain(old).exists(), "the log was synced");
+    let thread = bench.again(thread);
+    assert_eq!(content(&thread, ino(&thread, "saved")), b"new");
+    thread.unlink(Ino::ROOT, b"saved", Remains::Nothing, at(3)).expect("removed");
+    assert!(thread.plain(new).exists());
+    thread.compact().expect("compacted");
+    assert!(!thread.plain(new).exists(), "the new log is durable");
 }
 
 #[test]

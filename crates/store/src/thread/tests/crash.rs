@@ -8,8 +8,8 @@ use proptest::test_runner::TestRunner;
 use super::model::{Model, config, steps};
 use super::*;
 
-/// The state of a thread on disk beside it, as a crash leaves it: the log to any byte, and every plain file that was there before or
-/// after the last operation, for which of them have come and gone nobody knows.
+/// The state of a thread on disk beside it, with the log to any byte. The plain files are those that are there: none of them goes
+/// before the record is durable that says so.
 struct Wreck {
     directory: std::path::PathBuf,
 }
@@ -17,22 +17,14 @@ struct Wreck {
 impl Wreck {
     fn beside(thread: &Thread) -> Wreck {
         let directory = thread.directory().with_extension("wreck");
-        make_directory(&directory.join(FILES)).expect("made");
+        let files = directory.join(FILES);
+        make_directory(&files).expect("made");
         make_directory(&directory.join(NEW)).expect("made");
-        let wreck = Wreck { directory };
-        wreck.keep_files(thread);
-        wreck
-    }
-
-    fn keep_files(&self, thread: &Thread) {
         for entry in std::fs::read_dir(thread.directory().join(FILES)).expect("listed") {
             let entry = entry.expect("listed");
-            let kept = self.directory.join(FILES).join(entry.file_name());
-            match std::fs::hard_link(entry.path(), kept) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                linked => linked.expect("linked"),
-            }
+            std::fs::hard_link(entry.path(), files.join(entry.file_name())).expect("linked");
         }
+        Wreck { directory }
     }
 
     fn open(&self, bench: &Bench, log: &[u8]) -> Thread {
@@ -65,7 +57,6 @@ fn a_log_that_is_cut_at_any_byte_of_its_last_operation_is_what_was_before_it() {
         }
         // Whoever has seen all of it has looked into every directory: what is appended then is the operation.
         let (seen_before, log_before) = (seen(&thread), log_of(&thread));
-        let wreck = Wreck::beside(&thread);
         for step in &last {
             thread = model.step(&bench, thread, step);
         }
@@ -73,7 +64,7 @@ fn a_log_that_is_cut_at_any_byte_of_its_last_operation_is_what_was_before_it() {
         if log.len() == log_before.len() || !log.starts_with(&log_before) {
             return Ok(());
         }
-        wreck.keep_files(&thread);
+        let wreck = Wreck::beside(&thread);
         let (seen_after, is_true) = (seen(&thread), end_of_record(&log, log_before.len()));
         for cut in log_before.len()..=log.len() {
             let expected = if cut < is_true { &seen_before } else { &seen_after };
