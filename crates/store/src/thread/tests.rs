@@ -7,6 +7,7 @@ use crate::testing::{Repository, repository};
 use crate::{Hash, Refusal};
 
 mod crash;
+mod killed;
 mod model;
 
 const NEW_FILE: New = New { mode: 0o640, uid: 7, gid: 8 };
