@@ -3,15 +3,16 @@
 //! ```text
 //! CACHE/BOOT/lock         locked (flock) by whoever adds or evicts
 //!            usage        bytes that are counted, 8; CRC-32 (IEEE) of that, 4. Little endian
-//!            new/PID-N    a content that is being written
+//!            new/R-N      a content that is being written: R is random and tells writers apart, also those of one process or of other
+//!                         namespaces of processes; N counts
 //!            XX/OID       a content: OID is the object's number, XX the first two digits of it. Its time of modification is when
 //!                         it was used last, to a minute
 //! ```
 //!
 //! BOOT is the kernel's boot number, `/proc/sys/kernel/random/boot_id`.
 //!
-//! - **A content is what its name says.** Whoever writes it has compared it with the object's hash. It is written as `new/PID-N` and
-//!   renamed, so that a process that dies leaves nothing under its name, and is never changed then.
+//! - **A content is what its name says.** Whoever writes it has compared it with the object's hash. It is written in `new`, by a name that is
+//!   never used again, and renamed, so that a process that dies leaves nothing under its name, and is never changed then.
 //! - **Nothing is synced, and nothing outlives a boot.** After a power cut a file may have its length and not its content. So
 //!   contents are kept by boot, and those of another are removed by whoever opens the cache. The directory is to be on a disk of
 //!   this computer.
@@ -22,6 +23,7 @@
 //! - **A full disk stops no reader.** What cannot be written is served from memory, up to [`MEMORY_BYTES_MAX`].
 
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Seek};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -61,7 +63,8 @@ const USAGE_BYTES: usize = 12;
 pub struct BlobCache {
     directory: PathBuf,
     bytes_max: u64,
-    /// Tells files apart that this process writes.
+    /// Tell files apart that are being written.
+    writer: u64,
     written: AtomicU64,
 }
 
@@ -76,7 +79,12 @@ impl BlobCache {
             return Err(fails("use", directory)(source));
         }
         let boot = boot();
-        let cache = BlobCache { directory: directory.join(&boot), bytes_max, written: AtomicU64::new(0) };
+        let cache = BlobCache {
+            directory: directory.join(&boot),
+            bytes_max,
+            writer: random(),
+            written: AtomicU64::new(0),
+        };
         make_directory(&cache.directory)?;
         make_directory(&cache.directory.join(NEW))?;
         remove_others(directory, &boot)?;
@@ -118,44 +126,35 @@ impl BlobCache {
         let (mut file, fresh) = self.fresh()?;
         let added = fill(&mut file, &fresh).and_then(|()| {
             let reader = File::open(&fresh).map_err(fails("open", &fresh))?;
-            if charge(size) <= self.bytes_max / LARGE_SHARE {
-                self.put_in_place(oid, size, now, &fresh)?;
-            }
-            Ok(reader)
+            let is_kept =
+                charge(size) <= self.bytes_max / LARGE_SHARE && self.put_in_place(oid, size, now, &fresh)?;
+            Ok((reader, is_kept))
         });
-        // It is in place, is not kept, or has failed.
-        match std::fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::info!(path = %fresh.display(), %error, "a content stays beside the cache");
-            }
-            _ => {}
+        let is_kept = added.as_ref().is_ok_and(|(_, is_kept)| *is_kept);
+        if !is_kept && let Err(error) = std::fs::remove_file(&fresh) {
+            tracing::info!(path = %fresh.display(), %error, "a content stays beside the cache");
         }
-        added
+        added.map(|(reader, _)| reader)
     }
 
     fn fresh(&self) -> Result<(File, PathBuf)> {
         // Somebody may have removed all of it.
         make_directory(&self.directory.join(NEW))?;
-        loop {
-            let number = self.written.fetch_add(1, Ordering::Relaxed);
-            let path = self.directory.join(NEW).join(format!("{}-{number}", std::process::id()));
-            let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-            match made {
-                // A process of the same number has died, or lives in another namespace.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => return Ok((made.map_err(fails("begin", &path))?, path)),
-            }
-        }
+        let number = self.written.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(NEW).join(format!("{:016x}-{number}", self.writer));
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        Ok((made.map_err(fails("begin", &path))?, path))
     }
 
-    fn put_in_place(&self, oid: &Oid, size: u64, now: SystemTime, fresh: &Path) -> Result<()> {
+    /// Whether the content has its name now, and not another one that was faster.
+    fn put_in_place(&self, oid: &Oid, size: u64, now: SystemTime, fresh: &Path) -> Result<bool> {
         let path = self.path(oid);
         let shelf = path.parent().unwrap_or(&self.directory);
         let locked = self.lock()?;
         make_directory(shelf)?;
         // Who was faster has counted it.
         if path.exists() {
-            return Ok(());
+            return Ok(false);
         }
         let mut counted = locked.counted()?.unwrap_or(u64::MAX).saturating_add(charge(size));
         if counted > self.bytes_max {
@@ -164,7 +163,8 @@ impl BlobCache {
             counted = self.evict(room.saturating_sub(charge(size)))?.saturating_add(charge(size));
         }
         locked.count(counted)?;
-        std::fs::rename(fresh, &path).map_err(fails("keep", &path))
+        std::fs::rename(fresh, &path).map_err(fails("keep", &path))?;
+        Ok(true)
     }
 
     /// What dead processes have left half written.
@@ -254,6 +254,11 @@ impl Locked {
         written[8..].copy_from_slice(&checksum.to_le_bytes());
         self.usage.write_all_at(&written, 0).map_err(fails("write", &self.path))
     }
+}
+
+/// What nobody else has.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// What a file of this size takes.
