@@ -27,6 +27,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("htop", "htop"),
     ("less", "less"),
     ("nfs-ls", "libnfs-utils"),
+    ("wrk", "wrk"),
     ("/usr/include/nfsc/libnfs.h", "libnfs-dev"),
 ];
 

@@ -1,4 +1,4 @@
-//! The far side: files, processes and watches of one machine.
+//! The far side: files, processes, watches and tunnels of one machine.
 //!
 //! [`serve`] speaks the protocol of [`wire::agent`] over two byte streams until they end; [`main`] as well, and keeps the
 //! session for a later stream when the client wants that. It runs as the user who started it and can do what that user can;
@@ -6,7 +6,8 @@
 //!
 //! It needs `/proc`: that is how a descriptor which only names a file is opened for use.
 //!
-//! It knows no mount, no kernel of the client, no network and no other machine. It must not
+//! It knows no mount, no kernel of the client, and of networks and other machines only what a tunnel is told to reach. It must
+//! not
 //! - follow a symlink, or leave the exported root, while it resolves a path of a request: [`export`] is the only way from
 //!   a path to a descriptor;
 //! - act on another file than the one a request names by identity;
@@ -43,6 +44,7 @@ mod streamed;
 mod sync;
 mod ticket;
 mod told;
+mod tunnel;
 mod user;
 mod watch;
 mod work;
@@ -110,12 +112,14 @@ fn serve_one(session: SessionId, greeted: Greeted, options: Options) -> Ended {
 
 /// Serves standard input and output, for the user of this process. What goes wrong is logged to standard error.
 ///
-/// `arguments` are none, or `--resume SESSION`: then the streams are handed to the process that keeps this session, and
+/// `arguments` are none, or `--tunnel`: then it is the [far end of a tunnel](wire::agent::tunnel), and not an agent. Or they
+/// are `--resume SESSION`: then the streams are handed to the process that keeps this session, and
 /// served by it. When there is none, a new session is served. A session that its client wants to be kept is served by a
 /// process of its own, which outlives this one.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let resume = match parse(arguments) {
-        Ok(resume) => resume,
+        Ok(Part::Tunnel) => return tunnel::main(),
+        Ok(Part::Session { resume }) => resume,
         Err(wrong) => {
             log::log(format_args!("{wrong}"));
             return ExitCode::from(USAGE);
@@ -174,14 +178,22 @@ fn failed(reason: &str) -> ExitCode {
 /// The exit status for arguments that mean nothing.
 const USAGE: u8 = 2;
 
-/// The session that is to be resumed, if any.
-fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<SessionId>, String> {
+/// What this process is to be.
+enum Part {
+    /// What serves a session, or hands its streams to the one that does.
+    Session { resume: Option<SessionId> },
+    /// The far end of a tunnel.
+    Tunnel,
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Part, String> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     match arguments.as_slice() {
-        [] => Ok(None),
+        [] => Ok(Part::Session { resume: None }),
+        [option] if option == wire::agent::tunnel::ARGUMENT => Ok(Part::Tunnel),
         [option, session] if option == "--resume" => {
             let session = session.to_string_lossy().parse().map_err(|wrong| format!("--resume: {wrong}"))?;
-            Ok(Some(session))
+            Ok(Part::Session { resume: Some(session) })
         }
         [argument, ..] => Err(format!("unknown argument `{}`", argument.display())),
     }

@@ -38,6 +38,7 @@ mod search;
 mod shell;
 mod stat;
 mod status;
+mod tunnel;
 mod unmount;
 mod version;
 mod watch;
@@ -113,6 +114,7 @@ pub enum Command {
     Ps(ps::Args),
     Attach(attach::Args),
     Kill(kill::Args),
+    Tunnel(tunnel::Args),
     Ls(ls::Args),
     Cat(cat::Args),
     Stat(stat::Args),
@@ -150,6 +152,7 @@ impl Command {
             Command::Ps(args) => ps::run(args, context).map(done),
             Command::Attach(args) => attach::run(args, context).map(Next::Exit),
             Command::Kill(args) => kill::run(args, context).map(done),
+            Command::Tunnel(args) => tunnel::run(args, context).map(done),
             Command::Ls(args) => ls::run(args, context).map(done),
             Command::Cat(args) => cat::run(args, context).map(done),
             Command::Stat(args) => stat::run(args, context).map(done),

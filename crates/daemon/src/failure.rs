@@ -33,6 +33,7 @@ pub fn kind_of(error: &io::Error) -> ErrorKind {
         Io::AlreadyExists
         | Io::DirectoryNotEmpty
         | Io::ResourceBusy
+        | Io::AddrInUse
         | Io::IsADirectory
         | Io::NotADirectory => ErrorKind::Conflict,
         Io::TimedOut => ErrorKind::TimedOut,

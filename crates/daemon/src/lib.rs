@@ -32,6 +32,7 @@ pub mod prompt;
 pub mod rpc;
 pub mod session;
 pub mod shutdown;
+pub mod tunnel;
 pub mod world;
 
 use std::ffi::OsString;
@@ -240,6 +241,9 @@ impl Life {
             state = %paths.state_dir().display(),
             "the daemon starts"
         );
+        if let Err(errno) = supervisor::limits::raise_files() {
+            tracing::warn!(%errno, "few descriptors can be had");
+        }
         let database = Database::open(&paths.database()).map_err(|error| failure(&error))?;
         let (adopted, goodbyes) = adopt_mounts(&paths, &database).await?;
         let last_mount = database.last_mount().await.map_err(|error| failure(&error))?;
@@ -280,6 +284,7 @@ impl Life {
             since: SystemTime::now(),
             database,
             processes: Arc::new(AtomicU64::new(last_process)),
+            tunnels: Arc::default(),
             end,
         };
         let mut signals = Signals::new().map_err(|error| failure(&error))?;

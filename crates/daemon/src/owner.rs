@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::api::event::{Happened, MountWord, Topic};
-use wire::api::id::{ConnectionId, MountId, ProcessId};
+use wire::api::id::{ConnectionId, MountId, ProcessId, TunnelId};
 use wire::api::machine::{Caller, Machine, Reconnect, Source};
 use wire::api::mount::{Removed, RemovedMount, Target};
 use wire::api::process::Outcome;
@@ -44,6 +44,7 @@ mod connections;
 mod goodbyes;
 mod mounts;
 mod processes;
+mod tunnels;
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ mod tests;
 use connections::ConnectionRecord;
 use goodbyes::Goodbyes;
 pub use processes::{Hold, Known, ProcessRecord, Reader};
+pub use tunnels::TunnelRecord;
 
 /// Events that may wait. Whoever sends beyond it waits too; the owner itself sends none.
 const EVENTS_MAX: usize = 1024;
@@ -125,6 +127,33 @@ pub enum Event {
         id: ProcessId,
         /// What is known of it.
         answer: Answer<Known>,
+    },
+    /// A tunnel serves.
+    TunnelOpened {
+        /// What it is.
+        record: Box<TunnelRecord>,
+        /// Whether it may.
+        answer: Answer<()>,
+    },
+    /// What keeps the machine of a tunnel from being reached, if anything does.
+    TunnelAway(TunnelId, Option<String>),
+    /// Nothing of a tunnel is left; why, if nobody has asked for that.
+    TunnelClosed(TunnelId, Option<String>),
+    /// A client wants a tunnel closed.
+    CloseTunnel {
+        /// Which.
+        id: TunnelId,
+        /// Told when nothing of it is left.
+        told: oneshot::Sender<()>,
+        /// Whether it is known.
+        answer: Answer<()>,
+    },
+    /// The tunnels of a machine are to be closed before its connection is.
+    CloseTunnelsOf {
+        /// Which machine's.
+        machine: Machine,
+        /// What tells that each is gone.
+        answer: oneshot::Sender<Vec<oneshot::Receiver<()>>>,
     },
     /// Somebody needs a connection.
     Acquire {
@@ -383,6 +412,7 @@ pub struct Owner {
     connections: BTreeMap<Machine, ConnectionRecord>,
     last_connection: u64,
     processes: BTreeMap<ProcessId, ProcessRecord>,
+    tunnels: BTreeMap<TunnelId, TunnelRecord>,
     tickets: Vec<(Secret, Prompter)>,
     goodbyes: Goodbyes,
     bus: Bus,
@@ -436,6 +466,7 @@ impl Owner {
             connections: BTreeMap::new(),
             last_connection: 0,
             processes: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
             tickets: Vec::new(),
             goodbyes: Goodbyes::default(),
             bus: Bus::default(),
@@ -477,6 +508,11 @@ impl Owner {
             Event::ReadProcess { id, reader, answer } => drop(answer.send(self.read_process(id, reader))),
             Event::AwaitProcess { id, answer } => self.await_process(id, answer),
             Event::FindProcess { id, answer } => drop(answer.send(self.find_process(id))),
+            Event::TunnelOpened { record, answer } => drop(answer.send(self.on_tunnel_opened(*record))),
+            Event::TunnelAway(id, reason) => self.on_tunnel_away(id, reason),
+            Event::TunnelClosed(id, reason) => self.on_tunnel_closed(id, reason),
+            Event::CloseTunnel { id, told, answer } => drop(answer.send(self.close_tunnel(id, told))),
+            Event::CloseTunnelsOf { machine, answer } => drop(answer.send(self.close_tunnels_of(&machine))),
             Event::Acquire { wanted, answer } => self.acquire(*wanted, answer),
             Event::Release(id) => self.release(id),
             Event::Pin { machine, keep, answer } => drop(answer.send(self.pin(&machine, &keep))),
@@ -542,7 +578,7 @@ impl Owner {
                 .collect(),
             threads: Vec::new(),
             vms: Vec::new(),
-            tunnels: Vec::new(),
+            tunnels: self.shown_tunnels(),
             processes: self.processes.values().map(ProcessRecord::status).collect(),
             operations: Vec::new(),
         }

@@ -1,12 +1,12 @@
 //! What each method of the API does. One file for each noun, as in `wire::api`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use wire::api::Call;
-use wire::api::id::HandleId;
+use wire::api::id::{HandleId, TunnelId};
 use wire::paths::Paths;
 
 use crate::database::Database;
@@ -22,6 +22,7 @@ pub mod mount;
 pub mod process;
 pub mod prompt;
 pub mod status;
+pub mod tunnel;
 
 use file::OpenNode;
 
@@ -38,8 +39,17 @@ pub struct Daemon {
     pub database: Database,
     /// Numbers of processes that were given out.
     pub processes: Arc<AtomicU64>,
+    /// Numbers of tunnels that were given out.
+    pub tunnels: Arc<AtomicU64>,
     /// Ends the daemon once the mounts are gone.
     pub end: mpsc::Sender<crate::Farewell>,
+}
+
+impl Daemon {
+    /// A tunnel's id that this daemon has not used yet.
+    pub fn new_tunnel(&self) -> TunnelId {
+        TunnelId::new(self.tunnels.fetch_add(1, Ordering::Relaxed) + 1)
+    }
 }
 
 /// What a call needs of its session.
@@ -110,6 +120,9 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::ProcessRun(run) => process::run(&daemon, &context, run).await,
         Call::ProcessAttach(attach) => process::attach(&daemon, &context, attach).await,
         Call::ProcessKill(kill) => done::<api::process::Kill>(process::kill(&daemon, &context, kill).await),
+        Call::TunnelOpen(open) => done::<api::tunnel::Open>(tunnel::open(&daemon, &context, open).await),
+        Call::TunnelList(_) => done::<api::tunnel::List>(tunnel::list(&daemon).await),
+        Call::TunnelClose(close) => done::<api::tunnel::Close>(tunnel::close(&daemon, close).await),
         Call::FileStat(stat) => done::<api::file::Stat>(file::stat(&daemon, &context, stat).await),
         Call::FileOpenDirectory(open) => file::open_directory(&daemon, &context, open).await,
         Call::FileList(list) => file::list(list, node).await,

@@ -44,6 +44,7 @@ pub mod find;
 pub mod name;
 pub mod process;
 pub mod search;
+pub mod tunnel;
 
 use serde::{Deserialize, Serialize};
 

@@ -34,6 +34,7 @@ pub mod prompt;
 pub mod search;
 pub mod status;
 pub mod time;
+pub mod tunnel;
 pub mod watch;
 
 pub use error::{ErrorKind, ErrorObject};
@@ -70,8 +71,10 @@ pub const SCHEMA_HASH: u64 = schema_hash(&[
     include_bytes!("api/search.rs"),
     include_bytes!("api/status.rs"),
     include_bytes!("api/time.rs"),
+    include_bytes!("api/tunnel.rs"),
     include_bytes!("api/watch.rs"),
     include_bytes!("bytestring.rs"),
+    include_bytes!("endpoint.rs"),
 ]);
 
 /// Over all parts in order.
@@ -224,6 +227,12 @@ methods! {
     ProcessAttach = "process.attach": process::Attach => process::Attached;
     /// Send a signal to a process.
     ProcessKill = "process.kill": process::Kill => process::Killed;
+    /// Forward a port or a unix socket.
+    TunnelOpen = "tunnel.open": tunnel::Open => status::Tunnel;
+    /// All tunnels.
+    TunnelList = "tunnel.list": tunnel::List => tunnel::Tunnels;
+    /// Close one.
+    TunnelClose = "tunnel.close": tunnel::Close => tunnel::Closed;
     /// Attributes of one file.
     FileStat = "file.stat": file::Stat => file::Entry;
     /// Open a directory for listing.

@@ -88,6 +88,8 @@ pub const SCHEMA_HASH: u64 = {
     hash = fnv1a_more(hash, include_bytes!("agent/name.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent/process.rs"));
     hash = fnv1a_more(hash, include_bytes!("agent/search.rs"));
+    hash = fnv1a_more(hash, include_bytes!("agent/tunnel.rs"));
+    hash = fnv1a_more(hash, include_bytes!("endpoint.rs"));
     hash
 };
 

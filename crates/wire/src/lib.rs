@@ -11,6 +11,7 @@ pub mod agent;
 pub mod api;
 pub mod bytestring;
 pub mod decode;
+pub mod endpoint;
 pub mod frame;
 pub mod hello;
 pub mod packing;

@@ -84,9 +84,9 @@ fn print_missed(missed: u64, output: &mut Output) -> Result<()> {
 /// What it is about, and why.
 fn about(happened: &Happened) -> String {
     let what = match happened {
-        Happened::Connection { machine, .. } | Happened::Process { machine, code: None, .. } => {
-            machine.to_string()
-        }
+        Happened::Connection { machine, .. }
+        | Happened::Process { machine, code: None, .. }
+        | Happened::Tunnel { machine, .. } => machine.to_string(),
         Happened::Process { machine, code: Some(code), .. } => format!("{machine}  with status {code}"),
         Happened::Mount { dir, path: Some(path), of: Some(of), .. } => format!("{dir}  {path} (of {of})"),
         Happened::Mount { dir, path: Some(path), .. } => format!("{dir}  {path}"),
@@ -115,6 +115,6 @@ fn style(happened: &Happened) -> Style {
             MountWord::Unmounted => Style::Plain,
         },
         Happened::Process { state: ProcessState::Lost, .. } => Style::Bad,
-        Happened::Process { .. } | Happened::Operation { .. } => Style::Plain,
+        Happened::Process { .. } | Happened::Tunnel { .. } | Happened::Operation { .. } => Style::Plain,
     }
 }

@@ -6,7 +6,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
 use wire::api::ErrorKind;
 use wire::api::status::{
-    Connection, ConnectionState, Document, Get, Health, MachineStatus, Mount, MountStatus, Process,
+    Connection, ConnectionState, Document, Get, Health, MachineStatus, Mount, MountStatus, Process, Tunnel,
 };
 use wire::api::time::Timestamp;
 
@@ -140,7 +140,7 @@ fn print_text(document: &Document, sections: &[Section], output: &mut Output) ->
             Section::Mounts => mounts(&document.mounts),
             Section::Threads => threads(document),
             Section::Vms => vms(document),
-            Section::Tunnels => tunnels(document),
+            Section::Tunnels => tunnels(&document.tunnels, output.now()),
             Section::Processes => processes(&document.processes, output.now()),
             Section::Operations => operations(document),
         };
@@ -300,10 +300,28 @@ fn vms(document: &Document) -> Table {
     table
 }
 
-fn tunnels(document: &Document) -> Table {
-    let mut table = Table::new(&[("TUNNEL", Align::Left), ("STATE", Align::Left)]);
-    for tunnel in &document.tunnels {
-        table.row([&tunnel.id, &tunnel.state].map(|text| one_line(text).into()));
+/// The table of tunnels.
+pub fn tunnels(tunnels: &[Tunnel], now: Timestamp) -> Table {
+    let columns = [
+        ("TUNNEL", Align::Left),
+        ("ROUTE", Align::Left),
+        ("STATE", Align::Left),
+        ("SINCE", Align::Left),
+        ("CONNECTIONS", Align::Right),
+    ];
+    let mut table = Table::new(&columns);
+    for tunnel in tunnels {
+        let state = match &tunnel.reason {
+            Some(reason) => format!("waits: {}", one_line(reason)),
+            None => tunnel.state.to_string(),
+        };
+        table.row([
+            tunnel.id.into(),
+            super::tunnel::route(tunnel).into(),
+            state.into(),
+            age(now, tunnel.since).into(),
+            tunnel.connections.into(),
+        ]);
     }
     table
 }

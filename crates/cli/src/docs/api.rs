@@ -12,7 +12,7 @@ use wire::api::file::{
     self, CHUNK_BYTES_MAX, Content, Entry, FileKind, FileTime, HANDLES_MAX, Links, Purpose,
 };
 use wire::api::find;
-use wire::api::id::{ConnectionId, HandleId, MountId, ProcessId, PromptId, SubscriptionId};
+use wire::api::id::{ConnectionId, HandleId, MountId, ProcessId, PromptId, SubscriptionId, TunnelId};
 use wire::api::machine::{self, Caller, Machine, Prompts, Reconnect, Source};
 use wire::api::mount::{self, Access, Backend, BackendName, Force, SyncMode, Target};
 use wire::api::process::{self, STDIN_BYTES_IN_FLIGHT_MAX, STREAM_CHUNK_BYTES_MAX};
@@ -20,12 +20,14 @@ use wire::api::prompt::{self, PromptKind, Secret};
 use wire::api::search;
 use wire::api::status::{self, ConnectionState, MountStatus};
 use wire::api::time::Timestamp;
+use wire::api::tunnel;
 use wire::api::watch;
 use wire::api::{
     Call, ClientNotification, ErrorKind, ErrorObject, LINE_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN, Request,
     RequestId, Response, ServerNotification, daemon,
 };
 use wire::bytestring::ByteString;
+use wire::endpoint::Endpoint;
 
 /// One method: what it does, an example of every field of its request, and of its answer.
 struct Method {
@@ -207,6 +209,7 @@ fn a_connection() -> status::Connection {
 
 const HANDLE: HandleId = HandleId::new(1);
 const PROCESS: ProcessId = ProcessId::new(1);
+const TUNNEL: TunnelId = TunnelId::new(1);
 const SUBSCRIPTION: SubscriptionId = SubscriptionId::new(1);
 const PROMPT: PromptId = PromptId::new(1);
 
@@ -215,6 +218,7 @@ fn methods() -> Vec<Method> {
     methods.extend(mount_methods());
     methods.extend(machine_methods());
     methods.extend(cache_methods());
+    methods.extend(tunnel_methods());
     methods.extend(event_methods());
     methods.extend(file_methods());
     methods
@@ -424,13 +428,52 @@ fn machine_methods() -> Vec<Method> {
     ]
 }
 
+fn tunnel_methods() -> Vec<Method> {
+    let (local, remote) = (port(8080), Endpoint::Unix { path: "/run/app.sock".into() });
+    let open = tunnel::Open { machine: far(), local, remote, reverse: false, caller: caller() };
+    let a_tunnel = status::Tunnel {
+        id: TUNNEL,
+        machine: far(),
+        local: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 8080 },
+        remote: open.remote.clone(),
+        reverse: false,
+        state: event::TunnelState::Open,
+        connections: 0,
+        since: Timestamp::from_unix(1_767_225_600),
+        reason: None,
+    };
+    vec![
+        Method {
+            call: open.into(),
+            reply: json(&a_tunnel),
+            text: "Accepts connections at `local` and leads them to `remote` on the machine, or with `reverse` the other way. An end is\n\
+                   `PORT` of the loopback, `HOST:PORT`, `[ADDRESS]:PORT` or the absolute path of a unix socket; it is told with the\n\
+                   address and the port that it has. A tunnel belongs to the daemon, and ends with the connection to its machine.",
+        },
+        Method {
+            call: tunnel::List {}.into(),
+            reply: json(tunnel::Tunnels { tunnels: vec![a_tunnel] }),
+            text: "All tunnels. With a `reason`, connections wait for the machine to be reached again.",
+        },
+        Method {
+            call: tunnel::Close { tunnel: TUNNEL }.into(),
+            reply: json(tunnel::Closed { tunnel: TUNNEL }),
+            text: "Closes a tunnel and resets the connections through it. Answered when nothing of it is left, here or there.",
+        },
+    ]
+}
+
+fn port(port: u16) -> Endpoint {
+    Endpoint::Tcp { host: "localhost".to_owned(), port }
+}
+
 fn event_methods() -> Vec<Method> {
     vec![
         Method {
             call: event::Subscribe { topics: vec![Topic::Mount, Topic::Connection] }.into(),
             reply: json(event::Subscribed { subscription: SUBSCRIPTION, seq: 16 }),
-            text: "Has events told by `event.happened` from here on. `topics` are `connection`, `mount`, `process`, `operation`,\n\
-                   `all`; none means all. `seq` is the number of the last event before.",
+            text: "Has events told by `event.happened` from here on. `topics` are `connection`, `mount`, `process`, `tunnel`,\n\
+                   `operation`, `all`; none means all. `seq` is the number of the last event before.",
         },
         Method {
             call: event::Unsubscribe { subscription: SUBSCRIPTION }.into(),

@@ -318,6 +318,7 @@ impl Owner {
             if state == ConnectionState::Disconnected {
                 // Nobody gets there any more to go on with them.
                 self.end_processes(machine, reason.as_deref());
+                self.end_tunnels(machine, reason.as_deref());
             }
             self.bus.publish(happened, now());
             self.connection_changed(machine, state, reason);
@@ -608,6 +609,7 @@ impl Owner {
             None => drop(answer.send(Ok(was))),
         }
         self.end_processes(machine, None);
+        self.end_tunnels(machine, None);
         self.advance(machine, link::Event::Disconnect, None);
         self.settle(machine);
     }

@@ -72,6 +72,7 @@ pub async fn disconnect(daemon: &Daemon, disconnect: Disconnect) -> Result<Disco
     let mounts = answered.await.map_err(|_| ending())?;
     let outcomes = shutdown::stop_all(mounts, disconnect.force).await;
     let mounts = shutdown::all_gone(outcomes)?;
+    super::tunnel::close_all(daemon, &machine).await;
     let was = daemon.owner.ask(|answer| Event::Disconnect { machine: machine.clone(), answer }).await;
     match was {
         Ok(was) => Ok(Disconnected { machine, was, mounts }),

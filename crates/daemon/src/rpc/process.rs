@@ -26,10 +26,10 @@ use crate::failure::{failure, from_call};
 use crate::owner::{Event, Known, ProcessRecord, Reader, Wanted};
 use crate::process::{ESRCH, unknown_there};
 use crate::session::{ClientContext, Done, Effect, done_with, failed};
-use pump::{Followed, Listed, Own, Way};
+use pump::{Followed, Listed, Own};
 
 pub use inbox::{Flood, Inbox};
-pub use pump::RunningProcess;
+pub use pump::{RunningProcess, Way};
 
 /// Output that an agent may send ahead of the client's reading.
 const WINDOW_BYTES: u32 = 256 << 10;

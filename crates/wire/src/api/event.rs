@@ -18,7 +18,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{ConnectionId, MountId, ProcessId, SubscriptionId};
+use super::id::{ConnectionId, MountId, ProcessId, SubscriptionId, TunnelId};
 use super::machine::Machine;
 use super::mount::UnknownWord;
 use super::status::ConnectionState;
@@ -44,6 +44,8 @@ pub enum Topic {
     Mount,
     /// Processes on machines.
     Process,
+    /// Tunnels.
+    Tunnel,
     /// What takes longer than a second.
     Operation,
 }
@@ -51,9 +53,9 @@ pub enum Topic {
 impl Topic {
     /// All choices.
     pub const ALL: &'static [Topic] =
-        &[Topic::All, Topic::Connection, Topic::Mount, Topic::Process, Topic::Operation];
+        &[Topic::All, Topic::Connection, Topic::Mount, Topic::Process, Topic::Tunnel, Topic::Operation];
 
-    const NAMES: &'static [&'static str] = &["all", "connection", "mount", "process", "operation"];
+    const NAMES: &'static [&'static str] = &["all", "connection", "mount", "process", "tunnel", "operation"];
 
     /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
@@ -62,6 +64,7 @@ impl Topic {
             Topic::Connection => "connection",
             Topic::Mount => "mount",
             Topic::Process => "process",
+            Topic::Tunnel => "tunnel",
             Topic::Operation => "operation",
         }
     }
@@ -145,6 +148,18 @@ pub enum Happened {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<u8>,
     },
+    /// A tunnel entered a state.
+    Tunnel {
+        /// Which.
+        id: TunnelId,
+        /// Where it leads.
+        machine: Machine,
+        /// What it is now.
+        state: TunnelState,
+        /// Why it was closed, in one line, if nobody asked for that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// An operation entered a state.
     Operation {
         /// Which.
@@ -161,6 +176,7 @@ impl Happened {
             Happened::Connection { .. } => Topic::Connection,
             Happened::Mount { .. } => Topic::Mount,
             Happened::Process { .. } => Topic::Process,
+            Happened::Tunnel { .. } => Topic::Tunnel,
             Happened::Operation { .. } => Topic::Operation,
         }
     }
@@ -171,6 +187,7 @@ impl Happened {
             Happened::Connection { id, .. } => id.to_string(),
             Happened::Mount { id, .. } => id.to_string(),
             Happened::Process { id, .. } => id.to_string(),
+            Happened::Tunnel { id, .. } => id.to_string(),
             Happened::Operation { id, .. } => id.clone(),
         }
     }
@@ -178,7 +195,9 @@ impl Happened {
     /// Why, in one line, where there is a reason.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Happened::Connection { reason, .. } | Happened::Mount { reason, .. } => reason.as_deref(),
+            Happened::Connection { reason, .. }
+            | Happened::Mount { reason, .. }
+            | Happened::Tunnel { reason, .. } => reason.as_deref(),
             Happened::Process { .. } | Happened::Operation { .. } => None,
         }
     }
@@ -189,6 +208,7 @@ impl Happened {
             Happened::Connection { state, .. } => state.name(),
             Happened::Mount { state, .. } => state.name(),
             Happened::Process { state, .. } => state.name(),
+            Happened::Tunnel { state, .. } => state.name(),
             Happened::Operation { state, .. } => state.name(),
         }
     }
@@ -250,6 +270,16 @@ words! {
         Exited = "exited",
         /// How it ended is not known: the link to it was lost or closed.
         Lost = "lost",
+    }
+}
+
+words! {
+    /// Where a tunnel is in its life.
+    TunnelState {
+        /// Connections are accepted.
+        Open = "open",
+        /// It is gone.
+        Closed = "closed",
     }
 }
 

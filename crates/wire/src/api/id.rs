@@ -86,6 +86,10 @@ id!(
     ProcessId, "p", "process"
 );
 id!(
+    /// A tunnel: `t1`.
+    TunnelId, "t", "tunnel"
+);
+id!(
     /// A prompt that waits for an answer: `q1`.
     PromptId, "q", "prompt"
 );

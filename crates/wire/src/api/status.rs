@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{ConnectionId, MountId, ProcessId};
+use super::event::TunnelState;
+use super::id::{ConnectionId, MountId, ProcessId, TunnelId};
 use super::machine::{Machine, Source};
 use super::mount::{Access, BackendName, SyncMode};
 use super::time::Timestamp;
 use crate::bytestring::ByteString;
+use crate::endpoint::Endpoint;
 
 /// Asks for the whole document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -355,9 +357,25 @@ pub struct Vm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
     /// Its id.
-    pub id: String,
-    /// `open` or `closed`.
-    pub state: String,
+    pub id: TunnelId,
+    /// Whose end is the other one.
+    pub machine: Machine,
+    /// The end here.
+    pub local: Endpoint,
+    /// The end there.
+    pub remote: Endpoint,
+    /// Whether connections are accepted there, and not here.
+    #[serde(default)]
+    pub reverse: bool,
+    /// How it is.
+    pub state: TunnelState,
+    /// How many connections go through it.
+    pub connections: u64,
+    /// Since when it is there.
+    pub since: Timestamp,
+    /// What keeps its machine from being reached, in one line: connections wait meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A process on a machine.

@@ -66,12 +66,13 @@ pub struct RunningProcess {
 
 /// The way to a process. When its client goes before it has ended, the way is kept until the machine knows that: otherwise
 /// nobody would reach one that is away just then.
-pub(super) struct Way {
+pub struct Way {
     commands: Arc<CommandSession>,
     lease: Option<Lease>,
 }
 
 impl Way {
+    /// Through this connection, in this session.
     pub fn new(lease: Lease, commands: Arc<CommandSession>) -> Way {
         Way { commands, lease: Some(lease) }
     }
