@@ -126,6 +126,7 @@ fn serve(input: OwnedFd, output: OwnedFd, signals: OwnedFd) -> Result<(), String
     let served = end.run();
     // What was said last may tell why.
     let _ = end.output.write();
+    end.abort_all();
     served
 }
 
@@ -470,6 +471,13 @@ impl FarEnd {
                 log(format_args!("{reason}"));
                 self.reset(id, None);
             }
+        }
+    }
+
+    /// Ends what is not complete so that nobody takes it for complete.
+    fn abort_all(&mut self) {
+        for (_, connection) in self.connections.drain() {
+            connection.abort(&self.sockets);
         }
     }
 

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
+use e2e::leftovers::Process;
 use e2e::{DelayProxy, Sshd, Stead};
 use serde_json::Value;
 
@@ -20,7 +21,7 @@ struct Far {
     // In the order in which they have to go.
     stead: Stead,
     proxy: DelayProxy,
-    _sshd: Sshd,
+    sshd: Sshd,
 }
 
 impl Far {
@@ -28,7 +29,7 @@ impl Far {
         let sshd = Sshd::start();
         let proxy = DelayProxy::start(sshd.port(), Duration::ZERO);
         sshd.add_host("box", proxy.port(), &[("HostKeyAlias", "box")]);
-        Far { stead: Stead::with_ssh(&sshd), proxy, _sshd: sshd }
+        Far { stead: Stead::with_ssh(&sshd), proxy, sshd }
     }
 }
 
@@ -89,6 +90,11 @@ fn rest(stream: &mut impl Read) -> Vec<u8> {
 
 fn no_more(stream: &TcpStream) {
     stream.shutdown(Shutdown::Write).expect("ending one direction");
+}
+
+/// The far ends of tunnels on a machine.
+fn far_ends(sshd: &Sshd) -> Vec<Process> {
+    sshd.far_processes().into_iter().filter(|process| process.command.contains("--tunnel")).collect()
 }
 
 /// The tunnels that the program lists.

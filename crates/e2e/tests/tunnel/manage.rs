@@ -81,11 +81,7 @@ fn a_tunnel_ends_with_its_connection_and_leaves_nothing() {
     let froms = [port(&local, "local"), port(&reverse, "remote")];
     let mut open: Vec<_> = froms.iter().map(|port| connect(*port)).collect();
     let _far: [TcpStream; 2] = std::array::from_fn(|_| accept(&listener));
-    let far_ends = || {
-        let processes = stead.processes();
-        processes.iter().filter(|process| process.command.contains("--tunnel")).count()
-    };
-    assert_eq!(far_ends(), 4);
+    assert_eq!(far_ends(&sshd).len(), 4);
     stead.ok(&["disconnect", "box"]);
     assert!(listed(&stead).is_empty());
     assert!(!here.exists() && !there.exists());
@@ -95,5 +91,5 @@ fn a_tunnel_ends_with_its_connection_and_leaves_nothing() {
     for port in froms {
         TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("nobody listens any more");
     }
-    eventually(SOON, "the far ends are gone", || far_ends() == 0);
+    eventually(SOON, "the far ends are gone", || far_ends(&sshd).is_empty());
 }

@@ -24,10 +24,8 @@ fn a_thousand_connections_at_once_go_through_a_tunnel_and_nothing_leaks() {
     let server = serve_http(listener, Arc::clone(&over));
     let tunnel = open(&stead, "box", &format!("0:{target}"), false);
     let descriptors = || {
-        let pids = stead.processes().into_iter().map(|process| process.pid);
-        pids.filter_map(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).ok())
-            .map(Iterator::count)
-            .sum::<usize>()
+        let far_ends = far_ends(&sshd).into_iter().map(|process| process.pid.as_raw_nonzero().get());
+        far_ends.chain([stead.daemon_pid()]).map(e2e::leftovers::descriptors_of).sum::<usize>()
     };
     let before = descriptors();
     let url = format!("http://127.0.0.1:{}/", port(&tunnel, "local"));
