@@ -30,7 +30,7 @@ pub fn raise_files() -> rustix::io::Result<()> {
 pub fn restore_files(child: u32) -> rustix::io::Result<()> {
     let Some(usual) = USUAL.get() else { return Ok(()) };
     let Some(child) = i32::try_from(child).ok().and_then(Pid::from_raw) else { return Ok(()) };
-    prlimit(Some(child), Resource::Nofile, usual.clone()).map(drop)
+    prlimit(Some(child), Resource::Nofile, *usual).map(drop)
 }
 
 #[cfg(test)]

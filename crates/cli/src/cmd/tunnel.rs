@@ -111,6 +111,6 @@ mod tests {
         let (local, remote) = ends(OsStr::new("8080:db:5432")).unwrap();
         assert_eq!((local.to_string(), remote.to_string()), ("localhost:8080".into(), "db:5432".into()));
         let error = ends(OsStr::new("8080")).unwrap_err();
-        assert!(error.to_string().contains("HOST:PORT"), "{error}");
+        assert!(format!("{error:?}").contains("HOST:PORT"), "{error:?}");
     }
 }
