@@ -4,11 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
 use wire::api::id::TunnelId;
 use wire::api::status::Tunnel;
 use wire::api::tunnel::{Close, List, Open, Tunnels};
 use wire::endpoint::Endpoint;
 
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
 
@@ -38,6 +40,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct OpenArgs {
     /// The machine at the other end
+    #[arg(add = ArgValueCompleter::new(completion::machines))]
     machine: OsString,
     /// The end here and the end there: PORT, HOST:PORT or the absolute path of a unix socket, with a colon in between. A
     /// port alone is one of the loopback; where connections are accepted, 0 is any that is free
