@@ -41,7 +41,8 @@ fn a_tunnel_whose_session_is_lost_resets_its_connections_and_begins_again() {
     let far = Far::new();
     let (listener, target) = listener();
     for reverse in [false, true] {
-        let ends = if reverse { format!("{target}:0") } else { format!("0:{target}") };
+        // One of the system's choice may be somebody else's before it is listened on again.
+        let ends = if reverse { format!("{target}:{}", steady_port()) } else { format!("0:{target}") };
         let tunnel = open(&far.stead, "box", &ends, reverse);
         let from = port(&tunnel, if reverse { "remote" } else { "local" });
         let mut near = connect(from);
@@ -76,4 +77,11 @@ fn a_tunnel_whose_session_is_lost_resets_its_connections_and_begins_again() {
         });
         far.stead.ok(&["tunnel", "close", id]);
     }
+}
+
+/// A port that nobody has, and that the system gives to nobody who asks for any.
+fn steady_port() -> u16 {
+    let first = 20_000 + (std::process::id() % 10_000) as u16;
+    let is_free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    (first..32_000).find(is_free).expect("one of two thousand ports is free")
 }
