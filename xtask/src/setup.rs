@@ -26,6 +26,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("vim", "vim"),
     ("htop", "htop"),
     ("less", "less"),
+    ("dockerd", "docker.io"),
+    ("busybox", "busybox-static"),
     ("nfs-ls", "libnfs-utils"),
     ("wrk", "wrk"),
     ("/usr/include/nfsc/libnfs.h", "libnfs-dev"),

@@ -45,8 +45,9 @@ mod watch;
 
 /// The files, processes and ports of any machine, next to yours.
 ///
-/// A MACHINE is `host` (this computer) or `ssh://[USER@]HOST[:PORT]`. A file on it is MACHINE/PATH; `USER@HOST:PATH`
-/// and plain local paths are understood too. The daemon that does the work starts by itself.
+/// A MACHINE is `host` (this computer), `ssh://[USER@]HOST[:PORT]` or `docker://CONTAINER`. A file on it is
+/// MACHINE/PATH; `USER@HOST:PATH` and plain local paths are understood too. The daemon that does the work starts by
+/// itself.
 #[derive(Debug, Parser)]
 #[command(
     name = "stead",
@@ -77,10 +78,12 @@ Environment:
   STEAD_HOME        a directory for all state and sockets, in place of the usual ones
   STEAD_LOG         what the daemon logs, such as `info` or `daemon=debug`
   STEAD_SSH_CONFIG  an ssh configuration in place of the user's
+  DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG
+                    which engine docker:// machines are at, as docker reads them
   STEAD_AGENT       the agent to place on machines, in place of the one beside stead
   STEAD_PROBE_INTERVAL  milliseconds between two looks at each mount, 5000 without it
   NO_COLOR          no colours, whatever the terminal can do
-  The daemon reads the first five when it starts.
+  The daemon reads the ones that begin with STEAD when it starts.
 
 Configuration:
   $XDG_CONFIG_HOME/stead/config.toml, or ~/.config/stead/config.toml, says what

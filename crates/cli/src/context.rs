@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use wire::api::ErrorKind;
-use wire::api::machine::{CALLER_VARIABLES, Caller, Machine, Prompts, Source};
+use wire::api::machine::{CALLER_VARIABLES, Caller, ENGINE_VARIABLES, Machine, Prompts, Source};
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
 
@@ -82,6 +82,7 @@ impl Context {
     pub fn caller(&self) -> Caller {
         let environment = CALLER_VARIABLES
             .iter()
+            .chain(ENGINE_VARIABLES)
             .filter_map(|name| Some((name.to_string(), ByteString::from(self.variable(name)?))))
             .collect();
         Caller {

@@ -12,10 +12,13 @@
 //! watches it as long as it lasts, and closes it.
 
 mod commands;
+mod docker;
 mod host;
 mod ssh;
 
 pub use commands::{CommandSession, CommandSessions};
+pub use docker::DockerConnector;
+pub(crate) use docker::{engine_of, from_errand};
 pub use host::HostConnector;
 pub use ssh::{SshConnector, SshSettings, end_masters};
 
@@ -28,6 +31,7 @@ use std::time::Duration;
 
 use remote::Connection;
 use remote::client::Heartbeat;
+use remote::transport::docker::Engine;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::api::id::ConnectionId;
@@ -89,6 +93,8 @@ pub struct ConnectRequest {
     pub machine: Machine,
     /// For whom: the environment in which its ssh runs.
     pub caller: Caller,
+    /// The engine of a container.
+    pub engine: Option<Engine>,
     /// What an askpass program has to show to reach the caller; none when nobody can be asked.
     pub ticket: Option<Secret>,
 }

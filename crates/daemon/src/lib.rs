@@ -57,7 +57,7 @@ use wire::api::mount::Force;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::paths::Paths;
 
-use connection::{CommandSessions, HostConnector, SshConnector, SshSettings};
+use connection::{CommandSessions, DockerConnector, HostConnector, SshConnector, SshSettings};
 use database::Database;
 use endpoint::Endpoint;
 use failure::failure;
@@ -327,19 +327,22 @@ impl Life {
             Some(path) => UserConfig::File(path.into()),
             None => UserConfig::Standard,
         };
+        let agent = std::env::var_os(AGENT_VARIABLE)
+            .filter(|path: &OsString| !path.is_empty())
+            .map(PathBuf::from);
+        let docker = DockerConnector::new(own_program.clone(), agent.clone(), commands.clone());
         let ssh = SshSettings {
             program: "ssh".into(),
             config,
             runtime_dir: paths.runtime_dir().to_owned(),
             socket: paths.socket(),
             own_program,
-            agent: std::env::var_os(AGENT_VARIABLE)
-                .filter(|path: &OsString| !path.is_empty())
-                .map(PathBuf::from),
+            agent,
         };
         Connectors {
             host: Arc::new(HostConnector::new(self.options.agent.clone(), commands.clone())),
             ssh: Arc::new(SshConnector::new(ssh, commands.clone())),
+            docker: Arc::new(docker),
         }
     }
 }

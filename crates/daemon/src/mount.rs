@@ -425,8 +425,7 @@ impl Starting<'_> {
             }
         };
         (row.keeper, row.worker) = worker.identities();
-        let environment = known_environment(&plan.caller);
-        let caller = Caller { environment, prompts: Prompts::Refused, ..plan.caller.clone() };
+        let caller = Caller { prompts: Prompts::Refused, ..plan.caller.known_to(&plan.place.machine) };
         row.terms = Some(Terms { caller, ready: ready.clone() });
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
         Ok((lease, ready))

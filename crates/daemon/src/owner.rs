@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use remote::transport::docker::Engine;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::api::event::{Happened, MountWord, Topic};
@@ -301,6 +302,8 @@ pub struct Wanted {
     pub prompter: Option<Prompter>,
     /// How it is to be kept.
     pub keep: Keep,
+    /// The engine of a container, once it is known.
+    pub engine: Option<Engine>,
 }
 
 /// How a connection is to be kept. What is not said stays as it is.
@@ -315,7 +318,17 @@ pub struct Keep {
 impl Wanted {
     /// A connection that is kept as it is, or as is usual.
     pub fn new(machine: Machine, caller: Caller, prompter: Option<Prompter>) -> Wanted {
-        Wanted { machine, caller, prompter, keep: Keep::default() }
+        Wanted { machine, caller, prompter, keep: Keep::default(), engine: None }
+    }
+
+    /// The same, with the engine that the caller means if the machine is a container. The owner is told of none without.
+    pub async fn resolved(self) -> Result<Wanted, ErrorObject> {
+        match self.machine {
+            Machine::Docker { .. } => {
+                Ok(Wanted { engine: Some(connection::engine_of(&self.caller).await?), ..self })
+            }
+            Machine::Host | Machine::Ssh(_) | Machine::Vm { .. } => Ok(self),
+        }
     }
 }
 
@@ -357,7 +370,8 @@ impl OwnerHandle {
 
     /// Opens a connection, or joins one that is open.
     pub async fn acquire(&self, wanted: Wanted) -> Result<Lease, ErrorObject> {
-        self.ask(|answer| Event::Acquire { wanted: Box::new(wanted), answer }).await
+        let wanted = Box::new(wanted.resolved().await?);
+        self.ask(|answer| Event::Acquire { wanted, answer }).await
     }
 }
 
@@ -391,6 +405,8 @@ pub struct Connectors {
     pub host: Arc<dyn Connector>,
     /// Over ssh.
     pub ssh: Arc<dyn Connector>,
+    /// Containers.
+    pub docker: Arc<dyn Connector>,
 }
 
 impl Connectors {
@@ -398,7 +414,8 @@ impl Connectors {
         match machine {
             Machine::Host => Some(Arc::clone(&self.host)),
             Machine::Ssh(_) => Some(Arc::clone(&self.ssh)),
-            Machine::Docker { .. } | Machine::Vm { .. } => None,
+            Machine::Docker { .. } => Some(Arc::clone(&self.docker)),
+            Machine::Vm { .. } => None,
         }
     }
 }

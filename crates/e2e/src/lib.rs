@@ -7,6 +7,7 @@
 //! - An [`Sshd`] is one machine: a real OpenSSH server on a loopback port, with a configuration for the client.
 //! - A [`Place`] is a directory under test. A probe runs on the local disk first (which proves the probe), then on a
 //!   mount of this host, then on a mount over SSH.
+//! - An [`Engine`] is where containers are: a real dockerd with its data in a scratch directory.
 //! - A [`DelayProxy`] is distance: it adds a round trip, stalls, and cuts.
 //! - [`tree::differences`] compares two trees byte for byte, attributes included.
 //! - [`faults`] kills and cuts at random moments while a workload runs, and looks whether anything came of it.
@@ -21,6 +22,7 @@
 
 pub mod bench;
 pub mod coherence;
+pub mod engine;
 pub mod faults;
 pub mod leftovers;
 pub mod mapping;
@@ -32,6 +34,7 @@ pub mod stead;
 pub mod tree;
 pub mod wait;
 
+pub use engine::Engine;
 pub use place::{Kind, Place};
 pub use program::{Finished, Program};
 pub use proxy::DelayProxy;

@@ -10,13 +10,14 @@ use tokio::net::UnixStream;
 use wire::api::error::ErrorKind;
 use wire::bytestring::ByteString;
 use wire::hello::SessionId;
-use wire::worker::{Dial, SshDial};
+use wire::worker::{Dial, DockerDial, SshDial};
 
 use crate::client::relink::{DialFailed, Dialed, Dialer, Later};
 use crate::client::{AgentClient, ByteStream, ConnectError, ConnectOptions, EventSink, Introduced};
 use crate::link::Hindrance;
 use crate::place::{self, Absence, Agents, PlaceError};
 use crate::spare::{self, Room, Spare, SpareCarrier};
+use crate::transport::docker::{self, ContainerError};
 use crate::transport::host::{self, HostOptions};
 use crate::transport::ssh::{self, Route, SshError, SshOptions};
 use crate::transport::{Exit, Program, ProgramError};
@@ -36,7 +37,7 @@ const NOT_FOUND: i32 = 127;
 pub struct Connection {
     /// Speaks with the agent.
     pub client: AgentClient,
-    /// The agent itself on this host, the ssh of the channel otherwise. It is dismissed when the last handle to it is
+    /// The agent itself on this host, the ssh of the channel or the errand to the engine otherwise. It is dismissed when the last handle to it is
     /// dropped.
     pub program: Program,
 }
@@ -50,6 +51,9 @@ pub enum OpenError {
     /// ssh does not get there.
     #[error(transparent)]
     Ssh(#[from] SshError),
+    /// The container is not there for us, or its engine is not.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     /// There is no agent there, and none can be put there.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -84,6 +88,7 @@ impl OpenError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             OpenError::Ssh(error) => error.kind(),
+            OpenError::Container(error) => error.kind,
             OpenError::Place(error) => match error {
                 PlaceError::Ssh(error) => error.kind(),
                 PlaceError::Foreign { .. } | PlaceError::NoShell { .. } | PlaceError::NoExec { .. } => {
@@ -115,6 +120,12 @@ impl OpenError {
             OpenError::AgentPath { .. } | OpenError::Agent { source: ConnectError::Mismatch(_), .. } => {
                 Hindrance::Lasting
             }
+            // It was removed, or cannot be what is looked for. One that is started again comes back.
+            OpenError::Container(error)
+                if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Refused | ErrorKind::Usage) =>
+            {
+                Hindrance::Lasting
+            }
             // A host key, a login: somebody has to answer for it.
             OpenError::Ssh(error) if error.kind() == ErrorKind::Refused => Hindrance::NeedsPerson,
             _ => Hindrance::Passing,
@@ -125,6 +136,7 @@ impl OpenError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             OpenError::Ssh(error) => return error.hint(),
+            OpenError::Container(error) => return error.hint.clone(),
             OpenError::Place(PlaceError::Ssh(error)) => return error.hint(),
             OpenError::Place(PlaceError::NoExec { .. }) => {
                 "let XDG_CACHE_HOME on the machine name a directory from which programs may run"
@@ -171,6 +183,13 @@ pub async fn end_session(dial: &SshDial, session: SessionId) -> Result<(), OpenE
     part(stream, program, session).await
 }
 
+/// The same for a session with the agent of a container.
+pub async fn end_docker_session(dial: &DockerDial, session: SessionId) -> Result<(), OpenError> {
+    let (stream, program) =
+        reach_docker(dial, ConnectOptions { session, ..ConnectOptions::default() }).await?;
+    part(stream, program, session).await
+}
+
 /// The same for a session with an agent of this host, whose client had these variables.
 pub async fn end_host_session(
     host: &HostOptions,
@@ -207,7 +226,18 @@ async fn reach(dial: &Dial, host: &HostOptions, options: ConnectOptions) -> Resu
     match dial {
         Dial::Host => reach_host(host, options).await,
         Dial::Ssh(dial) => reach_ssh(dial, options).await,
+        Dial::Docker(dial) => reach_docker(dial, options).await,
     }
+}
+
+async fn reach_docker(dial: &DockerDial, options: ConnectOptions) -> Result<Reached, OpenError> {
+    let (program, stream) = docker::channel(dial, options.session)?;
+    introduce(program, stream, options).await.map_err(|failed| {
+        match failed.exit.as_ref().and_then(ContainerError::of) {
+            Some(error) => error.into(),
+            None => failed.into_error(),
+        }
+    })
 }
 
 async fn reach_ssh(dial: &SshDial, options: ConnectOptions) -> Result<Reached, OpenError> {
@@ -258,7 +288,7 @@ impl WorkerDialer {
     /// dialled as fast as it is handed over.
     pub fn dial_ahead(&self, session: SessionId) -> Option<Result<(Spare, SpareCarrier), OpenError>> {
         match &self.dial {
-            Dial::Host => None,
+            Dial::Host | Dial::Docker(_) => None,
             Dial::Ssh(dial) => Some(spare::dial(dial, session)),
         }
     }
@@ -266,7 +296,7 @@ impl WorkerDialer {
     /// What tells whether there is room for a channel that is dialled ahead. `None` where none is.
     pub fn room(&self) -> Option<Room> {
         match &self.dial {
-            Dial::Host => None,
+            Dial::Host | Dial::Docker(_) => None,
             Dial::Ssh(dial) => Some(Room::of(dial)),
         }
     }

@@ -1,6 +1,7 @@
 //! Byte streams to the agents of machines, and the client that speaks over them.
 //!
-//! - [`transport`]: how a byte stream to an agent is got: a child process on this host, or the user's own `ssh`.
+//! - [`transport`]: how a byte stream to an agent is got: a child process on this host, the user's own `ssh`, or
+//!   the engine of a container.
 //! - [`place`]: the agent's program on a machine that has none yet.
 //! - [`client`]: the agent protocol over any byte stream: many requests at once, streams, changes, heartbeats.
 //! - [`client::relink`]: a client that goes on with another stream when one is lost.
@@ -32,6 +33,6 @@ pub mod spare;
 pub mod transport;
 
 pub use connect::{
-    Connection, OpenError, WorkerDialer, connect, connect_host, connect_placing, end_host_session,
-    end_session,
+    Connection, OpenError, WorkerDialer, connect, connect_host, connect_placing, end_docker_session,
+    end_host_session, end_session,
 };

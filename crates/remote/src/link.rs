@@ -58,6 +58,15 @@ impl Policy {
         afterwards: Afterwards::Slowly(Duration::from_secs(30)),
     };
 
+    /// For a container: one that is started again is there within seconds, and one that is not is somebody's decision.
+    pub const DOCKER: Policy = Policy {
+        reconnect: true,
+        base: Duration::from_secs(1),
+        cap: Duration::from_secs(60),
+        tries: 10,
+        afterwards: Afterwards::GiveUp,
+    };
+
     /// The pause before try number `attempt`, counted from 1. `chance`, from 0 to [`u32::MAX`], takes away up to a
     /// quarter of it, so that many clients of one machine do not come at once.
     fn pause(&self, attempt: u32, chance: u32) -> Duration {
@@ -289,6 +298,16 @@ mod tests {
         assert_eq!(actions, [Action::Close, Action::Announce, Action::Dial { attended: false }]);
         let pauses: Vec<_> = (0..3).map_while(|_| world.fail(Hindrance::Passing)).collect();
         assert_eq!(pauses, [2 * SECOND, 4 * SECOND]);
+        assert_eq!(world.state, State::Disconnected);
+    }
+
+    #[test]
+    fn a_container_is_tried_ten_times() {
+        let mut world = World::connected(Policy::DOCKER);
+        world.on(Event::Lost);
+        let pauses: Vec<_> =
+            (0..10).map_while(|_| world.fail(Hindrance::Passing)).map(|p| p.as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(world.state, State::Disconnected);
     }
 

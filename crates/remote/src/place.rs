@@ -284,7 +284,7 @@ fn read_program(path: &Path) -> Result<(&'static str, AgentProgram), PlaceError>
     Ok((architecture, program))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PlaceError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, PlaceError> {
     /// Far more than an agent with all its symbols takes.
     const PROGRAM_BYTES_MAX: u64 = 512 << 20;
     let failed = |source| PlaceError::Read { path: path.to_owned(), source };

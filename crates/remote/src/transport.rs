@@ -1,5 +1,6 @@
 //! How a byte stream to an agent is got.
 
+pub mod docker;
 pub mod host;
 mod program;
 pub mod ssh;

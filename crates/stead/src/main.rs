@@ -6,6 +6,7 @@
 //! | `stead agent [--resume SESSION]` | the agent of this computer, on its standard input and output |
 //! | `stead keeper DIR ..` | what keeps the descriptors of one mount and restarts its worker |
 //! | `stead worker DIR ..` | the process that serves one mount, started by its keeper |
+//! | `stead container ERRAND` | what speaks with the engine of a container, for the daemon and for workers |
 //! | `stead probe DIR` | one request to a mount, for the daemon's monitor |
 //! | `stead daemon run` | the daemon |
 //! | anything else | the command line |
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Some("agent") => agent::main(arguments),
         Some("keeper") => mount::keeper::main(arguments),
         Some("worker") => mount::worker::main(arguments),
+        Some(remote::transport::docker::PART) => remote::transport::docker::main(arguments),
         Some("probe") => mount::probe::main(arguments),
         _ => match cli::main() {
             cli::Next::Exit(code) => ExitCode::from(code),

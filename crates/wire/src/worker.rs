@@ -26,6 +26,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -174,6 +175,8 @@ pub enum Dial {
     Host,
     /// Through the control master that the daemon holds open.
     Ssh(SshDial),
+    /// Through the engine of a container.
+    Docker(DockerDial),
 }
 
 /// A far agent behind a control master.
@@ -193,6 +196,35 @@ pub struct SshDial {
     pub config: Option<ByteString>,
     /// The agent's path on the machine, where it has been placed.
     pub agent: ByteString,
+}
+
+/// The agent of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerDial {
+    /// The engine: `unix:///PATH` or `tcp://HOST:PORT`.
+    pub engine: String,
+    /// The container as the user calls it, for messages.
+    pub name: String,
+    /// Its id. Another container that is given the same name is another machine.
+    pub container: String,
+    /// When the engine had started it, in the engine's words, when the agent in it was last looked at. After another start it
+    /// is looked at again.
+    pub started: String,
+    /// The agent's path in the container.
+    pub agent: String,
+    /// The same program on this computer.
+    pub program: AgentFile,
+}
+
+/// An agent's program on this computer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentFile {
+    /// Where it is.
+    pub path: ByteString,
+    /// What it contains, as the names of its directories on machines say it.
+    pub hash: NonZeroU64,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// The directory serves.

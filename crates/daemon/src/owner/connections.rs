@@ -6,6 +6,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use remote::link::{self, Action, Circumstances, Hindrance, Policy, State};
+use remote::transport::docker::Engine;
 use tokio::time::Instant;
 
 use super::*;
@@ -18,6 +19,8 @@ pub(super) struct ConnectionRecord {
     heartbeat: watch::Sender<Heartbeat>,
     /// For whom it is opened: his environment is that of ssh.
     caller: Caller,
+    /// The engine of a container.
+    engine: Option<Engine>,
     /// Given out and not returned.
     users: u64,
     /// Given out ever.
@@ -132,6 +135,26 @@ impl ConnectionRecord {
         }
     }
 
+    /// Whether somebody means the same machine by the same name: a container is one of an engine's. When nothing is open, his
+    /// is the one that counts.
+    fn agree(&mut self, wanted: &Wanted) -> Result<(), ErrorObject> {
+        if self.engine == wanted.engine {
+            return Ok(());
+        }
+        if self.link_state == State::Disconnected && self.running.is_none() {
+            self.engine.clone_from(&wanted.engine);
+            return Ok(());
+        }
+        let shown = |engine: &Option<Engine>| engine.as_ref().map(Engine::to_string).unwrap_or_default();
+        let machine = &wanted.machine;
+        let message = format!(
+            "`{machine}` is connected through the engine at {}, and you mean the one at {}",
+            shown(&self.engine),
+            shown(&wanted.engine)
+        );
+        Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint(format!("stead disconnect {machine}")))
+    }
+
     fn set_heartbeat(&self, heartbeat: Heartbeat) {
         self.heartbeat.send_if_modified(|now| std::mem::replace(now, heartbeat) != heartbeat);
     }
@@ -150,7 +173,8 @@ impl ConnectionRecord {
 fn policy(machine: &Machine) -> Policy {
     match machine {
         Machine::Host => Policy::HOST,
-        Machine::Ssh(_) | Machine::Docker { .. } | Machine::Vm { .. } => Policy::SSH,
+        Machine::Docker { .. } => Policy::DOCKER,
+        Machine::Ssh(_) | Machine::Vm { .. } => Policy::SSH,
     }
 }
 
@@ -182,6 +206,9 @@ impl Owner {
             let message = format!("the connection to `{machine}` is being closed");
             return drop(answer.send(Err(ErrorObject::new(ErrorKind::Conflict, message))));
         }
+        if let Err(error) = record.agree(&wanted) {
+            return drop(answer.send(Err(error)));
+        }
         // One who wants it to come back is enough; one who does not only says so of his own use.
         if wanted.keep.reconnect == Some(Reconnect::Automatic) {
             record.policy.reconnect = true;
@@ -210,7 +237,7 @@ impl Owner {
     /// Begins a connection.
     fn open(&mut self, wanted: Wanted, answer: Answer<Lease>) {
         let machine = wanted.machine.clone();
-        if let Err(error) = self.begin_connection(&machine, wanted.caller, &wanted.keep) {
+        if let Err(error) = self.begin_connection(&wanted) {
             return drop(answer.send(Err(error)));
         }
         if let Some(record) = self.connections.get_mut(&machine) {
@@ -220,14 +247,10 @@ impl Owner {
     }
 
     /// A record of a connection that is not open yet.
-    fn begin_connection(
-        &mut self,
-        machine: &Machine,
-        caller: Caller,
-        keep: &Keep,
-    ) -> Result<(), ErrorObject> {
+    fn begin_connection(&mut self, wanted: &Wanted) -> Result<(), ErrorObject> {
+        let machine = &wanted.machine;
         if self.surroundings.connectors.of(machine).is_none() {
-            let message = format!("`{machine}` cannot be reached: this stead knows host and ssh:// machines");
+            let message = format!("`{machine}` cannot be reached: this stead knows host, ssh:// and docker:// machines");
             return Err(ErrorObject::new(ErrorKind::Usage, message));
         }
         self.last_connection += 1;
@@ -237,7 +260,8 @@ impl Owner {
             since: now(),
             policy: policy(machine),
             heartbeat: watch::channel(Heartbeat::default()).0,
-            caller,
+            caller: wanted.caller.clone(),
+            engine: wanted.engine.clone(),
             users: 0,
             leases: 0,
             pinned: false,
@@ -255,7 +279,7 @@ impl Owner {
             hint: None,
             announced: None,
         };
-        record.set_policy(keep);
+        record.set_policy(&wanted.keep);
         self.connections.insert(machine.clone(), record);
         Ok(())
     }
@@ -379,6 +403,7 @@ impl Owner {
             id: record.id,
             machine: machine.clone(),
             caller: record.caller.clone(),
+            engine: record.engine.clone(),
             ticket: ticket.as_ref().map(|ticket| ticket.secret().clone()),
         };
         let attempt = connection::Try {
@@ -547,7 +572,7 @@ impl Owner {
         }
         let machine = wanted.machine.clone();
         if !self.connections.contains_key(&machine) {
-            if let Err(error) = self.begin_connection(&machine, wanted.caller.clone(), &wanted.keep) {
+            if let Err(error) = self.begin_connection(&wanted) {
                 return drop(answer.send(Err(error)));
             }
             if let Some(record) = self.connections.get_mut(&machine) {
@@ -560,6 +585,9 @@ impl Owner {
         if !record.disconnecting.is_empty() {
             let message = format!("the connection to `{machine}` is being closed");
             return drop(answer.send(Err(ErrorObject::new(ErrorKind::Conflict, message))));
+        }
+        if let Err(error) = record.agree(&wanted) {
+            return drop(answer.send(Err(error)));
         }
         record.set_policy(&wanted.keep);
         record.caller = wanted.caller;

@@ -62,6 +62,7 @@ impl Owner {
                 id: ConnectionId::new(0),
                 machine: machine.clone(),
                 caller: goodbye.caller.clone(),
+                engine: None,
                 ticket: None,
             };
             // Nothing is opened for it: an agent of this computer is a child process away.

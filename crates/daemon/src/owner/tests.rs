@@ -153,7 +153,11 @@ fn surroundings(machines: &Arc<FakeMachines>, home: &std::path::Path) -> Surroun
     let database = Database::open(&paths.database()).unwrap();
     let connector: Arc<dyn Connector> = Arc::new(FakeConnector(Arc::clone(machines)));
     Surroundings {
-        connectors: Connectors { host: Arc::clone(&connector), ssh: connector },
+        connectors: Connectors {
+            host: Arc::clone(&connector),
+            ssh: Arc::clone(&connector),
+            docker: connector,
+        },
         mounts: MountContext { database, programs: Programs::default(), paths },
         monitoring: Monitoring { interval: crate::mount::monitor::INTERVAL, probe: Launch::own("probe") },
     }
@@ -671,10 +675,30 @@ async fn a_declined_prompt_and_a_gone_client_are_interruptions() {
 #[tokio::test(start_paused = true)]
 async fn machines_that_are_not_known_here_are_refused() {
     let rig = rig();
-    for machine in [Machine::Docker { container: "web".into() }, Machine::Vm { name: "dev".into() }] {
-        assert_eq!(rig.owner.acquire(wanted(machine)).await.unwrap_err().kind(), ErrorKind::Usage);
-    }
+    let machine = Machine::Vm { name: "dev".into() };
+    assert_eq!(rig.owner.acquire(wanted(machine)).await.unwrap_err().kind(), ErrorKind::Usage);
     assert_eq!(rig.requests(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_means_a_container_of_one_engine_while_it_is_connected() {
+    let rig = rig();
+    let by = |engine: &str| {
+        let environment = [("DOCKER_HOST".to_owned(), engine.into())].into();
+        let machine = Machine::Docker { container: "web".into() };
+        Wanted::new(machine, Caller { environment, ..Caller::default() }, None)
+    };
+    let lease = rig.owner.acquire(by("unix:///one")).await.unwrap();
+    drop(rig.owner.acquire(by("unix:///one")).await.unwrap());
+    let refused = rig.owner.acquire(by("unix:///other")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert_eq!(refused.hint(), Some("stead disconnect docker://web"));
+    assert_eq!(rig.owner.acquire(by("nonsense")).await.unwrap_err().kind(), ErrorKind::Usage);
+    drop(lease);
+    let machine = Machine::Docker { container: "web".into() };
+    rig.owner.ask(|answer| Event::Disconnect { machine, answer }).await.unwrap();
+    rig.owner.acquire(by("unix:///other")).await.unwrap();
+    assert_eq!(rig.requests(), 2);
 }
 
 #[tokio::test(start_paused = true)]

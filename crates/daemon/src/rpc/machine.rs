@@ -5,7 +5,7 @@ use std::time::Duration;
 use ::remote::doctor::{examine, ssh_version};
 use tokio::sync::oneshot;
 use wire::api::machine::{
-    Check, Connect, Disconnect, Disconnected, Doctor, Machine, Reconnect, Redial, Report, Verdict,
+    Caller, Check, Connect, Disconnect, Disconnected, Doctor, Machine, Reconnect, Redial, Report, Verdict,
 };
 use wire::api::status::{self, ConnectionState};
 use wire::api::{ErrorKind, ErrorObject};
@@ -47,7 +47,8 @@ pub async fn reconnect(
     context.check(&redial.caller)?;
     let prompter = context.prompter(&redial.caller);
     let keep = keep(redial.reconnect, redial.heartbeat_interval_ms, redial.max_heartbeat_failures)?;
-    let wanted = Box::new(Wanted { keep, ..Wanted::new(redial.machine, redial.caller, prompter) });
+    let wanted = Wanted { keep, ..Wanted::new(redial.machine, redial.caller, prompter) };
+    let wanted = Box::new(wanted.resolved().await?);
     daemon.owner.ask(|answer| Event::Redial { wanted, answer }).await
 }
 
@@ -92,7 +93,8 @@ pub async fn doctor(daemon: &Daemon, context: &ClientContext, doctor: Doctor) ->
     match &machine {
         Machine::Host => checks.push(fuse()),
         Machine::Ssh(_) => checks.push(ssh().await),
-        Machine::Docker { .. } | Machine::Vm { .. } => {}
+        Machine::Docker { container } => checks.extend(container_checks(container, &doctor.caller).await),
+        Machine::Vm { .. } => {}
     }
     let prompter = context.prompter(&doctor.caller);
     let wanted = Wanted::new(doctor.machine, doctor.caller, prompter);
@@ -150,6 +152,24 @@ async fn ssh() -> Check {
             hint: Some("apt-get install openssh-client".to_owned()),
             ..found("ssh", Verdict::Broken, "`ssh` is not installed".to_owned())
         },
+    }
+}
+
+/// The engine that the caller means, and what it says of the container.
+async fn container_checks(container: &str, caller: &Caller) -> Vec<Check> {
+    let engine = match connection::engine_of(caller).await {
+        Ok(engine) => engine,
+        Err(error) => return vec![broken("engine", &error)],
+    };
+    match ::remote::transport::docker::examine(&engine, container).await {
+        Err(error) => vec![broken("engine", &connection::from_errand(&error))],
+        Ok(examined) => {
+            let container = match examined.container {
+                Ok(state) => works("container", state),
+                Err(error) => broken("container", &connection::from_errand(&error.into())),
+            };
+            vec![works("engine", examined.engine), container]
+        }
     }
 }
 

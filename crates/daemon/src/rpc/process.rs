@@ -91,7 +91,7 @@ async fn begin(daemon: &Daemon, context: &ClientContext, run: &Run) -> Result<Be
         machine: run.machine.clone(),
         command: run.command.clone(),
         // Whoever goes on with it has nobody to ask.
-        caller: Caller { prompts: Prompts::Refused, ..run.caller.clone() },
+        caller: Caller { prompts: Prompts::Refused, ..run.caller.known_to(&run.machine) },
         far: commands.new_process().0,
         pid: None,
         terminal: run.terminal.is_some(),

@@ -570,7 +570,12 @@ fn open_cache(config: &MountConfig, choices: &MountChoices) -> Option<Arc<DiskCa
         Some(bytes) => CacheSize::Bytes(bytes),
         None => CacheSize::Kept,
     };
-    let opened = DiskCache::open(config.cache_dir.as_ref()?.as_path(), &machine.to_string(), size);
+    let machine = match &config.dial {
+        // Another container may have its name tomorrow, and files that look alike.
+        Dial::Docker(dial) => format!("docker://{}", dial.container),
+        Dial::Host | Dial::Ssh(_) => machine.to_string(),
+    };
+    let opened = DiskCache::open(config.cache_dir.as_ref()?.as_path(), &machine, size);
     let failed = |error: &io::Error| tracing::warn!(%error, "the mount goes without the data cache");
     opened.inspect_err(failed).ok().map(Arc::new)
 }
@@ -631,6 +636,7 @@ fn relink_options(config: &MountConfig, choices: &MountChoices) -> RelinkOptions
     let policy = match config.dial {
         Dial::Host => Policy::HOST,
         Dial::Ssh(_) => Policy::SSH,
+        Dial::Docker(_) => Policy::DOCKER,
     };
     let heartbeat = Heartbeat {
         interval: Duration::from_millis(config.heartbeat.interval_ms),

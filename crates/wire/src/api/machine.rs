@@ -560,6 +560,10 @@ pub enum Reconnect {
 pub const CALLER_VARIABLES: &[&str] =
     &["HOME", "KRB5CCNAME", "LANG", "LOGNAME", "PATH", "SSH_AUTH_SOCK", "USER"];
 
+/// The environment variables of a caller that say which container engine he means. They are asked for `docker://` machines
+/// only, and reach no process.
+pub const ENGINE_VARIABLES: &[&str] = &["DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "DOCKER_TLS_VERIFY"];
+
 /// Who asks, and from where. The daemon checks the ids against those of the socket's peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -570,12 +574,25 @@ pub struct Caller {
     pub gid: u32,
     /// The current directory, absolute.
     pub cwd: ByteString,
-    /// Those of [`CALLER_VARIABLES`] that are set. Others are ignored.
+    /// Those of [`CALLER_VARIABLES`] and [`ENGINE_VARIABLES`] that are set. Others are ignored.
     #[serde(default)]
     pub environment: BTreeMap<String, ByteString>,
     /// Whether prompts can be put to this client.
     #[serde(default)]
     pub prompts: Prompts,
+}
+
+impl Caller {
+    /// The caller as far as his use of `machine` depends on who he is: what may be written down.
+    pub fn known_to(&self, machine: &Machine) -> Caller {
+        let is_engine = matches!(machine, Machine::Docker { .. });
+        let known = |name: &str| {
+            CALLER_VARIABLES.contains(&name) || (is_engine && ENGINE_VARIABLES.contains(&name))
+        };
+        let mut caller = self.clone();
+        caller.environment.retain(|name, _| known(name));
+        caller
+    }
 }
 
 /// Whether prompts can be put to a client.

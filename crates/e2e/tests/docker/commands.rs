@@ -1,0 +1,70 @@
+//! Commands and files in a container, without a mount.
+
+use e2e::Engine;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{DEADLINE, is_possible};
+use e2e::eventually;
+
+#[test]
+fn commands_and_files_of_a_container() {
+    if !is_possible() {
+        return;
+    }
+    let engine = Engine::start();
+    engine.run("web", &["--env", "COLOUR=green"]);
+    let stead = engine.stead();
+    let script = "cat; echo out; echo err >&2; exit 7";
+    let done = stead.program().args(["exec", "docker://web", "--", "sh", "-c", script]).input("in\n").run();
+    let expected = (7, "in\nout\n".to_owned(), "err\n".to_owned());
+    assert_eq!((done.code(), done.text(), done.errors()), expected);
+    assert_eq!(stead.run(&["exec", "docker://web", "--", "sh", "-c", "kill -9 $$"]).code(), 137);
+    assert_eq!(stead.run(&["exec", "docker://web", "--", "no-such-program"]).code(), 255);
+    let args = ["exec", "docker://web", "--cwd", "/etc", "--env", "X=y z", "--"];
+    let there = stead.ok(&[&args[..], &["sh", "-c", "pwd; echo \"$X $COLOUR\""]].concat());
+    assert_eq!(there.text(), "/etc\ny z green\n");
+    let much = stead.ok(&["exec", "docker://web", "--", "head", "-c", "5000000", "/dev/zero"]);
+    assert_eq!(much.stdout.len(), 5_000_000);
+
+    // Files, both ways.
+    let here = stead.root().join("here");
+    let content: Vec<u8> = (0..2_000_000_u32).map(|n| (n * n >> 7) as u8).collect();
+    std::fs::write(&here, &content).unwrap();
+    stead.ok(&["cp", here.to_str().unwrap(), "docker://web/tmp/there"]);
+    assert_eq!(engine.docker(&["exec", "web", "stat", "-c", "%s", "/tmp/there"]), "2000000");
+    let back = stead.root().join("back");
+    stead.ok(&["cp", "docker://web/tmp/there", back.to_str().unwrap()]);
+    assert!(std::fs::read(&back).unwrap() == content);
+    let listed = stead.ok(&["ls", "docker://web/tmp"]).text();
+    assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), ["there"]);
+    stead.ok(&["rm", "docker://web/tmp/there"]);
+    assert_eq!(stead.ok(&["ls", "docker://web/tmp"]).text(), "");
+
+    // What the doctor says.
+    let report = stead.json(&["doctor", "docker://web"]);
+    let checks = report["checks"].as_array().unwrap();
+    let verdict = |name: &str| {
+        let check = checks.iter().find(|check| check["name"] == name);
+        check.unwrap_or_else(|| panic!("nothing of {name}: {report}"))["verdict"].clone()
+    };
+    for name in ["engine", "container", "connection", "agent", "login"] {
+        assert_eq!(verdict(name), "works", "{name}: {report}");
+    }
+}
+
+#[test]
+fn nothing_runs_on_in_a_container_when_everything_here_is_killed() {
+    if !is_possible() {
+        return;
+    }
+    let engine = Engine::start();
+    engine.run("web", &[]);
+    let stead = engine.stead();
+    stead.ok(&["connect", "docker://web"]);
+    assert!(!engine.programs_in("web").is_empty());
+    for process in stead.processes() {
+        let _ended_meanwhile = kill_process(process.pid, Signal::KILL);
+    }
+    eventually(DEADLINE, "the agent has ended", || engine.programs_in("web").is_empty());
+    assert_eq!(Pid::from_raw(0), None);
+}
