@@ -327,9 +327,8 @@ impl Life {
             Some(path) => UserConfig::File(path.into()),
             None => UserConfig::Standard,
         };
-        let agent = std::env::var_os(AGENT_VARIABLE)
-            .filter(|path: &OsString| !path.is_empty())
-            .map(PathBuf::from);
+        let agent =
+            std::env::var_os(AGENT_VARIABLE).filter(|path: &OsString| !path.is_empty()).map(PathBuf::from);
         let docker = DockerConnector::new(own_program.clone(), agent.clone(), commands.clone());
         let ssh = SshSettings {
             program: "ssh".into(),

@@ -28,8 +28,8 @@ pub const ANN: u32 = 1000;
 
 /// The names under which busybox is there.
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "chown", "echo", "env", "head", "id", "ls", "mkdir", "mv", "printf", "ps", "pwd", "rm", "sh",
-    "sleep", "stat", "test", "touch", "tr", "uname", "wc",
+    "cat", "chmod", "chown", "echo", "env", "head", "id", "ls", "mkdir", "mv", "printf", "ps", "pwd", "rm",
+    "sh", "sleep", "stat", "test", "touch", "tr", "uname", "wc",
 ];
 
 /// A running engine. Dropping it ends it and all its containers.
@@ -111,7 +111,7 @@ impl Engine {
 
     fn make_image(&self) {
         let root = self.dir().join("image");
-        for name in ["bin", "etc", "home/ann", "proc", "run", "sys", "tmp"] {
+        for name in ["bin", "etc", "home/ann", "proc", "root", "run", "sys", "tmp"] {
             std::fs::create_dir_all(root.join(name)).expect("creating a scratch directory");
         }
         let busybox = Program::new("sh").args(["-c", "command -v busybox"]).ok().text();
@@ -127,12 +127,29 @@ impl Engine {
         Program::new("chmod").arg("1777").arg(root.join("tmp")).ok();
         let archive = self.dir().join("image.tar");
         Program::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".").ok();
-        self.import(IMAGE, &[]);
+        self.client().arg("import").arg(archive).arg(IMAGE).ok();
     }
 
-    /// Makes the image again under another name, with further arguments of `docker import`.
-    pub fn import(&self, name: &str, args: &[&str]) {
-        self.client().arg("import").args(args).arg(self.dir().join("image.tar")).arg(name).ok();
+    /// Makes the image again under another name, and has it say that it is made for another architecture.
+    pub fn claim_architecture(&self, name: &str, architecture: &str) {
+        let (saved, changed) = (self.dir().join("saved"), self.dir().join("changed.tar"));
+        std::fs::create_dir(&saved).expect("creating a scratch directory");
+        self.client().args(["save", IMAGE, "--output"]).arg(self.dir().join("saved.tar")).ok();
+        Program::new("tar").arg("-C").arg(&saved).arg("-xf").arg(self.dir().join("saved.tar")).ok();
+        for entry in std::fs::read_dir(&saved).expect("reading a scratch directory").flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                let text = std::fs::read_to_string(&path).expect("reading the image's description");
+                let text = text.replace(
+                    &format!("\"architecture\":\"{}\"", go_architecture()),
+                    &format!("\"architecture\":\"{architecture}\""),
+                );
+                let text = text.replace(&format!("{IMAGE}:latest"), &format!("{name}:latest"));
+                std::fs::write(&path, text).expect("changing the image's description");
+            }
+        }
+        Program::new("tar").arg("-C").arg(&saved).arg("-cf").arg(&changed).arg(".").ok();
+        self.client().args(["load", "--input"]).arg(&changed).ok();
     }
 
     /// Kills the server, as one that falls over. Its containers end with it.
@@ -164,6 +181,15 @@ impl Drop for Engine {
     }
 }
 
+/// What images of this computer say that they are made for.
+fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// Starts the server. It and what it starts has its directory among the arguments.
 fn serve(dir: &Path) -> Child {
     std::fs::write(dir.join("none.json"), "{}").expect("writing a configuration");
@@ -174,8 +200,18 @@ fn serve(dir: &Path) -> Child {
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command.arg("--config-file").arg(dir.join("none.json"));
     command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
-    command.arg("--pidfile").arg(dir.join("pid")).arg("--host").arg(format!("unix://{}", dir.join("s").display()));
-    command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]);
+    command
+        .arg("--pidfile")
+        .arg(dir.join("pid"))
+        .arg("--host")
+        .arg(format!("unix://{}", dir.join("s").display()));
+    command.args([
+        "--bridge=none",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--ip-forward=false",
+        "--ip-masq=false",
+    ]);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("duplicating a descriptor")).stderr(log);
     command.spawn().expect("dockerd cannot be started: cargo xtask setup")
 }

@@ -203,11 +203,16 @@ impl Link for DockerLink {
             let Some(control) = self.control() else {
                 return "it is closed".to_owned();
             };
-            let lost = control.client.keep_alive(heartbeat, |_| ()).await;
-            let exit = tokio::time::timeout(END_TIMEOUT, control.program.ended()).await;
-            let said = exit.ok().as_ref().and_then(ContainerError::of);
+            let reason = tokio::select! {
+                // It watches the container, and ends with it: no sign of life need be missed.
+                exit = control.program.ended() => match ContainerError::of(&exit) {
+                    Some(error) => error.message,
+                    None => format!("the process that carries it {exit}"),
+                },
+                lost = control.client.keep_alive(heartbeat, |_| ()) => chain(&lost),
+            };
             drop((control, self.take_control()));
-            said.map_or_else(|| chain(&lost), |error| error.message)
+            reason
         })
     }
 

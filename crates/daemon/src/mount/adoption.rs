@@ -188,7 +188,9 @@ fn made(row: &MountRow) -> Vec<PathBuf> {
 fn login(row: &MountRow, config: Option<&MountConfig>) -> Login {
     match (&row.source, config.map(|config| &config.dial)) {
         (_, Some(Dial::Ssh(dial))) => Login::Through(dial.control_path.as_path().to_owned()),
-        (_, Some(Dial::Host | Dial::Docker(_))) | (Source::Files { machine: Machine::Host, .. }, None) => Login::None,
+        (_, Some(Dial::Host | Dial::Docker(_))) | (Source::Files { machine: Machine::Host, .. }, None) => {
+            Login::None
+        }
         (_, None) => Login::Unknown,
     }
 }

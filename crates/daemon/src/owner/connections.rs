@@ -250,7 +250,9 @@ impl Owner {
     fn begin_connection(&mut self, wanted: &Wanted) -> Result<(), ErrorObject> {
         let machine = &wanted.machine;
         if self.surroundings.connectors.of(machine).is_none() {
-            let message = format!("`{machine}` cannot be reached: this stead knows host, ssh:// and docker:// machines");
+            let message = format!(
+                "`{machine}` cannot be reached: this stead knows host, ssh:// and docker:// machines"
+            );
             return Err(ErrorObject::new(ErrorKind::Usage, message));
         }
         self.last_connection += 1;

@@ -30,11 +30,18 @@ fn the_agent_is_placed_once_and_run_only_as_it_was_left() {
     let shell = |script: &str| engine.docker(&["exec", "web", "sh", "-c", script]);
     let placed = || shell(&format!("stat -c '%i %u %a %s' {path}"));
     let first = placed();
-    let again = || {
+    let leave = || {
         stead.ok(&["disconnect", "docker://web"]);
+        eventually(DEADLINE, "the agent has ended", || engine.programs_in("web").is_empty());
+    };
+    let again = || {
+        // Otherwise it would be closed when nobody has needed it for a while.
+        stead.ok(&["connect", "docker://web"]);
         assert_eq!(agent_of(&stead, "docker://web"), path);
         assert_eq!(shell(&format!("stat -c '%u %a' {path}")), "0 755");
     };
+    again();
+    leave();
     again();
     assert_eq!(placed(), first, "it is placed once");
     let directory = path.rsplit_once('/').unwrap().0;
@@ -46,14 +53,13 @@ fn the_agent_is_placed_once_and_run_only_as_it_was_left() {
         format!("chown {} /.stead", e2e::engine::ANN),
         format!("rm {path}"),
     ] {
-        stead.ok(&["disconnect", "docker://web"]);
-        eventually(DEADLINE, "the agent has ended", || engine.programs_in("web").is_empty());
+        leave();
         shell(&damage);
         again();
         assert_eq!(shell(&format!("stat -c '%u %a' {directory} /.stead")), "0 755\n0 755", "after {damage}");
     }
     // Where somebody else could put another directory in its place, it is not run at all.
-    stead.ok(&["disconnect", "docker://web"]);
+    leave();
     shell("chmod 777 /");
     let refused = stead.run(&["connect", "docker://web"]);
     assert_eq!(refused.code(), 4, "{refused}");
@@ -76,7 +82,7 @@ fn containers_of_all_sorts_take_the_agent() {
     // Without a shell.
     engine.run("bare", &[]);
     engine.docker(&["exec", "bare", "rm", "/bin/sh"]);
-    assert_eq!(stead.ok(&["ls", "docker://bare/etc"]).text().split_whitespace().collect::<Vec<_>>().len(), 5);
+    assert!(stead.ok(&["ls", "docker://bare/etc"]).text().contains("passwd"));
     assert_eq!(stead.ok(&["exec", "docker://bare", "--", "/bin/echo", "here"]).text(), "here\n");
 
     // A read-only root, with and without a place from which programs may run.

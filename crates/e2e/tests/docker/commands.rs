@@ -1,10 +1,9 @@
 //! Commands and files in a container, without a mount.
 
-use e2e::Engine;
-use rustix::process::{Pid, Signal, kill_process};
+use e2e::{Engine, eventually};
+use rustix::process::{Signal, kill_process};
 
 use super::{DEADLINE, is_possible};
-use e2e::eventually;
 
 #[test]
 fn commands_and_files_of_a_container() {
@@ -28,7 +27,7 @@ fn commands_and_files_of_a_container() {
 
     // Files, both ways.
     let here = stead.root().join("here");
-    let content: Vec<u8> = (0..2_000_000_u32).map(|n| (n * n >> 7) as u8).collect();
+    let content: Vec<u8> = (0..2_000_000_u64).map(|n| (n * n >> 7) as u8).collect();
     std::fs::write(&here, &content).unwrap();
     stead.ok(&["cp", here.to_str().unwrap(), "docker://web/tmp/there"]);
     assert_eq!(engine.docker(&["exec", "web", "stat", "-c", "%s", "/tmp/there"]), "2000000");
@@ -66,5 +65,4 @@ fn nothing_runs_on_in_a_container_when_everything_here_is_killed() {
         let _ended_meanwhile = kill_process(process.pid, Signal::KILL);
     }
     eventually(DEADLINE, "the agent has ended", || engine.programs_in("web").is_empty());
-    assert_eq!(Pid::from_raw(0), None);
 }

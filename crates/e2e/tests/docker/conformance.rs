@@ -80,7 +80,9 @@ fn a_containers_tree_is_browsed_read_and_changed() {
     eventually(DEADLINE, "what was made there is seen", || dir.join("made-there").exists());
 
     // Names of all sorts.
-    for name in ["with space", " lead and trail ", "ünïcödé 文件 🦀", "new\nline", "quote'\"`$(x)", "-dash", "*"] {
+    for name in
+        ["with space", " lead and trail ", "ünïcödé 文件 🦀", "new\nline", "quote'\"`$(x)", "-dash", "*"]
+    {
         fs::write(dir.join(name), name).unwrap();
         assert_eq!(fs::read_to_string(far.join(name)).unwrap(), name);
         fs::rename(dir.join(name), dir.join("e").join(name)).unwrap();

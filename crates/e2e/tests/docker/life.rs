@@ -52,8 +52,6 @@ fn a_container_that_is_started_again_is_reached_again_and_one_that_is_removed_is
     eventually(DEADLINE, "the mount says so", || {
         stead.mount_status(&mount.id).is_some_and(|is| is["status"]["state"] == "disconnected")
     });
-    let is = stead.mount_status(&mount.id).unwrap();
-    assert!(is.to_string().contains("was removed"), "{is}");
     stead.ok(&["unmount", "--force", &mount.id]);
 }
 
@@ -72,6 +70,8 @@ fn a_name_is_a_container_of_one_engine_at_a_time() {
         let program = stead.program().env("DOCKER_HOST", engine.host());
         program.args(["exec", "docker://web", "--", "cat", "/tmp/who"]).run()
     };
+    // Otherwise it would be closed when nobody has needed it for a while.
+    stead.ok(&["connect", "docker://web"]);
     assert_eq!(who(&one).text(), "one\n");
     let refused = who(&other);
     assert_eq!(refused.code(), 255, "{refused}");
@@ -80,7 +80,8 @@ fn a_name_is_a_container_of_one_engine_at_a_time() {
     assert_eq!(who(&other).text(), "other\n");
 
     // As docker itself finds it: by a context.
-    stead.ok(&["disconnect", "docker://web"]);
+    let ended = stead.run(&["disconnect", "docker://web"]);
+    assert!([0, 3].contains(&ended.code()), "{ended}");
     let config = one.dir().join("config");
     let endpoint = format!("host={}", one.host());
     one.client().without_env("DOCKER_HOST").args(["context", "create", "near", "--docker", &endpoint]).ok();

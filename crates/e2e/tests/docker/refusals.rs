@@ -51,9 +51,13 @@ fn containers_that_cannot_be_reached_are_refused_with_the_reason() {
     assert_refused(&ls("web"), 6, &["the container `web` is paused", "hint: docker unpause web"]);
     engine.docker(&["unpause", "web"]);
     engine.docker(&["kill", "web"]);
-    assert_refused(&ls("web"), 6, &["`web` is not running: it exited with status 137", "hint: docker start web"]);
-    engine.import("foreign", &["--platform", "linux/riscv64"]);
-    engine.docker(&["run", "-d", "--network", "none", "--name", "foreign", "foreign", "/bin/sleep", "1000000"]);
+    assert_refused(
+        &ls("web"),
+        6,
+        &["`web` is not running: it exited with status 137", "hint: docker start web"],
+    );
+    engine.claim_architecture("foreign", "riscv64");
+    engine.docker(&["run", "-d", "--network", "none", "--name", "foreign", "foreign", "/bin/sleep", "600"]);
     assert_refused(&ls("foreign"), 4, &["made for riscv64", "there are agents for Linux on"]);
 
     // A user who may not use the engine.

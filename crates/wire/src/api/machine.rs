@@ -562,7 +562,8 @@ pub const CALLER_VARIABLES: &[&str] =
 
 /// The environment variables of a caller that say which container engine he means. They are asked for `docker://` machines
 /// only, and reach no process.
-pub const ENGINE_VARIABLES: &[&str] = &["DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "DOCKER_TLS_VERIFY"];
+pub const ENGINE_VARIABLES: &[&str] =
+    &["DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "DOCKER_TLS_VERIFY"];
 
 /// Who asks, and from where. The daemon checks the ids against those of the socket's peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -586,9 +587,8 @@ impl Caller {
     /// The caller as far as his use of `machine` depends on who he is: what may be written down.
     pub fn known_to(&self, machine: &Machine) -> Caller {
         let is_engine = matches!(machine, Machine::Docker { .. });
-        let known = |name: &str| {
-            CALLER_VARIABLES.contains(&name) || (is_engine && ENGINE_VARIABLES.contains(&name))
-        };
+        let known =
+            |name: &str| CALLER_VARIABLES.contains(&name) || (is_engine && ENGINE_VARIABLES.contains(&name));
         let mut caller = self.clone();
         caller.environment.retain(|name, _| known(name));
         caller

@@ -195,7 +195,8 @@ impl Api {
             [filter("type", "container"), filter("container", container)].into();
         let options = EventsOptionsBuilder::default().filters(&filters).build();
         let happened = self.docker.events(Some(options));
-        Box::pin(happened.map_while(Result::ok).map(|event| event.action.unwrap_or_default()))
+        let until_it_fails = happened.scan((), |(), event| std::future::ready(event.ok()));
+        Box::pin(until_it_fails.map(|event| event.action.unwrap_or_default()))
     }
 }
 

@@ -25,9 +25,7 @@ use wire::worker::DockerDial;
 
 use super::api::{Api, Container, Program, Streams, removed};
 use super::place::place;
-use super::{
-    ContainerError, ERROR, Engine, Errand, Examined, HINT, Offered, PREPARE_TIMEOUT, Prepared,
-};
+use super::{ContainerError, ERROR, Engine, Errand, Examined, HINT, Offered, PREPARE_TIMEOUT, Prepared};
 
 /// What all that an engine has answered may take, with an agent's program and its archive.
 const MEMORY_BYTES_MAX: u64 = 1 << 30;
@@ -111,9 +109,7 @@ fn print<T: serde::Serialize>(found: &T) -> Result<ExitCode, ContainerError> {
 }
 
 /// An engine may begin an answer and never end it, and whoever waited for this errand may have been killed.
-async fn in_time<T>(
-    asking: impl Future<Output = Result<T, ContainerError>>,
-) -> Result<T, ContainerError> {
+async fn in_time<T>(asking: impl Future<Output = Result<T, ContainerError>>) -> Result<T, ContainerError> {
     tokio::time::timeout(PREPARE_TIMEOUT, asking).await.unwrap_or_else(|_| {
         let message = format!("the container's engine did not answer within {} s", PREPARE_TIMEOUT.as_secs());
         Err(ContainerError::new(ErrorKind::TimedOut, message))
@@ -198,11 +194,7 @@ async fn stream(dial: DockerDial, session: String) -> Result<ExitCode, Container
 }
 
 /// Starts the agent, after it was looked at if that is needed.
-async fn start(
-    api: &Api,
-    dial: DockerDial,
-    session: String,
-) -> Result<(Container, Streams), ContainerError> {
+async fn start(api: &Api, dial: DockerDial, session: String) -> Result<(Container, Streams), ContainerError> {
     let found = api.find(&dial.container, &dial.name).await?;
     let container = found.ok_or_else(|| removed(&dial.name))?;
     container.check()?;

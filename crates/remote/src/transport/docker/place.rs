@@ -205,6 +205,7 @@ async fn place_in_memory(
         // A script that has decided reads no more.
         let _ended = streams.input.write_all(content).await;
         let _ended = streams.input.shutdown().await;
+        std::future::pending::<std::convert::Infallible>().await
     };
     let hearing = async {
         let mut said = Vec::new();
@@ -216,7 +217,11 @@ async fn place_in_memory(
         }
         said
     };
-    let ((), said) = tokio::join!(sending, hearing);
+    // The engine may stop reading where the script does, and tell nobody.
+    let said = tokio::select! {
+        never = sending => match never {},
+        said = hearing => said,
+    };
     let said = String::from_utf8_lossy(&said);
     let path = said.lines().find_map(|line| line.strip_prefix(PLACED)).map(str::to_owned);
     let is_usual = |path: &String| path.starts_with('/') && !path.contains(char::is_control);

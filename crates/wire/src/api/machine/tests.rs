@@ -261,9 +261,8 @@ fn a_directory_is_named_after_what_it_shows() {
 fn what_names_an_engine_is_kept_for_containers_only() {
     let variables = ["DOCKER_HOST", "HOME", "SECRET"].map(|name| (name.to_owned(), "x".into()));
     let caller = Caller { environment: variables.into(), ..Caller::default() };
-    let kept = |machine: &Machine| -> Vec<String> {
-        caller.known_to(machine).environment.into_keys().collect()
-    };
+    let kept =
+        |machine: &Machine| -> Vec<String> { caller.known_to(machine).environment.into_keys().collect() };
     assert_eq!(kept(&Machine::Host), ["HOME"]);
     assert_eq!(kept(&Machine::Docker { container: "web".into() }), ["DOCKER_HOST", "HOME"]);
 }
