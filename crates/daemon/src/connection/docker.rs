@@ -16,7 +16,7 @@ use remote::link::Policy;
 use remote::place::Agents;
 use remote::transport::docker::{self, ContainerError, Engine, ErrandError};
 use remote::transport::host::HostOptions;
-use remote::{Connection, OpenError, WorkerDialer, connect, end_docker_session};
+use remote::{Connection, OpenError, connect, end_docker_session};
 use wire::api::machine::{Caller, Machine};
 use wire::api::{ErrorKind, ErrorObject};
 use wire::hello::SessionId;
@@ -172,9 +172,8 @@ impl Link for DockerLink {
 
     fn commands(&self) -> Later<'_, Result<Arc<CommandSession>, ErrorObject>> {
         Box::pin(async {
-            let kept = u32::try_from(COMMANDS_KEPT.as_secs()).unwrap_or(u32::MAX);
-            let dialer = WorkerDialer::new(self.dial(), HostOptions::default(), kept);
-            let session = self.commands.session(dialer, Policy::DOCKER, COMMANDS_KEPT).await;
+            let way = (self.dial(), HostOptions::default());
+            let session = self.commands.session(way, Policy::DOCKER, COMMANDS_KEPT).await;
             session.map_err(|error| from_open(&self.machine, &error))
         })
     }
