@@ -287,7 +287,7 @@ mod tests {
         for text in cases {
             let error = parse(text).unwrap_err();
             assert_eq!(error.kind, ErrorKind::Usage, "{text}");
-            let said = format!("{error} {}", error.hint.unwrap_or_default());
+            let said = format!("{error} {}", error.hint.as_deref().unwrap_or_default());
             assert!(said.starts_with("DOCKER_HOST ") && !said.contains("s3cret"), "{said}");
         }
     }
