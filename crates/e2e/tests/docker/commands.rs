@@ -27,7 +27,7 @@ fn commands_and_files_of_a_container() {
 
     // Files, both ways.
     let here = stead.root().join("here");
-    let content: Vec<u8> = (0..2_000_000_u64).map(|n| (n * n >> 7) as u8).collect();
+    let content: Vec<u8> = (0..2_000_000_u64).map(|n| ((n * n) >> 7) as u8).collect();
     std::fs::write(&here, &content).unwrap();
     stead.ok(&["cp", here.to_str().unwrap(), "docker://web/tmp/there"]);
     assert_eq!(engine.docker(&["exec", "web", "stat", "-c", "%s", "/tmp/there"]), "2000000");
