@@ -12,6 +12,7 @@
 //! watches it as long as it lasts, and closes it.
 
 mod commands;
+mod control;
 mod docker;
 mod host;
 mod ssh;

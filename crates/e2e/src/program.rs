@@ -188,6 +188,14 @@ fn printable(stdout: &[u8], stderr: &[u8]) -> String {
     format!("stdout:\n{}\nstderr:\n{}", tail(stdout), tail(stderr))
 }
 
+/// Lets this process, and what it starts from now on, have as many descriptors as the system allows.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("raising a limit as far as it may be");
+}
+
 /// Waits for `child`; at the deadline kills its process group and returns `None`.
 fn wait_until(mut child: Child, deadline: Duration) -> Option<ExitStatus> {
     let pid = Pid::from_child(&child);

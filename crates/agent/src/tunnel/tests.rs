@@ -154,6 +154,8 @@ fn nobody_there_is_told_at_once_and_so_is_a_reset() {
     let (mut near, _) = Near::begun(TunnelFrame::Connect(to));
     near.say(open(0), b"");
     let (peer, _) = listener.accept().unwrap();
+    // It has seen that it is connected. What is reset before that could not be connected.
+    assert!(matches!(near.hear().0, TunnelFrame::Credit { .. }));
     set_socket_linger_zero(&peer);
     drop(peer);
     assert_eq!(near.hear_of(0).0, TunnelFrame::Reset { connection: ConnectionId(0), failure: None });

@@ -8,12 +8,11 @@
 //! name before it: commands go on in the one in which they were begun, or not at all.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use remote::client::{ConnectOptions, Heartbeat, NoEvents};
 use remote::link::Policy;
-use remote::place::Agents;
 use remote::transport::docker::{self, ContainerError, Engine, ErrandError};
 use remote::transport::host::HostOptions;
 use remote::{Connection, OpenError, connect, end_docker_session};
@@ -23,15 +22,13 @@ use wire::hello::SessionId;
 use wire::worker::{Dial, DockerDial};
 
 use super::commands::LinkCommands;
+use super::control::{self, Control};
 use super::ssh::from_open;
 use super::{CommandSession, CommandSessions, ConnectRequest, Connector, Later, Link};
 use crate::failure::{chain, failure};
 
 /// How long a command runs on at a container that is away: one that is started again has lost it.
 const COMMANDS_KEPT: Duration = Duration::from_secs(10 * 60);
-
-/// How long the process of a stream that has ended may take to say why, and one that is closed to end.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long looking for a user's engine may take: his home directory may be on a network.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,26 +98,14 @@ async fn open(connector: &DockerConnector, request: ConnectRequest) -> Result<Ar
         return Err(ErrorObject::internal(format!("`{}` is no container of an engine", request.machine)));
     };
     let name = request.machine.to_string();
-    let (program, agent) = (connector.own_program.clone(), connector.agent.clone());
-    let agents = tokio::task::spawn_blocking(move || Agents::find(&program, agent.as_deref()))
-        .await
-        .map_err(|error| failure(&error))?
-        .map_err(|error| from_open(&name, &OpenError::from(error)))?;
+    let agents = control::agents(&name, &connector.own_program, connector.agent.as_deref()).await?;
     let prepared = docker::prepare(engine, container, &agents).await.map_err(|error| from_errand(&error))?;
     let dial = prepared.dial;
-    let control = reach(&name, &dial).await?;
-    let description = control.client.describe().await.map_err(|error| {
-        ErrorObject::new(ErrorKind::Unreachable, format!("lost `{name}`: {}", chain(&error)))
-    })?;
+    let channel = reach(&name, &dial).await?;
+    let (control, _) = Control::new(name, channel).await?;
     // The name may be another container's tomorrow, and at another engine's today.
     let commands = connector.commands.of_link(&Machine::Docker { container: dial.container.clone() });
-    Ok(Arc::new(DockerLink {
-        machine: name,
-        dial,
-        agent_version: description.release,
-        control: Mutex::new(Some(control)),
-        commands,
-    }))
+    Ok(Arc::new(DockerLink { dial, control, commands }))
 }
 
 async fn reach(name: &str, dial: &DockerDial) -> Result<Connection, ErrorObject> {
@@ -134,22 +119,9 @@ async fn reach(name: &str, dial: &DockerDial) -> Result<Connection, ErrorObject>
 }
 
 struct DockerLink {
-    machine: String,
     dial: DockerDial,
-    agent_version: String,
-    /// Taken when the link is closed or lost.
-    control: Mutex<Option<Connection>>,
+    control: Control,
     commands: LinkCommands,
-}
-
-impl DockerLink {
-    fn control(&self) -> Option<Connection> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn take_control(&self) -> Option<Connection> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
 }
 
 impl Link for DockerLink {
@@ -158,30 +130,25 @@ impl Link for DockerLink {
     }
 
     fn open(&self) -> Later<'_, Result<Connection, ErrorObject>> {
-        Box::pin(reach(&self.machine, &self.dial))
+        Box::pin(reach(self.control.machine(), &self.dial))
     }
 
     fn shared(&self) -> Later<'_, Result<Connection, ErrorObject>> {
-        Box::pin(async {
-            self.control().ok_or_else(|| {
-                let message = format!("the connection to `{}` is closed", self.machine);
-                ErrorObject::new(ErrorKind::Unreachable, message)
-            })
-        })
+        Box::pin(std::future::ready(self.control.shared()))
     }
 
     fn commands(&self) -> Later<'_, Result<Arc<CommandSession>, ErrorObject>> {
         Box::pin(async {
             let way = (self.dial(), HostOptions::default());
             let session = self.commands.session(way, Policy::DOCKER, COMMANDS_KEPT).await;
-            session.map_err(|error| from_open(&self.machine, &error))
+            session.map_err(|error| from_open(self.control.machine(), &error))
         })
     }
 
     fn end_session(&self, session: SessionId, _: &Caller) -> Later<'_, Result<(), ErrorObject>> {
         Box::pin(async move {
             let ended = end_docker_session(&self.dial, session).await;
-            ended.map_err(|error| from_open(&self.machine, &error))
+            ended.map_err(|error| from_open(self.control.machine(), &error))
         })
     }
 
@@ -190,49 +157,40 @@ impl Link for DockerLink {
     }
 
     fn agent_version(&self) -> Option<String> {
-        Some(self.agent_version.clone())
+        Some(self.control.agent_version())
     }
 
     fn pids(&self) -> Vec<u32> {
-        self.control().map(|control| control.program.pid()).into_iter().collect()
+        self.control.pid().into_iter().collect()
     }
 
     fn lost(&self, heartbeat: Heartbeat) -> Later<'_, String> {
         Box::pin(async move {
-            let Some(control) = self.control() else {
+            let Some(channel) = self.control.get() else {
                 return "it is closed".to_owned();
             };
             let reason = tokio::select! {
                 // It watches the container, and ends with it: no sign of life need be missed.
-                exit = control.program.ended() => match ContainerError::of(&exit) {
+                exit = channel.program.ended() => match ContainerError::of(&exit) {
                     Some(error) => error.message,
                     None => format!("the process that carries it {exit}"),
                 },
-                lost = control.client.keep_alive(heartbeat, |_| ()) => chain(&lost),
+                lost = channel.client.keep_alive(heartbeat, |_| ()) => chain(&lost),
             };
-            drop((control, self.take_control()));
+            drop((channel, self.control.take()));
             reason
         })
     }
 
     fn is_alive(&self) -> Later<'_, bool> {
-        Box::pin(async {
-            match self.control() {
-                Some(control) => control.client.ping().await.is_ok(),
-                None => false,
-            }
-        })
+        Box::pin(self.control.is_alive())
     }
 
     fn close(&self) -> Later<'_, ()> {
-        let control = self.take_control();
+        let channel = self.control.take();
         Box::pin(async move {
             self.commands.close().await;
-            if let Some(Connection { client, program }) = control {
-                client.close_link();
-                drop(client);
-                drop(tokio::time::timeout(END_TIMEOUT, program.ended()).await);
-            }
+            control::end(channel).await;
         })
     }
 }

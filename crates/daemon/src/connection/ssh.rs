@@ -20,19 +20,19 @@ use std::time::Duration;
 
 use remote::client::{ConnectOptions, Heartbeat, LinkLost, NoEvents};
 use remote::link::Policy;
-use remote::place::Agents;
 use remote::transport::host::HostOptions;
 use remote::transport::ssh::{
     LoginOptions, MastersEnd, Prompts, SshError, SshOptions, UserConfig, control_path, write_config,
 };
 use remote::{Connection, OpenError, askpass, connect, connect_placing, end_session};
+use wire::api::ErrorObject;
 use wire::api::machine::{Caller, Machine, SshTarget};
-use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 use wire::hello::SessionId;
 use wire::worker::{Dial, SshDial};
 
 use super::commands::LinkCommands;
+use super::control::{self, Control};
 use super::{
     Attendant, CommandSession, CommandSessions, ConnectRequest, Connector, Later, Link, variables_of,
 };
@@ -47,9 +47,6 @@ const ATTENDED_LOGIN: Duration = super::CONNECT_TIMEOUT;
 /// How long a command runs on at a machine that is away: a network that is changed, a train in a tunnel. Beyond it, it is
 /// hung up there, as when nobody can come back for it because this daemon was killed.
 const COMMANDS_KEPT: Duration = Duration::from_secs(10 * 60);
-
-/// How long a channel that is closed may take to end in an orderly way.
-const CHANNEL_END: Duration = Duration::from_secs(1);
 
 /// How ssh is run.
 #[derive(Debug, Clone)]
@@ -139,12 +136,7 @@ async fn open(connector: &SshConnector, request: ConnectRequest) -> Result<Arc<d
     let name = request.machine.to_string();
     let options = ssh_options(settings, target, &request)?;
     let login = login(settings, &request)?;
-    let preparing = settings.clone();
-    let agents =
-        tokio::task::spawn_blocking(move || Agents::find(&preparing.own_program, preparing.agent.as_deref()))
-            .await
-            .map_err(|error| failure(&error))?
-            .map_err(|error| from_open(&name, &OpenError::from(error)))?;
+    let agents = control::agents(&name, &settings.own_program, settings.agent.as_deref()).await?;
     let logins = match connector.left_behind(target).await {
         Some(logins) => logins,
         None => {
@@ -154,22 +146,13 @@ async fn open(connector: &SshConnector, request: ConnectRequest) -> Result<Arc<d
             logins
         }
     };
-    let control = connect_placing(&options, &agents, ConnectOptions::default(), Arc::new(NoEvents))
+    let channel = connect_placing(&options, &agents, ConnectOptions::default(), Arc::new(NoEvents))
         .await
         .map_err(|error| from_open(&name, &error))?;
-    let description = control.client.describe().await.map_err(|error| {
-        ErrorObject::new(ErrorKind::Unreachable, format!("lost `{name}`: {}", chain(&error)))
-    })?;
-    let dial = options.dial(ByteString::from(description.program));
-    let control = Mutex::new(Some(control));
-    Ok(Arc::new(SshLink {
-        machine: name,
-        dial,
-        agent_version: description.release,
-        logins,
-        control,
-        commands: connector.commands.of_link(&request.machine),
-    }))
+    let (control, program) = Control::new(name, channel).await?;
+    let dial = options.dial(ByteString::from(program));
+    let commands = connector.commands.of_link(&request.machine);
+    Ok(Arc::new(SshLink { dial, logins, control, commands }))
 }
 
 /// The logins of a daemon before this one, or a new one.
@@ -226,27 +209,10 @@ pub(super) fn from_open(machine: &str, error: &OpenError) -> ErrorObject {
 }
 
 struct SshLink {
-    machine: String,
     dial: SshDial,
-    agent_version: String,
     logins: Arc<Logins>,
-    /// Taken when the link is closed or lost.
-    control: Mutex<Option<Connection>>,
+    control: Control,
     commands: LinkCommands,
-}
-
-impl SshLink {
-    fn control(&self) -> Option<Connection> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn take_control(&self) -> Option<Connection> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn closed(&self) -> ErrorObject {
-        ErrorObject::new(ErrorKind::Unreachable, format!("the connection to `{}` is closed", self.machine))
-    }
 }
 
 impl Link for SshLink {
@@ -263,12 +229,12 @@ impl Link for SshLink {
             let connected =
                 connect(&self.dial(), &HostOptions::default(), ConnectOptions::default(), Arc::new(NoEvents))
                     .await;
-            connected.map_err(|error| from_open(&self.machine, &error))
+            connected.map_err(|error| from_open(self.control.machine(), &error))
         })
     }
 
     fn shared(&self) -> Later<'_, Result<Connection, ErrorObject>> {
-        Box::pin(async { self.control().ok_or_else(|| self.closed()) })
+        Box::pin(std::future::ready(self.control.shared()))
     }
 
     fn commands(&self) -> Later<'_, Result<Arc<CommandSession>, ErrorObject>> {
@@ -276,14 +242,14 @@ impl Link for SshLink {
             let way = (self.dial(), HostOptions::default());
             // When the machine is given up is decided by the owner, which ends the commands then.
             let session = self.commands.session(way, Policy::SSH, COMMANDS_KEPT).await;
-            session.map_err(|error| from_open(&self.machine, &error))
+            session.map_err(|error| from_open(self.control.machine(), &error))
         })
     }
 
     fn end_session(&self, session: SessionId, _: &Caller) -> Later<'_, Result<(), ErrorObject>> {
         Box::pin(async move {
             let ended = end_session(&self.dial, session).await;
-            ended.map_err(|error| from_open(&self.machine, &error))
+            ended.map_err(|error| from_open(self.control.machine(), &error))
         })
     }
 
@@ -292,26 +258,25 @@ impl Link for SshLink {
     }
 
     fn agent_version(&self) -> Option<String> {
-        Some(self.agent_version.clone())
+        Some(self.control.agent_version())
     }
 
     fn pids(&self) -> Vec<u32> {
-        let control = self.control().map(|control| control.program.pid());
-        self.logins.masters.pids().into_iter().chain(control).collect()
+        self.logins.masters.pids().into_iter().chain(self.control.pid()).collect()
     }
 
     fn lost(&self, heartbeat: Heartbeat) -> Later<'_, String> {
         Box::pin(async move {
-            let Some(control) = self.control() else {
+            let Some(channel) = self.control.get() else {
                 return "it is closed".to_owned();
             };
             let (reason, is_unreachable) = tokio::select! {
                 error = self.logins.masters.ended() => (chain(&error), true),
-                lost = control.client.keep_alive(heartbeat, |_| ()) => {
+                lost = channel.client.keep_alive(heartbeat, |_| ()) => {
                     (chain(&lost), matches!(lost, LinkLost::Silent { .. }))
                 }
             };
-            drop((control, self.take_control()));
+            drop((channel, self.control.take()));
             // Otherwise only the agent of this channel is gone: mounts have agents of their own.
             if is_unreachable {
                 self.logins.masters.close().await;
@@ -321,24 +286,14 @@ impl Link for SshLink {
     }
 
     fn is_alive(&self) -> Later<'_, bool> {
-        Box::pin(async {
-            match self.control() {
-                Some(control) => control.client.ping().await.is_ok(),
-                None => false,
-            }
-        })
+        Box::pin(self.control.is_alive())
     }
 
     fn close(&self) -> Later<'_, ()> {
-        let control = self.take_control();
+        let channel = self.control.take();
         Box::pin(async move {
             self.commands.close().await;
-            if let Some(Connection { client, program }) = control {
-                client.close_link();
-                drop(client);
-                // Through a link that is dead it does not end; it does with the master.
-                drop(tokio::time::timeout(CHANNEL_END, program.ended()).await);
-            }
+            control::end(channel).await;
             self.logins.masters.close().await;
         })
     }

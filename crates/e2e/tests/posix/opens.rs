@@ -134,7 +134,7 @@ probes! {
     }
 
     fn two_thousand_files_can_be_open_at_once(p) {
-        raise_descriptor_limit();
+        e2e::program::raise_descriptor_limit();
         let files: Vec<File> = (0..2000).map(|number| read_write(&p.path(format!("f{number}")))).collect();
         for (number, file) in files.iter().enumerate() {
             file.write_all_at(number.to_string().as_bytes(), 0).unwrap();
@@ -144,11 +144,4 @@ probes! {
             assert_same_bytes!(read(&p.far_path(format!("f{number}"))), number.to_string().as_bytes());
         }
     }
-}
-
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).unwrap();
 }

@@ -28,6 +28,8 @@ fn a_thousand_connections_at_once_go_through_a_tunnel_and_nothing_leaks() {
         far_ends.chain([stead.daemon_pid()]).map(e2e::leftovers::descriptors_of).sum::<usize>()
     };
     let before = descriptors();
+    // What this program and wrk need. The others help themselves.
+    e2e::program::raise_descriptor_limit();
     let url = format!("http://127.0.0.1:{}/", port(&tunnel, "local"));
     let crowd = CONNECTIONS.to_string();
     let finished = Program::new("wrk")
