@@ -120,10 +120,8 @@ impl OpenError {
             OpenError::AgentPath { .. } | OpenError::Agent { source: ConnectError::Mismatch(_), .. } => {
                 Hindrance::Lasting
             }
-            // It was removed, or cannot be what is looked for. One that is started again comes back.
-            OpenError::Container(error)
-                if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Refused | ErrorKind::Usage) =>
-            {
+            // It was removed. One that is started again comes back; and while it stops, its engine refuses this and that.
+            OpenError::Container(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Usage) => {
                 Hindrance::Lasting
             }
             // A host key, a login: somebody has to answer for it.

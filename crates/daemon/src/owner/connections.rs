@@ -179,10 +179,12 @@ fn policy(machine: &Machine) -> Policy {
 }
 
 /// What an error means for the next try. Who could not log in without being asked has to be asked.
-fn hindrance(error: &ErrorObject) -> Hindrance {
-    match error.kind() {
-        ErrorKind::Refused => Hindrance::NeedsPerson,
-        ErrorKind::Usage | ErrorKind::NotFound => Hindrance::Lasting,
+fn hindrance(machine: &Machine, error: &ErrorObject) -> Hindrance {
+    match (error.kind(), machine) {
+        // Nobody is asked anything; and while a container stops, its engine refuses this and that.
+        (ErrorKind::Refused, Machine::Docker { .. }) => Hindrance::Passing,
+        (ErrorKind::Refused, _) => Hindrance::NeedsPerson,
+        (ErrorKind::Usage | ErrorKind::NotFound, _) => Hindrance::Lasting,
         _ => Hindrance::Passing,
     }
 }
@@ -473,13 +475,14 @@ impl Owner {
             ConnectionEvent::Failed(error) => {
                 record.running = None;
                 record.reason = Some(error.message.clone());
-                record.hint = match hindrance(&error) {
+                let hindrance = hindrance(&machine, &error);
+                record.hint = match hindrance {
                     Hindrance::NeedsPerson => Some(format!("stead reconnect {machine}")),
                     Hindrance::Passing | Hindrance::Lasting => error.hint().map(str::to_owned),
                 };
                 let waiting = std::mem::take(&mut record.waiting);
                 let redialling = std::mem::take(&mut record.redialling);
-                self.advance(&machine, link::Event::Failed(hindrance(&error)), None);
+                self.advance(&machine, link::Event::Failed(hindrance), None);
                 waiting.into_iter().for_each(|answer| drop(answer.send(Err(error.clone()))));
                 redialling.into_iter().for_each(|answer| drop(answer.send(Err(error.clone()))));
             }
