@@ -187,6 +187,18 @@ impl Field {
         stopping
     }
 
+    /// Stops the agent, and waits until none of its threads goes on: the signal is taken by one of them, in its time.
+    pub fn stop_agent(&self) -> Pid {
+        let agent = self.agent();
+        rustix::process::kill_process(agent, rustix::process::Signal::STOP).unwrap();
+        let until = std::time::Instant::now() + DEADLINE;
+        while !is_stopped(agent) {
+            assert!(std::time::Instant::now() < until, "the agent goes on");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        agent
+    }
+
     /// The agent's process that has the source open: it outlives the one that the worker has started.
     pub fn agent(&self) -> Pid {
         let source = self.source();
@@ -231,6 +243,15 @@ fn program() -> PathBuf {
 fn log(state: &Path) -> String {
     let read = |name| std::fs::read_to_string(state.join(name)).unwrap_or_default();
     format!("{}{}", read(keeper::LOG), read(keeper::KEEPER_LOG))
+}
+
+fn is_stopped(process: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // Behind the name, which may have anything in it.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 fn connect(state: &Path) -> UnixStream {

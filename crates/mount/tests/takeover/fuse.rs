@@ -64,8 +64,7 @@ fn what_is_open_goes_on_after_the_worker_was_killed() {
 fn what_was_taken_from_a_writer_and_is_not_on_the_machine_is_kept_and_named() {
     let Some(mut field) = mount() else { return };
     let mut open = File::create(field.mounted().join("a")).unwrap();
-    let agent = field.agent();
-    kill_process(agent, Signal::STOP).unwrap();
+    let agent = field.stop_agent();
     open.write_all(b"unsaved").unwrap();
     let stopping = field.leave(Force::Always);
     kill_process(agent, Signal::KILL).unwrap();
@@ -79,8 +78,7 @@ fn what_was_taken_from_a_writer_and_is_not_on_the_machine_is_kept_and_named() {
 fn of_two_mounts_that_begin_at_once_one_saves_what_an_earlier_one_has_left_and_neither_tells_otherwise() {
     let Some(mut earlier) = mount() else { return };
     let mut open = File::create(earlier.mounted().join("a")).unwrap();
-    let agent = earlier.agent();
-    kill_process(agent, Signal::STOP).unwrap();
+    let agent = earlier.stop_agent();
     open.write_all(b"unsaved").unwrap();
     earlier.leave(Force::Always);
     kill_process(agent, Signal::KILL).unwrap();
