@@ -51,9 +51,6 @@ const CONNECTIONS_HERE_MAX: usize = 2 * CONNECTIONS_MAX;
 /// How many sockets are looked at before input and output are again.
 const SOCKETS_AT_ONCE: usize = 64;
 
-/// The file descriptors that a tunnel may need, if the system allows them.
-const FILES_WANTED: u64 = 2 * CONNECTIONS_HERE_MAX as u64;
-
 /// How long nobody is accepted after that has failed: it fails when there are too many descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,9 +68,8 @@ mod about {
     pub const LISTENER: u64 = 0;
 }
 
-/// Serves standard input and output until the input ends.
+/// Serves standard input and output until the input ends. The agent that has started it has raised the limit of descriptors.
 pub(crate) fn main() -> ExitCode {
-    raise_files();
     let served = signals().and_then(|signals| {
         let duplicate = |stream: &dyn AsFd| stream.as_fd().try_clone_to_owned();
         let (input, output) = (duplicate(&std::io::stdin()), duplicate(&std::io::stdout()));
@@ -86,16 +82,6 @@ pub(crate) fn main() -> ExitCode {
             log(format_args!("{reason}"));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// A thousand connections are more than what is usually allowed at first. What is not to be had is felt when it is needed.
-fn raise_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = limit.maximum.map_or(FILES_WANTED, |maximum| maximum.min(FILES_WANTED));
-    if limit.current.is_some_and(|current| current < raised) {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
     }
 }
 
@@ -330,11 +316,7 @@ impl FarEnd {
         }
         let incoming = std::mem::take(&mut self.incoming);
         let mut rest = incoming.as_slice();
-        while let Some(prefix) = rest.first_chunk::<PREFIX_BYTES>() {
-            let prefix = Prefix::parse(*prefix).map_err(broken)?;
-            if rest.len() < PREFIX_BYTES + prefix.body_bytes() {
-                break;
-            }
+        while let Some(prefix) = Prefix::of_whole(rest).map_err(broken)? {
             let (frame, behind) = rest.split_at(PREFIX_BYTES + prefix.body_bytes());
             let (head, data) = frame[PREFIX_BYTES..].split_at(prefix.head as usize);
             self.hear(decode_head(head).map_err(broken)?, data)?;
@@ -417,6 +399,14 @@ impl FarEnd {
         Ok(())
     }
 
+    /// The same where one connection must not end the others.
+    fn settle_alone(&mut self, id: u64, progress: Progress) {
+        if let Err(Over::Failed(reason)) = self.settle(id, progress) {
+            log(format_args!("{reason}"));
+            self.reset(id, None);
+        }
+    }
+
     fn reset(&mut self, id: u64, failure: Option<Failure>) {
         if let Some(known) = self.connections.remove(&id) {
             known.abort(&self.sockets);
@@ -456,10 +446,7 @@ impl FarEnd {
                 Ok(addresses) => known.connect(id, addresses.clone(), &self.sockets, &mut self.output),
                 Err(failure) => Progress::Broke(Some(failure.clone())),
             };
-            if let Err(Over::Failed(reason)) = self.settle(id, progress) {
-                log(format_args!("{reason}"));
-                self.reset(id, None);
-            }
+            self.settle_alone(id, progress);
         }
     }
 
@@ -467,10 +454,7 @@ impl FarEnd {
         for id in std::mem::take(&mut self.retrying) {
             let Some(known) = self.connections.get_mut(&id) else { continue };
             let progress = known.try_again(id, &self.sockets, &mut self.output);
-            if let Err(Over::Failed(reason)) = self.settle(id, progress) {
-                log(format_args!("{reason}"));
-                self.reset(id, None);
-            }
+            self.settle_alone(id, progress);
         }
     }
 
@@ -528,10 +512,7 @@ impl FarEnd {
             self.output.say(&TunnelFrame::Open { connection: ConnectionId(id) }, &[]);
             let progress = accepted.accepted(id, socket, listener.is_tcp(), &mut self.output);
             self.connections.insert(id, accepted);
-            if let Err(Over::Failed(reason)) = self.settle(id, progress) {
-                log(format_args!("{reason}"));
-                self.reset(id, None);
-            }
+            self.settle_alone(id, progress);
         }
     }
 }

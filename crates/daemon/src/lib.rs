@@ -241,9 +241,6 @@ impl Life {
             state = %paths.state_dir().display(),
             "the daemon starts"
         );
-        if let Err(errno) = supervisor::limits::raise_files() {
-            tracing::warn!(%errno, "few descriptors can be had");
-        }
         let database = Database::open(&paths.database()).map_err(|error| failure(&error))?;
         let (adopted, goodbyes) = adopt_mounts(&paths, &database).await?;
         let last_mount = database.last_mount().await.map_err(|error| failure(&error))?;

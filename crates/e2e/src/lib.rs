@@ -9,6 +9,7 @@
 //!   mount of this host, then on a mount over SSH.
 //! - An [`Engine`] is where containers are: a real dockerd with its data in a scratch directory.
 //! - A [`DelayProxy`] is distance: it adds a round trip, stalls, and cuts.
+//! - A [`Far`] is a machine behind one, to be cut off.
 //! - [`tree::differences`] compares two trees byte for byte, attributes included.
 //! - [`faults`] kills and cuts at random moments while a workload runs, and looks whether anything came of it.
 //! - [`coherence`] looks whether what is seen here of others' changes may be seen.
@@ -23,6 +24,7 @@
 pub mod bench;
 pub mod coherence;
 pub mod engine;
+pub mod far;
 pub mod faults;
 pub mod leftovers;
 pub mod mapping;
@@ -35,6 +37,7 @@ pub mod tree;
 pub mod wait;
 
 pub use engine::Engine;
+pub use far::Far;
 pub use place::{Kind, Place};
 pub use program::{Finished, Program};
 pub use proxy::DelayProxy;

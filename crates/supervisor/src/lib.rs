@@ -8,7 +8,6 @@
 //! - [`keeper`]: a process that holds what another one must not lose, and puts a successor in its place.
 //! - [`socket`], [`lock`]: private directories and sockets, one instance only.
 //! - [`presence`]: whether anybody is alive in a directory.
-//! - [`limits`]: how many descriptors this process may have, and its children.
 //! - [`log`]: a log with a limit, and standard error with it.
 //!
 //! What this crate must not know: what the processes are for, and what they say to each other. It depends on none of
@@ -24,7 +23,6 @@
 pub mod descriptor;
 pub mod identity;
 pub mod keeper;
-pub mod limits;
 pub mod lock;
 pub mod log;
 pub mod presence;

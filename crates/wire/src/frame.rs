@@ -106,6 +106,13 @@ impl Prefix {
         }
     }
 
+    /// That of the first frame in these bytes, if all of the frame is there.
+    pub fn of_whole(bytes: &[u8]) -> Result<Option<Prefix>, FrameError> {
+        let Some(prefix) = bytes.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+        let prefix = Prefix::parse(*prefix)?;
+        Ok((bytes.len() >= PREFIX_BYTES + prefix.body_bytes()).then_some(prefix))
+    }
+
     /// As [`Prefix::parse`], of a frame that may be a piece or continue some. A piece has a payload, and nothing else.
     pub fn parse_any(bytes: [u8; PREFIX_BYTES]) -> Result<Prefix, FrameError> {
         let [a, b, c, d, e, f, g, h] = bytes;

@@ -48,16 +48,13 @@ impl Near {
 
     fn hear(&mut self) -> (TunnelFrame, Vec<u8>) {
         loop {
-            if let Some(prefix) = self.incoming.first_chunk::<PREFIX_BYTES>() {
-                let prefix = Prefix::parse(*prefix).unwrap();
-                let end = PREFIX_BYTES + prefix.body_bytes();
-                if self.incoming.len() >= end {
-                    let head_end = PREFIX_BYTES + prefix.head as usize;
-                    let frame = decode_head(&self.incoming[PREFIX_BYTES..head_end]).unwrap();
-                    let data = self.incoming[head_end..end].to_vec();
-                    self.incoming.drain(..end);
-                    return (frame, data);
-                }
+            if let Some(prefix) = Prefix::of_whole(&self.incoming).unwrap() {
+                let (head_end, end) =
+                    (PREFIX_BYTES + prefix.head as usize, PREFIX_BYTES + prefix.body_bytes());
+                let frame = decode_head(&self.incoming[PREFIX_BYTES..head_end]).unwrap();
+                let data = self.incoming[head_end..end].to_vec();
+                self.incoming.drain(..end);
+                return (frame, data);
             }
             let mut buffer = [0; 4096];
             let bytes = self.stream.read(&mut buffer).expect("the far end says something");

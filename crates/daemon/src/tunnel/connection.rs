@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::sync::{Notify, mpsc};
@@ -49,9 +49,13 @@ struct Arrived {
 }
 
 impl Mailbox {
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Puts something in. Fails when the far end breaks the protocol.
     fn put(&self, put: impl FnOnce(&mut State) -> Result<(), Overdrawn>) -> Result<(), Overdrawn> {
-        let done = put(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        let done = put(&mut self.locked());
         self.told.notify_one();
         done
     }
@@ -90,11 +94,11 @@ impl Mailbox {
 
     /// The far end may send so much more.
     fn allow(&self, bytes: u32) -> Result<(), Overdrawn> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).allowed.allow(bytes)
+        self.locked().allowed.allow(bytes)
     }
 
     fn take(&self) -> Arrived {
-        let arrived = &mut self.state.lock().unwrap_or_else(PoisonError::into_inner).arrived;
+        let arrived = &mut self.locked().arrived;
         let end = arrived.end;
         let taken = std::mem::take(arrived);
         // Nothing may come behind it.
@@ -184,9 +188,7 @@ pub(super) async fn join(
             tracing::debug!(%to, %error, "a connection was not made at this end of a tunnel");
             let number = u16::try_from(error.raw_os_error().unwrap_or_default()).unwrap_or_default();
             let failure = Failure { errno: wire::agent::Errno(number), detail: String::new() };
-            let reset = TunnelFrame::Reset { connection: id, failure: Some(failure) };
-            // If nobody takes it, the tunnel ends.
-            let _ = say.send((reset, Bytes::new())).await;
+            reset(id, Some(failure), &say).await;
             id
         }
     }
@@ -195,9 +197,13 @@ pub(super) async fn join(
 /// Tells the far end that there are too many here.
 pub(super) async fn refuse(id: ConnectionId, say: mpsc::Sender<Said>) -> ConnectionId {
     let failure = Failure { errno: EAGAIN, detail: String::new() };
-    // If nobody takes it, the tunnel ends.
-    let _ = say.send((TunnelFrame::Reset { connection: id, failure: Some(failure) }, Bytes::new())).await;
+    reset(id, Some(failure), &say).await;
     id
+}
+
+async fn reset(connection: ConnectionId, failure: Option<Failure>, say: &mpsc::Sender<Said>) {
+    // If nobody takes it, the tunnel ends.
+    let _ = say.send((TunnelFrame::Reset { connection, failure }, Bytes::new())).await;
 }
 
 /// Carries a connection until both directions have ended, or it breaks.
@@ -224,12 +230,7 @@ pub(super) async fn carry(
     match connection.run().await {
         Ok(()) => connection.socket.complete(),
         Err(Broken::There) => {}
-        Err(Broken::Here) => {
-            let _ = connection
-                .say
-                .send((TunnelFrame::Reset { connection: id, failure: None }, Bytes::new()))
-                .await;
-        }
+        Err(Broken::Here) => reset(id, None, &connection.say).await,
     }
     id
 }

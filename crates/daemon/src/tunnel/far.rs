@@ -196,11 +196,7 @@ impl Reader {
     }
 
     fn take_frame(&mut self) -> Result<Option<(TunnelFrame, Bytes)>, FrameError> {
-        let Some(prefix) = self.incoming.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
-        let prefix = Prefix::parse(*prefix)?;
-        if self.incoming.len() < PREFIX_BYTES + prefix.body_bytes() {
-            return Ok(None);
-        }
+        let Some(prefix) = Prefix::of_whole(&self.incoming)? else { return Ok(None) };
         self.incoming.advance(PREFIX_BYTES);
         let head = self.incoming.split_to(prefix.head as usize);
         let data = self.incoming.split_to(prefix.payload as usize).freeze();

@@ -137,8 +137,7 @@ pub(super) struct Listener {
     kind: ListenerKind,
     /// Where it listens.
     pub at: Endpoint,
-    /// The unix socket that it has made, and which file that is.
-    made: Option<(PathBuf, (u64, u64))>,
+    _made: Option<Made>,
 }
 
 enum ListenerKind {
@@ -181,7 +180,7 @@ impl Listener {
                 Ok(listener) => {
                     let bound = listener.local_addr()?;
                     let at = Endpoint::Tcp { host: bound.ip().to_string(), port: bound.port() };
-                    return Ok(Listener { kind: ListenerKind::Tcp(listener), at, made: None });
+                    return Ok(Listener { kind: ListenerKind::Tcp(listener), at, _made: None });
                 }
                 // The other family of the loopback is no answer to a port that is taken.
                 Err(error) if error.kind() != io::ErrorKind::AddrNotAvailable => return Err(error),
@@ -206,12 +205,12 @@ impl Listener {
         }
         let found = std::fs::symlink_metadata(path)?;
         // From here on it is removed again whatever happens.
-        let made = Made(Some((path.to_owned(), (found.dev(), found.ino()))));
+        let made = Made { path: path.to_owned(), file: (found.dev(), found.ino()) };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         listen(&socket, BACKLOG)?;
         let listener = UnixListener::from_std(socket.into())?;
         let at = Endpoint::Unix { path: path.to_owned().into() };
-        Ok(Listener { kind: ListenerKind::Unix(listener), at, made: made.keep() })
+        Ok(Listener { kind: ListenerKind::Unix(listener), at, _made: Some(made) })
     }
 
     /// The next connection. May be cancelled.
@@ -234,31 +233,21 @@ impl Listener {
     }
 }
 
-/// The unix socket of a listener that is being made.
-struct Made(Option<(PathBuf, (u64, u64))>);
-
-impl Made {
-    fn keep(mut self) -> Option<(PathBuf, (u64, u64))> {
-        self.0.take()
-    }
+/// A unix socket that was made, and is removed with this if it is still that file.
+struct Made {
+    path: PathBuf,
+    /// Its device and number.
+    file: (u64, u64),
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
-        self.0.iter().for_each(remove);
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.made.iter().for_each(remove);
-    }
-}
-
-fn remove((path, made): &(PathBuf, (u64, u64))) {
-    let is_ours = std::fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == *made);
-    if is_ours && let Err(error) = std::fs::remove_file(path) {
-        tracing::warn!(path = %path.display(), %error, "a tunnel's socket was not removed");
+        let Made { path, file } = self;
+        let is_ours =
+            std::fs::symlink_metadata(&*path).is_ok_and(|found| (found.dev(), found.ino()) == *file);
+        if is_ours && let Err(error) = std::fs::remove_file(&*path) {
+            tracing::warn!(path = %path.display(), %error, "a tunnel's socket was not removed");
+        }
     }
 }
 

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use e2e::eventually;
 use e2e::program::wait_readable;
 use e2e::wait::holds_within;
+use e2e::{Far, eventually};
 use rustix::process::Pid;
 
-use super::{Far, SOON, is_long};
+use super::{SOON, is_long};
 
 /// Prints a number a line and a millisecond until there is a file, writes the last one to another, and exits with 7.
 const COUNTING: &str = "$| = 1; for ($i = 1; $i % 100 || !-e $ARGV[0]; $i++) { print \"$i\\n\"; \

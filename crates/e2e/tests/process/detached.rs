@@ -4,9 +4,9 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 
-use e2e::{Sshd, Stead, eventually};
+use e2e::{Far, Sshd, Stead, eventually};
 
-use super::{Far, SOON};
+use super::SOON;
 
 fn detach(stead: &Stead, machine: &str, script: &str) -> String {
     let id = stead.ok(&["exec", machine, "--detach", "--", "sh", "-c", script]).text().trim().to_owned();

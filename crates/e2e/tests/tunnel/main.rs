@@ -10,28 +10,11 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
 use e2e::leftovers::Process;
-use e2e::{DelayProxy, Sshd, Stead};
+use e2e::{Far, Sshd, Stead};
 use serde_json::Value;
 
 /// How long anything that has to happen may take on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
-
-/// A machine behind a line that can be cut.
-struct Far {
-    // In the order in which they have to go.
-    stead: Stead,
-    proxy: DelayProxy,
-    sshd: Sshd,
-}
-
-impl Far {
-    fn new() -> Far {
-        let sshd = Sshd::start();
-        let proxy = DelayProxy::start(sshd.port(), Duration::ZERO);
-        sshd.add_host("box", proxy.port(), &[("HostKeyAlias", "box")]);
-        Far { stead: Stead::with_ssh(&sshd), proxy, sshd }
-    }
-}
 
 /// Opens a tunnel and returns what is said of it.
 fn open(stead: &Stead, machine: &str, ends: &str, reverse: bool) -> Value {

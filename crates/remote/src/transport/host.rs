@@ -44,10 +44,5 @@ pub(crate) fn open_with(
     if session != SessionId::default() {
         command.arg("--resume").arg(session.to_string());
     }
-    let (agent, stream) = Program::start(command, "agent")?;
-    // What it starts for users is to find what they are used to; it starts nothing before it has been spoken to.
-    if let Err(errno) = supervisor::limits::restore_files(agent.pid()) {
-        tracing::debug!(%errno, "an agent has the limits of this process");
-    }
-    Ok((agent, stream))
+    Program::start(command, "agent")
 }
