@@ -26,7 +26,7 @@ use wire::api::status;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
-use wire::worker::{Dial, FromWorker, MountConfig, Owner, Ready};
+use wire::worker::{Dial, FromWorker, MountConfig, Owner, Place, Ready};
 
 use crate::connection::{Attendant, Lease};
 use crate::database::{Database, MountRow, Terms};
@@ -465,7 +465,9 @@ async fn ready(worker: &mut Worker, plan: &Plan) -> Result<Ready, ErrorObject> {
             Heard::Said(FromWorker::Ready(ready)) => return Ok(ready),
             Heard::Said(FromWorker::Error(error)) => return Err(from_worker(error)),
             // A worker that has mounted has a successor already when it dies here.
-            Heard::Said(FromWorker::Status(_) | FromWorker::Flushed { .. }) | Heard::Lost => {}
+            Heard::Said(
+                    FromWorker::Status(_) | FromWorker::Flushed { .. } | FromWorker::ListedChanged { .. },
+                ) | Heard::Lost => {}
             Heard::Said(FromWorker::Stopping(_)) => {
                 let message = could_not("its worker does not keep to the protocol".to_owned());
                 return Err(ErrorObject::internal(message));
@@ -494,7 +496,7 @@ fn config(id: MountId, plan: &Plan, state_dir: &std::path::Path, dial: Dial) -> 
         options: plan.options.clone(),
         state_dir: ByteString::from(state_dir),
         cache_dir: None,
-        dial,
+        place: Place::Machine(dial),
         owner: Owner { uid: plan.caller.uid, gid: plan.caller.gid },
         unsaved: Vec::new(),
     }

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use supervisor::keeper::{ArgumentError, Inheritance, KeeperError, Tether};
 use supervisor::presence::Presence;
 use wire::api::ErrorKind;
-use wire::worker::WorkerError;
+use wire::worker::{Place, WorkerError};
 
 use control::Control;
 use home::Home;
@@ -109,11 +109,12 @@ async fn run(mut inheritance: Inheritance) -> Result<(), Failure> {
     let is_successor = !kept.is_empty();
     let begun = match succession::read_config(&directory) {
         Ok(config) => {
+            let place = config.place.clone();
             let home = Home { config, directory, tether: tether.clone(), presence };
-            if is_successor {
-                Mounted::take_over(home, kept, spare).await
-            } else {
-                Mounted::begin(home).await
+            match &place {
+                Place::Machine(dial) if is_successor => Mounted::take_over(home, dial, kept, spare).await,
+                Place::Machine(dial) => Mounted::begin(home, dial).await,
+                Place::Thread(_) => Err(failure(ErrorKind::Failure, "threads cannot be mounted")),
             }
         }
         Err(error) => Err(failure(ErrorKind::Failure, in_full(&error))),

@@ -277,6 +277,11 @@ impl WorkerDialer {
         WorkerDialer { dial, host, options, spare: Arc::default() }
     }
 
+    /// How it reaches the agent.
+    pub fn dial(&self) -> &Dial {
+        &self.dial
+    }
+
     /// The same, with a channel that a predecessor has dialled ahead: it is the first that is tried.
     pub fn with_spare(self, spare: Option<Spare>) -> WorkerDialer {
         WorkerDialer { spare: Arc::new(Mutex::new(spare)), ..self }

@@ -17,6 +17,8 @@
 //!     │ reconnect ────────────────────► │
 //!     │ flush ────────────────────────► │
 //!     │ ◄────────────────── flushed     │      when all that was taken from writers is on the machine
+//!     │ list_changed ─────────────────► │      of a thread
+//!     │ ◄─────────── listed_changed     │
 //!     │ stop{force} ──────────────────► │
 //!     │ ◄───────── stopping, then EOF   │      or error{conflict}: it goes on serving
 //! ```
@@ -69,6 +71,15 @@ pub enum ToWorker {
         /// What is told back. Each is greater than the last.
         number: u64,
     },
+    /// Of a thread: write down what is changed in it.
+    ListChanged {
+        /// What is told back. Each is greater than the last.
+        number: u64,
+        /// The file to write to: an absolute path where nothing is yet, in a directory that is the user's alone. For each name
+        /// that is not what the base has there, in order, a byte, `+` if something is there now and `-` if nothing is, the path
+        /// from the root of the thread, and a byte of zero. Whoever asks removes it.
+        to: ByteString,
+    },
     /// Flush, unmount and end.
     Stop {
         /// Without force, a mount in use is refused with `error{conflict}` and goes on.
@@ -91,6 +102,14 @@ pub enum FromWorker {
         /// Its number.
         through: u64,
     },
+    /// All is in the file that was changed before this [`ToWorker::ListChanged`].
+    ListedChanged {
+        /// Its number.
+        number: u64,
+        /// Why it could not be written, if it could not, in one line.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failed: Option<String>,
+    },
     /// The mount is gone; the worker ends now.
     Stopping(Stopping),
 }
@@ -100,7 +119,7 @@ pub enum FromWorker {
 pub struct MountConfig {
     /// Its id, for names of files and for log lines.
     pub id: MountId,
-    /// What to show. Its machine is the one `dial` reaches.
+    /// What to show. It is at `place`.
     pub source: Source,
     /// Where: an absolute path of an existing directory.
     pub dir: ByteString,
@@ -123,8 +142,9 @@ pub struct MountConfig {
     /// be kept there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<ByteString>,
-    /// How to get a byte stream to the machine's agent.
-    pub dial: Dial,
+    /// Where what is shown is: in the file one of `dial` and `thread`.
+    #[serde(flatten)]
+    pub place: Place,
     /// Whom the mount is for.
     pub owner: Owner,
     /// Directories of mounts of the same source that are gone, and in which they have left what was not saved: the oldest
@@ -165,6 +185,17 @@ pub struct Owner {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+}
+
+/// Where what a mount shows is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// On a machine, whose agent is reached so.
+    #[serde(rename = "dial")]
+    Machine(Dial),
+    /// In a thread, which the worker itself has open.
+    #[serde(rename = "thread")]
+    Thread(ThreadPlace),
 }
 
 /// How to get a byte stream to an agent. The worker opens it by itself, as often as it needs to.
@@ -214,6 +245,21 @@ pub struct DockerDial {
     pub agent: String,
     /// The same program on this computer.
     pub program: AgentFile,
+}
+
+/// A thread, which is on this computer. Nobody else has it open while it is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadPlace {
+    /// The thread's own directory, in which it was begun.
+    pub directory: ByteString,
+    /// The directory of the repository that it is of, the one with `objects`.
+    pub repository: ByteString,
+    /// By which hash the repository names objects: `sha1` or `sha256`.
+    pub hash: String,
+    /// The directory of the contents of revisions that all threads of the user share, whether it is there or not.
+    pub blobs: ByteString,
+    /// What these contents may take, in bytes.
+    pub blobs_bytes_max: u64,
 }
 
 /// An agent's program on this computer.

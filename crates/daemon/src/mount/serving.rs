@@ -201,6 +201,7 @@ impl Task {
                 flushed.for_each(|(_, answer)| done(answer));
                 None
             }
+            Ok(Heard::Said(FromWorker::ListedChanged { .. })) => None,
             Ok(Heard::Said(FromWorker::Error(error))) => {
                 tracing::warn!(mount = %self.id, %error, "the worker reports an error");
                 None

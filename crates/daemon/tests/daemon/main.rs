@@ -230,6 +230,9 @@ impl FakeWorker<'_> {
                 }
                 ToWorker::Reconnect => {}
                 ToWorker::Flush { number } => self.say(&FromWorker::Flushed { through: number }),
+                ToWorker::ListChanged { number, .. } => {
+                    self.say(&FromWorker::ListedChanged { number, failed: None });
+                }
                 ToWorker::Status => {
                     requests += 1;
                     let mut status = status(MountStatus::Active);

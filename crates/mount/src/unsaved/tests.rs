@@ -11,7 +11,7 @@ use wire::api::machine::{Reconnect, Source};
 use wire::api::mount::Access;
 use wire::frame::{PREFACE, encode_head};
 use wire::hello::{Hello, SessionId};
-use wire::worker::{Dial, Heartbeat, Owner};
+use wire::worker::{Dial, Heartbeat, Owner, Place};
 
 use super::*;
 use crate::machine::Events;
@@ -72,7 +72,7 @@ fn config(unsaved: &[&Path]) -> MountConfig {
         options: Default::default(),
         state_dir: "/s".into(),
         cache_dir: None,
-        dial: Dial::Host,
+        place: Place::Machine(Dial::Host),
         owner: Owner { uid: 0, gid: 0 },
         unsaved: unsaved.iter().map(|path| ByteString::from(*path)).collect(),
     }

@@ -116,13 +116,13 @@ enum Event {
 
 impl Mounted {
     /// Brings a mount to serve; after an error nothing of it is left.
-    pub(super) async fn begin(home: Home) -> Result<Mounted, WorkerError> {
+    pub(super) async fn begin(home: Home, dial: &Dial) -> Result<Mounted, WorkerError> {
         let config = &home.config;
         let choices = MountChoices::parse(&config.options)?;
         let wanted = config.backend;
         let choosing = tokio::task::spawn_blocking(move || Kind::choose(wanted, &choices)).await;
         let kind = choosing.map_err(|error| failure(ErrorKind::Failure, error.to_string()))??;
-        let link = Link::first(config, &choices).await?;
+        let link = Link::first(config, dial, &choices).await?;
         let replaying = link.replay(config).await;
         let replayed = replaying.as_ref().map(Replaying::so_far);
         let replaying = replaying.filter(|replaying| !replaying.is_over());
@@ -142,6 +142,7 @@ impl Mounted {
     /// ahead, if it has.
     pub(super) async fn take_over(
         home: Home,
+        dial: &Dial,
         kept: Vec<Kept>,
         spare: Option<Spare>,
     ) -> Result<Mounted, WorkerError> {
@@ -150,8 +151,8 @@ impl Mounted {
         // Files that were held may be open now: what is not saved by now is for the next mount.
         let replayed = interrupted(&home.config);
         let mut mounted = match name.as_str() {
-            FUSE => Mounted::take_over_fuse(home, choices, descriptors, spare).await?,
-            NFS => Mounted::take_over_nfs(home, choices, descriptors, spare).await?,
+            FUSE => Mounted::take_over_fuse(home, (dial, &choices), descriptors, spare).await?,
+            NFS => Mounted::take_over_nfs(home, (dial, &choices), descriptors, spare).await?,
             _ => {
                 let message = format!("nothing is served through descriptors named `{name}`");
                 return Err(failure(ErrorKind::Failure, message));
@@ -163,13 +164,13 @@ impl Mounted {
 
     async fn take_over_fuse(
         home: Home,
-        choices: MountChoices,
+        way: (&Dial, &MountChoices),
         descriptors: Vec<OwnedFd>,
         spare: Option<Spare>,
     ) -> Result<Mounted, WorkerError> {
         let restored = restore(&home)?;
         let part = read_part(&restored, vfs::table::Kept::Kernel).map_err(|error| no_record(&error))?;
-        let (shown, parts) = parts_again(&home, &choices, Kind::Fuse, restored, spare)?;
+        let (shown, parts) = parts_again(&home, way, Kind::Fuse, restored, spare)?;
         let refused = note_panics(&home.directory);
         let mount = FuseMount::take_over(part, descriptors, shown, &home, refused).await;
         // The next one that takes over needs the session.
@@ -179,15 +180,15 @@ impl Mounted {
 
     async fn take_over_nfs(
         home: Home,
-        choices: MountChoices,
+        way: (&Dial, &MountChoices),
         descriptors: Vec<OwnedFd>,
         spare: Option<Spare>,
     ) -> Result<Mounted, WorkerError> {
-        let (shown, parts) = parts_again(&home, &choices, Kind::Nfs, restore(&home)?, spare)?;
+        let (shown, parts) = parts_again(&home, way, Kind::Nfs, restore(&home)?, spare)?;
         // Clients of NFS open nothing, and know files by what outlives the table.
         parts.vfs.let_go_of_all();
         let listener = descriptors.into_iter().next();
-        let mount = NfsMount::begin(&home, &choices, shown, listener).await;
+        let mount = NfsMount::begin(&home, way.1, shown, listener).await;
         let mount = mount.inspect_err(|_| parts.client.leave())?;
         Ok(Mounted::of(home, Backend::Nfs(mount), parts))
     }
@@ -226,6 +227,10 @@ impl Mounted {
                 Event::Heard(Heard::Said(ToWorker::Reconnect)) => self.client.reconnect(),
                 Event::Heard(Heard::Said(ToWorker::Status)) => control.send(&self.status()).await,
                 Event::Heard(Heard::Said(ToWorker::Flush { number })) => self.flush(number),
+                Event::Heard(Heard::Said(ToWorker::ListChanged { number, .. })) => {
+                    let failed = Some("it is not of a thread".to_owned());
+                    control.send(&FromWorker::ListedChanged { number, failed }).await;
+                }
                 Event::Heard(Heard::Said(ToWorker::Stop { force })) => self.leave(force),
                 Event::Heard(Heard::Gone) => tracing::info!("the mount goes on without a daemon"),
                 Event::LinkChanged => control.send(&self.status()).await,
@@ -433,20 +438,24 @@ struct Link {
 
 impl Link {
     /// Reaches the machine, and attaches the tree.
-    async fn first(config: &MountConfig, choices: &MountChoices) -> Result<Link, WorkerError> {
+    async fn first(
+        config: &MountConfig,
+        dial: &Dial,
+        choices: &MountChoices,
+    ) -> Result<Link, WorkerError> {
         let Source::Files { path, .. } = &config.source else {
             let message = format!("could not mount `{}`: not a path on a machine", config.source);
             return Err(failure(ErrorKind::Usage, message));
         };
         let events = Events::new();
         events.note_at(SessionNote::of(config.state_dir.as_path()));
-        let dialer = dialer(config);
+        let dialer = dialer(dial);
         let first = dialer.reach(SessionId::default()).await.map_err(|error| WorkerError {
             kind: error.kind(),
             message: format!("could not reach the machine of `{}`: {}", config.source, in_full(&error)),
             hint: error.hint(),
         })?;
-        let options = relink_options(config, choices);
+        let options = relink_options(config, dial, choices);
         let again = Arc::new(dialer.clone());
         let client = AgentClient::lasting(Some(first), again, options, None, events.clone());
         let read_only = config.access == Access::ReadOnly;
@@ -476,7 +485,7 @@ impl Link {
     /// Goes on with the session of a predecessor, whether the machine can be reached now or not.
     fn again(
         config: &MountConfig,
-        choices: &MountChoices,
+        (dial, choices): (&Dial, &MountChoices),
         part: SourcePart,
         restored: &Restored,
         spare: Option<Spare>,
@@ -490,17 +499,17 @@ impl Link {
             ..part.resumption(restored.unsettled().into_iter().map(|number| Sequence(number.0)).collect())
         };
         events.keep(part.clone());
-        let options = relink_options(config, choices);
+        let options = relink_options(config, dial, choices);
         let next = if spare.is_some() { First::AtOnce } else { First::WithLink };
-        let dialer = dialer(config).with_spare(spare);
+        let dialer = dialer(dial).with_spare(spare);
         let again = Arc::new(dialer.clone());
         let client = AgentClient::lasting(None, again, options, Some(resumption), events.clone());
         Link { client, events, part, dialer, spare: next }
     }
 }
 
-fn dialer(config: &MountConfig) -> WorkerDialer {
-    WorkerDialer::new(config.dial.clone(), HostOptions::default(), KEEP_SECONDS)
+fn dialer(dial: &Dial) -> WorkerDialer {
+    WorkerDialer::new(dial.clone(), HostOptions::default(), KEEP_SECONDS)
 }
 
 /// What of a mount is the same for each backend.
@@ -530,7 +539,7 @@ fn parts(
     let config = &home.config;
     let (machine, root) =
         Machine::new(client.clone(), &part.attached(), (config.owner.uid, config.owner.gid));
-    let cache = open_cache(config, choices);
+    let cache = open_cache(config, dialer.dial(), choices);
     let machine = machine.holding(held.clone()).caching(cache.clone());
     let owners = machine.owners();
     let sync = match config.sync {
@@ -562,15 +571,15 @@ fn parts(
 }
 
 /// Where contents are kept on disk, if they are: of this computer's own files that gains nothing.
-fn open_cache(config: &MountConfig, choices: &MountChoices) -> Option<Arc<DiskCache>> {
+fn open_cache(config: &MountConfig, dial: &Dial, choices: &MountChoices) -> Option<Arc<DiskCache>> {
     let Source::Files { machine, .. } = &config.source else { return None };
     let size = match choices.cache_bytes {
         Some(0) => return None,
-        None if config.dial == Dial::Host => return None,
+        None if *dial == Dial::Host => return None,
         Some(bytes) => CacheSize::Bytes(bytes),
         None => CacheSize::Kept,
     };
-    let machine = match &config.dial {
+    let machine = match dial {
         // Another container may have its name tomorrow, and files that look alike.
         Dial::Docker(dial) => format!("docker://{}", dial.container),
         Dial::Host | Dial::Ssh(_) => machine.to_string(),
@@ -583,15 +592,15 @@ fn open_cache(config: &MountConfig, choices: &MountChoices) -> Option<Arc<DiskCa
 /// The same for a successor.
 fn parts_again(
     home: &Home,
-    choices: &MountChoices,
+    way: (&Dial, &MountChoices),
     kind: Kind,
     restored: Restored,
     spare: Option<Spare>,
 ) -> Result<(Shown, Parts), WorkerError> {
     let source: SourcePart =
         read_part(&restored, vfs::table::Kept::Source).map_err(|error| no_record(&error))?;
-    let link = Link::again(&home.config, choices, source, &restored, spare);
-    Ok(parts(home, choices, kind, link, Recording::Restored(Box::new(restored)), None))
+    let link = Link::again(&home.config, way, source, &restored, spare);
+    Ok(parts(home, way.1, kind, link, Recording::Restored(Box::new(restored)), None))
 }
 
 /// Who is to be told that all is on the machine; never, if nobody asked.
@@ -632,8 +641,8 @@ fn of_one_name(kept: Vec<Kept>) -> Result<(String, Vec<OwnedFd>), WorkerError> {
 }
 
 /// How the mount goes on when its link is lost.
-fn relink_options(config: &MountConfig, choices: &MountChoices) -> RelinkOptions {
-    let policy = match config.dial {
+fn relink_options(config: &MountConfig, dial: &Dial, choices: &MountChoices) -> RelinkOptions {
+    let policy = match dial {
         Dial::Host => Policy::HOST,
         Dial::Ssh(_) => Policy::SSH,
         Dial::Docker(_) => Policy::DOCKER,

@@ -15,7 +15,7 @@ fn config() -> MountConfig {
         options: BTreeMap::from([("allow-other".to_owned(), String::new())]),
         state_dir: "/var/lib/stead/mounts/m7".into(),
         cache_dir: Some("/home/u/.cache/stead/data".into()),
-        dial: Dial::Ssh(SshDial {
+        place: Place::Machine(Dial::Ssh(SshDial {
             program: "ssh".into(),
             control_path: "/run/stead/c1".into(),
             user: Some("me".into()),
@@ -23,7 +23,7 @@ fn config() -> MountConfig {
             port: None,
             config: None,
             agent: ".cache/stead/agent".into(),
-        }),
+        })),
         owner: Owner { uid: 1000, gid: 1000 },
         unsaved: vec!["/var/lib/stead/mounts/m3".into()],
     }
