@@ -11,8 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -31,6 +30,7 @@ use crate::output::{Output, Sink};
 use crate::prompt::Prompter;
 
 mod bash;
+mod ssh_config;
 
 /// Says for which shell this process completes a command line. Set by the script alone.
 pub const VARIABLE: &str = "STEAD_COMPLETE";
@@ -40,9 +40,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many entries of a far directory are looked at.
 const ENTRIES_MAX: usize = 10_000;
-
-/// How much of an ssh configuration is read.
-const SSH_CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// The script that has a shell of this name ask here.
 pub fn script(shell: &str) -> Result<Vec<u8>> {
@@ -215,40 +212,19 @@ fn in_time<T: Send + 'static>(ask: impl FnOnce(&Context) -> Result<Option<T>> + 
     answered.recv_timeout(ANSWER_TIMEOUT).ok()?.ok()?
 }
 
-/// The hosts that the ssh configuration names, but for what it includes and what its patterns match.
+/// The hosts that the ssh configuration names, but for what its patterns match.
 fn ssh_hosts() -> Vec<String> {
     let context = context();
     let set =
         context.variable("STEAD_SSH_CONFIG").or_else(|| context.config().ok()?.variable("STEAD_SSH_CONFIG"));
-    let own = || Some(PathBuf::from(context.variable("HOME")?).join(".ssh/config"));
-    let mut text = String::new();
-    let read = set.map(PathBuf::from).or_else(own).and_then(|path| File::open(path).ok());
-    if read.and_then(|file| file.take(SSH_CONFIG_BYTES_MAX).read_to_string(&mut text).ok()).is_none() {
-        return Vec::new();
-    }
-    hosts_of(&text)
-}
-
-/// The names after `Host` that are no patterns.
-fn hosts_of(config: &str) -> Vec<String> {
-    let of_line = |line: &str| {
-        let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
-        let is_host = words.next().is_some_and(|word| word.eq_ignore_ascii_case("host"));
-        let names = words.map(|name| name.trim_matches('"').to_owned());
-        names.filter(|name| is_host && !name.contains(['*', '?', '!', '#'])).collect::<Vec<_>>()
-    };
-    config.lines().flat_map(of_line).collect()
+    let home = context.variable("HOME").map(PathBuf::from);
+    let path = set.map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".ssh/config")));
+    path.map(|path| ssh_config::hosts(&path, home.as_deref())).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts_are_read_from_a_configuration_but_no_patterns() {
-        let config = "# Host no\nHost a b\n  HostName x\nhost=c\n\tHOST *.d !e \"f\"\nMatch host g\n";
-        assert_eq!(hosts_of(config), ["a", "b", "c", "f"]);
-    }
 
     #[test]
     fn a_machine_is_spelled_as_it_was_begun() {
