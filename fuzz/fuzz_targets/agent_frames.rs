@@ -1,7 +1,8 @@
-//! Frames of the agent protocol, from either side: whatever decodes must encode to the same value again.
+//! Frames of the agent protocol and of tunnels, from either side: whatever decodes must encode to the same value again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use wire::agent::tunnel::TunnelFrame;
 use wire::agent::{AgentFrame, ClientFrame};
 use wire::frame::{PREFIX_BYTES, Prefix, decode_head, encode_head};
 use wire::hello::Hello;
@@ -26,4 +27,5 @@ fuzz_target!(|bytes: &[u8]| {
     check::<Hello>(bytes);
     check::<ClientFrame>(bytes);
     check::<AgentFrame>(bytes);
+    check::<TunnelFrame>(bytes);
 });

@@ -12,8 +12,8 @@ use super::table;
 use crate::tree::{Compare, assert_same};
 use crate::{DelayProxy, Finished, Program, Sshd, Stead};
 
-/// No copy takes this long.
-const DEADLINE: Duration = Duration::from_secs(1800);
+/// No copy takes this long: not even one that waits several times for each of many files.
+const DEADLINE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// What is searched for: it is in one file of the tree.
 const NEEDLE: &str = "a needle in a stack of hay";
@@ -25,6 +25,8 @@ pub struct Options {
     files: usize,
     searched_files: usize,
     runs: usize,
+    tools: Vec<Tool>,
+    rows: Vec<Row>,
 }
 
 /// Who takes part.
@@ -34,10 +36,50 @@ enum Tool {
     Scp,
     Rsync,
     Sftp,
+    /// ripgrep, run through ssh.
+    Rg,
 }
 
 impl Tool {
-    const ALL: [Tool; 4] = [Tool::Stead, Tool::Scp, Tool::Rsync, Tool::Sftp];
+    const ALL: [Tool; 5] = [Tool::Stead, Tool::Scp, Tool::Rsync, Tool::Sftp, Tool::Rg];
+
+    fn name(self) -> &'static str {
+        match self {
+            Tool::Stead => "stead",
+            Tool::Scp => "scp",
+            Tool::Rsync => "rsync",
+            Tool::Sftp => "sftp",
+            Tool::Rg => "rg",
+        }
+    }
+}
+
+/// What is done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Row {
+    BigTo,
+    SmallTo,
+    BigFrom,
+    SmallFrom,
+    /// Again onto a copy of which one block differs, by those who look for what differs.
+    BigAgain,
+    Search,
+}
+
+impl Row {
+    const ALL: [Row; 6] =
+        [Row::BigTo, Row::SmallTo, Row::BigFrom, Row::SmallFrom, Row::BigAgain, Row::Search];
+
+    fn name(self) -> &'static str {
+        match self {
+            Row::BigTo => "big-to",
+            Row::SmallTo => "small-to",
+            Row::BigFrom => "big-from",
+            Row::SmallFrom => "small-from",
+            Row::BigAgain => "big-again",
+            Row::Search => "search",
+        }
+    }
 }
 
 impl Options {
@@ -49,6 +91,8 @@ impl Options {
             files: 20_000,
             searched_files: 100_000,
             runs: 3,
+            tools: Tool::ALL.to_vec(),
+            rows: Row::ALL.to_vec(),
         };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
@@ -62,6 +106,10 @@ impl Options {
                     options.rtts =
                         super::list(value()?, |text| text.parse().ok().map(Duration::from_millis))?;
                 }
+                "--only" => {
+                    options.tools = super::list(value()?, |text| named(&Tool::ALL, Tool::name, text))?
+                }
+                "--rows" => options.rows = super::list(value()?, |text| named(&Row::ALL, Row::name, text))?,
                 "--runs" => {
                     let runs = value()?.parse().ok().filter(|runs| *runs > 0);
                     options.runs = runs.ok_or_else(|| "--runs needs a number".to_owned())?;
@@ -85,40 +133,28 @@ pub fn run(options: &Options) -> ExitCode {
             options.searched_files,
             options.runs
         );
-        println!("{:<18} {:>9} {:>9} {:>9} {:>9}", "row", "stead", "scp", "rsync", "sftp");
-        for (row, name) in [("big file to", "big"), ("small files to", "small")] {
-            let figures = Tool::ALL.map(|tool| {
-                median(options.runs, || {
-                    field.copy(tool, &field.here.join(name), &field.far.join(name), Way::To)
-                })
+        let header: String = options.tools.iter().map(|tool| format!(" {:>9}", tool.name())).collect();
+        println!("{:<12}{header}", "row");
+        for row in &options.rows {
+            let mut times = vec![Vec::new(); options.tools.len()];
+            // By turns: the computer is not equally busy all the time.
+            for _ in 0..options.runs {
+                for (tool, times) in options.tools.iter().zip(&mut times) {
+                    times.extend(field.measure(*row, *tool).map(|took| took.as_secs_f64()));
+                }
+            }
+            let figures = times.into_iter().map(|times| match table::median(times) {
+                Some(seconds) => format!(" {seconds:>9.2}"),
+                None => format!(" {:>9}", "-"),
             });
-            print_row(row, &figures);
+            println!("{:<12}{}", row.name(), figures.collect::<String>());
         }
-        for (row, name) in [("big file from", "big"), ("small files from", "small")] {
-            let figures = Tool::ALL.map(|tool| {
-                let (kept, to) = (field.kept.join(name), field.back.join(name));
-                median(options.runs, || field.copy(tool, &kept, &to, Way::From))
-            });
-            print_row(row, &figures);
-        }
-        // Again onto a copy of which one block differs.
-        let again = [Tool::Stead, Tool::Rsync].map(|tool| median(options.runs, || field.copy_again(tool)));
-        println!("{:<18} {:>9.2} {:>9} {:>9.2} {:>9}", "big file again", again[0], "-", again[1], "-");
-        let search = median(options.runs, || field.search_with_stead());
-        let rg = median(options.runs, || field.search_with_rg());
-        println!("{:<18} {search:>9.2}   rg through ssh {rg:.2}", "search");
     }
     ExitCode::SUCCESS
 }
 
-fn print_row(row: &str, figures: &[f64; 4]) {
-    let [stead, scp, rsync, sftp] = figures;
-    println!("{row:<18} {stead:>9.2} {scp:>9.2} {rsync:>9.2} {sftp:>9.2}");
-}
-
-fn median(runs: usize, mut measure: impl FnMut() -> Duration) -> f64 {
-    let times = (0..runs).map(|_| measure().as_secs_f64()).collect();
-    table::median(times).expect("there is at least one run: the arguments are checked")
+fn named<T: Copy>(all: &[T], name: fn(T) -> &'static str, text: &str) -> Option<T> {
+    all.iter().copied().find(|one| name(*one) == text)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -157,8 +193,10 @@ impl Field {
         for name in ["big", "small"] {
             Program::new("cp").arg("-r").arg(here.join(name)).arg(kept.join(name)).deadline(DEADLINE).ok();
         }
-        write_tree(&kept.join("searched"), options.searched_files);
-        std::fs::write(kept.join("searched/needle"), NEEDLE).expect("writing what is searched for");
+        if options.rows.contains(&Row::Search) {
+            write_tree(&kept.join("searched"), options.searched_files);
+            std::fs::write(kept.join("searched/needle"), NEEDLE).expect("writing what is searched for");
+        }
         Field { stead, sshd, here, far, back, kept, _proxy: proxy }
     }
 
@@ -170,6 +208,23 @@ impl Field {
     fn stead(&self) -> Program {
         let _perhaps_not_connected = self.stead.run(&["disconnect", "ssh://box"]);
         self.stead.program()
+    }
+
+    /// How long it takes; `None` if this is nothing that it does.
+    fn measure(&self, row: Row, tool: Tool) -> Option<Duration> {
+        let to = |name: &str| self.copy(tool, &self.here.join(name), &self.far.join(name), Way::To);
+        let from = |name: &str| self.copy(tool, &self.kept.join(name), &self.back.join(name), Way::From);
+        match (row, tool) {
+            (Row::Search, Tool::Stead) => Some(self.search_with_stead()),
+            (Row::Search, Tool::Rg) => Some(self.search_with_rg()),
+            (Row::Search, _) | (_, Tool::Rg) => None,
+            (Row::BigTo, _) => Some(to("big")),
+            (Row::SmallTo, _) => Some(to("small")),
+            (Row::BigFrom, _) => Some(from("big")),
+            (Row::SmallFrom, _) => Some(from("small")),
+            (Row::BigAgain, Tool::Stead | Tool::Rsync) => Some(self.copy_again(tool)),
+            (Row::BigAgain, _) => None,
+        }
     }
 
     fn copy(&self, tool: Tool, from: &Path, to: &Path, way: Way) -> Duration {
@@ -213,6 +268,7 @@ impl Field {
                 let batch = format!("{verb} -r {} {}\n", from.display(), to.display());
                 Program::new("sftp").args(["-F", &self.config(), "-q", "-b", "-", "box"]).input(batch)
             }
+            Tool::Rg => unreachable!("it copies nothing"),
         };
         program.deadline(DEADLINE).ok()
     }

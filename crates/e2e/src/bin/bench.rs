@@ -7,7 +7,7 @@ use e2e::bench::{self, Options, coherence, copy, recovery};
 const HELP: &str = "\
 bench mount [--quick] [--rtt MS[,MS]] [--rate MBIT[,MBIT]] [--rows NAME[,NAME]] [--runs N]
             [--only CONTENDER[,CONTENDER]] [--operations]
-bench copy [--quick] [--rtt MS[,MS]] [--runs N]
+bench copy [--quick] [--rtt MS[,MS]] [--rows NAME[,NAME]] [--runs N] [--only TOOL[,TOOL]]
 bench coherence [--seed N] [--steps N] [--on host|ssh|far]
 bench recovery [--quick] [--kills N] [--files N] [--on host|ssh]
 ";
