@@ -4,9 +4,10 @@
 
 mod agent;
 mod commands;
-mod conformance;
+
 mod life;
 mod refusals;
+mod survival;
 
 use std::time::Duration;
 
