@@ -172,8 +172,11 @@ impl<'a> Files<'a> {
     /// A small file's content; none when it turns out not to be one.
     pub fn get(&self, at: &Source) -> Result<Option<Vec<u8>>> {
         if let Some(path) = self.local(at)? {
-            let mut content = Vec::new();
             let opened = File::open(&path).map_err(|error| local_error("open", &path, &error))?;
+            // So that it is read at once, and its end is found.
+            let length = opened.metadata().map_or(0, |metadata| metadata.len());
+            let length = usize::try_from(length).unwrap_or(usize::MAX).min(CHUNK_BYTES_MAX);
+            let mut content = Vec::with_capacity(length + 1);
             let read = opened.take(CHUNK_BYTES_MAX as u64 + 1).read_to_end(&mut content);
             read.map_err(|error| local_error("read", &path, &error))?;
             return Ok((content.len() <= CHUNK_BYTES_MAX).then_some(content));
