@@ -36,6 +36,7 @@
 //! decoded, copied and synced under none.
 
 mod content;
+mod git_index;
 mod look;
 mod names;
 
@@ -50,6 +51,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FlockOperation;
 
 pub use content::{Access, AttributeChanges, XattrMode};
+pub use git_index::DATED_BEFORE_SECONDS;
 pub use look::{Changed, Listed};
 pub use names::{New, Remains, Removed, RenameMode};
 

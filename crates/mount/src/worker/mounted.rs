@@ -438,11 +438,7 @@ struct Link {
 
 impl Link {
     /// Reaches the machine, and attaches the tree.
-    async fn first(
-        config: &MountConfig,
-        dial: &Dial,
-        choices: &MountChoices,
-    ) -> Result<Link, WorkerError> {
+    async fn first(config: &MountConfig, dial: &Dial, choices: &MountChoices) -> Result<Link, WorkerError> {
         let Source::Files { path, .. } = &config.source else {
             let message = format!("could not mount `{}`: not a path on a machine", config.source);
             return Err(failure(ErrorKind::Usage, message));
