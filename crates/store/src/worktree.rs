@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use crate::error::fails;
-use crate::objects::{Objects, git, git_command};
+use crate::objects::{Objects, Revision, git, git_command};
 use crate::{Error, Oid, Result};
 
 /// The name of the file that leads git from a worktree to its directory.
@@ -111,8 +111,8 @@ pub fn unregister(registration: &Path, places: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// The registration of a worktree below this directory, if git knows one: somebody died who was making it.
-pub fn leftover(objects: &Objects, below: &Path) -> Result<Option<PathBuf>> {
+/// The registration of a worktree at or below one of these places, if git knows one: somebody died who was making it.
+pub fn leftover(objects: &Objects, places: &[&Path]) -> Result<Option<PathBuf>> {
     let all = objects.repository().join("worktrees");
     let entries = match std::fs::read_dir(&all) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -121,11 +121,22 @@ pub fn leftover(objects: &Objects, below: &Path) -> Result<Option<PathBuf>> {
     for entry in entries {
         let registration = entry.map_err(fails("list", &all))?.path();
         let said = std::fs::read(registration.join(GITDIR)).unwrap_or_default();
-        if Path::new(OsStr::from_bytes(said.trim_ascii_end())).starts_with(below) {
+        let said = Path::new(OsStr::from_bytes(said.trim_ascii_end()));
+        if places.iter().any(|place| said.starts_with(place)) {
             return Ok(Some(registration));
         }
     }
     Ok(None)
+}
+
+/// What git takes these words for in a directory: `HEAD` is that of the worktree which it is in.
+pub fn resolve(objects: &Objects, within: &Path, revision: &str) -> Result<Revision> {
+    let wanted = format!("{revision}^{{commit}}");
+    let words = ["--no-replace-objects", "rev-parse", "--verify", "--end-of-options", &wanted];
+    let said = git(within, "resolve a revision", |git| git.arg("-C").arg(within).args(words))?;
+    let commit = Oid::from_hex(said.trim_ascii())
+        .map_err(|error| objects.git_failed("resolve a revision", error.to_string()))?;
+    objects.revision(commit)
 }
 
 /// The commit of a reference by its full name, if there is one. One that lies below it is in its way and is told of instead.
