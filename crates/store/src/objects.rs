@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -393,6 +394,18 @@ impl Objects {
         output_of(command, &self.repository, what)
     }
 
+    /// The same, of a git that has this file open as long as it runs, whatever becomes of this process.
+    pub(crate) fn git_holding(
+        &self,
+        held: File,
+        what: &'static str,
+        with: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Vec<u8>> {
+        let mut command = self.command();
+        with(&mut command);
+        output_from(command, held.into(), &self.repository, what)
+    }
+
     pub(crate) fn git_failed(&self, what: &'static str, why: String) -> Error {
         Error::Git { what, repository: self.repository.clone(), why }
     }
@@ -426,9 +439,18 @@ pub(crate) fn git_command() -> Command {
     command
 }
 
-fn output_of(mut command: Command, repository: &Path, what: &'static str) -> Result<Vec<u8>> {
+fn output_of(command: Command, repository: &Path, what: &'static str) -> Result<Vec<u8>> {
+    output_from(command, Stdio::null(), repository, what)
+}
+
+pub(crate) fn output_from(
+    mut command: Command,
+    input: Stdio,
+    repository: &Path,
+    what: &'static str,
+) -> Result<Vec<u8>> {
     let failed = |why: String| Error::Git { what, repository: repository.to_owned(), why };
-    let output = command.stdin(Stdio::null()).output().map_err(|error| failed(error.to_string()))?;
+    let output = command.stdin(input).output().map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
         return Ok(output.stdout);
     }

@@ -46,9 +46,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Timespec};
 
 pub use content::{Access, AttributeChanges, XattrMode};
 pub use git_index::DATED_BEFORE_SECONDS;
@@ -69,6 +70,12 @@ pub const GROWTH_BYTES_MIN: u64 = 4 << 20;
 
 /// Plain files that wait to be removed: with more, an operation waits for the disk itself.
 const CONDEMNED_MAX: usize = 64 << 10;
+
+/// How long a lock is waited for: a process that was just forked by who had the thread holds it until it runs its program.
+const BUSY_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often it is tried meanwhile.
+const BUSY_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 const LOCK: &str = "lock";
 const NAMES: &str = "names";
@@ -350,13 +357,22 @@ fn lock(directory: &Path) -> Result<File> {
     let opened =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = opened.map_err(fails("open", &path))?;
-    let locked =
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive));
-    match locked {
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Busy { path: directory.to_owned() }),
-        Err(error) => Err(fails("lock", &path)(error.into())),
-        Ok(()) => Ok(file),
+    let begun = Instant::now();
+    loop {
+        let locked =
+            rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive));
+        match locked {
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < BUSY_PATIENCE => pause(BUSY_INTERVAL),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Busy { path: directory.to_owned() }),
+            Err(error) => return Err(fails("lock", &path)(error.into())),
+            Ok(()) => return Ok(file),
+        }
     }
+}
+
+fn pause(time: Timespec) {
+    // Whether it is cut short does not matter: it is looked again.
+    let _ = rustix::thread::nanosleep(&time);
 }
 
 fn make_directory(path: &Path) -> Result<()> {

@@ -15,7 +15,10 @@
 //!
 //! A registration is removed only if its `gitdir` is of the thread: whatever else has its name by then stays.
 
+pub mod snapshot;
+
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -53,10 +56,17 @@ pub struct Registration {
 }
 
 /// Has git make a branch at a commit, and a worktree of it. `aside` is a directory that is not there, of which the last name becomes
-/// the worktree's if that is free. After an error nothing is left but what [`leftover`] finds, and perhaps the branch.
-pub fn register(objects: &Objects, aside: &Path, branch: &str, commit: &Oid) -> Result<Registration> {
+/// the worktree's if that is free. After an error nothing is left but what [`leftover`] finds, and perhaps the branch. git has `held`
+/// open as long as it runs: a lock on it tells whether it still does when this process has died.
+pub fn register(
+    objects: &Objects,
+    aside: &Path,
+    branch: &str,
+    commit: &Oid,
+    held: File,
+) -> Result<Registration> {
     let commit = commit.to_string();
-    objects.git("make a worktree", |git| {
+    objects.git_holding(held, "make a worktree", |git| {
         git.args(["-c", "worktree.useRelativePaths=false", "worktree", "add", "--quiet", "--no-checkout"])
             .args(["--lock", "--reason", LOCK_REASON, "--no-track", "-b", branch])
             .arg(aside)
@@ -64,7 +74,7 @@ pub fn register(objects: &Objects, aside: &Path, branch: &str, commit: &Oid) -> 
     })?;
     let path = aside.join(OsStr::from_bytes(POINTER));
     let mut pointer = Vec::new();
-    let opened = std::fs::File::open(&path).map_err(fails("open", &path))?;
+    let opened = File::open(&path).map_err(fails("open", &path))?;
     opened.take(POINTER_BYTES_MAX).read_to_end(&mut pointer).map_err(fails("read", &path))?;
     let directory = pointer.strip_prefix(b"gitdir: ").and_then(|line| line.strip_suffix(b"\n"));
     let directory = directory.map(|path| Path::new(OsStr::from_bytes(path)).to_owned());
