@@ -150,6 +150,9 @@ pub enum ThreadPhase {
     Dropping {
         /// The commit at which its branch is to be deleted, if it is.
         branch_at: Option<String>,
+        /// The commit at which its captures are to be deleted, if they are.
+        #[serde(default)]
+        captures_at: Option<String>,
     },
 }
 

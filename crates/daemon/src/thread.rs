@@ -12,26 +12,32 @@
 //! ```text
 //! STATE/threads/NAME/tree    the thread itself, see store::thread
 //!                   /git     while it is made: where git believes the worktree to be
+//!                   /making  while it is made: locked (flock) by whoever makes it, also by a git that its daemon has left
+//!                   /scratch while it is captured or compared: a copy of git's index
 //!                   /changed while somebody asks for it: what is changed, as the worker writes it down
 //! ```
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::FlockOperation;
 use store::blobs::BlobCache;
 use store::names::Origin;
 use store::node::{Ino, Time};
 use store::objects::{Objects, Revision};
 use store::thread::{Changed, DATED_BEFORE_SECONDS, New, Thread};
-use store::worktree::{self, Registration};
+use store::worktree::snapshot::{Captured, Message, Mounted};
+use store::worktree::{self, LogEntry, Registration};
 use store::{Hash, Oid};
 use tokio::sync::oneshot;
 use wire::api::machine::{Caller, Source, absolute};
 use wire::api::mount::{Create, Force};
+use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject, status, thread};
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
@@ -52,11 +58,19 @@ const LISTING_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a list of changes may take in memory.
 const LISTING_BYTES_MAX: u64 = 256 << 20;
 
+/// How long a git whose daemon has died may take to end before what it makes is removed.
+const ABANDONED_GIT_MAX: Duration = Duration::from_secs(8);
+
+/// How often it is looked whether it has.
+const ABANDONED_GIT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How long git may take to look for changes in a worktree: as long as it takes to look at each of its files.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(120);
 
 const TREE: &str = "tree";
 const ASIDE: &str = "git";
+const SCRATCH: &str = "scratch";
+const MAKING: &str = "making";
 const CHANGED: &str = "changed";
 
 /// What it takes to do something to threads.
@@ -227,10 +241,26 @@ impl ThreadContext {
     pub async fn recover(self, row: ThreadRow) {
         let Ok((FoundThread { mount, .. }, turn)) = self.take(&row.name).await else { return };
         tracing::warn!(thread = row.name, phase = ?row.phase, "a thread was left half way");
+        self.abandoned(&row.name).await;
         if mount.is_some() {
             return self.unmake(row, turn).await;
         }
         self.remove(row, turn).await;
+    }
+
+    /// Waits until no git makes something of a thread any more.
+    async fn abandoned(&self, name: &str) {
+        let path = self.paths.thread_dir(name).join(MAKING);
+        let ended = async {
+            while let Ok(file) = File::open(&path)
+                && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+            {
+                tokio::time::sleep(ABANDONED_GIT_INTERVAL).await;
+            }
+        };
+        if tokio::time::timeout(ABANDONED_GIT_MAX, ended).await.is_err() {
+            tracing::error!(thread = name, "a git that was left by its daemon does not end");
+        }
     }
 
     /// What is changed in a thread, in the order of paths.
@@ -294,7 +324,14 @@ impl ThreadContext {
         }
         let deciding = row.clone();
         let (branch_at, kept_branch) = blocking(move || branch_of(&deciding)).await??;
-        let row = ThreadRow { phase: ThreadPhase::Dropping { branch_at }, ..row };
+        let deciding = row.clone();
+        let captures = blocking(move || captures_of(&deciding)).await??;
+        let (captures_at, kept_captures) = match (captures, force) {
+            (Some(at), Force::Always) => (Some(at.to_string()), None),
+            (Some(_), Force::Never) => (None, Some(captures_name(&name))),
+            (None, _) => (None, None),
+        };
+        let row = ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at }, ..row };
         self.put(row.clone()).await?;
         self.remove(row, turn).await;
         match self.find(&name).await {
@@ -302,7 +339,7 @@ impl ThreadContext {
                 let message = format!("something of the thread `{name}` could not be removed");
                 Err(ErrorObject::new(ErrorKind::Failure, message).with_hint("stead daemon logs"))
             }
-            Err(_) => Ok(thread::Dropped { name, kept_branch }),
+            Err(_) => Ok(thread::Dropped { name, kept_branch, kept_captures }),
         }
     }
 
@@ -331,13 +368,115 @@ impl ThreadContext {
             let message = format!("git did not say in time whether the thread `{name}` has changes");
             ErrorObject::new(ErrorKind::TimedOut, message)
         })?;
-        match looked?.map_err(|error| from_store(&error))? {
-            false => Ok(()),
-            true => refused(
-                format!("the thread `{name}` has changes that are not committed"),
-                format!("commit them, or stead thread drop {name} --force"),
-            ),
+        let is_changed = looked?.map_err(|error| from_store(&error))?;
+        if !is_changed || self.is_captured(row, mount).await? {
+            return Ok(());
         }
+        refused(
+            format!("the thread `{name}` has changes that are neither committed nor captured"),
+            format!("stead thread capture {name} -m MESSAGE, or stead thread drop {name} --force"),
+        )
+    }
+
+    /// Whether the last capture has all that is in a thread.
+    async fn is_captured(&self, row: &ThreadRow, mount: &MountHandle) -> Result<bool, ErrorObject> {
+        let looking = row.clone();
+        let Some(last) = blocking(move || captures_of(&looking)).await?? else { return Ok(false) };
+        self.in_worktree(row, mount, move |mounted, base, changed| {
+            Ok(mounted.snapshot(base, changed)? == mounted.objects.revision(last)?.tree)
+        })
+        .await
+    }
+
+    /// Does something with what is in a thread that is mounted. Whoever has it do that has the thread's turn.
+    async fn in_worktree<T: Send + 'static>(
+        &self,
+        row: &ThreadRow,
+        mount: &MountHandle,
+        work: impl FnOnce(&Mounted<'_>, &Revision, &[Changed]) -> store::Result<T> + Send + 'static,
+    ) -> Result<T, ErrorObject> {
+        let changed = self.listed(row, mount).await?;
+        let (row, dir) = (row.clone(), mount.dir.as_path().to_owned());
+        let scratch = self.paths.thread_dir(&row.name).join(SCRATCH);
+        blocking(move || {
+            supervisor::socket::private_directory(&scratch).map_err(|error| failure(&error))?;
+            let objects = repository_of(&row)?;
+            let base = base_of(&row, &objects)?;
+            let Some(registration) = &row.registration else {
+                return Err(ErrorObject::internal("a thread that git does not know"));
+            };
+            let registration = registration.as_path();
+            let mounted = Mounted { objects: &objects, registration, dir: &dir, scratch: &scratch };
+            work(&mounted, &base, &changed).map_err(|error| from_store(&error))
+        })
+        .await?
+    }
+
+    /// A thread with its mount, and the right to it.
+    async fn take_mounted(&self, name: &str) -> Result<(ThreadRow, MountHandle, Turn), ErrorObject> {
+        let (FoundThread { row, mount, .. }, turn) = self.take(name).await?;
+        match mount {
+            Some(mount) => Ok((row, mount, turn)),
+            None => Err(conflict(
+                format!("the thread `{name}` is not mounted"),
+                format!("stead mount thread:{name}"),
+            )),
+        }
+    }
+
+    /// Makes a commit of what is in a thread.
+    pub async fn capture(&self, asked: thread::Capture) -> Result<thread::Captured, ErrorObject> {
+        let thread::Capture { name, message: text, agent, tool } = asked;
+        let message = message(text, agent, tool)?;
+        let (row, mount, turn) = self.take_mounted(&name).await?;
+        let captures = name.clone();
+        let captured = self
+            .in_worktree(&row, &mount, move |mounted, base, changed| {
+                let tree = mounted.snapshot(base, changed)?;
+                mounted.capture(&captures, &tree, &message)
+            })
+            .await?;
+        drop(turn);
+        match captured {
+            Some(Captured { commit, parent }) => {
+                Ok(thread::Captured { name, commit: commit.to_string(), parent: parent.to_string() })
+            }
+            None => Err(conflict(
+                format!(
+                    "nothing has changed in the thread `{name}` since what was captured or committed last"
+                ),
+                format!("stead thread log {name}"),
+            )),
+        }
+    }
+
+    /// Has what is in a thread made a tree.
+    pub async fn compare(&self, name: &str) -> Result<thread::Compared, ErrorObject> {
+        let (row, mount, turn) = self.take_mounted(name).await?;
+        let (from, to) = self
+            .in_worktree(&row, &mount, |mounted, base, changed| {
+                Ok((base.tree, mounted.snapshot(base, changed)?))
+            })
+            .await?;
+        drop(turn);
+        Ok(thread::Compared { repository: row.repository, from: from.to_string(), to: to.to_string() })
+    }
+
+    /// The captures of a thread, the last one first.
+    pub async fn log(&self, name: &str) -> Result<thread::Captures, ErrorObject> {
+        let row = self.find(name).await?.row;
+        blocking(move || {
+            let Some(last) = captures_of(&row)? else { return Ok(thread::Captures::default()) };
+            let objects = repository_of(&row)?;
+            let base = base_of(&row, &objects)?.commit;
+            let log = worktree::log(&objects, &last, &base, thread::CAPTURES_MAX);
+            let captures = log.map_err(|error| from_store(&error))?.into_iter().map(|entry| {
+                let LogEntry { commit, at, author, subject } = entry;
+                thread::CaptureEntry { commit, at: Timestamp::from_unix(at), author, subject }
+            });
+            Ok(thread::Captures { captures: captures.collect() })
+        })
+        .await?
     }
 
     /// Has the owner know how many paths are changed in each thread, as far as that is found out in time.
@@ -382,6 +521,24 @@ fn conflict(message: String, hint: String) -> ErrorObject {
     ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint)
 }
 
+/// The message of a capture, if it can be one.
+fn message(text: String, agent: Option<String>, tool: Option<String>) -> Result<Message, ErrorObject> {
+    let usage = |message: String| Err(ErrorObject::new(ErrorKind::Usage, message));
+    if text.trim().is_empty() || text.len() > thread::MESSAGE_BYTES_MAX || text.contains('\0') {
+        return usage(format!("a message has 1 to {} bytes, and no NUL", thread::MESSAGE_BYTES_MAX));
+    }
+    let given = [("Agent", agent), ("Tool", tool)].into_iter();
+    let trailers: Vec<(String, String)> =
+        given.filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+    let is_wrong = |value: &str| {
+        value.trim().is_empty() || value.len() > thread::TRAILER_BYTES_MAX || value.contains(char::is_control)
+    };
+    match trailers.iter().find(|(_, value)| is_wrong(value)) {
+        Some((key, _)) => usage(format!("`{key}` has one line of 1 to {} bytes", thread::TRAILER_BYTES_MAX)),
+        None => Ok(Message { text, trailers }),
+    }
+}
+
 /// Finds out what a thread is to be, and makes its directory. Blocks.
 fn plan_new(new: thread::New, from: Option<&ThreadRow>, paths: &Paths) -> Result<Planned, ErrorObject> {
     let thread::New { name, repo, from: revision, at, caller } = new;
@@ -416,6 +573,12 @@ fn plan_new(new: thread::New, from: Option<&ThreadRow>, paths: &Paths) -> Result
     if is_taken(&format!("refs/heads/{name}"))?.is_some() {
         let message = format!("`{}` has a branch `{name}` already", copy.display());
         return Err(conflict(message, "choose another name".to_owned()));
+    }
+    let captures = captures_name(&name);
+    if is_taken(&captures)?.is_some() {
+        let message = format!("`{}` has captures of a thread `{name}` that was dropped", copy.display());
+        let hint = format!("choose another name, or git -C {} update-ref -d {captures}", copy.display());
+        return Err(conflict(message, hint));
     }
     let dir = match &at {
         Some(at) => at.clone(),
@@ -460,7 +623,7 @@ fn beside(copy: &Path, name: &str) -> PathBuf {
 /// What another thread has captured last, or else committed.
 fn last_of(objects: &Objects, from: &ThreadRow) -> Result<Revision, ErrorObject> {
     let name = &from.name;
-    for reference in [format!("{}{name}", worktree::CAPTURES), format!("refs/heads/{}", from.branch)] {
+    for reference in [captures_name(name), format!("refs/heads/{}", from.branch)] {
         if let Some(commit) = worktree::reference(objects, &reference).map_err(|error| from_store(&error))? {
             return objects.revision(commit).map_err(|error| from_store(&error));
         }
@@ -477,18 +640,21 @@ impl Planned {
             supervisor::socket::private_directory(&dir).map_err(|error| failure(&error))?;
         }
         let aside = directory.join(ASIDE).join(&self.row.name);
-        let registered = worktree::register(&self.objects, &aside, &self.row.branch, &self.revision.commit);
+        let held = hold(&directory).map_err(|error| from_io("could not begin a thread", &error))?;
+        let registered =
+            worktree::register(&self.objects, &aside, &self.row.branch, &self.revision.commit, held);
         let registration = registered.map_err(|error| {
             if error.to_string().contains("already exists") {
                 // Somebody else has made the branch meanwhile: it is not undone.
-                self.row.phase = ThreadPhase::Dropping { branch_at: None };
+                self.row.phase = ThreadPhase::Dropping { branch_at: None, captures_at: None };
             }
             from_store(&error)
         })?;
         self.row.registration = Some(ByteString::from(registration.directory.as_path()));
         self.fill(&directory.join(TREE), &registration, paths).map_err(|error| from_store(&error))?;
         let gone = std::fs::remove_dir_all(directory.join(ASIDE));
-        gone.map_err(|error| from_io("could not remove a directory that git does not need", &error))
+        gone.and_then(|()| std::fs::remove_file(directory.join(MAKING)))
+            .map_err(|error| from_io("could not remove what is not needed any more", &error))
     }
 
     fn fill(&self, tree: &Path, registration: &Registration, paths: &Paths) -> store::Result<()> {
@@ -508,10 +674,17 @@ impl Planned {
         file.write_all(&registration.pointer).map_err(failed("write", tree))?;
         thread.sync(pointer.ino)?;
         let index = registration.index();
-        let mut file = std::fs::File::create(&index).map_err(failed("make", &index))?;
+        let mut file = File::create(&index).map_err(failed("make", &index))?;
         thread.write_git_index(&mut file, &index)?;
         worktree::place(&registration.directory, self.row.dir.as_path())
     }
+}
+
+/// Locks the file that says that a thread is being made.
+fn hold(directory: &Path) -> io::Result<File> {
+    let held = File::create(directory.join(MAKING))?;
+    rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(held)
 }
 
 /// Removes what there is of a thread that is not mounted: its worktree, its branch if that is to go, its files. Blocks.
@@ -528,18 +701,28 @@ fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> {
         if let Some(registration) = registration {
             worktree::unregister(&registration, &places).map_err(|error| from_store(&error))?;
         }
-        let branch_at = match &row.phase {
+        let (branch_at, captures_at) = match &row.phase {
             // Only its maker could have made it: it was not there before.
-            ThreadPhase::Making => Some(row.commit.clone()),
-            ThreadPhase::Open => None,
-            ThreadPhase::Dropping { branch_at } => branch_at.clone(),
+            ThreadPhase::Making => (Some(row.commit.clone()), None),
+            ThreadPhase::Open => (None, None),
+            ThreadPhase::Dropping { branch_at, captures_at } => (branch_at.clone(), captures_at.clone()),
         };
-        if let Some(Ok(at)) = branch_at.map(|at| Oid::from_hex(at.as_bytes())) {
-            let name = format!("refs/heads/{}", row.branch);
-            if worktree::reference(&objects, &name).map_err(|error| from_store(&error))? == Some(at) {
-                worktree::delete_branch(&objects, &row.branch, &at).map_err(|error| from_store(&error))?;
+        let is_at = |name: &str, at: &Oid| worktree::reference(&objects, name).map(|is| is == Some(*at));
+        let delete = || -> store::Result<()> {
+            if let Some(Ok(at)) = branch_at.map(|at| Oid::from_hex(at.as_bytes()))
+                && is_at(&format!("refs/heads/{}", row.branch), &at)?
+            {
+                worktree::delete_branch(&objects, &row.branch, &at)?;
             }
-        }
+            let captures = captures_name(&row.name);
+            if let Some(Ok(at)) = captures_at.map(|at| Oid::from_hex(at.as_bytes()))
+                && is_at(&captures, &at)?
+            {
+                worktree::delete_reference(&objects, &captures, &at)?;
+            }
+            Ok(())
+        };
+        delete().map_err(|error| from_store(&error))?;
     }
     match std::fs::remove_dir_all(&directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -567,6 +750,25 @@ fn branch_of(row: &ThreadRow) -> Result<(Option<String>, Option<String>), ErrorO
     }
 }
 
+fn captures_name(thread: &str) -> String {
+    format!("{}{thread}", worktree::CAPTURES)
+}
+
+/// The last capture of a thread. Blocks.
+fn captures_of(row: &ThreadRow) -> Result<Option<Oid>, ErrorObject> {
+    if !row.repository.as_path().exists() {
+        return Ok(None);
+    }
+    worktree::reference(&repository_of(row)?, &captures_name(&row.name)).map_err(|error| from_store(&error))
+}
+
+/// What a thread began from. Blocks.
+pub fn base_of(row: &ThreadRow, objects: &Objects) -> Result<Revision, ErrorObject> {
+    let base = Oid::from_hex(row.commit.as_bytes())
+        .map_err(|error| ErrorObject::internal(format!("a thread began from no commit: {error}")))?;
+    objects.revision(base).map_err(|error| from_store(&error))
+}
+
 /// The objects of a thread's repository. Blocks.
 pub fn repository_of(row: &ThreadRow) -> Result<Objects, ErrorObject> {
     let hash = match row.hash.as_str() {
@@ -589,8 +791,7 @@ fn changed_of(row: &ThreadRow, paths: &Paths) -> Result<Vec<Changed>, ErrorObjec
 /// What a worker has written down, see [`ToWorker::ListChanged`](wire::worker::ToWorker::ListChanged). Blocks.
 fn read_listing(from: &Path) -> Result<Vec<Changed>, ErrorObject> {
     let mut bytes = Vec::new();
-    let read =
-        std::fs::File::open(from).and_then(|file| file.take(LISTING_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read = File::open(from).and_then(|file| file.take(LISTING_BYTES_MAX + 1).read_to_end(&mut bytes));
     read.map_err(|error| from_io("could not read what is changed", &error))?;
     if bytes.len() as u64 > LISTING_BYTES_MAX {
         return Err(ErrorObject::new(ErrorKind::Failure, "more is changed than can be told"));

@@ -162,6 +162,41 @@ pub fn reference(objects: &Objects, name: &str) -> Result<Option<Oid>> {
     }
 }
 
+/// Deletes a reference that is at this commit, by its full name.
+pub fn delete_reference(objects: &Objects, name: &str, at: &Oid) -> Result<()> {
+    objects.git("delete a reference", |git| git.args(["update-ref", "-d", name, &at.to_string()]))?;
+    Ok(())
+}
+
+/// A commit, as a log tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Which.
+    pub commit: String,
+    /// When it was made, in seconds since 1970.
+    pub at: u64,
+    /// The author's name.
+    pub author: String,
+    /// The first line of its message.
+    pub subject: String,
+}
+
+/// Commits from one back to another, which is not among them: the last one first, at most so many.
+pub fn log(objects: &Objects, from: &Oid, to: &Oid, most: usize) -> Result<Vec<LogEntry>> {
+    let (count, range) = (format!("--max-count={most}"), format!("{to}..{from}"));
+    let said = objects.git("look for commits", |git| {
+        git.args(["log", "-z", "--first-parent", "--format=%H%n%ct%n%an%n%s", &count, &range])
+    })?;
+    let said = String::from_utf8_lossy(&said);
+    let entries = said.split('\0').filter_map(|entry| {
+        let mut lines = entry.splitn(4, '\n').map(str::to_owned);
+        let (commit, at) = (lines.next().filter(|commit| !commit.is_empty())?, lines.next()?);
+        let (author, subject) = (lines.next()?, lines.next()?);
+        Some(LogEntry { commit, at: at.parse().ok()?, author, subject })
+    });
+    Ok(entries.collect())
+}
+
 /// Deletes a branch that is at this commit. One that is elsewhere by now is an error.
 pub fn delete_branch(objects: &Objects, branch: &str, at: &Oid) -> Result<()> {
     let name = format!("refs/heads/{branch}");

@@ -241,6 +241,12 @@ methods! {
     ThreadList = "thread.list": thread::List => thread::Threads;
     /// What is changed in one.
     ThreadStatus = "thread.status": thread::Status => thread::Changes;
+    /// Make a commit of what is in one.
+    ThreadCapture = "thread.capture": thread::Capture => thread::Captured;
+    /// Have what is in one compared with what it began from.
+    ThreadDiff = "thread.diff": thread::Diff => thread::Compared;
+    /// The captures of one.
+    ThreadLog = "thread.log": thread::Log => thread::Captures;
     /// Remove one.
     ThreadDrop = "thread.drop": thread::Drop => thread::Dropped;
     /// Attributes of one file.

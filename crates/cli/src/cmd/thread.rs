@@ -5,14 +5,19 @@ use std::ffi::OsString;
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 use clap_complete::engine::PathCompleter;
+use wire::api::ErrorKind;
 use wire::api::mount::Force;
-use wire::api::thread::{Change, ChangeKind, Changes, Drop, List, New, Status, Threads};
+use wire::api::thread::{Capture, Change, ChangeKind, Changes, Diff, Drop, List, Log, New, Status, Threads};
 use wire::bytestring::ByteString;
 
 use crate::completion;
 use crate::context::Context;
-use crate::error::Result;
-use crate::output::text::{counted, one_line};
+use crate::error::{Error, Result};
+use crate::output::{Align, Table};
+use crate::output::text::{age, counted, one_line};
+
+/// How much of a commit's name is shown.
+const SHORT_COMMIT_LENGTH: usize = 12;
 
 /// Work on many branches of a git repository at once.
 ///
@@ -47,14 +52,49 @@ enum Command {
         #[arg(add = ArgValueCompleter::new(completion::threads))]
         name: String,
     },
+    /// Show what was changed in a thread since it was made, as `git diff` does
+    ///
+    /// New files are shown too, ignored ones are not. The thread has to be mounted.
+    Diff {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// Arguments of `git diff`, such as --stat
+        #[arg(last = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
+    },
+    /// Make a commit of what is in a thread, without touching its branch and its index
+    ///
+    /// Captures of a thread are on refs/stead/threads/NAME, each after the one before. What is ignored is not in them. The thread has to
+    /// be mounted.
+    Capture {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// What was done
+        #[arg(long, short, value_name = "TEXT")]
+        message: String,
+        /// Who did it for you: the trailer `Agent`
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
+        /// With what: the trailer `Tool`
+        #[arg(long, value_name = "NAME")]
+        tool: Option<String>,
+    },
+    /// Show the captures of a thread, the last one first
+    Log {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+    },
     /// Unmount a thread and remove it
     ///
-    /// Its branch goes too, unless it has commits that no other branch has.
+    /// Its branch goes too, unless it has commits that no other branch has. Captures stay.
     Drop {
         /// Which one
         #[arg(add = ArgValueCompleter::new(completion::threads))]
         name: String,
-        /// Also when it is in use, or has changes that are not committed: they are lost
+        /// Also when it is in use, or has changes that are neither committed nor captured: they are lost, and captures too
         #[arg(long, short)]
         force: bool,
     },
@@ -82,6 +122,11 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         Command::New(args) => new(args, context),
         Command::List => list(context),
         Command::Status { name } => status(name, context),
+        Command::Diff { name, arguments } => diff(name, arguments, context),
+        Command::Capture { name, message, agent, tool } => {
+            capture(Capture { name, message, agent, tool }, context)
+        }
+        Command::Log { name } => log(name, context),
         Command::Drop { name, force } => drop(name, force, context),
     }
 }
@@ -135,6 +180,50 @@ fn status(name: String, context: &mut Context) -> Result<()> {
     Ok(())
 }
 
+fn diff(name: String, arguments: Vec<OsString>, context: &mut Context) -> Result<()> {
+    let compared = context.daemon()?.call(Diff { name })?;
+    if context.output.is_json() {
+        return context.output.document(&compared);
+    }
+    context.output.flush()?;
+    let mut git = std::process::Command::new("git");
+    git.arg("--git-dir").arg(compared.repository.as_path()).arg("diff").args(arguments);
+    let ended = git.args([&compared.from, &compared.to, "--"]).status();
+    match ended.map_err(|error| Error::io("could not run git", &error))? {
+        ended if ended.success() => Ok(()),
+        ended => Err(Error::new(ErrorKind::Failure, format!("git could not compare: {ended}"))),
+    }
+}
+
+fn capture(capture: Capture, context: &mut Context) -> Result<()> {
+    let captured = context.daemon()?.call(capture)?;
+    if context.output.is_json() {
+        return context.output.document(&captured);
+    }
+    context.output.line(format_args!("{}  {}", captured.name, captured.commit))
+}
+
+fn log(name: String, context: &mut Context) -> Result<()> {
+    let log = context.daemon()?.call(Log { name })?;
+    if context.output.is_json() {
+        return context.output.document(&log);
+    }
+    let columns =
+        [("CAPTURE", Align::Left), ("AGE", Align::Left), ("AUTHOR", Align::Left), ("MESSAGE", Align::Left)];
+    let mut table = Table::new(&columns);
+    let now = context.output.now();
+    for entry in &log.captures {
+        let commit = entry.commit.get(..SHORT_COMMIT_LENGTH).unwrap_or(&entry.commit);
+        table.row([
+            one_line(commit).into(),
+            age(now, entry.at).into(),
+            one_line(&entry.author).into(),
+            one_line(&entry.subject).into(),
+        ]);
+    }
+    context.output.table(&table)
+}
+
 fn drop(name: String, force: bool, context: &mut Context) -> Result<()> {
     let force = if force { Force::Always } else { Force::Never };
     let dropped = context.daemon()?.call(Drop { name, force })?;
@@ -142,6 +231,9 @@ fn drop(name: String, force: bool, context: &mut Context) -> Result<()> {
         return context.output.document(&dropped);
     }
     context.output.line(format_args!("{}  dropped", dropped.name))?;
+    if let Some(captures) = &dropped.kept_captures {
+        context.output.note(format_args!("note: its captures stay: {captures}"));
+    }
     if let Some(branch) = &dropped.kept_branch {
         context.output.note(format_args!(
             "note: the branch `{branch}` stays, since it has commits that no other branch has"

@@ -210,6 +210,7 @@ fn a_connection() -> status::Connection {
 
 const HANDLE: HandleId = HandleId::new(1);
 const PROCESS: ProcessId = ProcessId::new(1);
+const COMMIT: &str = "9daeafb9864cf43055ae93beb0afd6c7d144bfa4";
 const TUNNEL: TunnelId = TunnelId::new(1);
 const SUBSCRIPTION: SubscriptionId = SubscriptionId::new(1);
 const PROMPT: PromptId = PromptId::new(1);
@@ -504,10 +505,52 @@ fn thread_methods() -> Vec<Method> {
                    of when the last path is given as `after`.",
         },
         Method {
+            call: thread::Capture {
+                name: "fix".to_owned(),
+                message: "Mend the parser".to_owned(),
+                agent: Some("reviewer".to_owned()),
+                tool: None,
+            }
+            .into(),
+            reply: json(thread::Captured {
+                name: "fix".to_owned(),
+                commit: COMMIT.to_owned(),
+                parent: "3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned(),
+            }),
+            text: "Makes a commit of what is in a thread that is mounted, but for what is ignored, on `refs/stead/threads/NAME`. Its branch and\n\
+                   its index stay as they are. `agent` and `tool` become trailers. Refused when nothing has changed since the last one.",
+        },
+        Method {
+            call: thread::Diff { name: "fix".to_owned() }.into(),
+            reply: json(thread::Compared {
+                repository: "/home/u/app/.git".into(),
+                from: "4b825dc642cb6eb9a060e54bf8d69288fbee4904".to_owned(),
+                to: COMMIT.to_owned(),
+            }),
+            text: "Makes trees of what a thread began from and of what is in it now, but for what is ignored, for git to compare.",
+        },
+        Method {
+            call: thread::Log { name: "fix".to_owned() }.into(),
+            reply: json(thread::Captures {
+                captures: vec![thread::CaptureEntry {
+                    commit: COMMIT.to_owned(),
+                    at: Timestamp::from_unix(1_767_225_600),
+                    author: "me".to_owned(),
+                    subject: "Mend the parser".to_owned(),
+                }],
+            }),
+            text: "The captures of a thread, the last one first.",
+        },
+        Method {
             call: thread::Drop { name: "fix".to_owned(), force: Force::Never }.into(),
-            reply: json(thread::Dropped { name: "fix".to_owned(), kept_branch: Some("fix".to_owned()) }),
+            reply: json(thread::Dropped {
+                name: "fix".to_owned(),
+                kept_branch: Some("fix".to_owned()),
+                kept_captures: None,
+            }),
             text: "Unmounts a thread and removes it, with its branch, unless that has commits that no other branch has: then it is told.\n\
-                   Without `force` a thread that is in use, or has changes that are not committed, is refused.",
+                   Without `force` a thread that is in use, or has changes that are neither committed nor captured, is refused; with it,\n\
+                   captures go too.",
         },
     ]
 }

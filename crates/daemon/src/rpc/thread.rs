@@ -6,7 +6,8 @@ use tokio::sync::oneshot;
 use wire::api::machine::Source;
 use wire::api::mount::Create;
 use wire::api::thread::{
-    CHANGES_BYTES_MAX, Change, ChangeKind, Changes, Drop, Dropped, List, New, Status, Threads,
+    CHANGES_BYTES_MAX, Capture, Captured, Captures, Change, ChangeKind, Changes, Compared, Diff, Drop,
+    Dropped, List, Log, New, Status, Threads,
 };
 use wire::api::{ErrorKind, ErrorObject, status};
 use wire::bytestring::ByteString;
@@ -57,9 +58,7 @@ fn tell(
     after: Option<&ByteString>,
 ) -> Result<(Vec<Change>, bool), ErrorObject> {
     let objects = thread::repository_of(row)?;
-    let base = store::Oid::from_hex(row.commit.as_bytes())
-        .map_err(|error| ErrorObject::internal(format!("a thread began from no commit: {error}")))?;
-    let tree = objects.revision(base).map_err(|error| thread::from_store(&error))?.tree;
+    let tree = thread::base_of(row, &objects)?.tree;
     let (mut told, mut bytes) = (Vec::new(), 0);
     for changed in changed {
         if after.is_some_and(|after| changed.path.as_slice() <= after.as_bytes()) {
@@ -83,12 +82,33 @@ fn kind(objects: &Objects, tree: &store::Oid, changed: &Changed) -> Result<Chang
     Ok(if found.is_some() { ChangeKind::Modified } else { ChangeKind::Added })
 }
 
+/// Makes a commit of what is in one.
+pub async fn capture(daemon: &Daemon, asked: Capture) -> Result<Captured, ErrorObject> {
+    to_its_end(daemon, |context| async move { context.capture(asked).await }).await
+}
+
+/// Has what is in one compared with what it began from.
+pub async fn diff(daemon: &Daemon, asked: Diff) -> Result<Compared, ErrorObject> {
+    to_its_end(daemon, |context| async move { context.compare(&asked.name).await }).await
+}
+
+/// The captures of one.
+pub async fn log(daemon: &Daemon, asked: Log) -> Result<Captures, ErrorObject> {
+    daemon.threads().log(&asked.name).await
+}
+
+/// Whatever becomes of the client.
+async fn to_its_end<T: Send + 'static, F: Future<Output = Result<T, ErrorObject>> + Send + 'static>(
+    daemon: &Daemon,
+    work: impl FnOnce(ThreadContext) -> F,
+) -> Result<T, ErrorObject> {
+    let working = tokio::spawn(work(daemon.threads()));
+    working.await.unwrap_or_else(|error| Err(ErrorObject::internal(error.to_string())))
+}
+
 /// Removes one.
 pub async fn drop(daemon: &Daemon, asked: Drop) -> Result<Dropped, ErrorObject> {
-    // To its end, whatever becomes of the client.
-    let context = daemon.threads();
-    let dropping = tokio::spawn(async move { context.drop(asked).await });
-    dropping.await.unwrap_or_else(|error| Err(ErrorObject::internal(error.to_string())))
+    to_its_end(daemon, |context| async move { context.drop(asked).await }).await
 }
 
 /// What a mount of a thread is made with, and the right to the thread; `None` for other mounts. The request is given the thread's

@@ -140,7 +140,8 @@ fn nothing_is_left_of_one_that_was_left_half_way() {
     // Between git's steps and ours.
     let planned = bench.plan(fix(&bench)).expect("planned");
     let aside = bench.paths().thread_dir("fix").join(ASIDE).join("fix");
-    worktree::register(&planned.objects, &aside, "fix", &planned.revision.commit).expect("registered");
+    let held = File::open("/dev/null").expect("opened");
+    worktree::register(&planned.objects, &aside, "fix", &planned.revision.commit, held).expect("registered");
     undo(&planned);
 }
 
@@ -158,7 +159,8 @@ fn what_is_dropped_leaves_its_branch_if_that_has_commits_of_its_own() {
     bench.git(&["update-ref", "refs/heads/fix", "HEAD"]);
     let (branch_at, kept) = branch_of(&planned.row).expect("decided");
     assert_eq!((branch_at.as_deref(), kept), (Some(planned.row.commit.as_str()), None));
-    let row = ThreadRow { phase: ThreadPhase::Dropping { branch_at }, ..planned.row.clone() };
+    let row =
+        ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at: None }, ..planned.row.clone() };
     remove(&row, &bench.paths()).expect("removed");
     assert_eq!(bench.traces(), before);
     std::fs::remove_dir_all(bench.app()).expect("removed");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::machine::{Caller, Source};
 use super::mount::Force;
 use super::status::Thread;
+use super::time::Timestamp;
 use crate::bytestring::ByteString;
 
 /// The most threads of one daemon. Each may have a mount.
@@ -15,6 +16,15 @@ pub const THREADS_MAX: usize = 4096;
 
 /// How much of the names of what is changed is told at once.
 pub const CHANGES_BYTES_MAX: usize = 256 << 10;
+
+/// The longest message of a capture.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// The longest value of a trailer.
+pub const TRAILER_BYTES_MAX: usize = 256;
+
+/// How many captures are told of.
+pub const CAPTURES_MAX: usize = 1000;
 
 /// The longest revision that somebody names.
 pub const REVISION_BYTES_MAX: usize = 1024;
@@ -111,13 +121,89 @@ impl ChangeKind {
     }
 }
 
-/// Unmounts a thread and removes it: its directory, its worktree, and its branch if that has no commits of its own.
+/// Makes a commit of what is in a thread that is mounted, but for what is ignored, behind the captures of it that there are. Neither its
+/// branch nor its index change. Refused if nothing has changed since the last one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capture {
+    /// Which.
+    pub name: String,
+    /// What was done, at most [`MESSAGE_BYTES_MAX`] bytes.
+    pub message: String,
+    /// Who did it for the author: the trailer `Agent`, of one line.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// With what: the trailer `Tool`, of one line.
+    #[serde(default)]
+    pub tool: Option<String>,
+}
+
+/// It is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    /// Of which thread.
+    pub name: String,
+    /// The commit.
+    pub commit: String,
+    /// The one before it.
+    pub parent: String,
+}
+
+/// Has what is in a thread that is mounted made a tree of git, to be compared with what it began from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diff {
+    /// Which.
+    pub name: String,
+}
+
+/// What git is to compare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The repository's directory.
+    pub repository: ByteString,
+    /// The tree that the thread began from.
+    pub from: String,
+    /// The tree of what is in it now, but for what is ignored.
+    pub to: String,
+}
+
+/// Asks for the captures of a thread.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Which.
+    pub name: String,
+}
+
+/// The captures of a thread, the last one first: at most [`CAPTURES_MAX`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captures {
+    /// Each of them.
+    pub captures: Vec<CaptureEntry>,
+}
+
+/// A capture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureEntry {
+    /// The commit.
+    pub commit: String,
+    /// When it was made.
+    pub at: Timestamp,
+    /// Its author's name.
+    pub author: String,
+    /// The first line of its message.
+    pub subject: String,
+}
+
+/// Unmounts a thread and removes it: its directory, its worktree, and its branch if that has no commits of its own. Captures stay,
+/// unless it is forced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drop {
     /// Which.
     pub name: String,
-    /// Without force, a thread that is in use or has changes that are not committed stays.
+    /// Without force, a thread that is in use or has changes that are neither committed nor captured stays.
     #[serde(default)]
     pub force: Force,
 }
@@ -130,6 +216,9 @@ pub struct Dropped {
     /// Its branch, if that has commits of its own and stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_branch: Option<String>,
+    /// The reference of its captures, if there are some and they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_captures: Option<String>,
 }
 
 #[cfg(test)]
