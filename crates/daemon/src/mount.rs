@@ -466,8 +466,9 @@ async fn ready(worker: &mut Worker, plan: &Plan) -> Result<Ready, ErrorObject> {
             Heard::Said(FromWorker::Error(error)) => return Err(from_worker(error)),
             // A worker that has mounted has a successor already when it dies here.
             Heard::Said(
-                    FromWorker::Status(_) | FromWorker::Flushed { .. } | FromWorker::ListedChanged { .. },
-                ) | Heard::Lost => {}
+                FromWorker::Status(_) | FromWorker::Flushed { .. } | FromWorker::ListedChanged { .. },
+            )
+            | Heard::Lost => {}
             Heard::Said(FromWorker::Stopping(_)) => {
                 let message = could_not("its worker does not keep to the protocol".to_owned());
                 return Err(ErrorObject::internal(message));

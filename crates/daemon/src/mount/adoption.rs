@@ -189,9 +189,7 @@ fn login(row: &MountRow, config: Option<&MountConfig>) -> Login {
     match (&row.source, config.map(|config| &config.place)) {
         (_, Some(Place::Machine(Dial::Ssh(dial)))) => Login::Through(dial.control_path.as_path().to_owned()),
         (_, Some(Place::Machine(Dial::Host | Dial::Docker(_)) | Place::Thread(_)))
-        | (Source::Files { machine: Machine::Host, .. }, None) => {
-            Login::None
-        }
+        | (Source::Files { machine: Machine::Host, .. }, None) => Login::None,
         (_, None) => Login::Unknown,
     }
 }
