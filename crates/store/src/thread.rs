@@ -30,6 +30,9 @@
 //! Files whose last name went while they were open are kept ([`Thread::unnamed`]) until whoever has them open says
 //! [`forget`](Thread::forget); a successor that takes over asks the kernel which are still open.
 //!
+//! Whoever serves a thread may die between carrying a request out and answering it, and its successor is then asked again. So a
+//! record says which [request](once) it carries out.
+//!
 //! The log is compacted when it has grown to twice what it has to say and [`GROWTH_BYTES_MIN`] more.
 //!
 //! Locks: the thread's state, then the leaves of [`Objects`]. Records are written, and trees read, under the first; contents are
@@ -39,6 +42,7 @@ mod content;
 mod git_index;
 mod look;
 mod names;
+mod once;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -55,6 +59,7 @@ pub use content::{Access, AttributeChanges, XattrMode};
 pub use git_index::DATED_BEFORE_SECONDS;
 pub use look::{Changed, Listed};
 pub use names::{New, Remains, Removed, RenameMode};
+pub use once::Hand;
 
 use crate::blobs::BlobCache;
 use crate::error::fails;
@@ -285,7 +290,18 @@ struct Locked<'a> {
 }
 
 impl Locked<'_> {
-    /// Makes the changes true, all or none.
+    /// Makes what an operation changes true, all or none, and with it that the request is carried out that it is part of. `ino` is the
+    /// file that it has made, or that it is about.
+    fn conclude(&mut self, mut changes: Vec<Change>, ino: Ino) -> Result<()> {
+        if let Some(once::Request { number, answered, .. }) = once::current() {
+            changes.push(Change::CarriedOut { request: number, ino, answered });
+        }
+        self.commit(changes)?;
+        once::recorded();
+        Ok(())
+    }
+
+    /// Makes the changes true, all or none: of what prepares an operation, and is as good twice.
     fn commit(&mut self, changes: Vec<Change>) -> Result<()> {
         if self.state.log.is_broken() {
             self.compact()?;
