@@ -133,6 +133,9 @@ pub struct ThreadRow {
     pub branch: String,
     /// Where it is mounted, or was last, or is to be.
     pub dir: ByteString,
+    /// Whether nothing was at `dir` before the thread was made.
+    #[serde(default)]
+    pub makes_dir: bool,
     /// What git knows its worktree by, once it does.
     #[serde(default)]
     pub registration: Option<ByteString>,

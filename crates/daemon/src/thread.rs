@@ -1,7 +1,7 @@
 //! Threads: their making, what is changed in them, their end.
 //!
 //! ```text
-//!  asked for ─► planned ─► claimed, row: making ─► branch, worktree, tree, index ─► mounted ─► row: open
+//!  asked for ─► planned ─► claimed, row: making ─► directory, branch, worktree, tree, index ─► mounted ─► row: open
 //!                  └───────────────┴──────────────────────────┴───────────────────────┴─► undone: nothing is left
 //!  open ─► unmounted ─► row: dropping ─► worktree, branch, files gone ─► row gone
 //! ```
@@ -35,7 +35,7 @@ use store::worktree::snapshot::{Captured, Message, Mounted};
 use store::worktree::{self, LogEntry, Registration};
 use store::{Hash, Oid};
 use tokio::sync::oneshot;
-use wire::api::machine::{Caller, Source, absolute};
+use wire::api::machine::{Source, absolute};
 use wire::api::mount::{Create, Force};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject, status, thread};
@@ -89,8 +89,9 @@ struct Planned {
     row: ThreadRow,
     objects: Arc<Objects>,
     revision: Revision,
-    mount: Plan,
-    caller: Caller,
+    /// How it is to be mounted; `mount` once its directory is there.
+    create: Create,
+    mount: Option<Plan>,
 }
 
 /// What a worker needs to open a thread.
@@ -156,17 +157,9 @@ impl ThreadContext {
             Some(other) => Some(self.find(other).await?.row),
             None => None,
         };
-        let paths = self.paths.clone();
-        let mut planned = blocking(move || plan_new(new, from.as_ref(), &paths)).await??;
+        let mut planned = blocking(move || plan_new(new, from.as_ref())).await??;
         let row = Box::new(planned.row.clone());
-        let claimed = self.owner.ask(|answer| Event::Thread(ThreadEvent::Claim { row, answer })).await;
-        let turn = match claimed {
-            Ok(turn) => turn,
-            Err(error) => {
-                planned.mount.undo_in_background();
-                return Err(error);
-            }
-        };
+        let turn = self.owner.ask(|answer| Event::Thread(ThreadEvent::Claim { row, answer })).await?;
         let made = match self.database.put_thread(planned.row.clone()).await {
             Ok(()) => {
                 let paths = self.paths.clone();
@@ -181,12 +174,10 @@ impl ThreadContext {
             Err(error) => Err(failure(&error)),
         };
         let Planned { row, mount, .. } = planned;
-        let opened = match made {
-            Ok(()) => self.open(&row, mount).await,
-            Err(error) => {
-                mount.undo_in_background();
-                Err(error)
-            }
+        let opened = match (made, mount) {
+            (Ok(()), Some(mount)) => self.open(&row, mount).await,
+            (Ok(()), None) => Err(ErrorObject::internal("a thread without a directory")),
+            (Err(error), _) => Err(error),
         };
         match opened {
             Ok(()) => {
@@ -510,7 +501,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 pub fn from_store(error: &store::Error) -> ErrorObject {
     let kind = match error {
         store::Error::Busy { .. } => ErrorKind::Conflict,
-        store::Error::Git { what: "find a repository" | "resolve a revision", .. } => ErrorKind::NotFound,
+        store::Error::Git { what: "find a repository", .. } => ErrorKind::NotFound,
         store::Error::Access { source, .. } => crate::failure::kind_of(source),
         _ => ErrorKind::Failure,
     };
@@ -539,8 +530,8 @@ fn message(text: String, agent: Option<String>, tool: Option<String>) -> Result<
     }
 }
 
-/// Finds out what a thread is to be, and makes its directory. Blocks.
-fn plan_new(new: thread::New, from: Option<&ThreadRow>, paths: &Paths) -> Result<Planned, ErrorObject> {
+/// Finds out what a thread is to be. Makes nothing. Blocks.
+fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Planned, ErrorObject> {
     let thread::New { name, repo, from: revision, at, caller } = new;
     if !caller.cwd.as_bytes().starts_with(b"/") {
         return Err(ErrorObject::new(ErrorKind::Usage, "the caller's directory is not an absolute path"));
@@ -559,7 +550,17 @@ fn plan_new(new: thread::New, from: Option<&ThreadRow>, paths: &Paths) -> Result
     let found = |error: store::Error| from_store(&error);
     let objects = Objects::discover(&within).map_err(found)?;
     let revision = match from {
-        None => worktree::resolve(&objects, &within, &revision).map_err(found)?,
+        None => worktree::resolve(&objects, &within, &revision).map_err(|error| match error {
+            store::Error::Git { .. } => {
+                let message = format!(
+                    "there is no commit `{}` in `{}`",
+                    revision.escape_debug(),
+                    objects.repository().display()
+                );
+                ErrorObject::new(ErrorKind::NotFound, message)
+            }
+            error => from_store(&error),
+        })?,
         Some(from) => {
             if from.repository.as_path() != objects.repository() {
                 let message = format!("the thread `{}` is of `{}`, another repository", from.name, from.repo);
@@ -581,10 +582,12 @@ fn plan_new(new: thread::New, from: Option<&ThreadRow>, paths: &Paths) -> Result
         return Err(conflict(message, hint));
     }
     let dir = match &at {
-        Some(at) => at.clone(),
-        None => ByteString::from(beside(&copy, &name).as_path()),
+        Some(at) if !at.is_empty() => of_caller(at),
+        Some(_) => return Err(ErrorObject::new(ErrorKind::Usage, "the directory's name is empty")),
+        None => beside(&copy, &name),
     };
-    let mut row = ThreadRow {
+    let dir = really(dir);
+    let row = ThreadRow {
         name: name.clone(),
         phase: ThreadPhase::Making,
         repo: ByteString::from(copy.as_path()),
@@ -592,7 +595,8 @@ fn plan_new(new: thread::New, from: Option<&ThreadRow>, paths: &Paths) -> Result
         hash: objects.hash().to_string(),
         commit: revision.commit.to_string(),
         branch: name.clone(),
-        dir,
+        dir: ByteString::from(dir.as_path()),
+        makes_dir: dir.symlink_metadata().is_err(),
         registration: None,
     };
     let create = Create {
@@ -605,11 +609,17 @@ fn plan_new(new: thread::New, from: Option<&ThreadRow>, paths: &Paths) -> Result
         heartbeat_interval_ms: None,
         max_heartbeat_failures: None,
         options: Default::default(),
-        caller: caller.clone(),
+        caller,
     };
-    let mount = plan::prepare(create, paths.mounts_dir(), Some(place(&row, paths)))?;
-    row.dir = ByteString::from(mount.place.dir.as_path());
-    Ok(Planned { row, objects: Arc::new(objects), revision, mount, caller })
+    Ok(Planned { row, objects: Arc::new(objects), revision, create, mount: None })
+}
+
+/// A path without links above its last name, as far as they can be followed.
+fn really(path: PathBuf) -> PathBuf {
+    match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(above)), Some(name)) => above.join(name),
+        _ => path,
+    }
 }
 
 /// Beside a working copy, named after it.
@@ -633,8 +643,11 @@ fn last_of(objects: &Objects, from: &ThreadRow) -> Result<Revision, ErrorObject>
 }
 
 impl Planned {
-    /// Makes the branch, the worktree, the tree and its index. What is left after an error is [removed](remove). Blocks.
+    /// Makes the directory, the branch, the worktree, the tree and its index. What is left after an error is [removed](remove). Blocks.
     fn begin(&mut self, paths: &Paths) -> Result<(), ErrorObject> {
+        let mount = plan::prepare(self.create.clone(), paths.mounts_dir(), Some(place(&self.row, paths)))?;
+        self.row.dir = ByteString::from(mount.place.dir.as_path());
+        self.mount = Some(mount);
         let directory = paths.thread_dir(&self.row.name);
         for dir in [paths.threads_dir(), directory.clone(), directory.join(ASIDE)] {
             supervisor::socket::private_directory(&dir).map_err(|error| failure(&error))?;
@@ -647,6 +660,7 @@ impl Planned {
             if error.to_string().contains("already exists") {
                 // Somebody else has made the branch meanwhile: it is not undone.
                 self.row.phase = ThreadPhase::Dropping { branch_at: None, captures_at: None };
+                self.mount.iter().for_each(Plan::undo);
             }
             from_store(&error)
         })?;
@@ -659,7 +673,7 @@ impl Planned {
 
     fn fill(&self, tree: &Path, registration: &Registration, paths: &Paths) -> store::Result<()> {
         let blobs = Arc::new(BlobCache::open(paths.blobs_dir(), BLOBS_BYTES_MAX)?);
-        let (uid, gid) = (self.caller.uid, self.caller.gid);
+        let (uid, gid) = (self.create.caller.uid, self.create.caller.gid);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let made = Time { seconds: now.saturating_sub(DATED_BEFORE_SECONDS), nanoseconds: 0 };
@@ -723,6 +737,9 @@ fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> {
             Ok(())
         };
         delete().map_err(|error| from_store(&error))?;
+    }
+    if row.phase == ThreadPhase::Making && row.makes_dir {
+        plan::remove_made(&[row.dir.as_path().to_owned()]);
     }
     match std::fs::remove_dir_all(&directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

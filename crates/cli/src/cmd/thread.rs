@@ -13,8 +13,8 @@ use wire::bytestring::ByteString;
 use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::output::{Align, Table};
 use crate::output::text::{age, counted, one_line};
+use crate::output::{Align, Table};
 
 /// How much of a commit's name is shown.
 const SHORT_COMMIT_LENGTH: usize = 12;

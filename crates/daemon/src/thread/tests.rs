@@ -1,3 +1,5 @@
+use wire::api::machine::Caller;
+
 use super::*;
 
 #[test]
@@ -61,7 +63,7 @@ impl Bench {
     }
 
     fn plan(&self, new: thread::New) -> Result<Planned, ErrorObject> {
-        plan_new(new, None, &self.paths())
+        plan_new(new, None)
     }
 
     /// All that is there of a thread: references, worktrees, files, directories.
@@ -130,7 +132,6 @@ fn nothing_is_left_of_one_that_was_left_half_way() {
         let row = ThreadRow { registration: None, phase: ThreadPhase::Making, ..planned.row.clone() };
         remove(&row, &bench.paths()).expect("removed");
         remove(&row, &bench.paths()).expect("nothing to remove");
-        planned.mount.undo();
         assert_eq!(bench.traces(), before);
     };
     undo(&bench.plan(fix(&bench)).expect("planned"));
@@ -151,7 +152,7 @@ fn what_is_dropped_leaves_its_branch_if_that_has_commits_of_its_own() {
     let before = bench.traces();
     let mut planned = bench.plan(fix(&bench)).expect("planned");
     planned.begin(&bench.paths()).expect("begun");
-    planned.mount.undo();
+    planned.mount.take().expect("prepared").undo();
     let own = bench.git(&["commit-tree", "-p", "HEAD", "-m", "own", "HEAD^{tree}"]);
     bench.git(&["update-ref", "refs/heads/fix", own.trim()]);
     let kept = branch_of(&planned.row).expect("decided");
@@ -179,7 +180,9 @@ fn what_is_in_the_way_is_one_clear_conflict() {
     );
     std::fs::create_dir(bench.root().join("app-fix")).expect("made");
     std::fs::write(bench.root().join("app-fix/file"), "").expect("written");
-    assert_eq!(refused(bench.plan(named("fix"))).0, ErrorKind::Conflict);
+    let mut planned = bench.plan(named("fix")).expect("planned");
+    let error = planned.begin(&bench.paths()).expect_err("it is not empty");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
     let elsewhere = thread::New { at: Some("../../elsewhere".into()), ..named("fix") };
     assert_eq!(bench.plan(elsewhere).expect("planned").row.dir.as_path(), bench.root().join("elsewhere"));
     let nowhere = thread::New { repo: Some(ByteString::from(bench.root().as_path())), ..named("other") };

@@ -11,7 +11,7 @@ fn a_dropped_thread_leaves_nothing() {
     bench.git_in(&dir, &["add", ".gitignore"]);
     let refused = bench.run(&["thread", "drop", "fix"]);
     assert_eq!(refused.code(), 5, "{refused}");
-    assert!(refused.errors().contains("not committed"), "{refused}");
+    assert!(refused.errors().contains("neither committed nor captured"), "{refused}");
     bench.git_in(&dir, &["rm", "-qf", ".gitignore"]);
     assert_eq!(bench.run(&["thread", "drop", "fix"]).code(), 0);
     let mut after = bench.traces();

@@ -71,3 +71,39 @@ fn a_thread_can_be_mounted_elsewhere() {
     assert!(listed.contains(&format!("worktree {}\n", elsewhere.display())), "{listed}");
     assert_eq!(text(&bench.stead.status()["threads"][0]["dir"]), elsewhere.display().to_string());
 }
+
+#[test]
+fn a_capture_is_a_commit_that_leaves_branch_and_index_alone() {
+    let bench = Bench::new();
+    let dir = bench.thread("fix");
+    for (key, value) in [("user.name", "test"), ("user.email", "test@example.org")] {
+        bench.git(&["config", key, value]);
+    }
+    assert_eq!(bench.run(&["thread", "capture", "fix", "-m", "nothing"]).code(), 5);
+    bench.write(&dir.join(".gitignore"), "*.o\n");
+    bench.write(&dir.join("src/main.c"), "first\n");
+    bench.write(&dir.join("src/main.o"), "ignored\n");
+    fs::remove_file(dir.join("link")).expect("removed");
+    let first = bench.json(&["thread", "capture", "fix", "-m", "first", "--agent", "reviewer"]);
+    let (first, parent) = (text(&first["commit"]), text(&first["parent"]));
+    assert_eq!(parent, bench.git(&["rev-parse", "main"]).trim());
+    assert_eq!(bench.git(&["rev-parse", "fix"]).trim(), parent, "the branch is where it was");
+    assert_eq!(bench.git_in(&dir, &["diff", "--cached", "--name-only"]), "", "the index is as it was");
+    let names = bench.git(&["diff", "--name-status", "main", &first]);
+    assert_eq!(names, "A\t.gitignore\nD\tlink\nM\tsrc/main.c\n");
+    assert_eq!(bench.run(&["thread", "capture", "fix", "-m", "again"]).code(), 5);
+    bench.write(&dir.join("src/main.c"), "second\n");
+    let second = bench.json(&["thread", "capture", "fix", "-m", "second"]);
+    assert_eq!(text(&second["parent"]), first);
+    let log = bench.json(&["thread", "log", "fix"]);
+    let subjects: Vec<String> =
+        log["captures"].as_array().expect("a list").iter().map(|entry| text(&entry["subject"])).collect();
+    assert_eq!(subjects, ["second", "first"]);
+    assert!(bench.git(&["log", "-1", "--format=%B", &first]).ends_with("Agent: reviewer\n\n"));
+    let diff = bench.run(&["thread", "diff", "fix", "--", "--stat"]);
+    assert!(diff.text().contains("src/main.c") && !diff.text().contains("main.o"), "{diff}");
+    // What is captured is not lost with the thread.
+    let dropped = bench.json(&["thread", "drop", "fix"]);
+    assert_eq!(text(&dropped["kept_captures"]), "refs/stead/threads/fix");
+    assert_eq!(bench.git(&["show", "refs/stead/threads/fix:src/main.c"]), "second\n");
+}
