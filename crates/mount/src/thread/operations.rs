@@ -467,14 +467,14 @@ impl Serving {
 
     fn list(&self, at: Ino, read: &request::Read) -> Result<Answer, Errno> {
         let mut listing = Listing::new(read.size);
-        let most = read.size / LISTED_BYTES_MIN;
+        let most = (read.size / LISTED_BYTES_MIN).max(1);
         self.each_name(at, read.offset, most, |name, _| listing.push(name) != Placed::Full)?;
         Ok(Answer::Listing(listing))
     }
 
     fn list_plus(&self, at: Ino, read: &request::Read) -> Result<Answer, Errno> {
         let mut listing = ListingPlus::new(read.size);
-        let most = read.size / LISTED_PLUS_BYTES_MIN;
+        let most = (read.size / LISTED_PLUS_BYTES_MIN).max(1);
         self.each_name(at, read.offset, most, |name, attributes| {
             let entry = attributes.map_or_else(|| Entry::negative(std::time::Duration::ZERO), entry);
             listing.push(name, &entry) != Placed::Full
