@@ -23,6 +23,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
@@ -66,6 +67,9 @@ const ABANDONED_GIT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long git may take to look for changes in a worktree: as long as it takes to look at each of its files.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Tells lists of changes apart that are asked for at once.
+static LISTINGS: AtomicU64 = AtomicU64::new(0);
 
 const TREE: &str = "tree";
 const ASIDE: &str = "git";
@@ -280,9 +284,11 @@ impl ThreadContext {
         let to = blocking(move || {
             let made = supervisor::socket::private_directory(&directory.join(CHANGED));
             made.map_err(|error| failure(&error))?;
-            let number = std::time::SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let number = number.unwrap_or_default().as_nanos();
-            Ok::<_, ErrorObject>(directory.join(CHANGED).join(number.to_string()))
+            // Another daemon may have left some.
+            let since =
+                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+            let number = LISTINGS.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, ErrorObject>(directory.join(CHANGED).join(format!("{since}-{number}")))
         })
         .await??;
         let listing = mount.list_changed(ByteString::from(to.as_path()));
@@ -478,17 +484,22 @@ impl ThreadContext {
         let wanted = all.into_iter().filter(|found| {
             found.row.phase == ThreadPhase::Open && (found.mount.is_some() || found.changed.is_none())
         });
-        let counting: tokio::task::JoinSet<()> = wanted
+        // Each goes on to its end when nobody waits any more, so that it leaves no list of changes behind.
+        let counting: Vec<_> = wanted
             .map(|found| {
                 let context = self.clone();
-                async move {
+                tokio::spawn(async move {
                     if let Err(error) = context.changed(&found.row.name).await {
                         tracing::debug!(thread = found.row.name, %error, "what is changed is not known");
                     }
-                }
+                })
             })
             .collect();
-        counting.join_all().await;
+        for counted in counting {
+            if let Err(error) = counted.await {
+                tracing::error!(%error, "counting what is changed did not end");
+            }
+        }
     }
 }
 

@@ -20,8 +20,7 @@ pub async fn get(daemon: &Daemon) -> Result<Document, ErrorObject> {
     let mut polls: JoinSet<()> = mounts.into_iter().map(|mount| async move { mount.poll().await }).collect();
     let threads = daemon.threads();
     let all = async {
-        threads.count().await;
-        while polls.join_next().await.is_some() {}
+        tokio::join!(threads.count(), async { while polls.join_next().await.is_some() {} });
     };
     if tokio::time::timeout(POLL_TIMEOUT, all).await.is_err() {
         tracing::debug!("some workers did not say how they do");

@@ -43,7 +43,8 @@ pub async fn list(daemon: &Daemon, _: List) -> Result<Threads, ErrorObject> {
 /// What is changed in one.
 pub async fn status(daemon: &Daemon, asked: Status) -> Result<Changes, ErrorObject> {
     let Status { name, after } = asked;
-    let (FoundThread { row, mut shown, .. }, changed) = daemon.threads().changed(&name).await?;
+    let (FoundThread { row, mut shown, .. }, changed) =
+        to_its_end(daemon, |context| async move { context.changed(&name).await }).await?;
     shown.changed = changed.len() as u64;
     let telling = tokio::task::spawn_blocking(move || tell(&row, changed, after.as_ref()));
     let told = telling.await.map_err(|error| ErrorObject::internal(error.to_string()))?;
