@@ -38,6 +38,7 @@ mod search;
 mod shell;
 mod stat;
 mod status;
+mod thread;
 mod tunnel;
 mod unmount;
 mod version;
@@ -118,6 +119,7 @@ pub enum Command {
     Attach(attach::Args),
     Kill(kill::Args),
     Tunnel(tunnel::Args),
+    Thread(thread::Args),
     Ls(ls::Args),
     Cat(cat::Args),
     Stat(stat::Args),
@@ -156,6 +158,7 @@ impl Command {
             Command::Attach(args) => attach::run(args, context).map(Next::Exit),
             Command::Kill(args) => kill::run(args, context).map(done),
             Command::Tunnel(args) => tunnel::run(args, context).map(done),
+            Command::Thread(args) => thread::run(args, context).map(done),
             Command::Ls(args) => ls::run(args, context).map(done),
             Command::Cat(args) => cat::run(args, context).map(done),
             Command::Stat(args) => stat::run(args, context).map(done),

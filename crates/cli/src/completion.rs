@@ -100,6 +100,10 @@ fn begins_url(word: &str) -> bool {
 
 /// The files of this computer, the machines, and the files of those that are connected.
 pub fn sources(current: &OsStr) -> Vec<CompletionCandidate> {
+    if let Some(name) = current.to_str().and_then(|text| text.strip_prefix("thread:")) {
+        let found = threads(OsStr::new(name)).into_iter();
+        return found.map(|thread| thread.add_prefix("thread:")).collect();
+    }
     if let Some(far) = far_files(current) {
         return far;
     }
@@ -166,6 +170,13 @@ pub fn mounts(current: &OsStr) -> Vec<CompletionCandidate> {
     let mounts = document().map_or(Vec::new(), |document| document.mounts);
     let names = mounts.into_iter().flat_map(|mount| [mount.id.to_string(), mount.dir.to_string()]);
     candidates(names, current)
+}
+
+/// The threads, by their names.
+pub fn threads(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(current) = current.to_str() else { return Vec::new() };
+    let threads = document().map_or(Vec::new(), |document| document.threads);
+    candidates(threads.into_iter().map(|thread| thread.name), current)
 }
 
 /// The processes that were started on machines.

@@ -9,6 +9,7 @@
 //! | `counter(noun, last)` | the last number given to a noun, so that no id is used twice |
 //! | `mount(id, record)` | one row for each mount, as JSON of [`MountRow`] |
 //! | `process(id, record)` | one row for each detached process, as JSON of [`ProcessRow`] |
+//! | `thread(name, record)` | one row for each thread, as JSON of [`ThreadRow`] |
 //! | `session(machine, record)` | one row for each machine with such a process, as JSON of [`SessionRow`] |
 
 use std::fs::{OpenOptions, Permissions};
@@ -35,6 +36,7 @@ const MIGRATIONS: &[&str] = &[
      CREATE TABLE mount (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;",
     "CREATE TABLE process (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
      CREATE TABLE session (machine TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;",
+    "CREATE TABLE thread (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;",
 ];
 
 /// Requests that may wait for the disk. Whoever asks beyond it waits too.
@@ -110,6 +112,51 @@ pub struct SessionRow {
     pub session: String,
     /// How many have gone on with it before the last one.
     pub life: u32,
+}
+
+/// A thread, with what is needed to mount it, or to remove what is left of it, in a later life of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadRow {
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life.
+    pub phase: ThreadPhase,
+    /// The repository, as people know it.
+    pub repo: ByteString,
+    /// The repository's directory, the one with `objects`.
+    pub repository: ByteString,
+    /// By which hash it names objects: `sha1` or `sha256`.
+    pub hash: String,
+    /// The commit that it began from.
+    pub commit: String,
+    /// Its branch.
+    pub branch: String,
+    /// Where it is mounted, or was last, or is to be.
+    pub dir: ByteString,
+    /// Whether nothing was at `dir` before the thread was made.
+    #[serde(default)]
+    pub makes_dir: bool,
+    /// What git knows its worktree by, once it does.
+    #[serde(default)]
+    pub registration: Option<ByteString>,
+}
+
+/// Where a thread is in its life, as far as whoever finds its row has to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum ThreadPhase {
+    /// It is being made. Whoever finds it so undoes it.
+    Making,
+    /// It is there.
+    Open,
+    /// It is being removed, and is not mounted any more. Whoever finds it so goes on.
+    Dropping {
+        /// The commit at which its branch is to be deleted, if it is.
+        branch_at: Option<String>,
+        /// The commit at which its captures are to be deleted, if they are.
+        #[serde(default)]
+        captures_at: Option<String>,
+    },
 }
 
 /// The file cannot be used.
@@ -239,6 +286,21 @@ impl Database {
         self.run(move |file| file.remove("process", id.number())).await
     }
 
+    /// All threads that were put and not removed, in the order of their names.
+    pub async fn threads(&self) -> Result<Vec<ThreadRow>, DatabaseError> {
+        self.run(|file| file.threads()).await
+    }
+
+    /// Writes a thread.
+    pub async fn put_thread(&self, row: ThreadRow) -> Result<(), DatabaseError> {
+        self.run(move |file| file.put_thread(&row)).await
+    }
+
+    /// Forgets a thread. One that is not there is no error.
+    pub async fn remove_thread(&self, name: String) -> Result<(), DatabaseError> {
+        self.run(move |file| file.remove_thread(&name)).await
+    }
+
     /// The session of a machine's commands.
     pub async fn session(&self, machine: Machine) -> Result<Option<SessionRow>, DatabaseError> {
         self.run(move |file| file.session(&machine)).await
@@ -323,6 +385,27 @@ impl File {
     fn remove(&mut self, noun: &'static str, number: u64) -> Result<(), DatabaseError> {
         let delete = format!("DELETE FROM {noun} WHERE id = ?1");
         let removed = self.connection.execute(&delete, [number.cast_signed()]);
+        removed.map(|_| ()).map_err(|error| self.failed(error))
+    }
+
+    fn threads(&self) -> Result<Vec<ThreadRow>, DatabaseError> {
+        let read = || -> rusqlite::Result<Vec<String>> {
+            let mut statement = self.connection.prepare("SELECT record FROM thread ORDER BY name")?;
+            let rows = statement.query_map([], |row| row.get(0))?;
+            rows.collect()
+        };
+        let records = read().map_err(|error| self.failed(error))?;
+        records.iter().map(|record| self.parse(record)).collect()
+    }
+
+    fn put_thread(&mut self, row: &ThreadRow) -> Result<(), DatabaseError> {
+        let insert = "INSERT OR REPLACE INTO thread (name, record) VALUES (?1, ?2)";
+        let written = self.connection.execute(insert, params![row.name, self.record(row)?]);
+        written.map(|_| ()).map_err(|error| self.failed(error))
+    }
+
+    fn remove_thread(&mut self, name: &str) -> Result<(), DatabaseError> {
+        let removed = self.connection.execute("DELETE FROM thread WHERE name = ?1", [name]);
         removed.map(|_| ()).map_err(|error| self.failed(error))
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`owner`]: the one task that owns the state, and the one enum of what can wake it.
 //! - [`mount`]: the task of a mount: its worker, from `start` to the last cleaning up.
+//! - [`thread`]: what is done to threads.
 //! - [`connection`]: the task of a connection, and the traits by which machines are reached.
 //! - [`bus`], [`world`]: what is told to whoever wants to know, and what happens to this computer.
 //! - [`session`], [`rpc`]: clients and what they ask for, a file for each noun.
@@ -32,6 +33,7 @@ pub mod prompt;
 pub mod rpc;
 pub mod session;
 pub mod shutdown;
+pub mod thread;
 pub mod tunnel;
 pub mod world;
 
@@ -52,13 +54,14 @@ use supervisor::socket::{is_own, peer, private_directory};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use wire::api::daemon::Announcement;
 use wire::api::mount::Force;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::paths::Paths;
 
 use connection::{CommandSessions, DockerConnector, HostConnector, SshConnector, SshSettings};
-use database::Database;
+use database::{Database, ThreadPhase};
 use endpoint::Endpoint;
 use failure::failure;
 use log::Echo;
@@ -66,8 +69,9 @@ use mount::MountContext;
 use mount::adoption::{self, Adopted, Login, Outcome};
 use mount::goodbye::Goodbye;
 use mount::worker::{Launch, Programs};
-use owner::{Connectors, Event, Monitoring, Owner, OwnerHandle, Surroundings};
+use owner::{Connectors, Event, Monitoring, Owner, OwnerHandle, Surroundings, ThreadEvent};
 use rpc::Daemon;
+use thread::ThreadContext;
 
 /// Clients served at once. The next one waits until one goes.
 pub const CLIENTS_MAX: usize = 256;
@@ -77,6 +81,10 @@ const DESCRIPTORS_MAX: u64 = 64 << 10;
 
 /// How long the accepting of clients pauses when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long clients wait for threads to be cleared that a daemon before this one has left half way. With the search for mounts this is
+/// below the half minute that a daemon has to start.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long mounts may flush after a signal. What the system gives a service to end is a minute and a half.
 const SIGNAL_PATIENCE: Duration = Duration::from_secs(60);
@@ -268,6 +276,10 @@ impl Life {
         for goodbye in goodbyes {
             owner.send(Event::SayGoodbye(Box::new(goodbye))).await;
         }
+
+        let threads =
+            ThreadContext { owner: owner.clone(), database: database.clone(), paths: paths.clone() };
+        recover_threads(threads).await?;
 
         let world = tokio::spawn(world::watch(owner.clone()));
         let endpoint =
@@ -479,6 +491,26 @@ async fn adopt_mounts(
     }
     end_masters(paths, needed).await;
     Ok((adopted, goodbyes))
+}
+
+/// Brings to its end what a daemon before this one has begun to do to threads.
+async fn recover_threads(threads: ThreadContext) -> Result<(), ErrorObject> {
+    let rows = threads.database.threads().await.map_err(|error| failure(&error))?;
+    let mut recovering = JoinSet::new();
+    for row in rows {
+        let known = Box::new(row.clone());
+        threads.owner.send(Event::Thread(ThreadEvent::Known(known))).await;
+        if row.phase != ThreadPhase::Open {
+            recovering.spawn(threads.clone().recover(row));
+        }
+    }
+    let all = async { while recovering.join_next().await.is_some() {} };
+    if tokio::time::timeout(RECOVERY_PATIENCE, all).await.is_err() {
+        // They have the turn of their threads, so nobody else does anything to these.
+        tracing::warn!("threads that were left half way are still being cleared");
+        recovering.detach_all();
+    }
+    Ok(())
 }
 
 /// Ends the logins that are there, but for those that are needed.

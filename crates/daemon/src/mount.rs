@@ -20,13 +20,13 @@ use std::time::Duration;
 use supervisor::keeper::Token;
 use tokio::sync::{mpsc, oneshot};
 use wire::api::id::MountId;
-use wire::api::machine::{CALLER_VARIABLES, Caller, Prompts};
+use wire::api::machine::{CALLER_VARIABLES, Caller, Machine, Prompts};
 use wire::api::mount::{Access, Force, RemovedMount};
 use wire::api::status;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
-use wire::worker::{Dial, FromWorker, MountConfig, Owner, Place, Ready};
+use wire::worker::{FromWorker, MountConfig, Owner, Place, Ready};
 
 use crate::connection::{Attendant, Lease};
 use crate::database::{Database, MountRow, Terms};
@@ -46,7 +46,7 @@ pub mod unsaved;
 pub mod worker;
 
 use goodbye::Goodbye;
-use plan::Plan;
+use plan::{Plan, Shows};
 use remains::{Cleaned, Leftover, clean_up};
 use serving::{Leasing, Serving};
 use worker::{Heard, Over, Programs, Worker};
@@ -71,6 +71,13 @@ pub enum Command {
     /// Have all that was written through the mount put on the machine; answered when it is there. Dropped if that cannot be
     /// known.
     Flush(oneshot::Sender<()>),
+    /// Have the worker of a thread write down what is changed in it. Dropped if there is no answer.
+    ListChanged {
+        /// The file: see [`ToWorker::ListChanged`](wire::worker::ToWorker::ListChanged).
+        to: ByteString,
+        /// Answered when it is written.
+        answer: Answer<()>,
+    },
     /// Take the mount away.
     Stop {
         /// How hard to try.
@@ -118,6 +125,14 @@ impl MountHandle {
     pub async fn flush(&self) -> bool {
         let (answer, answered) = oneshot::channel();
         self.commands.send(Command::Flush(answer)).await.is_ok() && answered.await.is_ok()
+    }
+
+    /// Has the worker of a thread write down, in a file that is not there yet, what is changed in it.
+    pub async fn list_changed(&self, to: ByteString) -> Result<(), ErrorObject> {
+        let (answer, answered) = oneshot::channel();
+        let unknown = || ErrorObject::new(ErrorKind::Failure, "what is changed cannot be known now");
+        self.commands.send(Command::ListChanged { to, answer }).await.map_err(|_| unknown())?;
+        answered.await.unwrap_or_else(|_| Err(unknown()))
     }
 
     /// Has the task leave the mount to the next daemon.
@@ -201,7 +216,10 @@ pub async fn go_on(
     let task = Task { context, owner, id: row.id, plan, state_dir, row, commands, stopping: Vec::new() };
     match found {
         adoption::Standing::Serving(worker) => {
-            let leasing = Leasing::begin(&task.owner, task.wanted(None), task.id);
+            let leasing = match task.wanted(None) {
+                Some(wanted) => Leasing::begin(&task.owner, wanted, task.id),
+                None => Leasing::none(),
+            };
             task.serve(Serving::new(*worker, None, leasing)).await;
         }
         adoption::Standing::Failed { .. } => {
@@ -245,7 +263,7 @@ impl Task {
             self.tell(MountEvent::Replayed(Box::new(replayed))).await;
         }
         let leasing = Leasing::none();
-        let serving = Serving::new(worker, Some(lease), leasing);
+        let serving = Serving::new(worker, lease, leasing);
         if answer.send(Ok(shown)).is_err() {
             // Whoever wanted it has gone, and does not know that it is there.
             return self.withdraw(serving).await;
@@ -272,8 +290,8 @@ impl Task {
         drop(answer.send(Err(error)));
     }
 
-    /// What the mount needs of its machine.
-    fn wanted(&self, prompter: Option<Prompter>) -> Wanted {
+    /// What the mount needs of its machine, if it has one.
+    fn wanted(&self, prompter: Option<Prompter>) -> Option<Wanted> {
         wanted(&self.plan, prompter)
     }
 
@@ -301,7 +319,8 @@ impl Task {
     /// mount's end nor whoever waits for that is held up by a machine that is away. To be called when the worker has ended
     /// and before its files are removed.
     async fn say_goodbye(&self) {
-        let (machine, caller) = (self.plan.place.machine.clone(), self.plan.caller.clone());
+        let Some(machine) = self.plan.place.machine().cloned() else { return };
+        let caller = self.plan.caller.clone();
         let state_dir = self.state_dir.clone();
         let reading = tokio::task::spawn_blocking(move || Goodbye::owed(machine, caller, &state_dir));
         match reading.await {
@@ -341,7 +360,7 @@ impl Task {
         loop {
             match self.commands.recv().await {
                 Some(Command::Poll(answer)) => drop(answer.send(())),
-                Some(Command::Reconnect | Command::Flush(_)) => {}
+                Some(Command::Reconnect | Command::Flush(_) | Command::ListChanged { .. }) => {}
                 Some(Command::Stop { answer, .. }) => {
                     let kept_aside = self.keep_unknown().await;
                     self.forget().await;
@@ -359,9 +378,10 @@ fn done(answer: oneshot::Sender<()>) {
     let _ = answer.send(());
 }
 
-fn wanted(plan: &Plan, prompter: Option<Prompter>) -> Wanted {
+fn wanted(plan: &Plan, prompter: Option<Prompter>) -> Option<Wanted> {
     let keep = Keep { reconnect: Some(plan.reconnect), heartbeat: Some(plan.heartbeat) };
-    Wanted { keep, ..Wanted::new(plan.place.machine.clone(), plan.caller.clone(), prompter) }
+    let machine = plan.place.machine()?.clone();
+    Some(Wanted { keep, ..Wanted::new(machine, plan.caller.clone(), prompter) })
 }
 
 /// Takes commands until the mount is to go; there is nothing to poll yet.
@@ -371,7 +391,7 @@ async fn end_command(commands: &mut mpsc::Receiver<Command>) -> Broken {
             Some(Command::Stop { answer, .. }) => return Broken::Stopped(answer),
             Some(Command::Leave(answer)) => return Broken::Left(answer),
             Some(Command::Poll(answer)) => drop(answer.send(())),
-            Some(Command::Reconnect | Command::Flush(_)) => {}
+            Some(Command::Reconnect | Command::Flush(_) | Command::ListChanged { .. }) => {}
             None => std::future::pending().await,
         }
     }
@@ -391,19 +411,29 @@ impl Starting<'_> {
         self,
         prompter: Option<Prompter>,
         worker: &mut Option<Worker>,
-    ) -> Result<(Lease, Ready), ErrorObject> {
+    ) -> Result<(Option<Lease>, Ready), ErrorObject> {
         let Starting { context, owner, plan, row } = self;
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
         let attendant = Attendant::new(&plan.caller, prompter.clone());
-        let lease = owner.acquire(wanted(plan, prompter)).await?;
-        lease.link().attend(&attendant);
+        let lease = match wanted(plan, prompter) {
+            Some(wanted) => Some(owner.acquire(wanted).await?),
+            None => None,
+        };
+        if let Some(lease) = &lease {
+            lease.link().attend(&attendant);
+        }
         let state_dir = context.paths.mount_state_dir(row.id);
         supervisor::socket::private_directory(&state_dir).map_err(|error| failure(&error))?;
         let token = Token::random().map_err(|error| failure(&error))?;
         row.token = Some(token);
         // Known before there is a process that has it.
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
-        let mut config = config(row.id, plan, &state_dir, lease.link().dial());
+        let place = match (&plan.place.shows, &lease) {
+            (Shows::Thread(thread), _) => Place::Thread((**thread).clone()),
+            (Shows::Files { .. }, Some(lease)) => Place::Machine(lease.link().dial()),
+            (Shows::Files { .. }, None) => return Err(ErrorObject::internal("a mount without a machine")),
+        };
+        let mut config = config(row.id, plan, &state_dir, place);
         config.cache_dir = Some(ByteString::from(context.paths.cache_dir()));
         config.unsaved = find_unsaved(context, plan, &state_dir).await?;
         let environment = known_environment(&plan.caller).into_iter();
@@ -425,11 +455,16 @@ impl Starting<'_> {
             }
         };
         (row.keeper, row.worker) = worker.identities();
-        let caller = Caller { prompts: Prompts::Refused, ..plan.caller.known_to(&plan.place.machine) };
+        let caller = Caller { prompts: Prompts::Refused, ..known(plan) };
         row.terms = Some(Terms { caller, ready: ready.clone() });
         context.database.put_mount(row.clone()).await.map_err(|error| failure(&error))?;
         Ok((lease, ready))
     }
+}
+
+/// What a later daemon needs to know of whom the mount is for.
+fn known(plan: &Plan) -> Caller {
+    plan.caller.known_to(plan.place.machine().unwrap_or(&Machine::Host))
 }
 
 /// What mounts of the same source have left that are gone. A mount that changes nothing does not replay it.
@@ -484,7 +519,7 @@ async fn ready(worker: &mut Worker, plan: &Plan) -> Result<Ready, ErrorObject> {
     }
 }
 
-fn config(id: MountId, plan: &Plan, state_dir: &std::path::Path, dial: Dial) -> MountConfig {
+fn config(id: MountId, plan: &Plan, state_dir: &std::path::Path, place: Place) -> MountConfig {
     MountConfig {
         id,
         source: plan.source.clone(),
@@ -497,7 +532,7 @@ fn config(id: MountId, plan: &Plan, state_dir: &std::path::Path, dial: Dial) -> 
         options: plan.options.clone(),
         state_dir: ByteString::from(state_dir),
         cache_dir: None,
-        place: Place::Machine(dial),
+        place,
         owner: Owner { uid: plan.caller.uid, gid: plan.caller.gid },
         unsaved: Vec::new(),
     }

@@ -45,6 +45,7 @@ mod connections;
 mod goodbyes;
 mod mounts;
 mod processes;
+mod threads;
 mod tunnels;
 
 #[cfg(test)]
@@ -53,6 +54,8 @@ mod tests;
 use connections::ConnectionRecord;
 use goodbyes::Goodbyes;
 pub use processes::{Hold, Known, ProcessRecord, Reader};
+use threads::ThreadRecord;
+pub use threads::{FoundThread, ThreadEvent, Turn};
 pub use tunnels::TunnelRecord;
 
 /// Events that may wait. Whoever sends beyond it waits too; the owner itself sends none.
@@ -87,6 +90,8 @@ pub enum Event {
     },
     /// What happened to a mount.
     Mount(MountId, MountEvent),
+    /// What has to do with threads.
+    Thread(ThreadEvent),
     /// A client wants to speak with the tasks of all mounts of a machine.
     SelectMountsOf {
         /// Which machine's.
@@ -430,6 +435,7 @@ pub struct Owner {
     last_connection: u64,
     processes: BTreeMap<ProcessId, ProcessRecord>,
     tunnels: BTreeMap<TunnelId, TunnelRecord>,
+    threads: BTreeMap<String, ThreadRecord>,
     tickets: Vec<(Secret, Prompter)>,
     goodbyes: Goodbyes,
     bus: Bus,
@@ -484,6 +490,7 @@ impl Owner {
             last_connection: 0,
             processes: BTreeMap::new(),
             tunnels: BTreeMap::new(),
+            threads: BTreeMap::new(),
             tickets: Vec::new(),
             goodbyes: Goodbyes::default(),
             bus: Bus::default(),
@@ -513,9 +520,10 @@ impl Owner {
             Event::AdoptMount(adopted) => self.adopt_mount(*adopted),
             Event::SelectMounts { target, answer } => drop(answer.send(self.select_mounts(&target))),
             Event::SelectMountsOf { machine, answer } => {
-                drop(answer.send(self.handles(|id| self.mounts[&id].place.machine == machine)));
+                drop(answer.send(self.handles(|id| self.mounts[&id].place.machine() == Some(&machine))));
             }
             Event::Mount(id, event) => self.on_mount(id, event),
+            Event::Thread(event) => self.on_thread(event),
             Event::ProcessStarted(process) => self.on_process_started(*process),
             Event::ProcessEnded(id, code) => self.on_process_ended(id, code),
             Event::ProcessDetached(row) => self.on_process_detached(*row),
@@ -593,7 +601,7 @@ impl Owner {
                 .filter(|record| record.is_shown())
                 .map(|record| record.shown.clone())
                 .collect(),
-            threads: Vec::new(),
+            threads: self.shown_threads(),
             vms: Vec::new(),
             tunnels: self.shown_tunnels(),
             processes: self.processes.values().map(ProcessRecord::status).collect(),

@@ -22,6 +22,7 @@ pub mod mount;
 pub mod process;
 pub mod prompt;
 pub mod status;
+pub mod thread;
 pub mod tunnel;
 
 use file::OpenNode;
@@ -123,6 +124,13 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::TunnelOpen(open) => done::<api::tunnel::Open>(tunnel::open(&daemon, &context, open).await),
         Call::TunnelList(_) => done::<api::tunnel::List>(tunnel::list(&daemon).await),
         Call::TunnelClose(close) => done::<api::tunnel::Close>(tunnel::close(&daemon, close).await),
+        Call::ThreadNew(new) => done::<api::thread::New>(thread::new(&daemon, &context, new).await),
+        Call::ThreadList(list) => done::<api::thread::List>(thread::list(&daemon, list).await),
+        Call::ThreadStatus(status) => done::<api::thread::Status>(thread::status(&daemon, status).await),
+        Call::ThreadCapture(capture) => done::<api::thread::Capture>(thread::capture(&daemon, capture).await),
+        Call::ThreadDiff(diff) => done::<api::thread::Diff>(thread::diff(&daemon, diff).await),
+        Call::ThreadLog(log) => done::<api::thread::Log>(thread::log(&daemon, log).await),
+        Call::ThreadDrop(drop) => done::<api::thread::Drop>(thread::drop(&daemon, drop).await),
         Call::FileStat(stat) => done::<api::file::Stat>(file::stat(&daemon, &context, stat).await),
         Call::FileOpenDirectory(open) => file::open_directory(&daemon, &context, open).await,
         Call::FileList(list) => file::list(list, node).await,

@@ -9,6 +9,7 @@ pub mod machine;
 pub mod nfs;
 pub mod probe;
 mod progress;
+pub mod thread;
 pub mod unsaved;
 pub mod worker;
 

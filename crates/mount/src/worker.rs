@@ -26,6 +26,7 @@ mod predecessor;
 pub(crate) mod session;
 mod spare;
 pub(crate) mod succession;
+mod thread;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ use wire::worker::{Place, WorkerError};
 use control::Control;
 use home::Home;
 use mounted::Mounted;
+use thread::MountedThread;
 
 /// Threads of the runtime: what waits for the machine is driven here, and little else.
 const RUNTIME_THREADS: usize = 2;
@@ -92,6 +94,12 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// A mount that serves.
+enum Served {
+    Machine(Mounted),
+    Thread(MountedThread),
+}
+
 async fn run(mut inheritance: Inheritance) -> Result<(), Failure> {
     let directory = inheritance.directory.clone();
     let presence = Presence::claim(&directory)
@@ -112,15 +120,21 @@ async fn run(mut inheritance: Inheritance) -> Result<(), Failure> {
             let place = config.place.clone();
             let home = Home { config, directory, tether: tether.clone(), presence };
             match &place {
-                Place::Machine(dial) if is_successor => Mounted::take_over(home, dial, kept, spare).await,
-                Place::Machine(dial) => Mounted::begin(home, dial).await,
-                Place::Thread(_) => Err(failure(ErrorKind::Failure, "threads cannot be mounted")),
+                Place::Machine(dial) if is_successor => {
+                    Mounted::take_over(home, dial, kept, spare).await.map(Served::Machine)
+                }
+                Place::Machine(dial) => Mounted::begin(home, dial).await.map(Served::Machine),
+                Place::Thread(thread) if is_successor => {
+                    MountedThread::take_over(home, thread, kept).await.map(Served::Thread)
+                }
+                Place::Thread(thread) => MountedThread::begin(home, thread).await.map(Served::Thread),
             }
         }
         Err(error) => Err(failure(ErrorKind::Failure, in_full(&error))),
     };
     match begun {
-        Ok(mount) => mount.serve(control).await.map_err(system("serve")),
+        Ok(Served::Machine(mount)) => mount.serve(control).await.map_err(system("serve")),
+        Ok(Served::Thread(mount)) => mount.serve(control).await.map_err(system("serve")),
         Err(error) if is_successor => Err(Failure::TakeOver(error)),
         Err(error) => {
             tracing::error!(%error, "could not mount");

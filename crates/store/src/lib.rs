@@ -14,6 +14,8 @@
 //!   named otherwise: so a directory of the base is renamed without copying, and one without a tree is opaque.
 //! - [`names`]: what the upper layer says, in memory and as changes in the [`log`].
 //! - [`blobs`]: contents of the base, decoded once for all threads.
+//! - [`worktree`]: what git knows of a thread: a worktree of the repository, and a branch. Its index is
+//!   [prepared](thread::Thread::write_git_index), so that git finds nothing to read.
 //!
 //! This crate knows no kernel interface, no protocol, no runtime, no daemon and no other process but git's. Time and users
 //! are arguments. Invariants:
@@ -38,6 +40,7 @@ pub mod objects;
 #[cfg(test)]
 mod testing;
 pub mod thread;
+pub mod worktree;
 
 pub use error::{Error, Refusal, Result};
 pub use gix_hash::{Kind as Hash, ObjectId as Oid};

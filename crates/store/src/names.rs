@@ -38,6 +38,10 @@ use change::Change;
 /// Cookies of names that are no tree's: behind all of a tree.
 pub(crate) const OWN_COOKIES: u64 = 1 << 32;
 
+/// Requests that are carried out and not known to be answered. Whoever serves a thread has some in hand at once, as many as it has
+/// threads, and those of a predecessor's.
+const UNANSWERED_MAX: usize = 1024;
+
 /// A record of a compacted log ends when it has so many bytes.
 const SNAPSHOT_RECORD_BYTES: usize = 16 << 10;
 
@@ -110,6 +114,8 @@ pub struct Names {
     xattrs: HashMap<Ino, Xattrs>,
     /// Whose the numbers of a block are, by its first.
     blocks: BTreeMap<u64, Ino>,
+    /// Requests that were carried out and may not be answered, with the file that each made or was about.
+    unanswered: BTreeMap<u64, Ino>,
 }
 
 /// A record that cannot be true, and why.
@@ -169,6 +175,9 @@ impl Names {
                 each(Change::Xattr { ino: *ino, name: name.clone(), value: value.clone() });
             }
         }
+        for (request, ino) in &self.unanswered {
+            each(Change::CarriedOut { request: *request, ino: *ino, answered: 0 });
+        }
         each(Change::Next(self.next));
     }
 
@@ -219,6 +228,14 @@ impl Names {
                     self.xattrs.remove(&ino);
                 }
             }
+            Change::CarriedOut { request, ino, answered } => {
+                self.unanswered.remove(&answered);
+                self.unanswered.insert(request, ino);
+                if self.unanswered.len() > UNANSWERED_MAX {
+                    return Err(Untrue("more requests are unanswered than there can be"));
+                }
+            }
+            Change::AllAnswered => self.unanswered.clear(),
         }
         Ok(())
     }
@@ -305,6 +322,10 @@ impl Names {
 
     pub(crate) fn xattrs(&self, ino: Ino) -> Option<&Xattrs> {
         self.xattrs.get(&ino)
+    }
+
+    pub(crate) fn unanswered(&self) -> &BTreeMap<u64, Ino> {
+        &self.unanswered
     }
 
     /// In whose block a number is, and which entry of its tree.

@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -238,6 +239,37 @@ impl Objects {
         Ok(Index { entries: entries.into() })
     }
 
+    /// The commits of the submodules in a directory, in the order of their names as bytes. What an [`Index`] has no use for.
+    pub fn submodules(&self, tree: &Oid) -> Result<Vec<(Name, Oid)>> {
+        let content = self.read(tree, gix_object::Kind::Tree)?;
+        let mut found = Vec::new();
+        for entry in gix_object::TreeRefIter::from_bytes(&content, self.hash) {
+            let entry = entry.map_err(|error| self.corrupt(tree, error.to_string()))?;
+            if entry.mode.kind() == EntryKind::Commit {
+                found.push(((**entry.filename).into(), entry.oid.to_owned()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// What a revision has at a path: names joined by slashes, from its root.
+    pub fn at_path(&self, tree: &Oid, path: &[u8]) -> Result<Option<IndexEntry>> {
+        let (mut tree, mut names) = (*tree, path.split(|byte| *byte == b'/').peekable());
+        while let Some(name) = names.next() {
+            let index = self.index(&tree)?;
+            let Some(entry) = index.find(name).and_then(|number| index.get(number)) else { return Ok(None) };
+            if names.peek().is_none() {
+                return Ok(Some(entry.clone()));
+            }
+            match (entry.kind, entry.oid) {
+                (Kind::Directory, Some(below)) => tree = below,
+                _ => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
     fn size(&self, handle: &HandleArc, oid: &Oid) -> Result<u64> {
         let header = handle.try_header(oid).map_err(|error| self.corrupt(oid, error.to_string()))?;
         let header = header.ok_or_else(|| self.missing(oid))?;
@@ -351,13 +383,30 @@ impl Objects {
         command
     }
 
-    fn git(&self, what: &'static str, with: impl FnOnce(&mut Command) -> &mut Command) -> Result<Vec<u8>> {
+    /// What git says of this repository.
+    pub(crate) fn git(
+        &self,
+        what: &'static str,
+        with: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Vec<u8>> {
         let mut command = self.command();
         with(&mut command);
         output_of(command, &self.repository, what)
     }
 
-    fn git_failed(&self, what: &'static str, why: String) -> Error {
+    /// The same, of a git that has this file open as long as it runs, whatever becomes of this process.
+    pub(crate) fn git_holding(
+        &self,
+        held: File,
+        what: &'static str,
+        with: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Vec<u8>> {
+        let mut command = self.command();
+        with(&mut command);
+        output_from(command, held.into(), &self.repository, what)
+    }
+
+    pub(crate) fn git_failed(&self, what: &'static str, why: String) -> Error {
         Error::Git { what, repository: self.repository.clone(), why }
     }
 
@@ -371,7 +420,7 @@ impl Objects {
 }
 
 /// What git says in this directory.
-fn git(
+pub(crate) fn git(
     directory: &Path,
     what: &'static str,
     with: impl FnOnce(&mut Command) -> &mut Command,
@@ -382,7 +431,7 @@ fn git(
 }
 
 /// git as it is configured, without what a hook or another git may have left in the environment.
-fn git_command() -> Command {
+pub(crate) fn git_command() -> Command {
     let mut command = Command::new("git");
     for name in LEFT_BY_OTHERS {
         command.env_remove(name);
@@ -390,9 +439,18 @@ fn git_command() -> Command {
     command
 }
 
-fn output_of(mut command: Command, repository: &Path, what: &'static str) -> Result<Vec<u8>> {
+fn output_of(command: Command, repository: &Path, what: &'static str) -> Result<Vec<u8>> {
+    output_from(command, Stdio::null(), repository, what)
+}
+
+pub(crate) fn output_from(
+    mut command: Command,
+    input: Stdio,
+    repository: &Path,
+    what: &'static str,
+) -> Result<Vec<u8>> {
     let failed = |why: String| Error::Git { what, repository: repository.to_owned(), why };
-    let output = command.stdin(Stdio::null()).output().map_err(|error| failed(error.to_string()))?;
+    let output = command.stdin(input).output().map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
         return Ok(output.stdout);
     }

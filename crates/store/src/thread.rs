@@ -30,14 +30,19 @@
 //! Files whose last name went while they were open are kept ([`Thread::unnamed`]) until whoever has them open says
 //! [`forget`](Thread::forget); a successor that takes over asks the kernel which are still open.
 //!
+//! Whoever serves a thread may die between carrying a request out and answering it, and its successor is then asked again. So a
+//! record says which [request](once) it carries out.
+//!
 //! The log is compacted when it has grown to twice what it has to say and [`GROWTH_BYTES_MIN`] more.
 //!
 //! Locks: the thread's state, then the leaves of [`Objects`]. Records are written, and trees read, under the first; contents are
 //! decoded, copied and synced under none.
 
 mod content;
+mod git_index;
 mod look;
 mod names;
+mod once;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -45,13 +50,16 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Timespec};
 
 pub use content::{Access, AttributeChanges, XattrMode};
+pub use git_index::DATED_BEFORE_SECONDS;
 pub use look::{Changed, Listed};
 pub use names::{New, Remains, Removed, RenameMode};
+pub use once::Hand;
 
 use crate::blobs::BlobCache;
 use crate::error::fails;
@@ -67,6 +75,12 @@ pub const GROWTH_BYTES_MIN: u64 = 4 << 20;
 
 /// Plain files that wait to be removed: with more, an operation waits for the disk itself.
 const CONDEMNED_MAX: usize = 64 << 10;
+
+/// How long a lock is waited for: a process that was just forked by who had the thread holds it until it runs its program.
+const BUSY_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often it is tried meanwhile.
+const BUSY_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 const LOCK: &str = "lock";
 const NAMES: &str = "names";
@@ -276,7 +290,18 @@ struct Locked<'a> {
 }
 
 impl Locked<'_> {
-    /// Makes the changes true, all or none.
+    /// Makes what an operation changes true, all or none, and with it that the request is carried out that it is part of. `ino` is the
+    /// file that it has made, or that it is about.
+    fn conclude(&mut self, mut changes: Vec<Change>, ino: Ino) -> Result<()> {
+        if let Some(once::Request { number, answered, .. }) = once::current() {
+            changes.push(Change::CarriedOut { request: number, ino, answered });
+        }
+        self.commit(changes)?;
+        once::recorded();
+        Ok(())
+    }
+
+    /// Makes the changes true, all or none: of what prepares an operation, and is as good twice.
     fn commit(&mut self, changes: Vec<Change>) -> Result<()> {
         if self.state.log.is_broken() {
             self.compact()?;
@@ -348,13 +373,22 @@ fn lock(directory: &Path) -> Result<File> {
     let opened =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = opened.map_err(fails("open", &path))?;
-    let locked =
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive));
-    match locked {
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Busy { path: directory.to_owned() }),
-        Err(error) => Err(fails("lock", &path)(error.into())),
-        Ok(()) => Ok(file),
+    let begun = Instant::now();
+    loop {
+        let locked =
+            rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive));
+        match locked {
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < BUSY_PATIENCE => pause(BUSY_INTERVAL),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Busy { path: directory.to_owned() }),
+            Err(error) => return Err(fails("lock", &path)(error.into())),
+            Ok(()) => return Ok(file),
+        }
     }
+}
+
+fn pause(time: Timespec) {
+    // Whether it is cut short does not matter: it is looked again.
+    let _ = rustix::thread::nanosleep(&time);
 }
 
 fn make_directory(path: &Path) -> Result<()> {

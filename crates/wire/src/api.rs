@@ -33,6 +33,7 @@ pub mod process;
 pub mod prompt;
 pub mod search;
 pub mod status;
+pub mod thread;
 pub mod time;
 pub mod tunnel;
 pub mod watch;
@@ -70,6 +71,7 @@ pub const SCHEMA_HASH: u64 = schema_hash(&[
     include_bytes!("api/prompt.rs"),
     include_bytes!("api/search.rs"),
     include_bytes!("api/status.rs"),
+    include_bytes!("api/thread.rs"),
     include_bytes!("api/time.rs"),
     include_bytes!("api/tunnel.rs"),
     include_bytes!("api/watch.rs"),
@@ -233,6 +235,20 @@ methods! {
     TunnelList = "tunnel.list": tunnel::List => tunnel::Tunnels;
     /// Close one.
     TunnelClose = "tunnel.close": tunnel::Close => tunnel::Closed;
+    /// Make a thread and mount it.
+    ThreadNew = "thread.new": thread::New => status::Thread;
+    /// All threads.
+    ThreadList = "thread.list": thread::List => thread::Threads;
+    /// What is changed in one.
+    ThreadStatus = "thread.status": thread::Status => thread::Changes;
+    /// Make a commit of what is in one.
+    ThreadCapture = "thread.capture": thread::Capture => thread::Captured;
+    /// Have what is in one compared with what it began from.
+    ThreadDiff = "thread.diff": thread::Diff => thread::Compared;
+    /// The captures of one.
+    ThreadLog = "thread.log": thread::Log => thread::Captures;
+    /// Remove one.
+    ThreadDrop = "thread.drop": thread::Drop => thread::Dropped;
     /// Attributes of one file.
     FileStat = "file.stat": file::Stat => file::Entry;
     /// Open a directory for listing.

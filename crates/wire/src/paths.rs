@@ -31,6 +31,7 @@ pub struct Paths {
     runtime: PathBuf,
     mounts: PathBuf,
     cache: PathBuf,
+    blobs: PathBuf,
 }
 
 /// The environment does not say where state may be kept.
@@ -60,7 +61,8 @@ impl Paths {
         };
         if let Some(home) = get(HOME_VARIABLE)? {
             let runtime = short_enough(home.join("run"), uid);
-            return Ok(Paths { mounts: home.join("mnt"), cache: home.join("cache"), runtime, state: home });
+            let (mounts, cache, blobs) = (home.join("mnt"), home.join("cache"), home.join("blobs"));
+            return Ok(Paths { mounts, cache, blobs, runtime, state: home });
         }
         // The XDG specification has relative values ignored.
         let xdg = |name: &'static str| get(name).unwrap_or(None);
@@ -68,7 +70,8 @@ impl Paths {
         if uid == 0 {
             let mounts = home.unwrap_or_else(|| PathBuf::from("/root")).join("stead");
             let (state, cache) = ("/var/lib/stead".into(), "/var/cache/stead".into());
-            return Ok(Paths { state, runtime: "/run/stead".into(), mounts, cache });
+            let blobs = "/var/lib/stead/blobs".into();
+            return Ok(Paths { state, runtime: "/run/stead".into(), mounts, cache, blobs });
         }
         let home = home.ok_or(PathsError::NoHome)?;
         let state = xdg("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("stead");
@@ -76,8 +79,9 @@ impl Paths {
             Some(runtime) => runtime.join("stead"),
             None => state.join("run"),
         };
-        let cache = xdg("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache")).join("stead/data");
-        Ok(Paths { state, runtime: short_enough(runtime, uid), mounts: home.join("stead"), cache })
+        let caches = xdg("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache")).join("stead");
+        let (cache, blobs) = (caches.join("data"), caches.join("blobs"));
+        Ok(Paths { state, runtime: short_enough(runtime, uid), mounts: home.join("stead"), cache, blobs })
     }
 
     /// The directory of everything that outlives a reboot. `0700`.
@@ -93,6 +97,21 @@ impl Paths {
     /// The directory of what can be had again: contents of other machines' files. `0700`.
     pub fn cache_dir(&self) -> &Path {
         &self.cache
+    }
+
+    /// The directory of contents of git revisions, for all threads. `0700`.
+    pub fn blobs_dir(&self) -> &Path {
+        &self.blobs
+    }
+
+    /// The directory in which each thread has one for its files.
+    pub fn threads_dir(&self) -> PathBuf {
+        self.state.join("threads")
+    }
+
+    /// The files of the thread called `name`, which is checked.
+    pub fn thread_dir(&self, name: &str) -> PathBuf {
+        self.threads_dir().join(name)
     }
 
     /// The directory in which mounts without a directory of their own are put: `~/stead`, or `mnt` under `STEAD_HOME`.

@@ -91,7 +91,7 @@ fn about(happened: &Happened) -> String {
         Happened::Mount { dir, path: Some(path), of: Some(of), .. } => format!("{dir}  {path} (of {of})"),
         Happened::Mount { dir, path: Some(path), .. } => format!("{dir}  {path}"),
         Happened::Mount { dir, .. } => dir.to_string(),
-        Happened::Operation { .. } => String::new(),
+        Happened::Thread { .. } | Happened::Operation { .. } => String::new(),
     };
     match happened.reason() {
         Some(reason) => format!("{what}: {}", one_line(reason)),
@@ -115,6 +115,9 @@ fn style(happened: &Happened) -> Style {
             MountWord::Unmounted => Style::Plain,
         },
         Happened::Process { state: ProcessState::Lost, .. } => Style::Bad,
-        Happened::Process { .. } | Happened::Tunnel { .. } | Happened::Operation { .. } => Style::Plain,
+        Happened::Process { .. }
+        | Happened::Tunnel { .. }
+        | Happened::Thread { .. }
+        | Happened::Operation { .. } => Style::Plain,
     }
 }

@@ -29,9 +29,10 @@ use crate::output::text::counted;
 Examples:
   stead mount ssh://box/src ./src
   stead mount me@box:src              # under ~/stead, named after the source
-  stead mount --read-only host:/srv ./srv")]
+  stead mount --read-only host:/srv ./srv
+  stead mount thread:fix              # where it was last")]
 pub struct Args {
-    /// What to show: MACHINE/PATH, USER@HOST:PATH or a local path
+    /// What to show: MACHINE/PATH, USER@HOST:PATH, a local path or thread:NAME
     #[arg(add = ArgValueCompleter::new(completion::sources))]
     source: OsString,
     /// Where: an empty directory, or a new name in a directory that exists [default: under ~/stead, named after SOURCE]

@@ -5,8 +5,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
 use wire::api::ErrorKind;
+use wire::api::event::ThreadState;
 use wire::api::status::{
-    Connection, ConnectionState, Document, Get, Health, MachineStatus, Mount, MountStatus, Process, Tunnel,
+    Connection, ConnectionState, Document, Get, Health, MachineStatus, Mount, MountStatus, Process, Thread,
+    Tunnel,
 };
 use wire::api::time::Timestamp;
 
@@ -138,7 +140,7 @@ fn print_text(document: &Document, sections: &[Section], output: &mut Output) ->
             Section::Machines => machines(&document.machines),
             Section::Connections => connections(&document.connections, output),
             Section::Mounts => mounts(&document.mounts),
-            Section::Threads => threads(document),
+            Section::Threads => threads(&document.threads),
             Section::Vms => vms(document),
             Section::Tunnels => tunnels(&document.tunnels, output.now()),
             Section::Processes => processes(&document.processes, output.now()),
@@ -275,7 +277,8 @@ fn backend(mount: &Mount) -> String {
     }
 }
 
-fn threads(document: &Document) -> Table {
+/// The table of threads.
+pub fn threads(threads: &[Thread]) -> Table {
     let columns = [
         ("THREAD", Align::Left),
         ("STATE", Align::Left),
@@ -283,9 +286,12 @@ fn threads(document: &Document) -> Table {
         ("DIRECTORY", Align::Left),
     ];
     let mut table = Table::new(&columns);
-    for thread in &document.threads {
-        let name = one_line(&thread.name);
-        table.row([name.into(), one_line(&thread.state).into(), thread.changed.into(), (&thread.dir).into()]);
+    for thread in threads {
+        let state = match (thread.state, thread.mount) {
+            (ThreadState::Open, None) => "not mounted".to_owned(),
+            (state, _) => state.to_string(),
+        };
+        table.row([one_line(&thread.name).into(), state.into(), thread.changed.into(), (&thread.dir).into()]);
     }
     table
 }

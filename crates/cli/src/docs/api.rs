@@ -19,6 +19,7 @@ use wire::api::process::{self, STDIN_BYTES_IN_FLIGHT_MAX, STREAM_CHUNK_BYTES_MAX
 use wire::api::prompt::{self, PromptKind, Secret};
 use wire::api::search;
 use wire::api::status::{self, ConnectionState, MountStatus};
+use wire::api::thread;
 use wire::api::time::Timestamp;
 use wire::api::tunnel;
 use wire::api::watch;
@@ -209,6 +210,7 @@ fn a_connection() -> status::Connection {
 
 const HANDLE: HandleId = HandleId::new(1);
 const PROCESS: ProcessId = ProcessId::new(1);
+const COMMIT: &str = "9daeafb9864cf43055ae93beb0afd6c7d144bfa4";
 const TUNNEL: TunnelId = TunnelId::new(1);
 const SUBSCRIPTION: SubscriptionId = SubscriptionId::new(1);
 const PROMPT: PromptId = PromptId::new(1);
@@ -219,6 +221,7 @@ fn methods() -> Vec<Method> {
     methods.extend(machine_methods());
     methods.extend(cache_methods());
     methods.extend(tunnel_methods());
+    methods.extend(thread_methods());
     methods.extend(event_methods());
     methods.extend(file_methods());
     methods
@@ -463,6 +466,95 @@ fn tunnel_methods() -> Vec<Method> {
     ]
 }
 
+fn thread_methods() -> Vec<Method> {
+    let new = thread::New {
+        name: "fix".to_owned(),
+        repo: Some("app".into()),
+        from: Some("main".to_owned()),
+        at: Some("app-fix".into()),
+        caller: caller(),
+    };
+    let a_thread = status::Thread {
+        name: "fix".to_owned(),
+        repo: "/home/u/app".into(),
+        base: "3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned(),
+        branch: "fix".to_owned(),
+        dir: "/home/u/app-fix".into(),
+        state: event::ThreadState::Open,
+        changed: 1,
+        mount: Some(MountId::new(1)),
+    };
+    let change = thread::Change { path: "src/main.rs".into(), kind: thread::ChangeKind::Modified };
+    vec![
+        Method {
+            call: new.into(),
+            reply: json(&a_thread),
+            text: "Makes a thread of the repository in which `repo` is, a branch and a worktree of the same name, and mounts it at `at`, or\n\
+                   beside the repository without one. Both are relative to the caller's directory. `from` is what git takes for a commit, or\n\
+                   `thread:NAME`; `HEAD` without one. On failure nothing is left behind.",
+        },
+        Method {
+            call: thread::List {}.into(),
+            reply: json(thread::Threads { threads: vec![a_thread.clone()] }),
+            text: "All threads, mounted or not. `changed` is how many paths are not as the base has them, as far as that is known.",
+        },
+        Method {
+            call: thread::Status { name: "fix".to_owned(), after: Some("src/lib.rs".into()) }.into(),
+            reply: json(thread::Changes { thread: a_thread, changed: vec![change], more: false }),
+            text: "What is not as the base has it: `added`, `modified` or `deleted`, in the order of paths. With `more`, the rest is told\n\
+                   of when the last path is given as `after`.",
+        },
+        Method {
+            call: thread::Capture {
+                name: "fix".to_owned(),
+                message: "Mend the parser".to_owned(),
+                agent: Some("reviewer".to_owned()),
+                tool: None,
+            }
+            .into(),
+            reply: json(thread::Captured {
+                name: "fix".to_owned(),
+                commit: COMMIT.to_owned(),
+                parent: "3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned(),
+            }),
+            text: "Makes a commit of what is in a thread that is mounted, but for what is ignored, on `refs/stead/threads/NAME`. Its branch and\n\
+                   its index stay as they are. `agent` and `tool` become trailers. Refused when nothing has changed since the last one.",
+        },
+        Method {
+            call: thread::Diff { name: "fix".to_owned() }.into(),
+            reply: json(thread::Compared {
+                repository: "/home/u/app/.git".into(),
+                from: "4b825dc642cb6eb9a060e54bf8d69288fbee4904".to_owned(),
+                to: COMMIT.to_owned(),
+            }),
+            text: "Makes trees of what a thread began from and of what is in it now, but for what is ignored, for git to compare.",
+        },
+        Method {
+            call: thread::Log { name: "fix".to_owned() }.into(),
+            reply: json(thread::Captures {
+                captures: vec![thread::CaptureEntry {
+                    commit: COMMIT.to_owned(),
+                    at: Timestamp::from_unix(1_767_225_600),
+                    author: "me".to_owned(),
+                    subject: "Mend the parser".to_owned(),
+                }],
+            }),
+            text: "The captures of a thread, the last one first.",
+        },
+        Method {
+            call: thread::Drop { name: "fix".to_owned(), force: Force::Never }.into(),
+            reply: json(thread::Dropped {
+                name: "fix".to_owned(),
+                kept_branch: Some("fix".to_owned()),
+                kept_captures: None,
+            }),
+            text: "Unmounts a thread and removes it, with its branch, unless that has commits that no other branch has: then it is told.\n\
+                   Without `force` a thread that is in use, or has changes that are neither committed nor captured, is refused; with it,\n\
+                   captures go too.",
+        },
+    ]
+}
+
 fn port(port: u16) -> Endpoint {
     Endpoint::Tcp { host: "localhost".to_owned(), port }
 }
@@ -472,7 +564,7 @@ fn event_methods() -> Vec<Method> {
         Method {
             call: event::Subscribe { topics: vec![Topic::Mount, Topic::Connection] }.into(),
             reply: json(event::Subscribed { subscription: SUBSCRIPTION, seq: 16 }),
-            text: "Has events told by `event.happened` from here on. `topics` are `connection`, `mount`, `process`, `tunnel`,\n\
+            text: "Has events told by `event.happened` from here on. `topics` are `connection`, `mount`, `process`, `tunnel`, `thread`,\n\
                    `operation`, `all`; none means all. `seq` is the number of the last event before.",
         },
         Method {

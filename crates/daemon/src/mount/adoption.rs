@@ -20,10 +20,10 @@ use supervisor::identity::Identity;
 use supervisor::presence::{Alone, alone};
 use wire::api::machine::{Machine, Reconnect, Source};
 use wire::api::mount::{Access, Backend, SyncMode};
-use wire::worker::{CONFIG, Dial, Heartbeat, MountConfig, Place};
+use wire::worker::{CONFIG, Dial, Heartbeat, MountConfig, Place as ShownPlace};
 
 use super::goodbye::Goodbye;
-use super::plan::{Place, Plan};
+use super::plan::{Place, Plan, Shows};
 use super::remains::{Leftover, clean_up, detach};
 use super::worker::{Found, Worker, end_remains};
 use crate::database::{MountRow, Terms};
@@ -187,22 +187,27 @@ fn made(row: &MountRow) -> Vec<PathBuf> {
 
 fn login(row: &MountRow, config: Option<&MountConfig>) -> Login {
     match (&row.source, config.map(|config| &config.place)) {
-        (_, Some(Place::Machine(Dial::Ssh(dial)))) => Login::Through(dial.control_path.as_path().to_owned()),
-        (_, Some(Place::Machine(Dial::Host | Dial::Docker(_)) | Place::Thread(_)))
-        | (Source::Files { machine: Machine::Host, .. }, None) => Login::None,
+        (_, Some(ShownPlace::Machine(Dial::Ssh(dial)))) => {
+            Login::Through(dial.control_path.as_path().to_owned())
+        }
+        (_, Some(ShownPlace::Machine(Dial::Host | Dial::Docker(_)) | ShownPlace::Thread(_)))
+        | (Source::Files { machine: Machine::Host, .. } | Source::Thread { .. }, None) => Login::None,
         (_, None) => Login::Unknown,
     }
 }
 
 /// What a mount is. One whose configuration cannot be read any more serves all the same: the usual is taken for it.
 fn plan(row: &MountRow, terms: &Terms, config: io::Result<MountConfig>) -> Option<Plan> {
-    let Source::Files { machine, path } = &row.source else {
-        return None;
+    let shows = match (&row.source, config.as_ref().map(|config| &config.place)) {
+        (Source::Files { machine, path }, _) => {
+            Shows::Files { machine: machine.clone(), path: path.as_path().to_owned() }
+        }
+        (Source::Thread { .. }, Ok(ShownPlace::Thread(thread))) => Shows::Thread(Box::new(thread.clone())),
+        (Source::Thread { .. }, _) => return None,
     };
-    let (machine, path): (Machine, PathBuf) = (machine.clone(), path.as_path().to_owned());
     let usual = Plan {
         source: row.source.clone(),
-        place: Place { dir: row.dir.as_path().to_owned(), machine, path },
+        place: Place { dir: row.dir.as_path().to_owned(), shows },
         backend: Backend::default(),
         access: Access::ReadWrite,
         sync: SyncMode::default(),

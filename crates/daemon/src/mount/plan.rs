@@ -17,7 +17,7 @@ use wire::api::mount::{Access, Backend, BackendName, Create, OPTION_BYTES_MAX, O
 use wire::api::status;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
-use wire::worker::Heartbeat;
+use wire::worker::{Heartbeat, ThreadPlace};
 
 use crate::connection::heartbeat;
 use crate::failure::{chain, from_io, kind_of};
@@ -36,10 +36,32 @@ const DEPTH_MAX: usize = 16;
 pub struct Place {
     /// The mount point: absolute, without links.
     pub dir: PathBuf,
-    /// Whose files.
-    pub machine: Machine,
-    /// Which of them; on this computer absolute and without links.
-    pub path: PathBuf,
+    /// What is there.
+    pub shows: Shows,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shows {
+    /// Files of a machine.
+    Files {
+        /// Whose.
+        machine: Machine,
+        /// Which of them; on this computer absolute and without links.
+        path: PathBuf,
+    },
+    /// A thread, which no machine is needed for.
+    Thread(Box<ThreadPlace>),
+}
+
+impl Place {
+    /// The machine that it needs.
+    pub fn machine(&self) -> Option<&Machine> {
+        match &self.shows {
+            Shows::Files { machine, .. } => Some(machine),
+            Shows::Thread(_) => None,
+        }
+    }
 }
 
 /// A mount that may be made.
@@ -117,19 +139,23 @@ pub fn remove_made(made: &[PathBuf]) {
     }
 }
 
-/// Checks a request against this computer and makes its mount point. Blocks on the file system.
-pub fn prepare(request: Create, mounts_dir: &Path) -> Result<Plan, ErrorObject> {
+/// Checks a request against this computer and makes its mount point. Of a thread there is `thread`, and the request says the
+/// directory. Blocks on the file system.
+pub fn prepare(request: Create, mounts_dir: &Path, thread: Option<ThreadPlace>) -> Result<Plan, ErrorObject> {
     check_options(&request)?;
     let heartbeat =
         heartbeat(request.heartbeat_interval_ms, request.max_heartbeat_failures, Heartbeat::default())?;
-    let (source, machine, path) = resolve_source(&request.source, &request.caller)?;
+    let (source, shows) = match thread {
+        Some(thread) => (request.source.clone(), Shows::Thread(Box::new(thread))),
+        None => resolve_source(&request.source, &request.caller)?,
+    };
     let (dir, made) = match &request.dir {
         Some(dir) => named_dir(dir, contents(&request), &request.caller)?,
         None => chosen_dir(&source, mounts_dir)?,
     };
     let plan = Plan {
         source,
-        place: Place { dir, machine, path },
+        place: Place { dir, shows },
         backend: request.backend,
         access: request.access,
         sync: request.sync,
@@ -182,15 +208,16 @@ fn contents(request: &Create) -> Contents {
     }
 }
 
-fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Machine, PathBuf), ErrorObject> {
+fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Shows), ErrorObject> {
     let (machine, path) = match source {
         Source::Thread { name } => {
-            return Err(usage(format!("`thread:{name}`: this daemon serves no threads")));
+            return Err(usage(format!("`thread:{name}` is not on a machine")));
         }
         Source::Files { machine, path } => (machine, path),
     };
     if *machine != Machine::Host {
-        return Ok((source.clone(), machine.clone(), path.as_path().to_owned()));
+        let shows = Shows::Files { machine: machine.clone(), path: path.as_path().to_owned() };
+        return Ok((source.clone(), shows));
     }
     let home = caller.environment.get("HOME").map(ByteString::as_path).filter(|home| home.is_absolute());
     let wanted = home.unwrap_or(Path::new("/")).join(path.as_path());
@@ -203,7 +230,7 @@ fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Machine, 
     check_is_no_mount_of_ours(source, &found)?;
     let resolved = Source::files(Machine::Host, found.as_path())
         .map_err(|error| usage(format!("could not mount `{source}`: {error}")))?;
-    Ok((resolved, Machine::Host, found))
+    Ok((resolved, Shows::Files { machine: Machine::Host, path: found }))
 }
 
 /// Refuses what one of our own mounts shows: its worker and the new mount's agent would wait for each other. Told by the
@@ -324,15 +351,18 @@ pub fn check_against<'a>(
         let message = format!("`{}` is already the directory of mount {id}", place.dir.display());
         return Err(conflict(message).with_hint(format!("stead unmount {id}")));
     }
-    let (machine, path) = what_is_shown(place, &others);
+    // What is in a thread is nowhere else.
+    let Some((machine, path)) = what_is_shown(place, &others) else { return Ok(()) };
     if machine == Machine::Host && place.dir.starts_with(&path) {
         let message =
             format!("`{}` lies inside `{}`, which it would show", place.dir.display(), path.display());
         return Err(conflict(message).with_hint("choose a directory outside of the source"));
     }
     let same_tree = |other: &Place| {
-        let (other_machine, other_path) = what_is_shown(other, &others);
-        other_machine == machine && (other_path.starts_with(&path) || path.starts_with(&other_path))
+        let other = what_is_shown(other, &others);
+        other.is_some_and(|(other_machine, other_path)| {
+            other_machine == machine && (other_path.starts_with(&path) || path.starts_with(&other_path))
+        })
     };
     let around = others.iter().find(|(_, other)| place.dir.starts_with(&other.dir) && same_tree(other));
     match around {
@@ -345,9 +375,11 @@ pub fn check_against<'a>(
     }
 }
 
-/// What a place shows in the end: a path of this computer that lies in another mount is one of that mount's source.
-fn what_is_shown(place: &Place, others: &[(MountId, &Place)]) -> (Machine, PathBuf) {
-    let (mut machine, mut path) = (place.machine.clone(), place.path.clone());
+/// What a place shows in the end: a path of this computer that lies in another mount is one of that mount's source. None if that is
+/// a thread's.
+fn what_is_shown(place: &Place, others: &[(MountId, &Place)]) -> Option<(Machine, PathBuf)> {
+    let Shows::Files { machine, path } = &place.shows else { return None };
+    let (mut machine, mut path) = (machine.clone(), path.clone());
     for _ in 0..DEPTH_MAX {
         if machine != Machine::Host {
             break;
@@ -360,11 +392,12 @@ fn what_is_shown(place: &Place, others: &[(MountId, &Place)]) -> (Machine, PathB
         let Ok(rest) = path.strip_prefix(&other.dir) else {
             break;
         };
+        let Shows::Files { machine: other_machine, path: other_path } = &other.shows else { return None };
         // Joining an empty rest would add a slash.
-        let next = if rest.as_os_str().is_empty() { other.path.clone() } else { other.path.join(rest) };
-        (machine, path) = (other.machine.clone(), next);
+        let next = if rest.as_os_str().is_empty() { other_path.clone() } else { other_path.join(rest) };
+        (machine, path) = (other_machine.clone(), next);
     }
-    (machine, path)
+    Some((machine, path))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::worker::{self, Greeted, Heard, Over, Worker, WorkerFailure};
 use super::{Command, Task, done};
 use crate::connection::Lease;
 use crate::failure::{chain, from_worker};
-use crate::owner::{Event, MountEvent, OwnerHandle, Wanted, ending};
+use crate::owner::{Answer, Event, MountEvent, OwnerHandle, Wanted, ending};
 
 /// How long a worker that is to stop without force may be silent. It is asked how it does every [`ASK_INTERVAL`], so one
 /// that flushes for an hour is not taken for dead.
@@ -63,6 +63,10 @@ pub(super) struct Serving {
     flushes: Vec<(u64, oneshot::Sender<()>)>,
     /// How many have.
     flushes_asked: u64,
+    /// Who waits for what is changed in a thread.
+    listings: Vec<(u64, Answer<()>)>,
+    /// How many have.
+    listings_asked: u64,
 }
 
 /// Why a mount serves no more.
@@ -129,6 +133,8 @@ impl Serving {
             polls: Vec::new(),
             flushes: Vec::new(),
             flushes_asked: 0,
+            listings: Vec::new(),
+            listings_asked: 0,
         }
     }
 }
@@ -162,6 +168,9 @@ impl Task {
                     Some(Command::Poll(answer)) => self.poll(&mut serving, answer).await,
                     Some(Command::Reconnect) => self.reconnect(&mut serving).await,
                     Some(Command::Flush(answer)) => self.flush(&mut serving, answer).await,
+                    Some(Command::ListChanged { to, answer }) => {
+                        self.list_changed(&mut serving, to, answer).await
+                    }
                     Some(Command::Leave(answer)) => Some(End::Handed(answer)),
                     Some(Command::Stop { force, answer }) => {
                         self.stopping.push(answer);
@@ -201,7 +210,22 @@ impl Task {
                 flushed.for_each(|(_, answer)| done(answer));
                 None
             }
-            Ok(Heard::Said(FromWorker::ListedChanged { .. })) => None,
+            Ok(Heard::Said(FromWorker::ListedChanged { number, failed })) => {
+                let outcome = match failed {
+                    None => Ok(()),
+                    Some(why) => {
+                        let why = why.replace(char::is_control, " ");
+                        Err(ErrorObject::new(
+                            ErrorKind::Failure,
+                            format!("what is changed cannot be told: {why}"),
+                        ))
+                    }
+                };
+                for (_, answer) in serving.listings.extract_if(.., |(other, _)| *other == number) {
+                    drop(answer.send(outcome.clone()));
+                }
+                None
+            }
             Ok(Heard::Said(FromWorker::Error(error))) => {
                 tracing::warn!(mount = %self.id, %error, "the worker reports an error");
                 None
@@ -221,6 +245,7 @@ impl Task {
                 // Whoever waits for its word is told nothing newer; its successor is asked by the next.
                 serving.polls.clear();
                 serving.flushes.clear();
+                serving.listings.clear();
                 self.tell(MountEvent::WorkerLost { why: "its worker died".to_owned() }).await;
                 None
             }
@@ -308,6 +333,19 @@ impl Task {
         None
     }
 
+    /// Has the worker write down what is changed. One that is being replaced is not asked, and nobody waits for it.
+    async fn list_changed(&self, serving: &mut Serving, to: ByteString, answer: Answer<()>) -> Option<End> {
+        serving.listings.retain(|(_, listing)| !listing.is_closed());
+        serving.listings_asked += 1;
+        let number = serving.listings_asked;
+        serving.listings.push((number, answer));
+        if let Err(error) = serving.worker.send(&ToWorker::ListChanged { number, to }).await {
+            tracing::warn!(mount = %self.id, error = chain(&error), "the worker could not be asked for changes");
+            serving.listings.clear();
+        }
+        None
+    }
+
     async fn reconnect(&self, serving: &mut Serving) -> Option<End> {
         serving.leasing.now.notify_one();
         if let Err(error) = serving.worker.send(&ToWorker::Reconnect).await {
@@ -360,6 +398,7 @@ impl Task {
                     Command::Poll(answer) => self.poll(serving, answer).await,
                     Command::Reconnect => self.reconnect(serving).await,
                     Command::Flush(answer) => self.flush(serving, answer).await,
+                    Command::ListChanged { to, answer } => self.list_changed(serving, to, answer).await,
                     Command::Leave(answer) => Some(End::Handed(answer)),
                     Command::Stop { force: wanted, answer } => {
                         self.stopping.push(answer);
@@ -398,7 +437,7 @@ impl Task {
             match command {
                 Command::Stop { answer, .. } => drop(answer.send(Err(ending()))),
                 Command::Leave(answer) | Command::Poll(answer) => done(answer),
-                Command::Reconnect | Command::Flush(_) => {}
+                Command::Reconnect | Command::Flush(_) | Command::ListChanged { .. } => {}
             }
         }
     }

@@ -142,6 +142,15 @@ impl Owner {
                 format!("there are {MOUNTS_MAX} mounts already"),
             ));
         }
+        if let Source::Thread { name } = &plan.source
+            && let Some(mount) = self.mount_of(name)
+        {
+            let dir = self.mounts[&mount].place.dir.display();
+            let message = format!("the thread `{name}` is already mounted at `{dir}`");
+            return Err(
+                ErrorObject::new(ErrorKind::Conflict, message).with_hint(format!("stead unmount {mount}"))
+            );
+        }
         let others = self.mounts.iter().map(|(id, record)| (*id, &record.place));
         crate::mount::plan::check_against(&plan.place, others)
     }
@@ -309,6 +318,7 @@ impl Owner {
         let Some(record) = self.mounts.remove(&id).filter(MountRecord::is_shown) else {
             return;
         };
+        self.doubt_thread(&record.source);
         let (dir, state) = (record.shown.dir, MountWord::Unmounted);
         self.bus.publish(Happened::Mount { id, dir, state, reason: None, path: None, of: None }, now());
     }
@@ -320,7 +330,7 @@ impl Owner {
         state: ConnectionState,
         why: Option<String>,
     ) {
-        let follows = |record: &MountRecord| record.place.machine == *machine;
+        let follows = |record: &MountRecord| record.place.machine() == Some(machine);
         let ids: Vec<MountId> =
             self.mounts.iter().filter(|(_, record)| follows(record)).map(|(id, _)| *id).collect();
         for id in ids {
@@ -341,7 +351,7 @@ impl Owner {
     /// Has those mounts of a machine open their links again that do not by themselves.
     pub(super) fn reconnect_mounts(&self, machine: &Machine) {
         let waits = |record: &MountRecord| record.reconnect == Reconnect::Never;
-        let of_machine = self.mounts.iter().filter(|(_, record)| record.place.machine == *machine);
+        let of_machine = self.mounts.iter().filter(|(_, record)| record.place.machine() == Some(machine));
         for (id, record) in of_machine.filter(|(_, record)| waits(record)) {
             record.reconnect_worker(*id);
         }

@@ -225,7 +225,9 @@ fn usage(message: impl Into<String>) -> ErrorObject {
 fn files(source: &Source) -> Result<(&Machine, &[u8]), ErrorObject> {
     match source {
         Source::Files { machine, path } => Ok((machine, path.as_bytes())),
-        Source::Thread { name } => Err(usage(format!("`thread:{name}`: this daemon serves no threads"))),
+        Source::Thread { name } => {
+            Err(usage(format!("`thread:{name}` is a thread: its files are where it is mounted")))
+        }
     }
 }
 

@@ -20,18 +20,27 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(15);
 pub async fn create(
     daemon: &Daemon,
     context: &ClientContext,
-    create: Create,
+    mut create: Create,
 ) -> Result<status::Mount, ErrorObject> {
     context.check(&create.caller)?;
     let prompter = context.prompter(&create.caller);
+    let thread = super::thread::for_mount(daemon, &mut create).await?;
+    let place = thread.as_ref().map(|(_, place, _)| place.clone());
     let (source, mounts_dir) = (create.source.clone(), daemon.paths.mounts_dir().to_owned());
-    let preparing = tokio::task::spawn_blocking(move || plan::prepare(create, &mounts_dir));
+    let preparing = tokio::task::spawn_blocking(move || plan::prepare(create, &mounts_dir, place));
     let prepared = tokio::time::timeout(PREPARE_TIMEOUT, preparing).await.map_err(|_| {
         let message = format!("could not mount `{source}`: this computer's file systems do not answer");
         ErrorObject::new(ErrorKind::TimedOut, message)
     })?;
     let plan = Box::new(prepared.map_err(|error| failure(&error))??);
-    daemon.owner.ask(|answer| Event::CreateMount { plan, prompter, answer }).await
+    let mount = daemon.owner.ask(|answer| Event::CreateMount { plan, prompter, answer }).await?;
+    if let Some((row, _, turn)) = thread {
+        if row.dir != mount.dir {
+            super::thread::moved(daemon, row, mount.dir.clone()).await?;
+        }
+        drop(turn);
+    }
+    Ok(mount)
 }
 
 /// Takes mounts away. When some cannot go, the others are gone all the same, and the first error is told.

@@ -18,7 +18,10 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(500);
 pub async fn get(daemon: &Daemon) -> Result<Document, ErrorObject> {
     let mounts = daemon.owner.ask(|answer| Event::SelectMounts { target: Target::All, answer }).await?;
     let mut polls: JoinSet<()> = mounts.into_iter().map(|mount| async move { mount.poll().await }).collect();
-    let all = async { while polls.join_next().await.is_some() {} };
+    let threads = daemon.threads();
+    let all = async {
+        tokio::join!(threads.count(), async { while polls.join_next().await.is_some() {} });
+    };
     if tokio::time::timeout(POLL_TIMEOUT, all).await.is_err() {
         tracing::debug!("some workers did not say how they do");
     }

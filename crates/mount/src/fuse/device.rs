@@ -72,6 +72,11 @@ pub enum Incoming {
 pub struct BackingId(NonZeroI32);
 
 impl BackingId {
+    /// The one with this number; `None` for a number that no id has.
+    pub(crate) fn of(number: i32) -> Option<BackingId> {
+        NonZeroI32::new(number).filter(|number| number.is_positive()).map(BackingId)
+    }
+
     /// As the kernel counts.
     pub fn number(self) -> i32 {
         self.0.get()

@@ -57,13 +57,16 @@ use super::request::{Operation, ParseError, Request};
 use crate::Progress;
 use crate::machine::Owners;
 use answer::Answer;
-use current::{Busy, PartOf};
+use current::PartOf;
 use interrupts::Interrupts;
 use parked::Parked;
 
+pub(crate) use current::Busy;
 pub use current::current;
+pub(crate) use fault::strike;
 pub use kernel::FuseKernel;
 pub use tally::Tally;
+pub(crate) use translate::{narrow_device, permissions, wide_device};
 
 /// Threads that read requests. More than the cores there usually are to spare gain nothing: none of them waits for
 /// the machine.
@@ -127,6 +130,12 @@ pub enum ServeError {
     /// A thread could not be started.
     #[error("could not start a thread")]
     Thread(#[source] io::Error),
+    /// What a successor has to know cannot be written down, or read.
+    #[error("the record of open files cannot be used")]
+    Record(#[source] io::Error),
+    /// A thread's names cannot be read or written.
+    #[error(transparent)]
+    Store(store::Error),
     /// No memory for a request.
     #[error("no memory for requests")]
     Memory(#[source] rustix::io::Errno),
@@ -137,7 +146,7 @@ pub enum ServeError {
 
 /// The flags that this server's answers rely on. `ATOMIC_O_TRUNC` is not among them: with it the kernel has the file cut
 /// before it finds that the file is being executed and refuses the open.
-fn wanted(owners: Owners) -> Wanted {
+pub fn wanted(owners: Owners) -> Wanted {
     let mut flags = Wanted::TRANSPORT
         | InitFlags::POSIX_LOCKS
         | InitFlags::FLOCK_LOCKS
@@ -154,8 +163,7 @@ fn wanted(owners: Owners) -> Wanted {
 }
 
 /// Answers INIT, the first request on `device`, and says what was agreed.
-pub fn handshake(device: &Arc<Device>, owners: Owners) -> std::result::Result<Negotiated, ServeError> {
-    let wanted = wanted(owners);
+pub fn handshake(device: &Arc<Device>, wanted: &Wanted) -> std::result::Result<Negotiated, ServeError> {
     let pool = BufferPool::for_max_write(wanted.max_write);
     let mut buffer = pool.take().map_err(ServeError::Memory)?;
     loop {
@@ -173,7 +181,7 @@ pub fn handshake(device: &Arc<Device>, owners: Owners) -> std::result::Result<Ne
         return Err(ServeError::NotInit("an INIT without an answer".to_owned()));
     };
     let page_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
-    match negotiate(&offer, &wanted, page_bytes) {
+    match negotiate(&offer, wanted, page_bytes) {
         Ok((negotiated, layout)) => {
             responder.init(&layout)?;
             Ok(negotiated)
@@ -201,10 +209,14 @@ pub(super) struct Serving<S: Source> {
     inherited: Mutex<HashSet<RequestId>>,
 }
 
-/// The descriptors through which a mount is served: this one, and one for each further thread. Whoever may not open the
+/// How many threads read requests where none of them waits.
+pub fn readers() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, THREADS_MAX))
+}
+
+/// The descriptors through which a mount is served: this one, and one for each other of `count` threads. Whoever may not open the
 /// device has the one alone. All of them must stay open in some process for as long as the mount is to live.
-pub fn descriptors(device: &Arc<Device>) -> Vec<Arc<Device>> {
-    let count = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, THREADS_MAX));
+pub fn descriptors(device: &Arc<Device>, count: usize) -> Vec<Arc<Device>> {
     let clones = (1..count).map_while(|_| device.clone_for_thread().ok().map(Arc::new));
     std::iter::once(device.clone()).chain(clones).collect()
 }
@@ -213,10 +225,16 @@ pub fn descriptors(device: &Arc<Device>) -> Vec<Arc<Device>> {
 pub struct Server {
     threads: Mutex<Vec<JoinHandle<()>>>,
     tally: Arc<Tally>,
-    kernel: Arc<FuseKernel>,
+    /// What tells the kernel, where anything is told.
+    kernel: Option<Arc<FuseKernel>>,
 }
 
 impl Server {
+    /// Threads that serve a mount already, and end with it.
+    pub(crate) fn of(threads: Vec<JoinHandle<()>>, tally: Arc<Tally>) -> Server {
+        Server { threads: Mutex::new(threads), tally, kernel: None }
+    }
+
     /// Starts to serve a mount. Within a tokio runtime.
     pub fn start<S: Source>(start: Start<'_, S>) -> std::result::Result<Server, ServeError> {
         let Start { devices, begin, .. } = start;
@@ -249,7 +267,7 @@ impl Server {
         if begin == Begin::Takeover {
             serving.doubt_all();
         }
-        Ok(Server { threads: Mutex::new(threads), tally: serving.tally.clone(), kernel })
+        Ok(Server { threads: Mutex::new(threads), tally: serving.tally.clone(), kernel: Some(kernel) })
     }
 
     /// What the kernel did so far.
@@ -265,7 +283,9 @@ impl Server {
                 tracing::error!("a serving thread panicked");
             }
         }
-        self.kernel.close();
+        if let Some(kernel) = &self.kernel {
+            kernel.close();
+        }
     }
 }
 
@@ -338,7 +358,7 @@ fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &By
                 answer::report(responder.error(libc::EIO).map(|_| ()));
                 return read;
             }
-            fault::strike(header.operation_name());
+            strike(header.operation_name());
             operations::start(serving, request, message, responder);
             return read;
         }

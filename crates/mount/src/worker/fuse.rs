@@ -20,12 +20,14 @@ use super::options::MountChoices;
 use super::predecessor::{Server as Serving, note_panics_afresh};
 use super::succession::{FUSE, KernelPart, write_part};
 use super::{failure, in_full};
+use crate::Progress;
 use crate::fuse::device::Device;
 use crate::fuse::mountpoint::{
     self, Audience, Contents, MountError, MountOptions, MountPoint, MountPointError, Mounts,
     PermissionChecks, Unmount, UnmountError, unmount,
 };
-use crate::fuse::serve::{Begin, FuseKernel, ServeError, Server, Start, Tally, descriptors, handshake};
+use crate::fuse::negotiation::{Negotiated, Wanted};
+use crate::fuse::serve::{self, Begin, FuseKernel, ServeError, Server, Start, Tally, descriptors, handshake};
 use crate::machine::{Machine, Owners};
 
 /// What the kernel reads ahead by itself, in KiB: the largest request it sends. Its default is an eighth of that, and
@@ -93,11 +95,58 @@ fn mount_error(error: &MountError) -> WorkerError {
 /// A kernel that does not queue a dead server's requests again leaves whoever waits for them waiting.
 const NO_RESEND: &str = "this kernel is older than Linux 6.9: if the mount's process dies, so does the mount";
 
-/// What a mount shows, and to whom it is shown.
+/// What a mount shows.
+pub(super) trait Show: Send {
+    /// What is to be agreed with the kernel.
+    fn wanted(&self) -> Wanted;
+
+    /// How many threads read its requests.
+    fn readers(&self) -> usize;
+
+    /// Writes down for a successor how it is mounted.
+    fn keep(&self, part: &KernelPart) -> Result<(), WorkerError>;
+
+    /// Begins to answer.
+    fn serve(self, serve: Serve<'_>) -> Result<Server, ServeError>;
+}
+
+/// A mount that is to be served.
+pub(super) struct Serve<'a> {
+    /// Its descriptors, on which INIT has been answered.
+    pub(super) devices: &'a [Arc<Device>],
+    pub(super) negotiated: Negotiated,
+    pub(super) begin: Begin,
+    pub(super) progress: Progress,
+    /// Requests that have ended a predecessor.
+    pub(super) refused: HashSet<u64>,
+}
+
+/// A machine's files, and to whom they are shown.
 pub(super) struct Shown {
     pub(super) vfs: Arc<Vfs<Machine>>,
     pub(super) kernel: Arc<FuseKernel>,
     pub(super) owners: Owners,
+}
+
+impl Show for Shown {
+    fn wanted(&self) -> Wanted {
+        serve::wanted(self.owners)
+    }
+
+    fn readers(&self) -> usize {
+        serve::readers()
+    }
+
+    fn keep(&self, part: &KernelPart) -> Result<(), WorkerError> {
+        self.vfs.keep(Kept::Kernel, write_part(part));
+        Ok(())
+    }
+
+    fn serve(self, serve: Serve<'_>) -> Result<Server, ServeError> {
+        let Serve { devices, negotiated, begin, progress, refused } = serve;
+        let (vfs, kernel) = (self.vfs, self.kernel);
+        Server::start(Start { devices, negotiated, vfs, kernel, begin, progress, refused })
+    }
 }
 
 impl FuseMount {
@@ -105,7 +154,7 @@ impl FuseMount {
     pub(super) async fn begin(
         home: &Home,
         choices: &MountChoices,
-        shown: Shown,
+        shown: impl Show,
     ) -> Result<FuseMount, WorkerError> {
         let config = &home.config;
         let point = mount_point(config, choices)?;
@@ -133,16 +182,16 @@ impl FuseMount {
         home: &Home,
         device: Arc<Device>,
         path: PathBuf,
-        shown: Shown,
+        shown: impl Show,
     ) -> Result<FuseMount, WorkerError> {
-        let negotiated = handshake(&device, shown.owners).map_err(|error| not_served(&path, &error))?;
+        let negotiated = handshake(&device, &shown.wanted()).map_err(|error| not_served(&path, &error))?;
         tracing::info!(?negotiated, "the kernel agreed");
-        let devices = descriptors(&device);
+        let devices = descriptors(&device, shown.readers());
         let degraded = match negotiated.can_resend() {
             true => {
                 let at = ByteString::from(path.as_path());
                 let part = KernelPart { negotiated: negotiated.clone(), server: Serving::own(), path: at };
-                shown.vfs.keep(Kept::Kernel, write_part(&part));
+                shown.keep(&part)?;
                 let kept: Vec<_> = devices.iter().map(|device| device.as_fd()).collect();
                 home.tether.hand_over(FUSE, &kept).map_err(|error| {
                     let message = format!("could not give `{}` to its keeper: {error}", path.display());
@@ -152,12 +201,10 @@ impl FuseMount {
             }
             false => Some(NO_RESEND.to_owned()),
         };
-        let (vfs, kernel) = (shown.vfs, shown.kernel);
-        let begin = Begin::Fresh;
         note_panics_afresh(&home.directory);
-        let (progress, refused) = (home.progress(), HashSet::new());
-        let start = Start { devices: &devices, negotiated, vfs, kernel, begin, progress, refused };
-        let mut mount = FuseMount::serve(start, path.clone(), degraded)?;
+        let (begin, progress, refused) = (Begin::Fresh, home.progress(), HashSet::new());
+        let serve = Serve { devices: &devices, negotiated, begin, progress, refused };
+        let mut mount = FuseMount::serve(shown, serve, path.clone(), degraded)?;
         mount.connection = read_ahead(path).await;
         Ok(mount)
     }
@@ -167,29 +214,29 @@ impl FuseMount {
     pub(super) async fn take_over(
         part: KernelPart,
         kept: Vec<OwnedFd>,
-        shown: Shown,
+        shown: impl Show,
         home: &Home,
         refused: HashSet<u64>,
     ) -> Result<FuseMount, WorkerError> {
         let devices: Vec<_> = kept.into_iter().map(|kept| Arc::new(Device::from_fd(kept))).collect();
         part.server.gone(home.presence.as_ref()).await;
         let part = KernelPart { server: Serving::own(), ..part };
-        shown.vfs.keep(Kept::Kernel, write_part(&part));
+        shown.keep(&part)?;
         let (negotiated, path) = (part.negotiated, part.path.as_path().to_path_buf());
-        let (vfs, kernel) = (shown.vfs, shown.kernel);
         let (begin, progress) = (Begin::Takeover, home.progress());
-        let start = Start { devices: &devices, negotiated, vfs, kernel, begin, progress, refused };
-        let mut mount = FuseMount::serve(start, path.clone(), None)?;
+        let serve = Serve { devices: &devices, negotiated, begin, progress, refused };
+        let mut mount = FuseMount::serve(shown, serve, path.clone(), None)?;
         mount.connection = read_ahead(path).await;
         Ok(mount)
     }
 
     fn serve(
-        start: Start<'_, Machine>,
+        shown: impl Show,
+        serve: Serve<'_>,
         path: PathBuf,
         degraded: Option<String>,
     ) -> Result<FuseMount, WorkerError> {
-        let server = Arc::new(Server::start(start).map_err(|error| not_served(&path, &error))?);
+        let server = Arc::new(shown.serve(serve).map_err(|error| not_served(&path, &error))?);
         let (ended, watched) = watch::channel(false);
         let joined = server.clone();
         let joiner = std::thread::Builder::new()

@@ -628,7 +628,7 @@ fn no_record(error: &dyn std::error::Error) -> WorkerError {
 }
 
 /// What was kept, which is all of one sort.
-fn of_one_name(kept: Vec<Kept>) -> Result<(String, Vec<OwnedFd>), WorkerError> {
+pub(super) fn of_one_name(kept: Vec<Kept>) -> Result<(String, Vec<OwnedFd>), WorkerError> {
     let name = kept.first().map(|kept| kept.name.clone()).unwrap_or_default();
     if kept.iter().any(|kept| kept.name != name) {
         return Err(failure(ErrorKind::Failure, "descriptors of two backends were kept"));
@@ -655,7 +655,7 @@ fn relink_options(config: &MountConfig, dial: &Dial, choices: &MountChoices) -> 
 }
 
 /// Whether a wish to leave takes the place of the one that is being carried out.
-fn supersedes(wish: Force, under_way: Option<Force>) -> bool {
+pub(super) fn supersedes(wish: Force, under_way: Option<Force>) -> bool {
     match under_way {
         None => true,
         Some(Force::Never) => wish == Force::Always,

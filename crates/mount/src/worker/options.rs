@@ -23,6 +23,8 @@ pub(super) struct MountChoices {
     pub(super) port: u16,
     /// How long a machine that is away is waited for.
     pub(super) offline_timeout: Duration,
+    /// Whether the kernel may read and write a thread's files by itself.
+    pub(super) passthrough: bool,
     /// How many bytes of contents may be kept on disk, of all mounts together; 0 for none of this one.
     pub(super) cache_bytes: Option<u64>,
 }
@@ -35,13 +37,14 @@ impl Default for MountChoices {
             kernel_mount: true,
             port: 0,
             offline_timeout: RelinkOptions::OFFLINE_TIMEOUT,
+            passthrough: true,
             cache_bytes: None,
         }
     }
 }
 
 /// Every option.
-const KNOWN: &str = "allow-other, nonempty, offline-timeout=SECONDS, cache-size=SIZE; of the backend nfs: no-kernel-mount, port=N";
+const KNOWN: &str = "allow-other, nonempty, offline-timeout=SECONDS, cache-size=SIZE; of threads: no-passthrough; of the backend nfs: no-kernel-mount, port=N";
 
 impl MountChoices {
     /// Reads the options, and refuses those it does not know.
@@ -53,6 +56,7 @@ impl MountChoices {
                 "nonempty" => choices.nonempty = switch(key, value)?,
                 OFFLINE_TIMEOUT => choices.offline_timeout = seconds(value)?,
                 CACHE_SIZE => choices.cache_bytes = Some(size(value)?),
+                NO_PASSTHROUGH => choices.passthrough = !switch(key, value)?,
                 NO_KERNEL_MOUNT => choices.kernel_mount = !switch(key, value)?,
                 PORT => choices.port = port(value)?,
                 _ => {
@@ -82,6 +86,9 @@ impl MountChoices {
         Err(error)
     }
 }
+
+/// Ask this process for whatever is read and written.
+const NO_PASSTHROUGH: &str = "no-passthrough";
 
 /// Serve by NFS and mount nothing.
 pub(super) const NO_KERNEL_MOUNT: &str = "no-kernel-mount";
@@ -149,6 +156,7 @@ mod tests {
     #[test]
     fn switches_are_on_when_named() {
         assert!(parse(&[("allow-other", "")]).unwrap().allow_other);
+        assert!(!parse(&[("no-passthrough", "")]).unwrap().passthrough);
         assert!(!parse(&[("allow-other", "no")]).unwrap().allow_other);
         assert!(!parse(&[("no-kernel-mount", "")]).unwrap().kernel_mount);
         assert_eq!(parse(&[("port", "2049")]).unwrap().port, 2049);

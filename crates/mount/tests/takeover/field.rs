@@ -11,12 +11,32 @@ use supervisor::keeper::{self, CONTROL_SOCKET, Launch, Plan, State, Status, Toke
 use wire::api::id::MountId;
 use wire::api::machine::{Reconnect, Source};
 use wire::api::mount::{Access, Backend, Force, SyncMode};
+use wire::bytestring::ByteString;
 use wire::worker::{
-    CONFIG, Decoder, Dial, FromWorker, Heartbeat, MountConfig, Owner, Ready, Stopping, ToWorker, encode,
+    CONFIG, Decoder, Dial, FromWorker, Heartbeat, MountConfig, Owner, Place, Ready, Stopping, ToWorker,
+    encode,
 };
 
 /// How long anything may take.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is mounted, and how.
+pub struct Wanted {
+    /// As people say it.
+    pub source: Source,
+    /// Where that is.
+    pub place: Place,
+    /// By what.
+    pub backend: Backend,
+    /// An operation in which workers panic.
+    pub fault: String,
+    /// Directories of earlier mounts.
+    pub unsaved: Vec<ByteString>,
+}
+
+fn files(path: &Path) -> Source {
+    Source::parse(path.as_os_str().as_encoded_bytes(), b"/").unwrap()
+}
 
 /// A mount. It is taken away when this is dropped, whatever is left of it.
 pub struct Field {
@@ -35,20 +55,21 @@ impl Field {
 
     /// The same, with workers that panic in this operation.
     pub fn with_fault(backend: Backend, options: &[(&str, &str)], fault: &str) -> Option<Field> {
-        Field::begin(backend, options, fault, None)
+        Field::begin(options, |config| {
+            (config.backend, config.fault) = (backend, fault.to_owned());
+        })
     }
 
     /// Mounts again what another one shows, which has left what was not saved in its directory.
     pub fn again(&self) -> Option<Field> {
-        Field::begin(Backend::Fuse, &[], "", Some((self.source(), self.state())))
+        Field::begin(&[], |config| {
+            config.source = files(&self.source());
+            config.unsaved = vec![self.state().as_path().into()];
+        })
     }
 
-    fn begin(
-        backend: Backend,
-        options: &[(&str, &str)],
-        fault: &str,
-        earlier: Option<(PathBuf, PathBuf)>,
-    ) -> Option<Field> {
+    /// Mounts what is chosen, instead of an empty directory.
+    pub fn begin(options: &[(&str, &str)], choose: impl FnOnce(&mut Wanted)) -> Option<Field> {
         if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
             eprintln!("skipped: needs root and /dev/fuse");
             return None;
@@ -58,13 +79,18 @@ impl Field {
         for directory in [&source, &mount, &state] {
             std::fs::create_dir(directory).unwrap();
         }
-        let (shown, unsaved) = match earlier {
-            Some((source, state)) => (source, vec![state.as_path().into()]),
-            None => (source, Vec::new()),
+        let mut wanted = Wanted {
+            source: files(&source),
+            place: Place::Machine(Dial::Host),
+            backend: Backend::Fuse,
+            fault: String::new(),
+            unsaved: Vec::new(),
         };
+        choose(&mut wanted);
+        let Wanted { source, place, backend, fault, unsaved } = wanted;
         let config = MountConfig {
             id: MountId::new(1),
-            source: Source::parse(shown.as_os_str().as_encoded_bytes(), b"/").unwrap(),
+            source,
             dir: mount.as_path().into(),
             backend,
             access: Access::ReadWrite,
@@ -77,7 +103,7 @@ impl Field {
                 .collect::<BTreeMap<_, _>>(),
             state_dir: state.as_path().into(),
             cache_dir: None,
-            dial: Dial::Host,
+            place,
             owner: Owner { uid: 0, gid: 0 },
             unsaved,
         };
@@ -159,6 +185,21 @@ impl Field {
         let stream = connect(&self.state());
         assert!(matches!(hear(&stream), Some(FromWorker::Ready(_))), "{}", self.log());
         stream
+    }
+
+    /// What the worker says of itself.
+    pub fn status_of_worker(&self) -> FromWorker {
+        let stream = self.connect();
+        (&stream).write_all(&encode(&ToWorker::Status).unwrap()).unwrap();
+        let mut decoder = Decoder::new();
+        loop {
+            if let Some(message) = decoder.next_frame().unwrap() {
+                return message;
+            }
+            let mut byte = [0];
+            (&stream).read_exact(&mut byte).unwrap();
+            decoder.push(&byte);
+        }
     }
 
     /// Tells the worker to unmount, and waits for the end of all processes. Nothing is kept.
@@ -260,6 +301,12 @@ fn connect(state: &Path) -> UnixStream {
     stream
 }
 
+/// Says something, and gives the answer.
+pub fn ask(stream: &UnixStream, said: &ToWorker) -> FromWorker {
+    (&mut &*stream).write_all(&encode(said).unwrap()).unwrap();
+    hear(stream).unwrap()
+}
+
 /// The next message, but for statuses; `None` at the end.
 fn hear(stream: &UnixStream) -> Option<FromWorker> {
     let mut decoder = Decoder::new();
@@ -272,6 +319,8 @@ fn hear(stream: &UnixStream) -> Option<FromWorker> {
                 let mut byte = [0];
                 match (&mut &*stream).read(&mut byte) {
                     Ok(1) => decoder.push(&byte),
+                    // As when a child of another test ends: a read with a time limit is not begun again by itself.
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     _ => return None,
                 }
             }

@@ -8,6 +8,8 @@ mod field;
 mod fuse;
 mod nfs;
 mod storm;
+mod thread;
+mod thread_storm;
 
 use ::mount::nfs::EXPORT;
 use field::{DEADLINE, Field, kill};

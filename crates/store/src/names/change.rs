@@ -19,6 +19,8 @@
 //!  9  unnamed     directory: 8. a name
 //! 10  xattr       number: 8. a name. length of the value: 4. the value
 //! 11  no xattr    number: 8. a name
+//! 12  carried out request, file, request that is answered, or 0: 8 each
+//! 13  answered    nothing: all requests are
 //!
 //! oid    length, 1: 20 or 32. so many bytes
 //! time   seconds since 1970: 8. nanoseconds: 4
@@ -46,6 +48,8 @@ pub(crate) enum Change {
     Unnamed { directory: Ino, name: Name },
     Xattr { ino: Ino, name: Box<[u8]>, value: Box<[u8]> },
     NoXattr { ino: Ino, name: Box<[u8]> },
+    CarriedOut { request: u64, ino: Ino, answered: u64 },
+    AllAnswered,
 }
 
 mod tag {
@@ -60,6 +64,8 @@ mod tag {
     pub(super) const UNNAMED: u8 = 9;
     pub(super) const XATTR: u8 = 10;
     pub(super) const NO_XATTR: u8 = 11;
+    pub(super) const CARRIED_OUT: u8 = 12;
+    pub(super) const ALL_ANSWERED: u8 = 13;
 }
 
 mod content {
@@ -123,6 +129,10 @@ impl Change {
                 put_numbers(to, tag::NO_XATTR, &[ino.0]);
                 put_name(to, name);
             }
+            Change::CarriedOut { request, ino, answered } => {
+                put_numbers(to, tag::CARRIED_OUT, &[*request, ino.0, *answered]);
+            }
+            Change::AllAnswered => to.push(tag::ALL_ANSWERED),
         }
     }
 }
@@ -219,6 +229,10 @@ impl<'a> Reader<'a> {
             tag::UNNAMED => Change::Unnamed { directory: self.ino()?, name: self.name()? },
             tag::XATTR => Change::Xattr { ino: self.ino()?, name: self.xattr()?, value: self.value()? },
             tag::NO_XATTR => Change::NoXattr { ino: self.ino()?, name: self.xattr()? },
+            tag::CARRIED_OUT => {
+                Change::CarriedOut { request: self.number()?, ino: self.ino()?, answered: self.number()? }
+            }
+            tag::ALL_ANSWERED => Change::AllAnswered,
             _ => return Err(Untrue("a change that this release does not know")),
         })
     }

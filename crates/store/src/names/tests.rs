@@ -73,6 +73,12 @@ fn change() -> impl Strategy<Value = Change> {
         (ino(), xattr(), prop::collection::vec(any::<u8>(), 0..300))
             .prop_map(|(ino, name, value)| Change::Xattr { ino, name, value: value.into() }),
         (ino(), xattr()).prop_map(|(ino, name)| Change::NoXattr { ino, name }),
+        (any::<u64>(), ino(), any::<u64>()).prop_map(|(request, ino, answered)| Change::CarriedOut {
+            request,
+            ino,
+            answered
+        }),
+        Just(Change::AllAnswered),
     ]
 }
 
@@ -86,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn a_record_that_is_cut_or_goes_on_is_no_record(changes in prop::collection::vec(change(), 1..4), more in 12..=255u8) {
+    fn a_record_that_is_cut_or_goes_on_is_no_record(changes in prop::collection::vec(change(), 1..4), more in 14..=255u8) {
         let mut record = Vec::new();
         let ends: Vec<_> = changes.iter().map(|change| { change.encode(&mut record); record.len() }).collect();
         for cut in 1..record.len() {

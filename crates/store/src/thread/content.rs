@@ -85,6 +85,11 @@ impl Thread {
         Ok(self.locked().node(ino)?.content == Content::Written)
     }
 
+    /// The permission bits of a file.
+    pub fn mode(&self, ino: Ino) -> Result<u16> {
+        Ok(self.locked().node(ino)?.mode)
+    }
+
     fn open_plain(&self, ino: Ino, access: Access) -> Result<File> {
         let path = self.plain(ino);
         let is_written = access != Access::Read;
@@ -222,10 +227,11 @@ impl Thread {
         if xattrs.map_or(0, bytes_of) - freed + name.len() + value.len() > XATTR_BYTES_MAX {
             return Err(Refusal::NoSpace.into());
         }
-        locked.commit(vec![
+        let changes = vec![
             Change::Node { ino, node: Node { changed: now, ..node } },
             Change::Xattr { ino, name: name.into(), value: value.into() },
-        ])
+        ];
+        locked.conclude(changes, ino)
     }
 
     /// Takes an extended attribute away.
@@ -236,10 +242,11 @@ impl Thread {
         if !xattrs.is_some_and(|xattrs| xattrs.contains_key(name)) {
             return Err(Refusal::NoAttribute.into());
         }
-        locked.commit(vec![
+        let changes = vec![
             Change::Node { ino, node: Node { changed: now, ..node } },
             Change::NoXattr { ino, name: name.into() },
-        ])
+        ];
+        locked.conclude(changes, ino)
     }
 }
 

@@ -122,13 +122,16 @@ impl Thread {
     }
 
     /// The paths that are not what the base has there, in order: as many as there are changes, whatever the size of the base. A
-    /// file that was written as it was is told of, too.
+    /// file that was written as it was is told of, too; the [pointer](crate::worktree::POINTER) at git's directory is not.
     pub fn changed(&self) -> Result<Vec<Changed>> {
         let locked = self.locked();
         let mut changed = Vec::new();
         for (ino, directory) in locked.state.names.directories() {
             let Some(above) = locked.path_of(ino)? else { continue };
             for (name, named) in directory.names() {
+                if ino == Ino::ROOT && **name == *crate::worktree::POINTER {
+                    continue;
+                }
                 changed.push(Changed { path: joined(&above, name), is_there: named.ino.is_some() });
             }
         }

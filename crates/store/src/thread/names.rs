@@ -9,6 +9,9 @@ use crate::names::change::Change;
 use crate::node::{Attributes, Content, Ino, Kind, LINK_BYTES_MAX, LINKS_MAX, Name, Node, Time, check_name};
 use crate::{Refusal, Result};
 
+/// Files that one record says are gone: far below the longest record.
+const FORGOTTEN_AT_ONCE: usize = 4096;
+
 /// What a new file is to be. The mode has the user's mask taken from it already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -131,7 +134,7 @@ impl Thread {
             locked.with_name(directory, name, ino)?,
             locked.touched(directory, now)?,
         ];
-        locked.commit(changes)?;
+        locked.conclude(changes, ino)?;
         drop(locked);
         self.attributes_of(ino, &node)
     }
@@ -200,17 +203,19 @@ impl Thread {
         }
     }
 
-    /// A file without a name is open no more: what there is of it goes. Nothing is done with one that has a name.
-    pub fn forget(&self, ino: Ino) -> Result<()> {
-        let mut locked = self.locked();
-        let Some(node) = locked.state.names.node(ino) else { return Ok(()) };
-        if node.links > 0 {
-            return Ok(());
-        }
-        let is_written = node.content == Content::Written;
-        locked.commit(vec![Change::Gone { ino }])?;
-        if is_written {
-            locked.condemn(ino);
+    /// Files without a name are open no more: what there is of them goes, at once of all. Nothing is done with one that has a name.
+    pub fn forget(&self, files: &[Ino]) -> Result<()> {
+        for files in files.chunks(FORGOTTEN_AT_ONCE) {
+            let mut locked = self.locked();
+            let node = |ino: &Ino| locked.state.names.node(*ino).filter(|node| node.links == 0);
+            let gone: Vec<Ino> = files.iter().copied().filter(|ino| node(ino).is_some()).collect();
+            let is_written = |ino: &Ino| node(ino).is_some_and(|node| node.content == Content::Written);
+            let written: Vec<Ino> = gone.iter().copied().filter(is_written).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            locked.commit(gone.into_iter().map(|ino| Change::Gone { ino }).collect())?;
+            written.into_iter().for_each(|ino| locked.condemn(ino));
         }
         Ok(())
     }
@@ -231,7 +236,7 @@ impl Locked<'_> {
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
         let file = made.map_err(fails("make", &path))?;
         self.state.made += 1;
-        let committed = self.commit(changes);
+        let committed = self.conclude(changes, ino);
         if committed.is_err() {
             self.thread.remove_plain(ino);
         }
@@ -252,7 +257,7 @@ impl Locked<'_> {
         changes.extend(more);
         changes.push(self.with_name(directory, name, ino)?);
         changes.push(self.touched(directory, now)?);
-        self.commit(changes)?;
+        self.conclude(changes, ino)?;
         Ok(attributes)
     }
 
@@ -266,7 +271,7 @@ impl Locked<'_> {
     ) -> Result<Removed> {
         let mut changes = vec![self.without_name(directory, name)?, self.touched(directory, now)?];
         let (removed, plain) = self.lose_name(ino, remains, now, &mut changes)?;
-        self.commit(changes)?;
+        self.conclude(changes, ino)?;
         plain.into_iter().for_each(|ino| self.condemn(ino));
         Ok(removed)
     }
@@ -290,7 +295,7 @@ impl Locked<'_> {
         if from != to {
             changes.push(self.touched(to, now)?);
         }
-        self.commit(changes)?;
+        self.conclude(changes, source)?;
         plain.into_iter().for_each(|ino| self.condemn(ino));
         Ok(removed)
     }
@@ -309,7 +314,7 @@ impl Locked<'_> {
         if from != to {
             changes.push(self.touched(to, now)?);
         }
-        self.commit(changes)
+        self.conclude(changes, source)
     }
 
     /// What moving a file into this directory changes of the file.

@@ -313,9 +313,9 @@ fn a_file_that_is_open_outlives_its_last_name_and_its_process() {
     assert_eq!(content(&thread, made.ino), b"kept");
     assert_eq!(content(&thread, base), b"content\n");
     thread.sweep().expect("swept");
-    thread.forget(made.ino).expect("forgotten");
-    thread.forget(base).expect("forgotten");
-    thread.forget(ino(&thread, "run")).expect("nothing");
+    thread.forget(&[made.ino]).expect("forgotten");
+    thread.forget(&[base]).expect("forgotten");
+    thread.forget(&[ino(&thread, "run")]).expect("nothing");
     assert_eq!(thread.unnamed(), []);
     assert_eq!(refused(thread.attributes(base)), Refusal::Stale);
     assert!(lookup(&thread, "run").is_some(), "what has a name stays");
@@ -426,7 +426,7 @@ fn a_removed_directory_takes_nothing_more() {
         thread.rename((Ino::ROOT, b"file"), (made.ino, b"x"), RenameMode::Replace, Remains::Nothing, at(3));
     assert_eq!(refused(into), Refusal::NoSuchName);
     assert_eq!(names(&thread, made.ino), [] as [&str; 0]);
-    thread.forget(made.ino).expect("forgotten");
+    thread.forget(&[made.ino]).expect("forgotten");
     assert_eq!(refused(thread.attributes(made.ino)), Refusal::Stale);
 }
 
@@ -545,4 +545,37 @@ fn what_the_base_lost_is_an_error() {
     assert!(matches!(thread.list(directory, 0, 10), Err(Error::Missing { .. })));
     assert!(matches!(thread.lookup(directory, b"a"), Err(Error::Missing { .. })));
     assert!(lookup(&thread, "file").is_some());
+}
+
+#[test]
+fn what_a_request_has_changed_and_that_it_is_carried_out_are_one_record() {
+    let bench = Bench::new();
+    let thread = bench.begin("thread");
+    let new = New { mode: 0o644, uid: 0, gid: 0 };
+    let mut hand = Hand::default();
+    let made = thread.carry_out(&mut hand, 2, |thread| thread.make_directory(Ino::ROOT, b"new", new, at(1)));
+    let made = made.expect("made").ino;
+    // A refusal changes nothing, and what is as good twice is not remembered.
+    let again = thread.carry_out(&mut hand, 4, |thread| thread.make_directory(Ino::ROOT, b"new", new, at(1)));
+    assert_eq!(refused(again), Refusal::Taken);
+    let mode = AttributeChanges { mode: Some(0o700), ..AttributeChanges::default() };
+    thread.carry_out(&mut hand, 6, |thread| thread.set_attributes(made, &mode, at(2))).expect("set");
+    // Not part of any.
+    thread.make_directory(Ino::ROOT, b"other", new, at(3)).expect("made");
+
+    let thread = bench.again(thread);
+    assert_eq!([2, 4, 6].map(|request| thread.carried_out(request)), [Some(made), None, None]);
+    thread.compact().expect("compacted");
+    let thread = bench.again(thread);
+    assert_eq!(thread.carried_out(2), Some(made));
+
+    let directory = ino(&thread, "dir");
+    let unlinked =
+        thread.carry_out(&mut hand, 8, |thread| thread.unlink(directory, b"a", Remains::Nothing, at(4)));
+    let unlinked = unlinked.expect("unlinked").ino;
+    let thread = bench.again(thread);
+    assert_eq!([2, 8].map(|request| thread.carried_out(request)), [None, Some(unlinked)]);
+    thread.all_answered().expect("said");
+    let thread = bench.again(thread);
+    assert_eq!(thread.carried_out(8), None);
 }

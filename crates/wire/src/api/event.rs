@@ -46,16 +46,26 @@ pub enum Topic {
     Process,
     /// Tunnels.
     Tunnel,
+    /// Threads.
+    Thread,
     /// What takes longer than a second.
     Operation,
 }
 
 impl Topic {
     /// All choices.
-    pub const ALL: &'static [Topic] =
-        &[Topic::All, Topic::Connection, Topic::Mount, Topic::Process, Topic::Tunnel, Topic::Operation];
+    pub const ALL: &'static [Topic] = &[
+        Topic::All,
+        Topic::Connection,
+        Topic::Mount,
+        Topic::Process,
+        Topic::Tunnel,
+        Topic::Thread,
+        Topic::Operation,
+    ];
 
-    const NAMES: &'static [&'static str] = &["all", "connection", "mount", "process", "tunnel", "operation"];
+    const NAMES: &'static [&'static str] =
+        &["all", "connection", "mount", "process", "tunnel", "thread", "operation"];
 
     /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
@@ -65,6 +75,7 @@ impl Topic {
             Topic::Mount => "mount",
             Topic::Process => "process",
             Topic::Tunnel => "tunnel",
+            Topic::Thread => "thread",
             Topic::Operation => "operation",
         }
     }
@@ -160,6 +171,13 @@ pub enum Happened {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// A thread entered a state.
+    Thread {
+        /// Its name.
+        id: String,
+        /// What it is now.
+        state: ThreadState,
+    },
     /// An operation entered a state.
     Operation {
         /// Which.
@@ -177,6 +195,7 @@ impl Happened {
             Happened::Mount { .. } => Topic::Mount,
             Happened::Process { .. } => Topic::Process,
             Happened::Tunnel { .. } => Topic::Tunnel,
+            Happened::Thread { .. } => Topic::Thread,
             Happened::Operation { .. } => Topic::Operation,
         }
     }
@@ -188,7 +207,7 @@ impl Happened {
             Happened::Mount { id, .. } => id.to_string(),
             Happened::Process { id, .. } => id.to_string(),
             Happened::Tunnel { id, .. } => id.to_string(),
-            Happened::Operation { id, .. } => id.clone(),
+            Happened::Thread { id, .. } | Happened::Operation { id, .. } => id.clone(),
         }
     }
 
@@ -198,7 +217,7 @@ impl Happened {
             Happened::Connection { reason, .. }
             | Happened::Mount { reason, .. }
             | Happened::Tunnel { reason, .. } => reason.as_deref(),
-            Happened::Process { .. } | Happened::Operation { .. } => None,
+            Happened::Process { .. } | Happened::Thread { .. } | Happened::Operation { .. } => None,
         }
     }
 
@@ -209,6 +228,7 @@ impl Happened {
             Happened::Mount { state, .. } => state.name(),
             Happened::Process { state, .. } => state.name(),
             Happened::Tunnel { state, .. } => state.name(),
+            Happened::Thread { state, .. } => state.name(),
             Happened::Operation { state, .. } => state.name(),
         }
     }
@@ -280,6 +300,20 @@ words! {
         Open = "open",
         /// It is gone.
         Closed = "closed",
+    }
+}
+
+words! {
+    /// Where a thread is in its life.
+    ThreadState {
+        /// It is being made, and only its maker may use it.
+        Making = "making",
+        /// It is there.
+        Open = "open",
+        /// It is being removed.
+        Dropping = "dropping",
+        /// It is gone.
+        Dropped = "dropped",
     }
 }
 

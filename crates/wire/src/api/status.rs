@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::TunnelState;
+use super::event::{ThreadState, TunnelState};
 use super::id::{ConnectionId, MountId, ProcessId, TunnelId};
 use super::machine::{Machine, Source};
 use super::mount::{Access, BackendName, SyncMode};
@@ -326,16 +326,22 @@ impl Counters {
 pub struct Thread {
     /// Its name.
     pub name: String,
-    /// The repository.
+    /// The repository: its working copy, or its own directory if it has none.
     pub repo: ByteString,
     /// The commit it started from.
     pub base: String,
-    /// Where it is mounted.
+    /// The branch that is its `HEAD` at first.
+    #[serde(default)]
+    pub branch: String,
+    /// Where it is mounted, or was last.
     pub dir: ByteString,
-    /// `open`, `landed` or `dropped`.
-    pub state: String,
-    /// How many files differ from the base.
+    /// What it is.
+    pub state: ThreadState,
+    /// How many paths differ from the base, as far as is known.
     pub changed: u64,
+    /// Its mount, if it is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<MountId>,
 }
 
 /// A microVM.

@@ -4,7 +4,7 @@ fn place(dir: &str, source: &str) -> Place {
     let Source::Files { machine, path } = Source::parse_absolute(source.as_bytes()).unwrap() else {
         panic!("not files")
     };
-    Place { dir: dir.into(), machine, path: path.as_path().to_owned() }
+    Place { dir: dir.into(), shows: Shows::Files { machine, path: path.as_path().to_owned() } }
 }
 
 fn check(place: &Place, others: &[Place]) -> Result<(), String> {
@@ -108,7 +108,7 @@ fn scratch() -> Scratch {
 
 impl Scratch {
     fn prepare(&self, source: &str, dir: Option<&str>) -> Result<Plan, ErrorObject> {
-        prepare(request(source, dir, &self.root), &self.root.join("mnt"))
+        prepare(request(source, dir, &self.root), &self.root.join("mnt"), None)
     }
 }
 
@@ -135,7 +135,7 @@ fn what_is_in_the_mount_point_is_hidden_only_when_an_option_says_so() {
     for (option, refused) in cases {
         let mut request = request("src", Some("m"), &scratch.root);
         request.options.extend(option.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        let planned = prepare(request, &scratch.root.join("mnt"));
+        let planned = prepare(request, &scratch.root.join("mnt"), None);
         assert_eq!(planned.err().map(|error| error.kind()), refused, "{option:?}");
     }
 }
@@ -212,9 +212,9 @@ fn unknown_backends_and_too_many_options_are_refused() {
     let scratch = scratch();
     for backend in [Backend::CloudFiles, Backend::FileProvider] {
         let request = Create { backend, ..request("src", Some("m"), &scratch.root) };
-        assert_eq!(prepare(request, &scratch.root).unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(prepare(request, &scratch.root, None).unwrap_err().kind(), ErrorKind::Usage);
     }
     let options = (0..=OPTIONS_MAX).map(|number| (number.to_string(), String::new())).collect();
     let request = Create { options, ..request("src", Some("m"), &scratch.root) };
-    assert_eq!(prepare(request, &scratch.root).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(prepare(request, &scratch.root, None).unwrap_err().kind(), ErrorKind::Usage);
 }

@@ -1,6 +1,7 @@
 //! Mounts, and what is told of them.
 
 use super::*;
+use crate::mount::plan::Shows;
 
 /// The owner of one mount of [`ssh_box`], which takes events when the test gives them, and what arrives for its task.
 fn owner_of_a_mount(scratch: &tempfile::TempDir) -> (Owner, MountId, mpsc::Receiver<Command>) {
@@ -8,7 +9,7 @@ fn owner_of_a_mount(scratch: &tempfile::TempDir) -> (Owner, MountId, mpsc::Recei
     let dir = std::path::PathBuf::from("/home/u/src");
     let plan = Plan {
         source: Source::parse(b"ssh://box/src", b"/").unwrap(),
-        place: Place { dir, machine: ssh_box(), path: "/src".into() },
+        place: Place { dir, shows: Shows::Files { machine: ssh_box(), path: "/src".into() } },
         backend: wire::api::mount::Backend::Nfs,
         access: wire::api::mount::Access::ReadWrite,
         sync: wire::api::mount::SyncMode::Close,

@@ -15,12 +15,12 @@ pub fn current() -> Option<u64> {
 }
 
 /// While this is there, the thread is busy with a request.
-pub(super) struct Busy {
+pub(crate) struct Busy {
     before: Option<u64>,
 }
 
 impl Busy {
-    pub(super) fn with(request: u64) -> Busy {
+    pub(crate) fn with(request: u64) -> Busy {
         Busy { before: CURRENT.replace(Some(request)) }
     }
 }

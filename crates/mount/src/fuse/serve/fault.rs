@@ -5,7 +5,7 @@ use crate::fuse::request::OperationName;
 
 /// Panics if that was ordered.
 #[cfg(debug_assertions)]
-pub(super) fn strike(operation: OperationName) {
+pub(crate) fn strike(operation: OperationName) {
     use std::sync::LazyLock;
     static ORDERED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("STEAD_FAULT").ok());
     if let Some(ordered) = &*ORDERED {
@@ -14,4 +14,4 @@ pub(super) fn strike(operation: OperationName) {
 }
 
 #[cfg(not(debug_assertions))]
-pub(super) fn strike(_operation: OperationName) {}
+pub(crate) fn strike(_operation: OperationName) {}

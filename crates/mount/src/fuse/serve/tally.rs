@@ -38,7 +38,7 @@ impl Tally {
     }
 
     /// A request was read. One without an answer waits for nothing.
-    pub(super) fn take(&self, header: &Header) {
+    pub(crate) fn take(&self, header: &Header) {
         self.all.request();
         if !header.expects_reply() {
             self.all.hit();
@@ -49,12 +49,12 @@ impl Tally {
     }
 
     /// A request that cannot be read.
-    pub(super) fn take_unknown(&self) {
+    pub(crate) fn take_unknown(&self) {
         self.all.request();
     }
 
     /// A request was answered without waiting for anything.
-    pub(super) fn answered_at_once(&self) {
+    pub(crate) fn answered_at_once(&self) {
         self.all.hit();
     }
 }

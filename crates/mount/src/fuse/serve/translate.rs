@@ -57,7 +57,7 @@ pub(super) fn kind(mode: u32) -> Option<Kind> {
     })
 }
 
-pub(super) fn permissions(mode: u32) -> u16 {
+pub(crate) fn permissions(mode: u32) -> u16 {
     (mode & 0o7777) as u16
 }
 
@@ -93,13 +93,13 @@ pub(super) fn entry(root_device: u64, view: &View) -> Entry {
 }
 
 /// A device number in the kernel's 32 bits: 12 of major, 20 of minor (`new_encode_dev`).
-fn narrow_device(device: u64) -> u32 {
+pub(crate) fn narrow_device(device: u64) -> u32 {
     let (major, minor) = (libc::major(device), libc::minor(device));
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
 }
 
 /// The same number in the C library's 64 bits.
-pub(super) fn wide_device(device: u32) -> u64 {
+pub(crate) fn wide_device(device: u32) -> u64 {
     let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xf_ff00));
     libc::makedev(major, minor)
 }

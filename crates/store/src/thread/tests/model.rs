@@ -278,7 +278,7 @@ impl Model {
         }
         let unnamed: &[Ino] = if file.links == 1 { &[ino] } else { &[] };
         assert_eq!(thread.unnamed(), unnamed);
-        thread.forget(ino).expect("forgotten");
+        thread.forget(&[ino]).expect("forgotten");
         thread
     }
 

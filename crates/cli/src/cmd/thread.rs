@@ -1,0 +1,243 @@
+//! `stead thread`
+
+use std::ffi::OsString;
+
+use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
+use clap_complete::engine::PathCompleter;
+use wire::api::ErrorKind;
+use wire::api::mount::Force;
+use wire::api::thread::{Capture, Change, ChangeKind, Changes, Diff, Drop, List, Log, New, Status, Threads};
+use wire::bytestring::ByteString;
+
+use crate::completion;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::output::text::{age, counted, one_line};
+use crate::output::{Align, Table};
+
+/// How much of a commit's name is shown.
+const SHORT_COMMIT_LENGTH: usize = 12;
+
+/// Work on many branches of a git repository at once.
+///
+/// A thread is a worktree of a repository, and a branch of its own. It is made at once, however large the repository is: files
+/// are taken from the repository when they are read, and only what is changed takes space. To git it is a worktree as any other.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  stead thread new fix                 # of the repository here, at ../REPO-fix
+  stead thread new try --from thread:fix
+  stead thread status fix
+  stead thread drop fix")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a thread, and show it as a directory
+    ///
+    /// Makes a branch of the thread's name, too. Prints where the thread is, and returns once the directory serves.
+    New(NewArgs),
+    /// Show the threads, with how many paths are changed in each
+    List,
+    /// Show what is changed in a thread since it was made
+    ///
+    /// Each path is marked as added (A), modified (M) or deleted (D). Of a directory that is new, what is in it is not listed. Also a
+    /// thread that is not mounted can be looked at.
+    Status {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+    },
+    /// Show what was changed in a thread since it was made, as `git diff` does
+    ///
+    /// New files are shown too, ignored ones are not. The thread has to be mounted.
+    Diff {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// Arguments of `git diff`, such as --stat
+        #[arg(last = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
+    },
+    /// Make a commit of what is in a thread, without touching its branch and its index
+    ///
+    /// Captures of a thread are on refs/stead/threads/NAME, each after the one before. What is ignored is not in them. The thread has to
+    /// be mounted.
+    Capture {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// What was done
+        #[arg(long, short, value_name = "TEXT")]
+        message: String,
+        /// Who did it for you: the trailer `Agent`
+        #[arg(long, value_name = "NAME")]
+        agent: Option<String>,
+        /// With what: the trailer `Tool`
+        #[arg(long, value_name = "NAME")]
+        tool: Option<String>,
+    },
+    /// Show the captures of a thread, the last one first
+    Log {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+    },
+    /// Unmount a thread and remove it
+    ///
+    /// Its branch goes too, unless it has commits that no other branch has. Captures stay.
+    Drop {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// Also when it is in use, or has changes that are neither committed nor captured: they are lost, and captures too
+        #[arg(long, short)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct NewArgs {
+    /// Its name, and that of its branch
+    name: String,
+    /// A directory of the repository [default: the current one]
+    #[arg(long, value_name = "DIR", add = ArgValueCompleter::new(PathCompleter::dir()))]
+    repo: Option<OsString>,
+    /// What to begin from: a branch, a tag, a commit, or `thread:NAME` for what another thread has committed last [default:
+    /// HEAD]
+    #[arg(long, value_name = "REV")]
+    from: Option<String>,
+    /// Where to show it: an empty directory, or a new name in a directory that exists [default: REPO-NAME, beside the repository]
+    #[arg(long, value_name = "DIR", add = ArgValueCompleter::new(PathCompleter::dir()))]
+    at: Option<OsString>,
+}
+
+/// Carries it out.
+pub fn run(args: Args, context: &mut Context) -> Result<()> {
+    match args.command {
+        Command::New(args) => new(args, context),
+        Command::List => list(context),
+        Command::Status { name } => status(name, context),
+        Command::Diff { name, arguments } => diff(name, arguments, context),
+        Command::Capture { name, message, agent, tool } => {
+            capture(Capture { name, message, agent, tool }, context)
+        }
+        Command::Log { name } => log(name, context),
+        Command::Drop { name, force } => drop(name, force, context),
+    }
+}
+
+fn new(args: NewArgs, context: &mut Context) -> Result<()> {
+    let NewArgs { name, repo, from, at } = args;
+    let (repo, at) = (repo.map(ByteString::from), at.map(ByteString::from));
+    let thread = context.daemon()?.call(New { name, repo, from, at, caller: context.caller() })?;
+    if context.output.is_json() {
+        return context.output.document(&thread);
+    }
+    context.output.line(format_args!("{}  {}", thread.name, thread.dir))
+}
+
+fn list(context: &mut Context) -> Result<()> {
+    let threads = context.daemon()?.call(List {})?;
+    if context.output.is_json() {
+        return context.output.document(&threads);
+    }
+    let Threads { threads } = threads;
+    context.output.table(&super::status::threads(&threads))
+}
+
+fn status(name: String, context: &mut Context) -> Result<()> {
+    let client = context.daemon()?;
+    let mut changes = client.call(Status { name: name.clone(), after: None })?;
+    while changes.more {
+        let after = changes.changed.last().map(|last| last.path.clone());
+        let next = client.call(Status { name: name.clone(), after })?;
+        changes.more = next.more && !next.changed.is_empty();
+        changes.changed.extend(next.changed);
+    }
+    if context.output.is_json() {
+        return context.output.document(&changes);
+    }
+    let Changes { thread, changed, .. } = &changes;
+    let place = match thread.mount {
+        Some(_) => thread.dir.to_string(),
+        None => "not mounted".to_owned(),
+    };
+    let count = counted(changed.len() as u64, "change");
+    context.output.line(format_args!("{}  {}  {count}", thread.name, one_line(&place)))?;
+    for Change { path, kind } in changed {
+        let mark = match kind {
+            ChangeKind::Added => 'A',
+            ChangeKind::Modified => 'M',
+            ChangeKind::Deleted => 'D',
+        };
+        context.output.line(format_args!("{mark} {path}"))?;
+    }
+    Ok(())
+}
+
+fn diff(name: String, arguments: Vec<OsString>, context: &mut Context) -> Result<()> {
+    let compared = context.daemon()?.call(Diff { name })?;
+    if context.output.is_json() {
+        return context.output.document(&compared);
+    }
+    context.output.flush()?;
+    let mut git = std::process::Command::new("git");
+    git.arg("--git-dir").arg(compared.repository.as_path()).arg("diff").args(arguments);
+    let ended = git.args([&compared.from, &compared.to, "--"]).status();
+    match ended.map_err(|error| Error::io("could not run git", &error))? {
+        ended if ended.success() => Ok(()),
+        ended => Err(Error::new(ErrorKind::Failure, format!("git could not compare: {ended}"))),
+    }
+}
+
+fn capture(capture: Capture, context: &mut Context) -> Result<()> {
+    let captured = context.daemon()?.call(capture)?;
+    if context.output.is_json() {
+        return context.output.document(&captured);
+    }
+    context.output.line(format_args!("{}  {}", captured.name, captured.commit))
+}
+
+fn log(name: String, context: &mut Context) -> Result<()> {
+    let log = context.daemon()?.call(Log { name })?;
+    if context.output.is_json() {
+        return context.output.document(&log);
+    }
+    let columns =
+        [("CAPTURE", Align::Left), ("AGE", Align::Left), ("AUTHOR", Align::Left), ("MESSAGE", Align::Left)];
+    let mut table = Table::new(&columns);
+    let now = context.output.now();
+    for entry in &log.captures {
+        let commit = entry.commit.get(..SHORT_COMMIT_LENGTH).unwrap_or(&entry.commit);
+        table.row([
+            one_line(commit).into(),
+            age(now, entry.at).into(),
+            one_line(&entry.author).into(),
+            one_line(&entry.subject).into(),
+        ]);
+    }
+    context.output.table(&table)
+}
+
+fn drop(name: String, force: bool, context: &mut Context) -> Result<()> {
+    let force = if force { Force::Always } else { Force::Never };
+    let dropped = context.daemon()?.call(Drop { name, force })?;
+    if context.output.is_json() {
+        return context.output.document(&dropped);
+    }
+    context.output.line(format_args!("{}  dropped", dropped.name))?;
+    if let Some(captures) = &dropped.kept_captures {
+        context.output.note(format_args!("note: its captures stay: {captures}"));
+    }
+    if let Some(branch) = &dropped.kept_branch {
+        context.output.note(format_args!(
+            "note: the branch `{branch}` stays, since it has commits that no other branch has"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+use wire::api::machine::Caller;
+
+use super::*;
+
+#[test]
+fn a_list_of_changes_is_read_but_for_the_pointer() {
+    let changed = |path: &[u8], is_there| Changed { path: path.to_vec(), is_there };
+    let parsed = parse_listing(b"+.git\0-a/b\0+c\nd\0").expect("a list");
+    assert_eq!(parsed, [changed(b"a/b", false), changed(b"c\nd", true)]);
+    assert_eq!(parse_listing(b""), Some(Vec::new()));
+    for wrong in [&b"+a"[..], b"a\0", b"+\0", b"\0", b"+a\0\0"] {
+        assert_eq!(parse_listing(wrong), None, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_thread_is_put_beside_the_working_copy() {
+    for (copy, dir) in [("/home/u/app", "/home/u/app-fix"), ("/srv/app.git", "/srv/app-fix"), ("/", "/-fix")]
+    {
+        assert_eq!(beside(Path::new(copy), "fix"), Path::new(dir));
+    }
+}
+
+/// A repository with a commit, and a place for a daemon's files.
+struct Bench {
+    scratch: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let bench = Bench { scratch };
+        std::fs::create_dir_all(bench.app().join("src")).expect("made");
+        bench.git(&["init", "-q", "-b", "main"]);
+        std::fs::write(bench.app().join("src/main.rs"), "fn main() {}\n").expect("written");
+        bench.git(&["add", "-A"]);
+        bench.git(&["commit", "-qm", "first"]);
+        bench
+    }
+
+    fn root(&self) -> PathBuf {
+        self.scratch.path().canonicalize().expect("there")
+    }
+
+    fn app(&self) -> PathBuf {
+        self.root().join("app")
+    }
+
+    fn paths(&self) -> Paths {
+        let home = self.root().join("home");
+        Paths::new(1000, |name| (name == "STEAD_HOME").then(|| home.clone().into_os_string())).expect("paths")
+    }
+
+    fn git(&self, words: &[&str]) -> String {
+        let output = std::process::Command::new("git")
+            .current_dir(self.app())
+            .args(["-c", "user.name=test", "-c", "user.email=test@example.org"])
+            .args(words)
+            .output()
+            .expect("git runs");
+        assert!(output.status.success(), "git {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn plan(&self, new: thread::New) -> Result<Planned, ErrorObject> {
+        plan_new(new, None)
+    }
+
+    /// All that is there of a thread: references, worktrees, files, directories.
+    fn traces(&self) -> String {
+        let mut traces = self.git(&["for-each-ref"]) + &self.git(&["worktree", "list"]);
+        let mut look_at = vec![self.root()];
+        while let Some(directory) = look_at.pop() {
+            for entry in std::fs::read_dir(&directory).expect("listed") {
+                let path = entry.expect("an entry").path();
+                if path.strip_prefix(self.app()).is_ok_and(|path| path.starts_with(".git/objects")) {
+                    continue;
+                }
+                traces += &format!("{}\n", path.display());
+                if path.is_dir() {
+                    look_at.push(path);
+                }
+            }
+        }
+        let mut lines: Vec<&str> = traces.lines().filter(|line| !line.contains("/home")).collect();
+        lines.sort_unstable();
+        lines.join("\n")
+    }
+}
+
+fn fix(bench: &Bench) -> thread::New {
+    let caller = Caller { cwd: ByteString::from(bench.app().join("src").as_path()), ..Caller::default() };
+    thread::New { name: "fix".to_owned(), repo: None, from: None, at: None, caller }
+}
+
+fn refused(planned: Result<Planned, ErrorObject>) -> (ErrorKind, String) {
+    let error = planned.err().expect("refused");
+    (error.kind(), error.message)
+}
+
+#[test]
+fn a_thread_is_a_worktree_with_a_branch_and_an_index() {
+    let bench = Bench::new();
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    assert_eq!(planned.row.dir.as_path(), bench.root().join("app-fix"));
+    assert_eq!(planned.row.repo.as_path(), bench.app());
+    planned.begin(&bench.paths()).expect("begun");
+    let listed = bench.git(&["worktree", "list", "--porcelain"]);
+    for line in [format!("worktree {}", planned.row.dir), "branch refs/heads/fix".to_owned()] {
+        assert!(listed.lines().any(|other| other == line), "{line} in {listed}");
+    }
+    let row = planned.row.clone();
+    let index = row.registration.as_ref().expect("registered").as_path().join("index");
+    let entries =
+        bench.git(&[&format!("--git-dir={}", index.parent().expect("above").display()), "ls-files"]);
+    assert_eq!(entries, "src/main.rs\n");
+    assert_eq!(changed_of(&row, &bench.paths()).expect("known"), []);
+    let objects = Arc::new(repository_of(&row).expect("there"));
+    let blobs = Arc::new(BlobCache::open(bench.paths().blobs_dir(), 1 << 20).expect("opened"));
+    let tree = bench.paths().thread_dir("fix").join(TREE);
+    let thread = Thread::open(&tree, objects, blobs).expect("opened");
+    let pointer = thread.lookup(Ino::ROOT, b".git").expect("looked up").expect("there");
+    assert!(pointer.modified >= thread.origin().made);
+}
+
+#[test]
+fn nothing_is_left_of_one_that_was_left_half_way() {
+    let bench = Bench::new();
+    let before = bench.traces();
+    let undo = |planned: &Planned| {
+        // As the next daemon, which knows only what was written before the first step.
+        let row = ThreadRow { registration: None, phase: ThreadPhase::Making, ..planned.row.clone() };
+        remove(&row, &bench.paths()).expect("removed");
+        remove(&row, &bench.paths()).expect("nothing to remove");
+        assert_eq!(bench.traces(), before);
+    };
+    undo(&bench.plan(fix(&bench)).expect("planned"));
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    planned.begin(&bench.paths()).expect("begun");
+    undo(&planned);
+    // Between git's steps and ours.
+    let planned = bench.plan(fix(&bench)).expect("planned");
+    let aside = bench.paths().thread_dir("fix").join(ASIDE).join("fix");
+    let held = File::open("/dev/null").expect("opened");
+    worktree::register(&planned.objects, &aside, "fix", &planned.revision.commit, held).expect("registered");
+    undo(&planned);
+}
+
+#[test]
+fn what_is_dropped_leaves_its_branch_if_that_has_commits_of_its_own() {
+    let bench = Bench::new();
+    let before = bench.traces();
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    planned.begin(&bench.paths()).expect("begun");
+    planned.mount.take().expect("prepared").undo();
+    let own = bench.git(&["commit-tree", "-p", "HEAD", "-m", "own", "HEAD^{tree}"]);
+    bench.git(&["update-ref", "refs/heads/fix", own.trim()]);
+    let kept = branch_of(&planned.row).expect("decided");
+    assert_eq!(kept, (None, Some("fix".to_owned())));
+    bench.git(&["update-ref", "refs/heads/fix", "HEAD"]);
+    let (branch_at, kept) = branch_of(&planned.row).expect("decided");
+    assert_eq!((branch_at.as_deref(), kept), (Some(planned.row.commit.as_str()), None));
+    let row =
+        ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at: None }, ..planned.row.clone() };
+    remove(&row, &bench.paths()).expect("removed");
+    assert_eq!(bench.traces(), before);
+    std::fs::remove_dir_all(bench.app()).expect("removed");
+    remove(&row, &bench.paths()).expect("its repository is gone");
+}
+
+#[test]
+fn what_is_in_the_way_is_one_clear_conflict() {
+    let bench = Bench::new();
+    bench.git(&["branch", "taken"]);
+    let named = |name: &str| thread::New { name: name.to_owned(), ..fix(&bench) };
+    let (kind, message) = refused(bench.plan(named("taken")));
+    assert_eq!(
+        (kind, message),
+        (ErrorKind::Conflict, format!("`{}` has a branch `taken` already", bench.app().display()))
+    );
+    std::fs::create_dir(bench.root().join("app-fix")).expect("made");
+    std::fs::write(bench.root().join("app-fix/file"), "").expect("written");
+    let mut planned = bench.plan(named("fix")).expect("planned");
+    let error = planned.begin(&bench.paths()).expect_err("it is not empty");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    let elsewhere = thread::New { at: Some("../../elsewhere".into()), ..named("fix") };
+    assert_eq!(bench.plan(elsewhere).expect("planned").row.dir.as_path(), bench.root().join("elsewhere"));
+    let nowhere = thread::New { repo: Some(ByteString::from(bench.root().as_path())), ..named("other") };
+    assert_eq!(refused(bench.plan(nowhere)).0, ErrorKind::NotFound);
+    let unknown = thread::New { from: Some("no-such".to_owned()), ..named("other") };
+    assert_eq!(refused(bench.plan(unknown)).0, ErrorKind::NotFound);
+    let option = thread::New { from: Some("--all".to_owned()), ..named("other") };
+    assert_eq!(refused(bench.plan(option)).0, ErrorKind::NotFound);
+}

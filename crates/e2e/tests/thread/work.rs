@@ -1,0 +1,109 @@
+//! Work in a thread.
+
+use std::fs;
+
+use crate::{Bench, text};
+
+#[test]
+fn git_works_in_a_thread() {
+    let bench = Bench::new();
+    let dir = bench.thread("fix");
+    let git = |words: &[&str]| bench.git_in(&dir, words);
+    bench.write(&dir.join("src/main.c"), "int main() {}\n");
+    bench.write(&dir.join("src/new.c"), "new\n");
+    fs::remove_file(dir.join("run")).expect("removed");
+    assert_eq!(git(&["status", "--porcelain"]), " D run\n M src/main.c\n?? src/new.c\n");
+    git(&["stash", "-q", "--include-untracked"]);
+    assert_eq!(git(&["status", "--porcelain"]), "");
+    assert_eq!(fs::read_to_string(dir.join("src/main.c")).expect("read"), "int main;\n");
+    git(&["stash", "pop", "-q"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-qm", "second"]);
+    assert_eq!(git(&["status", "--porcelain"]), "");
+    assert_eq!(git(&["log", "--format=%s"]), "second\nfirst\n");
+    assert_eq!(bench.git(&["show", "fix:src/new.c"]), "new\n");
+    git(&["checkout", "-q", "--detach", "main"]);
+    assert!(dir.join("run").exists() && !dir.join("src/new.c").exists());
+    git(&["checkout", "-q", "fix"]);
+    assert_eq!(git(&["fsck", "--no-dangling"]), "");
+}
+
+#[test]
+fn what_is_changed_is_known_whether_a_thread_is_mounted_or_not() {
+    let bench = Bench::new();
+    let dir = bench.thread("fix");
+    bench.write(&dir.join("README"), "other\n");
+    bench.write(&dir.join("new/file"), "");
+    fs::remove_file(dir.join("link")).expect("removed");
+    fs::rename(dir.join("src/deep"), dir.join("moved")).expect("renamed");
+    let changed = ["modified README", "deleted link", "added moved", "added new", "deleted src/deep"];
+    let mut found = bench.changed("fix");
+    found.retain(|change| !change.starts_with("added new/"));
+    assert_eq!(found, changed);
+    assert_eq!(bench.stead.status()["threads"][0]["changed"], bench.changed("fix").len());
+    bench.stead.ok(&["unmount", "--all"]);
+    assert!(!dir.exists(), "it was made for the thread");
+    let status = bench.stead.status();
+    assert_eq!(
+        (text(&status["threads"][0]["name"]), status["mounts"].as_array().map(Vec::len)),
+        ("fix".to_owned(), Some(0))
+    );
+    let mut found = bench.changed("fix");
+    found.retain(|change| !change.starts_with("added new/"));
+    assert_eq!(found, changed);
+    let mounted = bench.json(&["mount", "thread:fix"]);
+    assert_eq!(text(&mounted["dir"]), dir.display().to_string());
+    assert_eq!(fs::read_to_string(dir.join("README")).expect("read"), "other\n");
+    assert!(bench.git_in(&dir, &["status", "--porcelain"]).contains(" M README\n"));
+    assert_eq!(bench.run(&["mount", "thread:fix", "../again"]).code(), 5);
+}
+
+#[test]
+fn a_thread_can_be_mounted_elsewhere() {
+    let bench = Bench::new();
+    bench.thread("fix");
+    bench.stead.ok(&["unmount", "--all"]);
+    bench.git(&["worktree", "prune", "--expire=now"]);
+    let elsewhere = bench.stead.root().join("elsewhere");
+    bench.json(&["mount", "thread:fix", "../elsewhere"]);
+    assert_eq!(bench.git_in(&elsewhere, &["status", "--porcelain", "--branch"]), "## fix\n");
+    let listed = bench.git(&["worktree", "list", "--porcelain"]);
+    assert!(listed.contains(&format!("worktree {}\n", elsewhere.display())), "{listed}");
+    assert_eq!(text(&bench.stead.status()["threads"][0]["dir"]), elsewhere.display().to_string());
+}
+
+#[test]
+fn a_capture_is_a_commit_that_leaves_branch_and_index_alone() {
+    let bench = Bench::new();
+    let dir = bench.thread("fix");
+    for (key, value) in [("user.name", "test"), ("user.email", "test@example.org")] {
+        bench.git(&["config", key, value]);
+    }
+    assert_eq!(bench.run(&["thread", "capture", "fix", "-m", "nothing"]).code(), 5);
+    bench.write(&dir.join(".gitignore"), "*.o\n");
+    bench.write(&dir.join("src/main.c"), "first\n");
+    bench.write(&dir.join("src/main.o"), "ignored\n");
+    fs::remove_file(dir.join("link")).expect("removed");
+    let first = bench.json(&["thread", "capture", "fix", "-m", "first", "--agent", "reviewer"]);
+    let (first, parent) = (text(&first["commit"]), text(&first["parent"]));
+    assert_eq!(parent, bench.git(&["rev-parse", "main"]).trim());
+    assert_eq!(bench.git(&["rev-parse", "fix"]).trim(), parent, "the branch is where it was");
+    assert_eq!(bench.git_in(&dir, &["diff", "--cached", "--name-only"]), "", "the index is as it was");
+    let names = bench.git(&["diff", "--name-status", "main", &first]);
+    assert_eq!(names, "A\t.gitignore\nD\tlink\nM\tsrc/main.c\n");
+    assert_eq!(bench.run(&["thread", "capture", "fix", "-m", "again"]).code(), 5);
+    bench.write(&dir.join("src/main.c"), "second\n");
+    let second = bench.json(&["thread", "capture", "fix", "-m", "second"]);
+    assert_eq!(text(&second["parent"]), first);
+    let log = bench.json(&["thread", "log", "fix"]);
+    let subjects: Vec<String> =
+        log["captures"].as_array().expect("a list").iter().map(|entry| text(&entry["subject"])).collect();
+    assert_eq!(subjects, ["second", "first"]);
+    assert!(bench.git(&["log", "-1", "--format=%B", &first]).ends_with("Agent: reviewer\n\n"));
+    let diff = bench.run(&["thread", "diff", "fix", "--", "--stat"]);
+    assert!(diff.text().contains("src/main.c") && !diff.text().contains("main.o"), "{diff}");
+    // What is captured is not lost with the thread.
+    let dropped = bench.json(&["thread", "drop", "fix"]);
+    assert_eq!(text(&dropped["kept_captures"]), "refs/stead/threads/fix");
+    assert_eq!(bench.git(&["show", "refs/stead/threads/fix:src/main.c"]), "second\n");
+}

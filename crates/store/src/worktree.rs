@@ -1,0 +1,265 @@
+//! What git knows of a thread: a worktree of its repository, with a branch of its own.
+//!
+//! ```text
+//! REPOSITORY/worktrees/ID/HEAD       the branch
+//!                        gitdir      where the worktree's pointer is: DIR/.git
+//!                        commondir   the way to REPOSITORY
+//!                        index       prepared, see Thread::write_git_index
+//!                        locked      why git must not prune it: DIR is not there while the thread is not mounted
+//! DIR/.git                           the pointer: "gitdir: " and the path of REPOSITORY/worktrees/ID
+//! ```
+//!
+//! git itself lays it out, so that it is what this git and this repository want, whatever references are kept in. It does that for a
+//! directory aside, in which it checks nothing out; the pointer that it leaves there is put into the thread, and `gitdir` is set to
+//! where the thread is to be shown.
+//!
+//! A registration is removed only if its `gitdir` is of the thread: whatever else has its name by then stays.
+
+pub mod snapshot;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use crate::error::fails;
+use crate::objects::{Objects, Revision, git, git_command};
+use crate::{Error, Oid, Result};
+
+/// The name of the file that leads git from a worktree to its directory.
+pub const POINTER: &[u8] = b".git";
+
+/// Where captures of threads are, each by its thread's name.
+pub const CAPTURES: &str = "refs/stead/threads/";
+
+/// What git says of why it does not prune the worktree.
+const LOCK_REASON: &str = "a thread of stead: it is there while it is mounted";
+
+/// The longest pointer: a path.
+const POINTER_BYTES_MAX: u64 = 8 << 10;
+
+/// How much is read of what is not committed, to see whether there is any.
+const STATUS_BYTES: usize = 512;
+
+const GITDIR: &str = "gitdir";
+const INDEX: &str = "index";
+
+/// A worktree that git knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// `REPOSITORY/worktrees/ID`.
+    pub directory: PathBuf,
+    /// What is in the worktree's [`POINTER`].
+    pub pointer: Vec<u8>,
+}
+
+/// Has git make a branch at a commit, and a worktree of it. `aside` is a directory that is not there, of which the last name becomes
+/// the worktree's if that is free. After an error nothing is left but what [`leftover`] finds, and perhaps the branch. git has `held`
+/// open as long as it runs: a lock on it tells whether it still does when this process has died.
+pub fn register(
+    objects: &Objects,
+    aside: &Path,
+    branch: &str,
+    commit: &Oid,
+    held: File,
+) -> Result<Registration> {
+    let commit = commit.to_string();
+    objects.git_holding(held, "make a worktree", |git| {
+        git.args(["-c", "worktree.useRelativePaths=false", "worktree", "add", "--quiet", "--no-checkout"])
+            .args(["--lock", "--reason", LOCK_REASON, "--no-track", "-b", branch])
+            .arg(aside)
+            .arg(commit)
+    })?;
+    let path = aside.join(OsStr::from_bytes(POINTER));
+    let mut pointer = Vec::new();
+    let opened = File::open(&path).map_err(fails("open", &path))?;
+    opened.take(POINTER_BYTES_MAX).read_to_end(&mut pointer).map_err(fails("read", &path))?;
+    let directory = pointer.strip_prefix(b"gitdir: ").and_then(|line| line.strip_suffix(b"\n"));
+    let directory = directory.map(|path| Path::new(OsStr::from_bytes(path)).to_owned());
+    match directory.filter(|directory| directory.is_absolute() && directory.join("HEAD").exists()) {
+        Some(directory) => Ok(Registration { directory, pointer }),
+        None => Err(objects.git_failed("make a worktree", "it leads nowhere".to_owned())),
+    }
+}
+
+impl Registration {
+    /// Where its index is to be.
+    pub fn index(&self) -> PathBuf {
+        self.directory.join(INDEX)
+    }
+}
+
+/// Says to git that the worktree of this registration is at `dir`.
+pub fn place(registration: &Path, dir: &Path) -> Result<()> {
+    let (path, fresh) = (registration.join(GITDIR), registration.join("gitdir.new"));
+    std::fs::write(&fresh, gitdir_of(dir)).map_err(fails("write", &fresh))?;
+    std::fs::rename(&fresh, &path).map_err(fails("put in place", &path))
+}
+
+fn gitdir_of(dir: &Path) -> Vec<u8> {
+    [dir.join(OsStr::from_bytes(POINTER)).into_os_string().into_vec(), b"\n".to_vec()].concat()
+}
+
+/// Removes a registration, if it still is of a worktree at one of these places.
+pub fn unregister(registration: &Path, places: &[&Path]) -> Result<()> {
+    let said = match std::fs::read(registration.join(GITDIR)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        said => said.map_err(fails("read", registration))?,
+    };
+    let said = Path::new(OsStr::from_bytes(said.trim_ascii_end()));
+    if !places.iter().any(|place| said.starts_with(place)) {
+        tracing::warn!(path = %registration.display(), "a worktree of git is not the thread's any more, and stays");
+        return Ok(());
+    }
+    std::fs::remove_dir_all(registration).map_err(fails("remove", registration))?;
+    // As git does with the last one.
+    if let Some(all) = registration.parent() {
+        drop(std::fs::remove_dir(all));
+    }
+    Ok(())
+}
+
+/// The registration of a worktree at or below one of these places, if git knows one: somebody died who was making it.
+pub fn leftover(objects: &Objects, places: &[&Path]) -> Result<Option<PathBuf>> {
+    let all = objects.repository().join("worktrees");
+    let entries = match std::fs::read_dir(&all) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.map_err(fails("list", &all))?,
+    };
+    for entry in entries {
+        let registration = entry.map_err(fails("list", &all))?.path();
+        let said = std::fs::read(registration.join(GITDIR)).unwrap_or_default();
+        let said = Path::new(OsStr::from_bytes(said.trim_ascii_end()));
+        if places.iter().any(|place| said.starts_with(place)) {
+            return Ok(Some(registration));
+        }
+    }
+    Ok(None)
+}
+
+/// What git takes these words for in a directory: `HEAD` is that of the worktree which it is in.
+pub fn resolve(objects: &Objects, within: &Path, revision: &str) -> Result<Revision> {
+    let wanted = format!("{revision}^{{commit}}");
+    let words = ["--no-replace-objects", "rev-parse", "--verify", "--end-of-options", &wanted];
+    let said = git(within, "resolve a revision", |git| git.arg("-C").arg(within).args(words))?;
+    let commit = Oid::from_hex(said.trim_ascii())
+        .map_err(|error| objects.git_failed("resolve a revision", error.to_string()))?;
+    objects.revision(commit)
+}
+
+/// The commit of a reference by its full name, if there is one. One that lies below it is in its way and is told of instead.
+pub fn reference(objects: &Objects, name: &str) -> Result<Option<Oid>> {
+    let said = objects.git("look for a reference", |git| {
+        git.args(["for-each-ref", "--count=1", "--format=%(objectname)", name])
+    })?;
+    match said.trim_ascii() {
+        b"" => Ok(None),
+        hex => Oid::from_hex(hex)
+            .map(Some)
+            .map_err(|error| objects.git_failed("look for a reference", error.to_string())),
+    }
+}
+
+/// Deletes a reference that is at this commit, by its full name.
+pub fn delete_reference(objects: &Objects, name: &str, at: &Oid) -> Result<()> {
+    objects.git("delete a reference", |git| git.args(["update-ref", "-d", name, &at.to_string()]))?;
+    Ok(())
+}
+
+/// A commit, as a log tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Which.
+    pub commit: String,
+    /// When it was made, in seconds since 1970.
+    pub at: u64,
+    /// The author's name.
+    pub author: String,
+    /// The first line of its message.
+    pub subject: String,
+}
+
+/// Commits from one back to another, which is not among them: the last one first, at most so many.
+pub fn log(objects: &Objects, from: &Oid, to: &Oid, most: usize) -> Result<Vec<LogEntry>> {
+    let (count, range) = (format!("--max-count={most}"), format!("{to}..{from}"));
+    let said = objects.git("look for commits", |git| {
+        git.args(["log", "-z", "--first-parent", "--format=%H%n%ct%n%an%n%s", &count, &range])
+    })?;
+    let said = String::from_utf8_lossy(&said);
+    let entries = said.split('\0').filter_map(|entry| {
+        let mut lines = entry.splitn(4, '\n').map(str::to_owned);
+        let (commit, at) = (lines.next().filter(|commit| !commit.is_empty())?, lines.next()?);
+        let (author, subject) = (lines.next()?, lines.next()?);
+        Some(LogEntry { commit, at: at.parse().ok()?, author, subject })
+    });
+    Ok(entries.collect())
+}
+
+/// Deletes a branch that is at this commit. One that is elsewhere by now is an error.
+pub fn delete_branch(objects: &Objects, branch: &str, at: &Oid) -> Result<()> {
+    let name = format!("refs/heads/{branch}");
+    objects.git("delete a branch", |git| git.args(["update-ref", "-d", &name, &at.to_string()]))?;
+    // Most have none.
+    let section = format!("branch.{branch}");
+    drop(objects.git("forget a branch", |git| git.args(["config", "--remove-section", &section])));
+    Ok(())
+}
+
+/// Whether a branch at this commit has commits that no other branch or tag has, and that are not the base's.
+pub fn has_own_commits(objects: &Objects, branch: &str, at: &Oid, base: &Oid) -> Result<bool> {
+    let (own, at, base) = (format!("--exclude=refs/heads/{branch}"), at.to_string(), base.to_string());
+    let said = objects.git("look for commits", |git| {
+        git.args(["rev-list", "--max-count=1", &at, "--not", &base, &own, "--glob=refs/heads"])
+            .args(["--glob=refs/remotes", "--glob=refs/tags"])
+    })?;
+    Ok(!said.trim_ascii().is_empty())
+}
+
+/// Whether there is something in the worktree at `dir` that its `HEAD` has not, and that is not ignored: what `git worktree remove`
+/// asks, too. Writes nothing.
+pub fn is_changed(dir: &Path) -> Result<bool> {
+    let failed = |why: String| Error::Git { what: "look for changes", repository: dir.to_owned(), why };
+    let mut command = git_command();
+    command.arg("-C").arg(dir).arg("--no-optional-locks");
+    command.args(["-c", "core.fsmonitor=false", "status", "--porcelain", "-z", "--ignore-submodules=none"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let first = first_of(&mut child);
+    if first.as_ref().is_ok_and(|first| !first.is_empty()) {
+        // It has more to say, which nobody wants to hear.
+        drop(child.kill());
+        drop(child.wait());
+        return Ok(true);
+    }
+    let status = child.wait().map_err(|error| failed(error.to_string()))?;
+    first.map_err(|error| failed(error.to_string()))?;
+    if status.success() { Ok(false) } else { Err(failed(status.to_string())) }
+}
+
+fn first_of(child: &mut Child) -> io::Result<Vec<u8>> {
+    let mut first = Vec::new();
+    let Some(from) = child.stdout.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+    from.take(STATUS_BYTES as u64).read_to_end(&mut first)?;
+    Ok(first)
+}
+
+/// The working copy that people know a repository by, or its own directory if it has none. `within` is a directory of it.
+pub fn working_copy(objects: &Objects, within: &Path) -> PathBuf {
+    let repository = objects.repository();
+    if let (Some(above), true) =
+        (repository.parent(), repository.file_name() == Some(OsStr::from_bytes(POINTER)))
+    {
+        return above.to_owned();
+    }
+    let words = ["rev-parse", "--show-toplevel"];
+    let said = git(within, "find a working copy", |git| git.arg("-C").arg(within).args(words));
+    match said.as_deref().map(|said| said.strip_suffix(b"\n").unwrap_or(said)) {
+        Ok(path) if !path.is_empty() => Path::new(OsStr::from_bytes(path)).to_owned(),
+        _ => repository.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

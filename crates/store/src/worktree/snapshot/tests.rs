@@ -1,0 +1,128 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::Hash;
+use crate::testing::{Repository, repository};
+
+/// A working copy of git's own, which git takes for any other.
+struct Bench {
+    repository: Repository,
+    objects: Objects,
+    scratch: tempfile::TempDir,
+    base: Revision,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let repository = repository(Hash::Sha1);
+        for (key, value) in [("user.name", "test"), ("user.email", "test@example.org")] {
+            repository.git(&["config", key, value]);
+        }
+        repository.write(".gitignore", b"target\n*.o\n!keep.o\n");
+        repository.commit("ignores");
+        let objects = Objects::discover(repository.path()).expect("a repository");
+        let base = objects.resolve("HEAD").expect("a commit");
+        Bench { repository, objects, scratch: tempfile::tempdir().expect("a directory"), base }
+    }
+
+    fn mounted(&self) -> (PathBuf, PathBuf) {
+        (self.repository.path().join(".git"), self.repository.path().to_owned())
+    }
+
+    fn snapshot(&self, changed: &[(&str, bool)]) -> Oid {
+        let (registration, dir) = self.mounted();
+        let (objects, scratch) = (&self.objects, self.scratch.path());
+        let mounted = Mounted { objects, registration: &registration, dir: &dir, scratch };
+        let changed: Vec<Changed> = changed
+            .iter()
+            .map(|(path, is_there)| Changed { path: path.as_bytes().to_vec(), is_there: *is_there })
+            .collect();
+        mounted.snapshot(&self.base, &changed).expect("taken")
+    }
+
+    fn capture(&self, tree: &Oid, message: &Message) -> Option<Captured> {
+        let (registration, dir) = self.mounted();
+        let (objects, scratch) = (&self.objects, self.scratch.path());
+        let mounted = Mounted { objects, registration: &registration, dir: &dir, scratch };
+        mounted.capture("fix", tree, message).expect("captured")
+    }
+
+    fn differences(&self, tree: &Oid) -> Vec<String> {
+        let diff = ["diff", "--name-status", "--no-renames", &self.base.tree.to_string(), &tree.to_string()];
+        self.repository.git(&diff).lines().map(|line| line.replace('\t', " ")).collect()
+    }
+}
+
+#[test]
+fn a_snapshot_is_what_is_in_the_worktree_but_for_what_is_ignored() {
+    let bench = Bench::new();
+    bench.repository.write("file", b"other\n");
+    bench.repository.write("new/deep/file", b"new\n");
+    bench.repository.write("new/x.o", b"ignored\n");
+    bench.repository.write("new/keep.o", b"kept\n");
+    bench.repository.write("target/out", b"ignored\n");
+    bench.repository.write("staged", b"staged\n");
+    bench.repository.git(&["add", "staged"]);
+    bench.repository.write("gone.c", b"staged and gone\n");
+    bench.repository.git(&["add", "gone.c"]);
+    std::fs::remove_file(bench.repository.path().join("gone.c")).expect("removed");
+    std::fs::remove_dir_all(bench.repository.path().join("dir")).expect("removed");
+    bench.repository.write("dir", b"a file now\n");
+    bench.repository.write("[a]*", b"a name that looks like a pattern\n");
+    let before = bench.repository.git(&["status", "--porcelain"]);
+    let changed =
+        [("[a]*", true), ("dir", true), ("file", true), ("new", true), ("staged", true), ("target", true)];
+    let tree = bench.snapshot(&changed);
+    let expected = [
+        "A [a]*",
+        "A dir",
+        "D dir/a",
+        "D dir/b",
+        "D dir/deep/er/c",
+        "M file",
+        "A new/deep/file",
+        "A new/keep.o",
+        "A staged",
+    ];
+    assert_eq!(bench.differences(&tree), expected);
+    assert_eq!(bench.repository.git(&["status", "--porcelain"]), before, "the user's index is as it was");
+    assert_eq!(bench.snapshot(&[]).to_string(), {
+        // Only what is staged is looked at then.
+        bench.repository.git(&["rm", "-q", "--cached", "gone.c"]);
+        bench.repository.git(&["write-tree"]).trim().to_owned()
+    });
+}
+
+#[test]
+fn a_path_that_is_gone_is_gone_from_the_snapshot() {
+    let bench = Bench::new();
+    std::fs::remove_file(bench.repository.path().join("file")).expect("removed");
+    std::fs::remove_dir_all(bench.repository.path().join("dir/deep")).expect("removed");
+    let tree = bench.snapshot(&[("dir/deep", false), ("file", false), ("never-there", false)]);
+    assert_eq!(bench.differences(&tree), ["D dir/deep/er/c", "D file"]);
+}
+
+#[test]
+fn captures_follow_each_other_and_none_is_empty() {
+    let bench = Bench::new();
+    let message = |text: &str| Message {
+        text: text.to_owned(),
+        trailers: vec![("Agent".to_owned(), "one".to_owned())],
+    };
+    let base = bench.snapshot(&[]);
+    assert_eq!(base, bench.base.tree);
+    assert_eq!(bench.capture(&base, &message("nothing")), None);
+    bench.repository.write("file", b"first\n");
+    let first = bench.capture(&bench.snapshot(&[("file", true)]), &message("first\n\nwhy")).expect("changed");
+    assert_eq!(first.parent, bench.base.commit);
+    assert_eq!(bench.capture(&bench.snapshot(&[("file", true)]), &message("again")), None);
+    bench.repository.write("file", b"second\n");
+    let second = bench.capture(&bench.snapshot(&[("file", true)]), &message("second")).expect("changed");
+    assert_eq!(second.parent, first.commit);
+    let at = bench.repository.git(&["rev-parse", "refs/stead/threads/fix"]);
+    assert_eq!(at.trim(), second.commit.to_string());
+    let said = bench.repository.git(&["log", "-1", "--format=%B", &first.commit.to_string()]);
+    assert_eq!(said, "first\n\nwhy\n\nAgent: one\n\n");
+    let said = bench.repository.git(&["log", "-1", "--format=%an %s", "refs/stead/threads/fix"]);
+    assert_eq!(said, "test second\n");
+}
