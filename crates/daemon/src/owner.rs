@@ -40,12 +40,14 @@ use crate::mount::standing::{Change, Standing};
 use crate::mount::worker::Launch;
 use crate::mount::{Command, MountContext, MountHandle};
 use crate::prompt::{Prompter, Ticket};
+use crate::vm::{Command as VmCommand, VmContext, VmEvent};
 
 mod connections;
 mod goodbyes;
 mod mounts;
 mod processes;
 mod tunnels;
+mod vms;
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +56,7 @@ use connections::ConnectionRecord;
 use goodbyes::Goodbyes;
 pub use processes::{Hold, Known, ProcessRecord, Reader};
 pub use tunnels::TunnelRecord;
+use vms::VmRecord;
 
 /// Events that may wait. Whoever sends beyond it waits too; the owner itself sends none.
 const EVENTS_MAX: usize = 1024;
@@ -156,6 +159,26 @@ pub enum Event {
         /// What tells that each is gone.
         answer: oneshot::Sender<Vec<oneshot::Receiver<()>>>,
     },
+    /// A client wants a microVM.
+    CreateVm {
+        /// What it is to be called.
+        name: String,
+        /// What it is to be, and what it boots from.
+        record: Box<(machine::vm::Record, machine::image::Image)>,
+        /// Answered once its disk is there.
+        answer: Answer<()>,
+    },
+    /// A daemon before this one has made a microVM.
+    AdoptVm(String, Box<machine::vm::Record>),
+    /// A client wants to speak with the task of a microVM.
+    SelectVm {
+        /// Which.
+        name: String,
+        /// Where orders to it are sent.
+        answer: Answer<mpsc::Sender<VmCommand>>,
+    },
+    /// What happened to a microVM.
+    Vm(String, VmEvent),
     /// Somebody needs a connection.
     Acquire {
         /// Where to, for whom.
@@ -386,6 +409,8 @@ pub struct Surroundings {
     pub connectors: Connectors,
     /// What every mount's task needs.
     pub mounts: MountContext,
+    /// What every microVM's task needs.
+    pub vms: VmContext,
     /// How mounts are watched.
     pub monitoring: Monitoring,
 }
@@ -407,6 +432,8 @@ pub struct Connectors {
     pub ssh: Arc<dyn Connector>,
     /// Containers.
     pub docker: Arc<dyn Connector>,
+    /// MicroVMs.
+    pub vm: Arc<dyn Connector>,
 }
 
 impl Connectors {
@@ -415,7 +442,7 @@ impl Connectors {
             Machine::Host => Some(Arc::clone(&self.host)),
             Machine::Ssh(_) => Some(Arc::clone(&self.ssh)),
             Machine::Docker { .. } => Some(Arc::clone(&self.docker)),
-            Machine::Vm { .. } => None,
+            Machine::Vm { .. } => Some(Arc::clone(&self.vm)),
         }
     }
 }
@@ -430,6 +457,7 @@ pub struct Owner {
     last_connection: u64,
     processes: BTreeMap<ProcessId, ProcessRecord>,
     tunnels: BTreeMap<TunnelId, TunnelRecord>,
+    vms: BTreeMap<String, VmRecord>,
     tickets: Vec<(Secret, Prompter)>,
     goodbyes: Goodbyes,
     bus: Bus,
@@ -484,6 +512,7 @@ impl Owner {
             last_connection: 0,
             processes: BTreeMap::new(),
             tunnels: BTreeMap::new(),
+            vms: BTreeMap::new(),
             tickets: Vec::new(),
             goodbyes: Goodbyes::default(),
             bus: Bus::default(),
@@ -530,6 +559,10 @@ impl Owner {
             Event::TunnelClosed(id, reason) => self.on_tunnel_closed(id, reason),
             Event::CloseTunnel { id, told, answer } => drop(answer.send(self.close_tunnel(id, told))),
             Event::CloseTunnelsOf { machine, answer } => drop(answer.send(self.close_tunnels_of(&machine))),
+            Event::CreateVm { name, record, answer } => self.create_vm(name, record.0, record.1, answer),
+            Event::AdoptVm(name, record) => self.adopt_vm(name, *record),
+            Event::SelectVm { name, answer } => drop(answer.send(self.select_vm(&name))),
+            Event::Vm(name, event) => self.on_vm(&name, event),
             Event::Acquire { wanted, answer } => self.acquire(*wanted, answer),
             Event::Release(id) => self.release(id),
             Event::Pin { machine, keep, answer } => drop(answer.send(self.pin(&machine, &keep))),
@@ -594,7 +627,7 @@ impl Owner {
                 .map(|record| record.shown.clone())
                 .collect(),
             threads: Vec::new(),
-            vms: Vec::new(),
+            vms: self.shown_vms(),
             tunnels: self.shown_tunnels(),
             processes: self.processes.values().map(ProcessRecord::status).collect(),
             operations: Vec::new(),

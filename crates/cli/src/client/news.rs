@@ -78,7 +78,10 @@ impl News {
             Happened::Mount { dir, state, .. } => {
                 (format!("mount {dir}"), matches!(state, MountWord::Active | MountWord::Unmounted))
             }
-            Happened::Process { .. } | Happened::Tunnel { .. } | Happened::Operation { .. } => return None,
+            Happened::Process { .. }
+            | Happened::Tunnel { .. }
+            | Happened::Vm { .. }
+            | Happened::Operation { .. } => return None,
         };
         let id = event.happened.id();
         let is_news = match is_well {

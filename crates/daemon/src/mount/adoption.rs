@@ -20,7 +20,7 @@ use supervisor::identity::Identity;
 use supervisor::presence::{Alone, alone};
 use wire::api::machine::{Machine, Reconnect, Source};
 use wire::api::mount::{Access, Backend, SyncMode};
-use wire::worker::{CONFIG, Dial, Heartbeat, MountConfig, Place};
+use wire::worker::{CONFIG, Dial, Heartbeat, MountConfig, Place as ShownPlace};
 
 use super::goodbye::Goodbye;
 use super::plan::{Place, Plan};
@@ -187,8 +187,13 @@ fn made(row: &MountRow) -> Vec<PathBuf> {
 
 fn login(row: &MountRow, config: Option<&MountConfig>) -> Login {
     match (&row.source, config.map(|config| &config.place)) {
-        (_, Some(Place::Machine(Dial::Ssh(dial)))) => Login::Through(dial.control_path.as_path().to_owned()),
-        (_, Some(Place::Machine(Dial::Host | Dial::Docker(_)) | Place::Thread(_)))
+        (_, Some(ShownPlace::Machine(Dial::Ssh(dial)))) => {
+            Login::Through(dial.control_path.as_path().to_owned())
+        }
+        (
+            _,
+            Some(ShownPlace::Machine(Dial::Host | Dial::Docker(_) | Dial::Vm(_)) | ShownPlace::Thread(_)),
+        )
         | (Source::Files { machine: Machine::Host, .. }, None) => Login::None,
         (_, None) => Login::Unknown,
     }

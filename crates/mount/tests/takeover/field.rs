@@ -12,7 +12,8 @@ use wire::api::id::MountId;
 use wire::api::machine::{Reconnect, Source};
 use wire::api::mount::{Access, Backend, Force, SyncMode};
 use wire::worker::{
-    CONFIG, Decoder, Dial, FromWorker, Heartbeat, MountConfig, Owner, Ready, Stopping, ToWorker, encode,
+    CONFIG, Decoder, Dial, FromWorker, Heartbeat, MountConfig, Owner, Place, Ready, Stopping, ToWorker,
+    encode,
 };
 
 /// How long anything may take.
@@ -77,7 +78,7 @@ impl Field {
                 .collect::<BTreeMap<_, _>>(),
             state_dir: state.as_path().into(),
             cache_dir: None,
-            dial: Dial::Host,
+            place: Place::Machine(Dial::Host),
             owner: Owner { uid: 0, gid: 0 },
             unsaved,
         };

@@ -46,16 +46,26 @@ pub enum Topic {
     Process,
     /// Tunnels.
     Tunnel,
+    /// MicroVMs.
+    Vm,
     /// What takes longer than a second.
     Operation,
 }
 
 impl Topic {
     /// All choices.
-    pub const ALL: &'static [Topic] =
-        &[Topic::All, Topic::Connection, Topic::Mount, Topic::Process, Topic::Tunnel, Topic::Operation];
+    pub const ALL: &'static [Topic] = &[
+        Topic::All,
+        Topic::Connection,
+        Topic::Mount,
+        Topic::Process,
+        Topic::Tunnel,
+        Topic::Vm,
+        Topic::Operation,
+    ];
 
-    const NAMES: &'static [&'static str] = &["all", "connection", "mount", "process", "tunnel", "operation"];
+    const NAMES: &'static [&'static str] =
+        &["all", "connection", "mount", "process", "tunnel", "vm", "operation"];
 
     /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
@@ -65,6 +75,7 @@ impl Topic {
             Topic::Mount => "mount",
             Topic::Process => "process",
             Topic::Tunnel => "tunnel",
+            Topic::Vm => "vm",
             Topic::Operation => "operation",
         }
     }
@@ -160,6 +171,16 @@ pub enum Happened {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// A microVM entered a state.
+    Vm {
+        /// Its name.
+        id: String,
+        /// What it is now.
+        state: VmState,
+        /// Why, in one line.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// An operation entered a state.
     Operation {
         /// Which.
@@ -177,6 +198,7 @@ impl Happened {
             Happened::Mount { .. } => Topic::Mount,
             Happened::Process { .. } => Topic::Process,
             Happened::Tunnel { .. } => Topic::Tunnel,
+            Happened::Vm { .. } => Topic::Vm,
             Happened::Operation { .. } => Topic::Operation,
         }
     }
@@ -188,7 +210,7 @@ impl Happened {
             Happened::Mount { id, .. } => id.to_string(),
             Happened::Process { id, .. } => id.to_string(),
             Happened::Tunnel { id, .. } => id.to_string(),
-            Happened::Operation { id, .. } => id.clone(),
+            Happened::Vm { id, .. } | Happened::Operation { id, .. } => id.clone(),
         }
     }
 
@@ -197,7 +219,8 @@ impl Happened {
         match self {
             Happened::Connection { reason, .. }
             | Happened::Mount { reason, .. }
-            | Happened::Tunnel { reason, .. } => reason.as_deref(),
+            | Happened::Tunnel { reason, .. }
+            | Happened::Vm { reason, .. } => reason.as_deref(),
             Happened::Process { .. } | Happened::Operation { .. } => None,
         }
     }
@@ -209,6 +232,7 @@ impl Happened {
             Happened::Mount { state, .. } => state.name(),
             Happened::Process { state, .. } => state.name(),
             Happened::Tunnel { state, .. } => state.name(),
+            Happened::Vm { state, .. } => state.name(),
             Happened::Operation { state, .. } => state.name(),
         }
     }
@@ -280,6 +304,26 @@ words! {
         Open = "open",
         /// It is gone.
         Closed = "closed",
+    }
+}
+
+words! {
+    /// Where a microVM is in its life.
+    VmState {
+        /// Its disk is being made.
+        Creating = "creating",
+        /// It does not run.
+        Stopped = "stopped",
+        /// Its VMM runs, and its agent cannot be reached yet.
+        Starting = "starting",
+        /// Its agent can be reached.
+        Running = "running",
+        /// It has been told to power off.
+        Stopping = "stopping",
+        /// It does not run, and nobody wanted that.
+        Failed = "failed",
+        /// It is gone.
+        Deleted = "deleted",
     }
 }
 
