@@ -23,10 +23,11 @@ pub fn build(profile: Profile) -> Outcome<PathBuf> {
     let dir = run::target().join(dir);
     let agent = build_agent()?;
     place(&agent, &dir.join(agent_name(&host()?)))?;
+    place(&agent.with_file_name("stead-guest"), &dir.join(guest_name(&host()?)))?;
     Ok(dir.join("stead"))
 }
 
-/// Builds the agent as one static file.
+/// Builds the agent as one static file, and beside it the first process of microVMs.
 pub fn build_agent() -> Outcome<PathBuf> {
     let host = host()?;
     cargo([
@@ -36,8 +37,12 @@ pub fn build_agent() -> Outcome<PathBuf> {
         "agent",
         "-p",
         "agent",
+        "-p",
+        "guest",
         "--bin",
         "stead-agent",
+        "--bin",
+        "stead-guest",
         "--target",
         &host,
     ])
@@ -50,6 +55,11 @@ pub fn build_agent() -> Outcome<PathBuf> {
 pub fn agent_name(host: &str) -> String {
     let machine = host.split('-').next().unwrap_or(host);
     format!("stead-agent-{machine}-linux")
+}
+
+/// What the first process of microVMs is called beside the program.
+pub fn guest_name(host: &str) -> String {
+    agent_name(host).replace("agent", "guest")
 }
 
 /// The triple of this computer.

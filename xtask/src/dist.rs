@@ -1,6 +1,6 @@
 //! A release as one archive.
 
-use crate::build::{Profile, agent_name, build, host};
+use crate::build::{Profile, agent_name, build, guest_name, host};
 use crate::run::{self, Outcome, program};
 
 /// Packs the program, the agent, completions, manual pages and units into `target/dist`.
@@ -18,7 +18,8 @@ pub fn dist() -> Outcome {
     }
     let agent = stead.with_file_name(agent_name(&host));
     let root = run::root();
-    let mut files = vec![stead.clone(), agent];
+    let guest = stead.with_file_name(guest_name(&host));
+    let mut files = vec![stead.clone(), agent, guest];
     files.extend(
         ["LICENSE", "README.md"].map(|file| root.join(file)).into_iter().filter(|file| file.is_file()),
     );

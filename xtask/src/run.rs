@@ -40,6 +40,12 @@ impl Program {
         args.into_iter().fold(self, Program::arg)
     }
 
+    /// The directory in which it runs.
+    pub fn cwd(mut self, directory: &Path) -> Program {
+        self.command.current_dir(directory);
+        self
+    }
+
     /// Sets a variable of its environment.
     pub fn env(mut self, key: &str, value: impl Into<OsString>) -> Program {
         self.command.env(key, value.into());

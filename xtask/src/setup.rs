@@ -31,7 +31,16 @@ const NEEDED: &[(&str, &str)] = &[
     ("nfs-ls", "libnfs-utils"),
     ("wrk", "wrk"),
     ("/usr/include/nfsc/libnfs.h", "libnfs-dev"),
+    ("mke2fs", "e2fsprogs"),
+    ("qemu-img", "qemu-utils"),
+    ("qemu-system-x86_64", QEMU),
 ];
+
+/// What runs microVMs. It has to be of the same release as the other parts of QEMU that are there.
+const QEMU: &str = "qemu-system-x86";
+
+/// The package that depends on the kernel which microVMs are tested with. That one is unpacked, and not installed.
+const KERNEL: &str = "linux-image-cloud-amd64";
 
 /// Suites that no one here wrote, at the versions whose results were recorded on a local disk.
 const SUITES: &[(&str, &str)] = &[("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
@@ -50,7 +59,32 @@ pub fn setup() -> Outcome {
     for (name, version) in SUITES {
         tool(name, version)?;
     }
-    Ok(())
+    kernel()
+}
+
+/// Unpacks the kernel for microVMs below [`tools`], if there is none.
+fn kernel() -> Outcome {
+    let (place, new) = (tools().join("kernel"), tools().join("kernel.new"));
+    if place.is_dir() {
+        return Ok(());
+    }
+    let cannot = |error| format!("could not make {}: {error}", new.display());
+    if new.exists() {
+        std::fs::remove_dir_all(&new).map_err(cannot)?;
+    }
+    std::fs::create_dir_all(&new).map_err(cannot)?;
+    if program("apt-cache").args(["show", KERNEL]).output().is_err() {
+        apt().arg("update").run()?;
+    }
+    let depends = program("apt-cache").args(["depends", "--important", KERNEL]).output()?;
+    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+    let package = package.ok_or_else(|| format!("apt does not know a kernel that `{KERNEL}` brings"))?;
+    apt().args(["download", &format!("linux-image-{package}")]).cwd(&new).run()?;
+    let files = std::fs::read_dir(&new).map_err(cannot)?.flatten().map(|entry| entry.path());
+    let archive = files.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "deb"));
+    let archive = archive.ok_or_else(|| format!("apt has downloaded nothing to {}", new.display()))?;
+    program("dpkg").arg("-x").args([&archive, &new]).run()?;
+    std::fs::remove_file(&archive).and_then(|()| std::fs::rename(&new, &place)).map_err(cannot)
 }
 
 /// Where suites and tools are installed.
@@ -98,9 +132,36 @@ fn install(packages: &[&str]) -> Outcome {
     if !is_root {
         return Err(format!("missing packages; run `apt-get install {list}` as root"));
     }
+    let backports = if packages.contains(&QEMU) { backports_of_qemu()? } else { None };
     // A list that is not fresh names files that the mirror no longer has.
     apt().arg("update").run()?;
-    apt().args(["install", "--yes", "--no-install-recommends"]).args(packages).run()
+    let install = || apt().args(["install", "--yes", "--no-install-recommends"]);
+    let Some(suite) = backports else { return install().args(packages).run() };
+    install().args(["--target-release", &suite, QEMU]).run()?;
+    let others: Vec<&&str> = packages.iter().filter(|package| **package != QEMU).collect();
+    if others.is_empty() { Ok(()) } else { install().args(others).run() }
+}
+
+/// The suite of backports, if other parts of QEMU have come from there, with which the usual release's do not go together. It
+/// is made a source, from the mirror that is in use.
+fn backports_of_qemu() -> Outcome<Option<String>> {
+    let installed =
+        program("dpkg-query").args(["--show", "--showformat", "${Version}", "qemu-utils"]).output();
+    if !installed.is_ok_and(|version| version.contains("~bpo")) {
+        return Ok(None);
+    }
+    let sources =
+        program("apt-get").args(["indextargets", "--format", "$(REPO_URI) $(CODENAME)"]).output()?;
+    let is_usual = |suite: &str| !suite.contains('-') && !suite.contains('/');
+    let mut sources = sources.lines().filter_map(|line| line.split_once(' '));
+    let (mirror, codename) = sources
+        .find(|(mirror, suite)| is_usual(suite) && mirror.trim_end_matches('/').ends_with("debian"))
+        .ok_or("apt has no source of Debian's usual release")?;
+    let suite = format!("{codename}-backports");
+    let path = "/etc/apt/sources.list.d/stead-backports.list";
+    std::fs::write(path, format!("deb {mirror} {suite} main\n"))
+        .map_err(|error| format!("{path}: {error}"))?;
+    Ok(Some(suite))
 }
 
 fn apt() -> run::Program {

@@ -25,6 +25,7 @@ mod doctor;
 mod events;
 mod exec;
 mod find;
+mod image;
 mod kill;
 mod ls;
 mod man;
@@ -42,12 +43,13 @@ mod thread;
 mod tunnel;
 mod unmount;
 mod version;
+mod vm;
 mod watch;
 
 /// The files, processes and ports of any machine, next to yours.
 ///
-/// A MACHINE is `host` (this computer), `ssh://[USER@]HOST[:PORT]` or `docker://CONTAINER`. A file on it is
-/// MACHINE/PATH; `USER@HOST:PATH` and plain local paths are understood too. The daemon that does the work starts by
+/// A MACHINE is `host` (this computer), `ssh://[USER@]HOST[:PORT]`, `docker://CONTAINER` or `vm://NAME`. A file on it
+/// is MACHINE/PATH; `USER@HOST:PATH` and plain local paths are understood too. The daemon that does the work starts by
 /// itself.
 #[derive(Debug, Parser)]
 #[command(
@@ -129,6 +131,8 @@ pub enum Command {
     Search(search::Args),
     Watch(watch::Args),
     Cp(cp::Args),
+    Vm(vm::Args),
+    Image(image::Args),
     Cache(cache::Args),
     Doctor(doctor::Args),
     Daemon(daemon::Args),
@@ -168,6 +172,8 @@ impl Command {
             Command::Search(args) => search::run(args, context).map(done),
             Command::Watch(args) => watch::run(args, context).map(done),
             Command::Cp(args) => cp::run(args, context).map(done),
+            Command::Vm(args) => vm::run(args, context).map(done),
+            Command::Image(args) => image::run(args, context).map(done),
             Command::Cache(args) => cache::run(args, context).map(done),
             Command::Doctor(args) => doctor::run(args, context).map(done),
             Command::Daemon(args) => daemon::run(args, context),

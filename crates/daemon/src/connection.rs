@@ -16,12 +16,15 @@ mod control;
 mod docker;
 mod host;
 mod ssh;
+mod vm;
 
 pub use commands::{CommandSession, CommandSessions};
 pub use docker::DockerConnector;
 pub(crate) use docker::{engine_of, from_errand};
 pub use host::HostConnector;
+pub(crate) use ssh::from_open;
 pub use ssh::{SshConnector, SshSettings, end_masters};
+pub use vm::VmConnector;
 
 use std::ffi::OsString;
 use std::future::Future;

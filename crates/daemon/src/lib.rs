@@ -35,6 +35,7 @@ pub mod session;
 pub mod shutdown;
 pub mod thread;
 pub mod tunnel;
+pub mod vm;
 pub mod world;
 
 use std::ffi::OsString;
@@ -60,7 +61,7 @@ use wire::api::mount::Force;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::paths::Paths;
 
-use connection::{CommandSessions, DockerConnector, HostConnector, SshConnector, SshSettings};
+use connection::{CommandSessions, DockerConnector, HostConnector, SshConnector, SshSettings, VmConnector};
 use database::{Database, ThreadPhase};
 use endpoint::Endpoint;
 use failure::failure;
@@ -264,7 +265,15 @@ impl Life {
             paths: paths.clone(),
         };
         let monitoring = self.options.monitoring.clone();
-        let surroundings = Surroundings { connectors: self.connectors(&commands), mounts, monitoring };
+        let engine: Arc<dyn machine::engine::Engine> = Arc::new(machine::engine::qemu::Qemu);
+        let vms = vm::VmContext {
+            paths: paths.clone(),
+            engine: Arc::clone(&engine),
+            own_program: own_program(),
+            agent: preferred_agent(),
+        };
+        let known_vms = adopt_vms(&paths).await?;
+        let surroundings = Surroundings { connectors: self.connectors(&commands), mounts, vms, monitoring };
         let owning = tokio::spawn(Owner::new(owner.clone(), surroundings, last_mount).run(events));
         // Before there is a client that could ask for them.
         for mount in adopted {
@@ -272,6 +281,9 @@ impl Life {
         }
         for process in processes {
             owner.send(Event::ProcessDetached(Box::new(process))).await;
+        }
+        for (name, record) in known_vms {
+            owner.send(Event::AdoptVm(name, Box::new(record))).await;
         }
         for goodbye in goodbyes {
             owner.send(Event::SayGoodbye(Box::new(goodbye))).await;
@@ -294,6 +306,8 @@ impl Life {
             database,
             processes: Arc::new(AtomicU64::new(last_process)),
             tunnels: Arc::default(),
+            images: Arc::default(),
+            engine,
             end,
         };
         let mut signals = Signals::new().map_err(|error| failure(&error))?;
@@ -330,14 +344,12 @@ impl Life {
 
     fn connectors(&self, commands: &CommandSessions) -> Connectors {
         let paths = &self.options.paths;
-        let own_program =
-            std::env::current_exe().unwrap_or_else(|_| PathBuf::from(supervisor::spawn::OWN_PROGRAM));
+        let own_program = own_program();
         let config = match std::env::var_os(SSH_CONFIG_VARIABLE).filter(|path| !path.is_empty()) {
             Some(path) => UserConfig::File(path.into()),
             None => UserConfig::Standard,
         };
-        let agent =
-            std::env::var_os(AGENT_VARIABLE).filter(|path: &OsString| !path.is_empty()).map(PathBuf::from);
+        let agent = preferred_agent();
         let docker = DockerConnector::new(own_program.clone(), agent.clone(), commands.clone());
         let ssh = SshSettings {
             program: "ssh".into(),
@@ -351,8 +363,25 @@ impl Life {
             host: Arc::new(HostConnector::new(self.options.agent.clone(), commands.clone())),
             ssh: Arc::new(SshConnector::new(ssh, commands.clone())),
             docker: Arc::new(docker),
+            vm: Arc::new(VmConnector::new(paths.clone(), commands.clone())),
         }
     }
+}
+
+/// Where this program is.
+fn own_program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from(supervisor::spawn::OWN_PROGRAM))
+}
+
+/// The agent that somebody wants in place of those beside this program.
+fn preferred_agent() -> Option<PathBuf> {
+    std::env::var_os(AGENT_VARIABLE).filter(|path: &OsString| !path.is_empty()).map(PathBuf::from)
+}
+
+/// Finds the microVMs that a daemon before this one has made.
+async fn adopt_vms(paths: &Paths) -> Result<Vec<(String, machine::vm::Record)>, ErrorObject> {
+    let paths = paths.clone();
+    vm::blocking(move || machine::vm::list(&paths.vms_dir(), |name| vm::places(&paths, name))).await
 }
 
 /// First as asked, then by force: a process that got a signal has to end.

@@ -40,6 +40,7 @@ use crate::mount::standing::{Change, Standing};
 use crate::mount::worker::Launch;
 use crate::mount::{Command, MountContext, MountHandle};
 use crate::prompt::{Prompter, Ticket};
+use crate::vm::{Command as VmCommand, VmContext, VmEvent};
 
 mod connections;
 mod goodbyes;
@@ -47,6 +48,7 @@ mod mounts;
 mod processes;
 mod threads;
 mod tunnels;
+mod vms;
 
 #[cfg(test)]
 mod tests;
@@ -57,6 +59,7 @@ pub use processes::{Hold, Known, ProcessRecord, Reader};
 use threads::ThreadRecord;
 pub use threads::{FoundThread, ThreadEvent, Turn};
 pub use tunnels::TunnelRecord;
+use vms::VmRecord;
 
 /// Events that may wait. Whoever sends beyond it waits too; the owner itself sends none.
 const EVENTS_MAX: usize = 1024;
@@ -161,6 +164,26 @@ pub enum Event {
         /// What tells that each is gone.
         answer: oneshot::Sender<Vec<oneshot::Receiver<()>>>,
     },
+    /// A client wants a microVM.
+    CreateVm {
+        /// What it is to be called.
+        name: String,
+        /// What it is to be, and what it boots from.
+        record: Box<(machine::vm::Record, machine::image::Image)>,
+        /// Answered once its disk is there.
+        answer: Answer<()>,
+    },
+    /// A daemon before this one has made a microVM.
+    AdoptVm(String, Box<machine::vm::Record>),
+    /// A client wants to speak with the task of a microVM.
+    SelectVm {
+        /// Which.
+        name: String,
+        /// Where orders to it are sent.
+        answer: Answer<mpsc::Sender<VmCommand>>,
+    },
+    /// What happened to a microVM.
+    Vm(String, VmEvent),
     /// Somebody needs a connection.
     Acquire {
         /// Where to, for whom.
@@ -391,6 +414,8 @@ pub struct Surroundings {
     pub connectors: Connectors,
     /// What every mount's task needs.
     pub mounts: MountContext,
+    /// What every microVM's task needs.
+    pub vms: VmContext,
     /// How mounts are watched.
     pub monitoring: Monitoring,
 }
@@ -412,6 +437,8 @@ pub struct Connectors {
     pub ssh: Arc<dyn Connector>,
     /// Containers.
     pub docker: Arc<dyn Connector>,
+    /// MicroVMs.
+    pub vm: Arc<dyn Connector>,
 }
 
 impl Connectors {
@@ -420,7 +447,7 @@ impl Connectors {
             Machine::Host => Some(Arc::clone(&self.host)),
             Machine::Ssh(_) => Some(Arc::clone(&self.ssh)),
             Machine::Docker { .. } => Some(Arc::clone(&self.docker)),
-            Machine::Vm { .. } => None,
+            Machine::Vm { .. } => Some(Arc::clone(&self.vm)),
         }
     }
 }
@@ -436,6 +463,7 @@ pub struct Owner {
     processes: BTreeMap<ProcessId, ProcessRecord>,
     tunnels: BTreeMap<TunnelId, TunnelRecord>,
     threads: BTreeMap<String, ThreadRecord>,
+    vms: BTreeMap<String, VmRecord>,
     tickets: Vec<(Secret, Prompter)>,
     goodbyes: Goodbyes,
     bus: Bus,
@@ -491,6 +519,7 @@ impl Owner {
             processes: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             threads: BTreeMap::new(),
+            vms: BTreeMap::new(),
             tickets: Vec::new(),
             goodbyes: Goodbyes::default(),
             bus: Bus::default(),
@@ -538,6 +567,10 @@ impl Owner {
             Event::TunnelClosed(id, reason) => self.on_tunnel_closed(id, reason),
             Event::CloseTunnel { id, told, answer } => drop(answer.send(self.close_tunnel(id, told))),
             Event::CloseTunnelsOf { machine, answer } => drop(answer.send(self.close_tunnels_of(&machine))),
+            Event::CreateVm { name, record, answer } => self.create_vm(name, record.0, record.1, answer),
+            Event::AdoptVm(name, record) => self.adopt_vm(name, *record),
+            Event::SelectVm { name, answer } => drop(answer.send(self.select_vm(&name))),
+            Event::Vm(name, event) => self.on_vm(&name, event),
             Event::Acquire { wanted, answer } => self.acquire(*wanted, answer),
             Event::Release(id) => self.release(id),
             Event::Pin { machine, keep, answer } => drop(answer.send(self.pin(&machine, &keep))),
@@ -602,7 +635,7 @@ impl Owner {
                 .map(|record| record.shown.clone())
                 .collect(),
             threads: self.shown_threads(),
-            vms: Vec::new(),
+            vms: self.shown_vms(),
             tunnels: self.shown_tunnels(),
             processes: self.processes.values().map(ProcessRecord::status).collect(),
             operations: Vec::new(),

@@ -17,6 +17,7 @@ pub mod cache;
 pub mod daemon;
 pub mod event;
 pub mod file;
+pub mod image;
 pub mod machine;
 pub mod mount;
 pub mod process;
@@ -24,11 +25,12 @@ pub mod prompt;
 pub mod status;
 pub mod thread;
 pub mod tunnel;
+pub mod vm;
 
 use file::OpenNode;
 
 /// What handlers have of the daemon.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Daemon {
     /// The owner of the state.
     pub owner: OwnerHandle,
@@ -42,6 +44,10 @@ pub struct Daemon {
     pub processes: Arc<AtomicU64>,
     /// Numbers of tunnels that were given out.
     pub tunnels: Arc<AtomicU64>,
+    /// Held by whoever makes or removes an image, or a microVM from one.
+    pub images: Arc<tokio::sync::Mutex<()>>,
+    /// What runs guests.
+    pub engine: Arc<dyn ::machine::engine::Engine>,
     /// Ends the daemon once the mounts are gone.
     pub end: mpsc::Sender<crate::Farewell>,
 }
@@ -131,6 +137,18 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::ThreadDiff(diff) => done::<api::thread::Diff>(thread::diff(&daemon, diff).await),
         Call::ThreadLog(log) => done::<api::thread::Log>(thread::log(&daemon, log).await),
         Call::ThreadDrop(drop) => done::<api::thread::Drop>(thread::drop(&daemon, drop).await),
+        Call::VmCreate(create) => done::<api::vm::Create>(vm::create(&daemon, create).await),
+        Call::VmStart(start) => done::<api::vm::Start>(vm::start(&daemon, start).await),
+        Call::VmStop(stop) => done::<api::vm::Stop>(vm::stop(&daemon, stop).await),
+        Call::VmKill(kill) => done::<api::vm::Kill>(vm::kill(&daemon, kill).await),
+        Call::VmDelete(delete) => done::<api::vm::Delete>(vm::delete(&daemon, delete).await),
+        Call::VmShow(show) => done::<api::vm::Show>(vm::show(&daemon, show).await),
+        Call::VmList(_) => done::<api::vm::List>(vm::list(&daemon).await),
+        Call::VmLogs(logs) => done::<api::vm::Logs>(vm::logs(&daemon, logs).await),
+        Call::ImageBuild(build) => done::<api::image::Build>(image::build(&daemon, build).await),
+        Call::ImageShow(show) => done::<api::image::Show>(image::show(&daemon, show).await),
+        Call::ImageList(_) => done::<api::image::List>(image::list(&daemon).await),
+        Call::ImageDelete(delete) => done::<api::image::Delete>(image::delete(&daemon, delete).await),
         Call::FileStat(stat) => done::<api::file::Stat>(file::stat(&daemon, &context, stat).await),
         Call::FileOpenDirectory(open) => file::open_directory(&daemon, &context, open).await,
         Call::FileList(list) => file::list(list, node).await,

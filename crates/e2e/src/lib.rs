@@ -8,6 +8,7 @@
 //! - A [`Place`] is a directory under test. A probe runs on the local disk first (which proves the probe), then on a
 //!   mount of this host, then on a mount over SSH.
 //! - An [`Engine`] is where containers are: a real dockerd with its data in a scratch directory.
+//! - [`guest`] has what microVMs boot from: busybox and a kernel that the setup has unpacked.
 //! - A [`DelayProxy`] is distance: it adds a round trip, stalls, and cuts.
 //! - A [`Far`] is a machine behind one, to be cut off.
 //! - [`tree::differences`] compares two trees byte for byte, attributes included.
@@ -26,6 +27,7 @@ pub mod coherence;
 pub mod engine;
 pub mod far;
 pub mod faults;
+pub mod guest;
 pub mod leftovers;
 pub mod mapping;
 pub mod place;

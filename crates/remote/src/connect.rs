@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use wire::api::error::ErrorKind;
 use wire::bytestring::ByteString;
 use wire::hello::SessionId;
-use wire::worker::{Dial, DockerDial, SshDial};
+use wire::worker::{Dial, DockerDial, SshDial, VmDial};
 
 use crate::client::relink::{DialFailed, Dialed, Dialer, Later};
 use crate::client::{AgentClient, ByteStream, ConnectError, ConnectOptions, EventSink, Introduced};
@@ -20,6 +20,7 @@ use crate::spare::{self, Room, Spare, SpareCarrier};
 use crate::transport::docker::{self, ContainerError};
 use crate::transport::host::{self, HostOptions};
 use crate::transport::ssh::{self, Route, SshError, SshOptions};
+use crate::transport::vm::{self, VmError};
 use crate::transport::{Exit, Program, ProgramError};
 
 /// How long the process behind a stream that has ended may take to end too, so that its reason can be told.
@@ -54,6 +55,9 @@ pub enum OpenError {
     /// The container is not there for us, or its engine is not.
     #[error(transparent)]
     Container(#[from] ContainerError),
+    /// The microVM is not there, or does not run.
+    #[error(transparent)]
+    Vm(#[from] VmError),
     /// There is no agent there, and none can be put there.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -89,6 +93,7 @@ impl OpenError {
         match self {
             OpenError::Ssh(error) => error.kind(),
             OpenError::Container(error) => error.kind,
+            OpenError::Vm(error) => error.kind,
             OpenError::Place(error) => match error {
                 PlaceError::Ssh(error) => error.kind(),
                 PlaceError::Foreign { .. } | PlaceError::NoShell { .. } | PlaceError::NoExec { .. } => {
@@ -124,6 +129,7 @@ impl OpenError {
             OpenError::Container(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Usage) => {
                 Hindrance::Lasting
             }
+            OpenError::Vm(error) if error.kind == ErrorKind::NotFound => Hindrance::Lasting,
             // A host key, a login: somebody has to answer for it.
             OpenError::Ssh(error) if error.kind() == ErrorKind::Refused => Hindrance::NeedsPerson,
             _ => Hindrance::Passing,
@@ -135,6 +141,7 @@ impl OpenError {
         let hint = match self {
             OpenError::Ssh(error) => return error.hint(),
             OpenError::Container(error) => return error.hint.clone(),
+            OpenError::Vm(error) => return error.hint.clone(),
             OpenError::Place(PlaceError::Ssh(error)) => return error.hint(),
             OpenError::Place(PlaceError::NoExec { .. }) => {
                 "let XDG_CACHE_HOME on the machine name a directory from which programs may run"
@@ -188,6 +195,12 @@ pub async fn end_docker_session(dial: &DockerDial, session: SessionId) -> Result
     part(stream, program, session).await
 }
 
+/// The same for a session with the agent of a microVM.
+pub async fn end_vm_session(dial: &VmDial, session: SessionId) -> Result<(), OpenError> {
+    let (stream, program) = reach_vm(dial, ConnectOptions { session, ..ConnectOptions::default() }).await?;
+    part(stream, program, session).await
+}
+
 /// The same for a session with an agent of this host, whose client had these variables.
 pub async fn end_host_session(
     host: &HostOptions,
@@ -225,7 +238,18 @@ async fn reach(dial: &Dial, host: &HostOptions, options: ConnectOptions) -> Resu
         Dial::Host => reach_host(host, options).await,
         Dial::Ssh(dial) => reach_ssh(dial, options).await,
         Dial::Docker(dial) => reach_docker(dial, options).await,
+        Dial::Vm(dial) => reach_vm(dial, options).await,
     }
+}
+
+async fn reach_vm(dial: &VmDial, options: ConnectOptions) -> Result<Reached, OpenError> {
+    let (program, stream) = vm::channel(dial, options.session)?;
+    introduce(program, stream, options).await.map_err(|failed| {
+        match failed.exit.as_ref().and_then(VmError::of) {
+            Some(error) => error.into(),
+            None => failed.into_error(),
+        }
+    })
 }
 
 async fn reach_docker(dial: &DockerDial, options: ConnectOptions) -> Result<Reached, OpenError> {
@@ -291,7 +315,7 @@ impl WorkerDialer {
     /// dialled as fast as it is handed over.
     pub fn dial_ahead(&self, session: SessionId) -> Option<Result<(Spare, SpareCarrier), OpenError>> {
         match &self.dial {
-            Dial::Host | Dial::Docker(_) => None,
+            Dial::Host | Dial::Docker(_) | Dial::Vm(_) => None,
             Dial::Ssh(dial) => Some(spare::dial(dial, session)),
         }
     }
@@ -299,7 +323,7 @@ impl WorkerDialer {
     /// What tells whether there is room for a channel that is dialled ahead. `None` where none is.
     pub fn room(&self) -> Option<Room> {
         match &self.dial {
-            Dial::Host | Dial::Docker(_) => None,
+            Dial::Host | Dial::Docker(_) | Dial::Vm(_) => None,
             Dial::Ssh(dial) => Some(Room::of(dial)),
         }
     }

@@ -34,5 +34,5 @@ pub mod transport;
 
 pub use connect::{
     Connection, OpenError, WorkerDialer, connect, connect_host, connect_placing, end_docker_session,
-    end_host_session, end_session,
+    end_host_session, end_session, end_vm_session,
 };

@@ -4,5 +4,6 @@ pub mod docker;
 pub mod host;
 mod program;
 pub mod ssh;
+pub mod vm;
 
 pub use program::{Dismissal, Exit, Program, ProgramError};

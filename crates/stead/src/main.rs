@@ -7,6 +7,8 @@
 //! | `stead keeper DIR ..` | what keeps the descriptors of one mount and restarts its worker |
 //! | `stead worker DIR ..` | the process that serves one mount, started by its keeper |
 //! | `stead container ERRAND` | what speaks with the engine of a container, for the daemon and for workers |
+//! | `stead guest ERRAND` | what carries a stream to a microVM, for the daemon and for workers |
+//! | `stead console LOG` | what writes down what a microVM says, within a limit |
 //! | `stead probe DIR` | one request to a mount, for the daemon's monitor |
 //! | `stead daemon run` | the daemon |
 //! | anything else | the command line |
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         Some("keeper") => mount::keeper::main(arguments),
         Some("worker") => mount::worker::main(arguments),
         Some(remote::transport::docker::PART) => remote::transport::docker::main(arguments),
+        Some(remote::transport::vm::PART) => remote::transport::vm::main(arguments),
+        Some(machine::console::PART) => machine::console::main(arguments),
         Some("probe") => mount::probe::main(arguments),
         _ => match cli::main() {
             cli::Next::Exit(code) => ExitCode::from(code),

@@ -26,6 +26,7 @@ pub mod event;
 pub mod file;
 pub mod find;
 pub mod id;
+pub mod image;
 pub mod line;
 pub mod machine;
 pub mod mount;
@@ -36,6 +37,7 @@ pub mod status;
 pub mod thread;
 pub mod time;
 pub mod tunnel;
+pub mod vm;
 pub mod watch;
 
 pub use error::{ErrorKind, ErrorObject};
@@ -65,6 +67,7 @@ pub const SCHEMA_HASH: u64 = schema_hash(&[
     include_bytes!("api/file.rs"),
     include_bytes!("api/find.rs"),
     include_bytes!("api/id.rs"),
+    include_bytes!("api/image.rs"),
     include_bytes!("api/machine.rs"),
     include_bytes!("api/mount.rs"),
     include_bytes!("api/process.rs"),
@@ -74,6 +77,7 @@ pub const SCHEMA_HASH: u64 = schema_hash(&[
     include_bytes!("api/thread.rs"),
     include_bytes!("api/time.rs"),
     include_bytes!("api/tunnel.rs"),
+    include_bytes!("api/vm.rs"),
     include_bytes!("api/watch.rs"),
     include_bytes!("bytestring.rs"),
     include_bytes!("endpoint.rs"),
@@ -249,6 +253,30 @@ methods! {
     ThreadLog = "thread.log": thread::Log => thread::Captures;
     /// Remove one.
     ThreadDrop = "thread.drop": thread::Drop => thread::Dropped;
+    /// Make a microVM.
+    VmCreate = "vm.create": vm::Create => status::Vm;
+    /// Start one.
+    VmStart = "vm.start": vm::Start => status::Vm;
+    /// Have one power itself off.
+    VmStop = "vm.stop": vm::Stop => status::Vm;
+    /// End one as a power cut would.
+    VmKill = "vm.kill": vm::Kill => status::Vm;
+    /// Remove one.
+    VmDelete = "vm.delete": vm::Delete => vm::Deleted;
+    /// One of them.
+    VmShow = "vm.show": vm::Show => status::Vm;
+    /// All of them.
+    VmList = "vm.list": vm::List => vm::Vms;
+    /// What a guest has said on its console.
+    VmLogs = "vm.logs": vm::Logs => vm::Console;
+    /// Make an image of a kernel and a root file system.
+    ImageBuild = "image.build": image::Build => image::Image;
+    /// One image.
+    ImageShow = "image.show": image::Show => image::Image;
+    /// All images.
+    ImageList = "image.list": image::List => image::Images;
+    /// Remove an image.
+    ImageDelete = "image.delete": image::Delete => image::Deleted;
     /// Attributes of one file.
     FileStat = "file.stat": file::Stat => file::Entry;
     /// Open a directory for listing.

@@ -3,6 +3,7 @@
 //! - [`frame`], [`packing`], [`hello`], [`agent`]: a client and the agent of a machine, over any byte stream.
 //! - `api`: a client and the daemon, JSON-RPC 2.0 over a unix socket.
 //! - `worker`: the daemon and a mount's worker, over an inherited socket.
+//! - [`guest`]: how streams to a microVM's agent share its ports.
 //!
 //! This crate performs no I/O, knows no runtime and holds no policy. Everything it decodes is taken for hostile: lengths
 //! are bounded before anything is allocated, and an error says what was expected and shows at most 64 bytes of what came.
@@ -13,6 +14,7 @@ pub mod bytestring;
 pub mod decode;
 pub mod endpoint;
 pub mod frame;
+pub mod guest;
 pub mod hello;
 pub mod packing;
 pub mod paths;

@@ -149,6 +149,21 @@ impl Paths {
         self.state.join("mounts")
     }
 
+    /// The directory in which each image has one, named as it is.
+    pub fn images_dir(&self) -> PathBuf {
+        self.state.join("images")
+    }
+
+    /// The directory in which each microVM has one, named as it is.
+    pub fn vms_dir(&self) -> PathBuf {
+        self.state.join("vms")
+    }
+
+    /// The directory of the sockets of the microVM called `name`.
+    pub fn vm_runtime_dir(&self, name: &str) -> PathBuf {
+        self.runtime.join(format!("vm-{name}"))
+    }
+
     /// The files of the mount called `mount`.
     pub fn mount_state_dir(&self, mount: crate::api::id::MountId) -> PathBuf {
         self.mount_states_dir().join(mount.to_string())

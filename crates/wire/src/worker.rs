@@ -208,6 +208,8 @@ pub enum Dial {
     Ssh(SshDial),
     /// Through the engine of a container.
     Docker(DockerDial),
+    /// Through a port of a microVM.
+    Vm(VmDial),
 }
 
 /// A far agent behind a control master.
@@ -245,6 +247,19 @@ pub struct DockerDial {
     pub agent: String,
     /// The same program on this computer.
     pub program: AgentFile,
+}
+
+/// The agent of a microVM of this computer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmDial {
+    /// Its name, for messages.
+    pub name: String,
+    /// What no other microVM has: one that is given the same name later is another machine.
+    pub id: String,
+    /// The directory of the sockets of its ports, which is there while it runs.
+    pub ports: ByteString,
+    /// A file that is there as long as the microVM is.
+    pub record: ByteString,
 }
 
 /// A thread, which is on this computer. Nobody else has it open while it is mounted.

@@ -81,6 +81,7 @@ impl News {
             Happened::Process { .. }
             | Happened::Tunnel { .. }
             | Happened::Thread { .. }
+            | Happened::Vm { .. }
             | Happened::Operation { .. } => return None,
         };
         let id = event.happened.id();

@@ -16,7 +16,7 @@ use crate::error::Result;
 /// stays until `stead disconnect`. Connecting again changes the options.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where to: `ssh://[USER@]HOST[:PORT]`, HOST, `docker://CONTAINER` or `host`
+    /// Where to: `ssh://[USER@]HOST[:PORT]`, HOST, `docker://CONTAINER`, `vm://NAME` or `host`
     #[arg(add = ArgValueCompleter::new(completion::machines))]
     machine: OsString,
     #[command(flatten)]

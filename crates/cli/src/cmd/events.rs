@@ -3,7 +3,7 @@
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use wire::api::ServerNotification;
-use wire::api::event::{Event, Happened, MountWord, ProcessState, Subscribe, Topic};
+use wire::api::event::{Event, Happened, MountWord, ProcessState, Subscribe, Topic, VmState};
 use wire::api::status::ConnectionState;
 
 use crate::client::Client;
@@ -91,7 +91,7 @@ fn about(happened: &Happened) -> String {
         Happened::Mount { dir, path: Some(path), of: Some(of), .. } => format!("{dir}  {path} (of {of})"),
         Happened::Mount { dir, path: Some(path), .. } => format!("{dir}  {path}"),
         Happened::Mount { dir, .. } => dir.to_string(),
-        Happened::Thread { .. } | Happened::Operation { .. } => String::new(),
+        Happened::Thread { .. } | Happened::Vm { .. } | Happened::Operation { .. } => String::new(),
     };
     match happened.reason() {
         Some(reason) => format!("{what}: {}", one_line(reason)),
@@ -115,6 +115,12 @@ fn style(happened: &Happened) -> Style {
             MountWord::Unmounted => Style::Plain,
         },
         Happened::Process { state: ProcessState::Lost, .. } => Style::Bad,
+        Happened::Vm { state, .. } => match state {
+            VmState::Running => Style::Good,
+            VmState::Creating | VmState::Starting | VmState::Stopping => Style::Fair,
+            VmState::Failed => Style::Bad,
+            VmState::Stopped | VmState::Deleted => Style::Plain,
+        },
         Happened::Process { .. }
         | Happened::Tunnel { .. }
         | Happened::Thread { .. }

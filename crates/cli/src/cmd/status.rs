@@ -8,7 +8,7 @@ use wire::api::ErrorKind;
 use wire::api::event::ThreadState;
 use wire::api::status::{
     Connection, ConnectionState, Document, Get, Health, MachineStatus, Mount, MountStatus, Process, Thread,
-    Tunnel,
+    Tunnel, Vm,
 };
 use wire::api::time::Timestamp;
 
@@ -141,7 +141,7 @@ fn print_text(document: &Document, sections: &[Section], output: &mut Output) ->
             Section::Connections => connections(&document.connections, output),
             Section::Mounts => mounts(&document.mounts),
             Section::Threads => threads(&document.threads),
-            Section::Vms => vms(document),
+            Section::Vms => vms(&document.vms, output.now()),
             Section::Tunnels => tunnels(&document.tunnels, output.now()),
             Section::Processes => processes(&document.processes, output.now()),
             Section::Operations => operations(document),
@@ -296,12 +296,32 @@ pub fn threads(threads: &[Thread]) -> Table {
     table
 }
 
-fn vms(document: &Document) -> Table {
-    let columns =
-        [("VM", Align::Left), ("STATE", Align::Left), ("IMAGE", Align::Left), ("ENGINE", Align::Left)];
+/// The table of microVMs.
+pub fn vms(vms: &[Vm], now: Timestamp) -> Table {
+    let columns = [
+        ("VM", Align::Left),
+        ("STATE", Align::Left),
+        ("IMAGE", Align::Left),
+        ("ENGINE", Align::Left),
+        ("CPUS", Align::Right),
+        ("MEMORY", Align::Right),
+        ("SINCE", Align::Left),
+    ];
     let mut table = Table::new(&columns);
-    for vm in &document.vms {
-        table.row([&vm.name, &vm.state, &vm.image, &vm.engine].map(|text| one_line(text).into()));
+    for vm in vms {
+        let state = match &vm.reason {
+            Some(reason) => format!("{}: {}", vm.state, one_line(reason)),
+            None => vm.state.to_string(),
+        };
+        table.row([
+            one_line(&vm.name).into(),
+            state.into(),
+            one_line(&vm.image).into(),
+            one_line(&vm.engine).into(),
+            vm.cpus.into(),
+            bytes(u64::from(vm.memory_mib) << 20).into(),
+            age(now, vm.since).into(),
+        ]);
     }
     table
 }

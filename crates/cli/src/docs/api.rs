@@ -13,6 +13,7 @@ use wire::api::file::{
 };
 use wire::api::find;
 use wire::api::id::{ConnectionId, HandleId, MountId, ProcessId, PromptId, SubscriptionId, TunnelId};
+use wire::api::image;
 use wire::api::machine::{self, Caller, Machine, Prompts, Reconnect, Source};
 use wire::api::mount::{self, Access, Backend, BackendName, Force, SyncMode, Target};
 use wire::api::process::{self, STDIN_BYTES_IN_FLIGHT_MAX, STREAM_CHUNK_BYTES_MAX};
@@ -22,6 +23,7 @@ use wire::api::status::{self, ConnectionState, MountStatus};
 use wire::api::thread;
 use wire::api::time::Timestamp;
 use wire::api::tunnel;
+use wire::api::vm;
 use wire::api::watch;
 use wire::api::{
     Call, ClientNotification, ErrorKind, ErrorObject, LINE_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN, Request,
@@ -222,6 +224,8 @@ fn methods() -> Vec<Method> {
     methods.extend(cache_methods());
     methods.extend(tunnel_methods());
     methods.extend(thread_methods());
+    methods.extend(vm_methods());
+    methods.extend(image_methods());
     methods.extend(event_methods());
     methods.extend(file_methods());
     methods
@@ -555,6 +559,104 @@ fn thread_methods() -> Vec<Method> {
     ]
 }
 
+fn vm_methods() -> Vec<Method> {
+    let name = || "dev".to_owned();
+    let a_vm = |state, pid| status::Vm {
+        name: name(),
+        state,
+        image: "tiny".to_owned(),
+        engine: "qemu".to_owned(),
+        pid,
+        cpus: 1,
+        memory_mib: 512,
+        reason: None,
+        since: Timestamp::from_unix(1_767_225_600),
+    };
+    let (stopped, running) = (a_vm(event::VmState::Stopped, None), a_vm(event::VmState::Running, Some(125)));
+    let create = vm::Create { name: name(), image: "tiny".to_owned(), cpus: Some(1), memory_mib: Some(512) };
+    vec![
+        Method {
+            call: create.into(),
+            reply: json(&stopped),
+            text: "Makes a microVM, which does not run. Answered once its disk is there; of one that cannot be made nothing is left.",
+        },
+        Method {
+            call: vm::Start { name: name() }.into(),
+            reply: json(&running),
+            text: "Starts a microVM. Answered once its agent can be reached. `state` is `creating`, `stopped`, `starting`, `running`,\n\
+                   `stopping` or `failed`, with a `reason`; in events `deleted` too.",
+        },
+        Method {
+            call: vm::Stop { name: name(), grace_ms: Some(60_000) }.into(),
+            reply: json(&stopped),
+            text: "Has a microVM power itself off, and ends its VMM if it takes longer than `grace_ms`. Answered once that has ended.",
+        },
+        Method {
+            call: vm::Kill { name: name() }.into(),
+            reply: json(&stopped),
+            text: "Ends a microVM as a power cut would.",
+        },
+        Method {
+            call: vm::Delete { name: name(), force: false }.into(),
+            reply: json(vm::Deleted { name: name() }),
+            text: "Removes a microVM with its disk. One that runs is kept, with an error of kind `conflict`, unless `force` is set.",
+        },
+        Method { call: vm::Show { name: name() }.into(), reply: json(&running), text: "One microVM." },
+        Method {
+            call: vm::List {}.into(),
+            reply: json(vm::Vms { vms: vec![running.clone()] }),
+            text: "All microVMs, by name.",
+        },
+        Method {
+            call: vm::Logs { name: name() }.into(),
+            reply: json(vm::Console { text: "reboot: Power down\n".to_owned() }),
+            text: "The end of what a guest has said on its console, 128 KiB at most, without control characters.",
+        },
+    ]
+}
+
+fn image_methods() -> Vec<Method> {
+    let name = || "tiny".to_owned();
+    let build = image::Build {
+        name: name(),
+        root: "/srv/root".into(),
+        kernel: Some("/boot/vmlinuz-6.1.0".into()),
+        modules: Some("/lib/modules/6.1.0".into()),
+    };
+    let an_image = image::Image {
+        name: name(),
+        bytes: 512 << 20,
+        occupied: 60 << 20,
+        root: "af1349b9f5f9a1a6".repeat(4),
+        kernel: "0123456789abcdef".repeat(4),
+        created: Timestamp::from_unix(1_767_225_600),
+        vms: Vec::new(),
+    };
+    vec![
+        Method {
+            call: build.into(),
+            reply: json(&an_image),
+            text: "Makes an image of a directory and a kernel. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
+                   beside the kernel. It is made whether whoever asked for it stays or not.",
+        },
+        Method {
+            call: image::Show { name: name() }.into(),
+            reply: json(&an_image),
+            text: "One image. `vms` are those that boot from it.",
+        },
+        Method {
+            call: image::List {}.into(),
+            reply: json(image::Images { images: vec![an_image] }),
+            text: "All images, by name.",
+        },
+        Method {
+            call: image::Delete { name: name() }.into(),
+            reply: json(image::Deleted { name: name() }),
+            text: "Removes an image. One that a microVM boots from is kept, with an error of kind `conflict`.",
+        },
+    ]
+}
+
 fn port(port: u16) -> Endpoint {
     Endpoint::Tcp { host: "localhost".to_owned(), port }
 }
@@ -565,7 +667,7 @@ fn event_methods() -> Vec<Method> {
             call: event::Subscribe { topics: vec![Topic::Mount, Topic::Connection] }.into(),
             reply: json(event::Subscribed { subscription: SUBSCRIPTION, seq: 16 }),
             text: "Has events told by `event.happened` from here on. `topics` are `connection`, `mount`, `process`, `tunnel`, `thread`,\n\
-                   `operation`, `all`; none means all. `seq` is the number of the last event before.",
+                   `vm`, `operation`, `all`; none means all. `seq` is the number of the last event before.",
         },
         Method {
             call: event::Unsubscribe { subscription: SUBSCRIPTION }.into(),

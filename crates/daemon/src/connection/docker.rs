@@ -28,7 +28,7 @@ use super::{CommandSession, CommandSessions, ConnectRequest, Connector, Later, L
 use crate::failure::{chain, failure};
 
 /// How long a command runs on at a container that is away: one that is started again has lost it.
-const COMMANDS_KEPT: Duration = Duration::from_secs(10 * 60);
+pub(super) const COMMANDS_KEPT: Duration = Duration::from_secs(10 * 60);
 
 /// How long looking for a user's engine may take: his home directory may be on a network.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);

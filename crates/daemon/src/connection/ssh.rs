@@ -194,7 +194,7 @@ fn login(settings: &SshSettings, request: &ConnectRequest) -> Result<LoginOption
 }
 
 /// The error that a client sees for a machine that was not reached.
-pub(super) fn from_open(machine: &str, error: &OpenError) -> ErrorObject {
+pub(crate) fn from_open(machine: &str, error: &OpenError) -> ErrorObject {
     let why = chain(error);
     // What ssh says names the machine already.
     let message = match why.contains(&format!("`{machine}`")) {

@@ -190,7 +190,10 @@ fn login(row: &MountRow, config: Option<&MountConfig>) -> Login {
         (_, Some(ShownPlace::Machine(Dial::Ssh(dial)))) => {
             Login::Through(dial.control_path.as_path().to_owned())
         }
-        (_, Some(ShownPlace::Machine(Dial::Host | Dial::Docker(_)) | ShownPlace::Thread(_)))
+        (
+            _,
+            Some(ShownPlace::Machine(Dial::Host | Dial::Docker(_) | Dial::Vm(_)) | ShownPlace::Thread(_)),
+        )
         | (Source::Files { machine: Machine::Host, .. } | Source::Thread { .. }, None) => Login::None,
         (_, None) => Login::Unknown,
     }

@@ -173,8 +173,8 @@ impl ConnectionRecord {
 fn policy(machine: &Machine) -> Policy {
     match machine {
         Machine::Host => Policy::HOST,
-        Machine::Docker { .. } => Policy::DOCKER,
-        Machine::Ssh(_) | Machine::Vm { .. } => Policy::SSH,
+        Machine::Docker { .. } | Machine::Vm { .. } => Policy::DOCKER,
+        Machine::Ssh(_) => Policy::SSH,
     }
 }
 
@@ -182,7 +182,7 @@ fn policy(machine: &Machine) -> Policy {
 fn hindrance(machine: &Machine, error: &ErrorObject) -> Hindrance {
     match (error.kind(), machine) {
         // Nobody is asked anything; and while a container stops, its engine refuses this and that.
-        (ErrorKind::Refused, Machine::Docker { .. }) => Hindrance::Passing,
+        (ErrorKind::Refused, Machine::Docker { .. } | Machine::Vm { .. }) => Hindrance::Passing,
         (ErrorKind::Refused, _) => Hindrance::NeedsPerson,
         (ErrorKind::Usage | ErrorKind::NotFound, _) => Hindrance::Lasting,
         _ => Hindrance::Passing,
@@ -253,7 +253,7 @@ impl Owner {
         let machine = &wanted.machine;
         if self.surroundings.connectors.of(machine).is_none() {
             let message = format!(
-                "`{machine}` cannot be reached: this stead knows host, ssh:// and docker:// machines"
+                "`{machine}` cannot be reached: this stead knows host, ssh://, docker:// and vm:// machines"
             );
             return Err(ErrorObject::new(ErrorKind::Usage, message));
         }

@@ -158,7 +158,14 @@ fn surroundings(machines: &Arc<FakeMachines>, home: &std::path::Path) -> Surroun
         connectors: Connectors {
             host: Arc::clone(&connector),
             ssh: Arc::clone(&connector),
-            docker: connector,
+            docker: Arc::clone(&connector),
+            vm: connector,
+        },
+        vms: VmContext {
+            paths: paths.clone(),
+            engine: Arc::new(machine::engine::qemu::Qemu),
+            own_program: "/proc/self/exe".into(),
+            agent: None,
         },
         mounts: MountContext { database, programs: Programs::default(), paths },
         monitoring: Monitoring { interval: crate::mount::monitor::INTERVAL, probe: Launch::own("probe") },
@@ -593,14 +600,6 @@ async fn a_declined_prompt_and_a_gone_client_are_interruptions() {
     drop(questions);
     let answer = prompter.ask(wire::api::prompt::PromptKind::Line, "?").await;
     assert_eq!(answer.unwrap_err().kind(), ErrorKind::Interrupted);
-}
-
-#[tokio::test(start_paused = true)]
-async fn machines_that_are_not_known_here_are_refused() {
-    let rig = rig();
-    let machine = Machine::Vm { name: "dev".into() };
-    assert_eq!(rig.owner.acquire(wanted(machine)).await.unwrap_err().kind(), ErrorKind::Usage);
-    assert_eq!(rig.requests(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -91,10 +91,13 @@ pub async fn doctor(daemon: &Daemon, context: &ClientContext, doctor: Doctor) ->
     let machine = doctor.machine.clone();
     let mut checks = Vec::new();
     match &machine {
-        Machine::Host => checks.push(fuse()),
+        Machine::Host => {
+            checks.push(fuse());
+            checks.push(vms(daemon).await);
+        }
         Machine::Ssh(_) => checks.push(ssh().await),
         Machine::Docker { container } => checks.extend(container_checks(container, &doctor.caller).await),
-        Machine::Vm { .. } => {}
+        Machine::Vm { .. } => checks.push(vms(daemon).await),
     }
     let prompter = context.prompter(&doctor.caller);
     let wanted = Wanted::new(doctor.machine, doctor.caller, prompter);
@@ -143,6 +146,21 @@ fn fuse() -> Check {
 fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// How microVMs are run here. A computer that runs none is none the worse as a machine.
+async fn vms(daemon: &Daemon) -> Check {
+    let (engine, name) = (std::sync::Arc::clone(&daemon.engine), daemon.engine.name());
+    let examined = tokio::task::spawn_blocking(move || engine.examine()).await;
+    match examined {
+        Ok(Ok(::machine::engine::Examined { accelerator, why: Some(why), .. })) => {
+            let detail = format!("{name}, processors emulated ({}): {why}", accelerator.name());
+            found("vms", Verdict::Limited, detail)
+        }
+        Ok(Ok(examined)) => works("vms", format!("{name}, {}", examined.accelerator.name())),
+        Ok(Err(error)) => Check { hint: error.hint, ..found("vms", Verdict::Limited, error.message) },
+        Err(error) => found("vms", Verdict::Limited, error.to_string()),
+    }
 }
 
 async fn ssh() -> Check {

@@ -578,6 +578,7 @@ fn open_cache(config: &MountConfig, dial: &Dial, choices: &MountChoices) -> Opti
     let machine = match dial {
         // Another container may have its name tomorrow, and files that look alike.
         Dial::Docker(dial) => format!("docker://{}", dial.container),
+        Dial::Vm(dial) => format!("vm://{}", dial.id),
         Dial::Host | Dial::Ssh(_) => machine.to_string(),
     };
     let opened = DiskCache::open(config.cache_dir.as_ref()?.as_path(), &machine, size);
@@ -641,7 +642,7 @@ fn relink_options(config: &MountConfig, dial: &Dial, choices: &MountChoices) -> 
     let policy = match dial {
         Dial::Host => Policy::HOST,
         Dial::Ssh(_) => Policy::SSH,
-        Dial::Docker(_) => Policy::DOCKER,
+        Dial::Docker(_) | Dial::Vm(_) => Policy::DOCKER,
     };
     let heartbeat = Heartbeat {
         interval: Duration::from_millis(config.heartbeat.interval_ms),

@@ -77,7 +77,7 @@ impl ContainerError {
     }
 
     /// The status with which an errand says it.
-    fn status(&self) -> u8 {
+    pub(super) fn status(&self) -> u8 {
         STATUS_BASE + self.kind.exit_code().min(STATUS_BASE - 1)
     }
 

@@ -48,6 +48,8 @@ pub enum Topic {
     Tunnel,
     /// Threads.
     Thread,
+    /// MicroVMs.
+    Vm,
     /// What takes longer than a second.
     Operation,
 }
@@ -61,11 +63,12 @@ impl Topic {
         Topic::Process,
         Topic::Tunnel,
         Topic::Thread,
+        Topic::Vm,
         Topic::Operation,
     ];
 
     const NAMES: &'static [&'static str] =
-        &["all", "connection", "mount", "process", "tunnel", "thread", "operation"];
+        &["all", "connection", "mount", "process", "tunnel", "thread", "vm", "operation"];
 
     /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
@@ -76,6 +79,7 @@ impl Topic {
             Topic::Process => "process",
             Topic::Tunnel => "tunnel",
             Topic::Thread => "thread",
+            Topic::Vm => "vm",
             Topic::Operation => "operation",
         }
     }
@@ -178,6 +182,16 @@ pub enum Happened {
         /// What it is now.
         state: ThreadState,
     },
+    /// A microVM entered a state.
+    Vm {
+        /// Its name.
+        id: String,
+        /// What it is now.
+        state: VmState,
+        /// Why, in one line.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// An operation entered a state.
     Operation {
         /// Which.
@@ -196,6 +210,7 @@ impl Happened {
             Happened::Process { .. } => Topic::Process,
             Happened::Tunnel { .. } => Topic::Tunnel,
             Happened::Thread { .. } => Topic::Thread,
+            Happened::Vm { .. } => Topic::Vm,
             Happened::Operation { .. } => Topic::Operation,
         }
     }
@@ -207,7 +222,9 @@ impl Happened {
             Happened::Mount { id, .. } => id.to_string(),
             Happened::Process { id, .. } => id.to_string(),
             Happened::Tunnel { id, .. } => id.to_string(),
-            Happened::Thread { id, .. } | Happened::Operation { id, .. } => id.clone(),
+            Happened::Thread { id, .. } | Happened::Vm { id, .. } | Happened::Operation { id, .. } => {
+                id.clone()
+            }
         }
     }
 
@@ -216,7 +233,8 @@ impl Happened {
         match self {
             Happened::Connection { reason, .. }
             | Happened::Mount { reason, .. }
-            | Happened::Tunnel { reason, .. } => reason.as_deref(),
+            | Happened::Tunnel { reason, .. }
+            | Happened::Vm { reason, .. } => reason.as_deref(),
             Happened::Process { .. } | Happened::Thread { .. } | Happened::Operation { .. } => None,
         }
     }
@@ -229,6 +247,7 @@ impl Happened {
             Happened::Process { state, .. } => state.name(),
             Happened::Tunnel { state, .. } => state.name(),
             Happened::Thread { state, .. } => state.name(),
+            Happened::Vm { state, .. } => state.name(),
             Happened::Operation { state, .. } => state.name(),
         }
     }
@@ -314,6 +333,26 @@ words! {
         Dropping = "dropping",
         /// It is gone.
         Dropped = "dropped",
+    }
+}
+
+words! {
+    /// Where a microVM is in its life.
+    VmState {
+        /// Its disk is being made.
+        Creating = "creating",
+        /// It does not run.
+        Stopped = "stopped",
+        /// Its VMM runs, and its agent cannot be reached yet.
+        Starting = "starting",
+        /// Its agent can be reached.
+        Running = "running",
+        /// It has been told to power off.
+        Stopping = "stopping",
+        /// It does not run, and nobody wanted that.
+        Failed = "failed",
+        /// It is gone.
+        Deleted = "deleted",
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{ThreadState, TunnelState};
+use super::event::{ThreadState, TunnelState, VmState};
 use super::id::{ConnectionId, MountId, ProcessId, TunnelId};
 use super::machine::{Machine, Source};
 use super::mount::{Access, BackendName, SyncMode};
@@ -350,13 +350,22 @@ pub struct Vm {
     /// Its name.
     pub name: String,
     /// Where it is in its life.
-    pub state: String,
+    pub state: VmState,
     /// What it boots from.
     pub image: String,
     /// What runs it.
     pub engine: String,
     /// The VMM's process while there is one.
     pub pid: Option<u32>,
+    /// Processors.
+    pub cpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// Why it failed, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when it is what `state` says.
+    pub since: Timestamp,
 }
 
 /// A forwarded port.

@@ -70,16 +70,19 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => Err(ContainerError::new(ErrorKind::Failure, format!("could not start: {error}"))),
     };
     outcome.unwrap_or_else(|error| {
-        say(&error);
+        error.say();
         ExitCode::from(error.status())
     })
 }
 
-fn say(error: &ContainerError) {
-    let short = |text: &str| -> String { text.chars().take(REASON_CHARACTERS_MAX).collect() };
-    let hint = error.hint.as_deref().map(|hint| format!("{HINT}{}\n", short(hint))).unwrap_or_default();
-    // Whoever waited for it may be gone.
-    let _untold = write!(std::io::stderr(), "{ERROR}{}\n{hint}", short(&error.message));
+impl ContainerError {
+    /// Says it to whoever started the errand.
+    pub(in crate::transport) fn say(&self) {
+        let short = |text: &str| -> String { text.chars().take(REASON_CHARACTERS_MAX).collect() };
+        let hint = self.hint.as_deref().map(|hint| format!("{HINT}{}\n", short(hint))).unwrap_or_default();
+        // Whoever waited for it may be gone.
+        let _untold = write!(std::io::stderr(), "{ERROR}{}\n{hint}", short(&self.message));
+    }
 }
 
 /// An engine that answers without end ends this process.

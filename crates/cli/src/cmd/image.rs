@@ -1,0 +1,124 @@
+//! `stead image`
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use wire::api::image::{Build, Delete, Image, List, Show};
+use wire::bytestring::ByteString;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::output::text::{age, bytes};
+use crate::output::{Align, Table};
+
+/// Make and show images: what vms boot from.
+///
+/// An image is a kernel and a root file system. It is never changed: the agent comes with each start of a vm, and what a vm
+/// writes is on a disk of its own.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an image of a directory that is a root file system, and a kernel
+    Build(BuildArgs),
+    /// Show the images
+    List,
+    /// Show an image
+    Show {
+        /// Which one
+        name: String,
+    },
+    /// Remove an image that no vm boots from
+    Delete {
+        /// Which one
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct BuildArgs {
+    /// What to call it: up to 32 small letters, digits and `-`
+    name: String,
+    /// The directory that is to be its root, with the owners that its files have here
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    /// The kernel: a vmlinuz of x86-64 that is packed by lz4 or zstd, or a vmlinux. `auto` is the newest in /boot
+    #[arg(long, value_name = "FILE", default_value = "auto")]
+    kernel: PathBuf,
+    /// The directory of the kernel's modules [default: ../lib/modules/VERSION, seen from a kernel called vmlinuz-VERSION]
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+}
+
+/// Carries it out.
+pub fn run(args: Args, context: &mut Context) -> Result<()> {
+    match args.command {
+        Command::Build(args) => build(args, context),
+        Command::List => {
+            let images = context.daemon()?.call(List {})?;
+            if context.output.is_json() {
+                return context.output.document(&images);
+            }
+            table(&images.images, context)
+        }
+        Command::Show { name } => {
+            let image = context.daemon()?.call(Show { name })?;
+            if context.output.is_json() {
+                return context.output.document(&image);
+            }
+            table(std::slice::from_ref(&image), context)
+        }
+        Command::Delete { name } => {
+            let deleted = context.daemon()?.call(Delete { name })?;
+            if context.output.is_json() {
+                return context.output.document(&deleted);
+            }
+            context.output.line(format_args!("{}  deleted", deleted.name))
+        }
+    }
+}
+
+fn build(args: BuildArgs, context: &mut Context) -> Result<()> {
+    let absolute = |path: PathBuf| ByteString::from(context.cwd.join(path));
+    let build = Build {
+        name: args.name,
+        root: absolute(args.root),
+        kernel: (args.kernel.as_os_str() != "auto").then(|| absolute(args.kernel)),
+        modules: args.modules.map(absolute),
+    };
+    let client = context.daemon()?;
+    if context.output.shows_progress() {
+        context.output.note(format_args!("the root file system is written"));
+    }
+    let image = client.call(build)?;
+    if context.output.is_json() {
+        return context.output.document(&image);
+    }
+    context.output.line(format_args!("{}  {}", image.name, bytes(image.occupied)))
+}
+
+fn table(images: &[Image], context: &mut Context) -> Result<()> {
+    let columns = [
+        ("IMAGE", Align::Left),
+        ("SIZE", Align::Right),
+        ("ON DISK", Align::Right),
+        ("AGE", Align::Left),
+        ("VMS", Align::Left),
+    ];
+    let mut table = Table::new(&columns);
+    let now = context.output.now();
+    for image in images {
+        table.row([
+            image.name.clone().into(),
+            bytes(image.bytes).into(),
+            bytes(image.occupied).into(),
+            age(now, image.created).into(),
+            image.vms.join(" ").into(),
+        ]);
+    }
+    context.output.table(&table)
+}

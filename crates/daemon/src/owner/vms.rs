@@ -1,0 +1,97 @@
+//! The part of the owner's state that is microVMs. Each is served by a task of its own, see [`crate::vm`].
+
+use machine::image::Image;
+use machine::vm::Record;
+use wire::api::event::VmState;
+use wire::api::vm::VMS_MAX;
+
+use super::*;
+use crate::vm::{COMMANDS_MAX, Command as VmCommand, Vm, VmEvent};
+
+/// A microVM, as the owner knows it.
+#[derive(Debug)]
+pub(super) struct VmRecord {
+    shown: status::Vm,
+    commands: mpsc::Sender<VmCommand>,
+}
+
+impl Owner {
+    pub(super) fn create_vm(&mut self, name: String, record: Record, image: Image, answer: Answer<()>) {
+        let refused = match self.vms.len() {
+            _ if !matches!(self.course, Course::Serving) => Some(ending()),
+            _ if self.vms.contains_key(&name) => {
+                let message = format!("there is a vm `{name}` already");
+                Some(
+                    ErrorObject::new(ErrorKind::Conflict, message).with_hint(format!("stead vm show {name}")),
+                )
+            }
+            VMS_MAX.. => {
+                let message = format!("there are {VMS_MAX} vms already");
+                Some(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"))
+            }
+            _ => None,
+        };
+        if let Some(error) = refused {
+            drop(answer.send(Err(error)));
+            return;
+        }
+        let commands = self.insert_vm(&name, &record, VmState::Creating);
+        let vm = Vm::new(name, record, self.surroundings.vms.clone(), self.handle.clone());
+        tokio::spawn(vm.create(image, answer, commands));
+    }
+
+    pub(super) fn adopt_vm(&mut self, name: String, record: Record) {
+        let commands = self.insert_vm(&name, &record, VmState::Stopped);
+        let vm = Vm::new(name, record, self.surroundings.vms.clone(), self.handle.clone());
+        tokio::spawn(vm.adopt(commands));
+    }
+
+    fn insert_vm(&mut self, name: &str, record: &Record, state: VmState) -> mpsc::Receiver<VmCommand> {
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let shown = status::Vm {
+            name: name.to_owned(),
+            state,
+            image: record.image.clone(),
+            engine: record.engine.clone(),
+            pid: None,
+            cpus: record.cpus,
+            memory_mib: record.memory_mib,
+            reason: None,
+            since: now(),
+        };
+        self.vms.insert(name.to_owned(), VmRecord { shown, commands: sender });
+        self.tell_vm(name, state, None);
+        commands
+    }
+
+    pub(super) fn select_vm(&self, name: &str) -> Result<mpsc::Sender<VmCommand>, ErrorObject> {
+        let found = self.vms.get(name).map(|vm| vm.commands.clone());
+        found.ok_or_else(|| {
+            let message = format!("there is no vm `{}`", name.escape_debug());
+            ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list")
+        })
+    }
+
+    pub(super) fn on_vm(&mut self, name: &str, event: VmEvent) {
+        let VmEvent::State { state, reason, pid } = event else {
+            self.vms.remove(name);
+            self.tell_vm(name, VmState::Deleted, None);
+            return;
+        };
+        let Some(vm) = self.vms.get_mut(name) else { return };
+        let was = std::mem::replace(&mut vm.shown.state, state);
+        (vm.shown.pid, vm.shown.reason) = (pid, reason.clone());
+        if was != state {
+            vm.shown.since = now();
+            self.tell_vm(name, state, reason);
+        }
+    }
+
+    fn tell_vm(&mut self, name: &str, state: VmState, reason: Option<String>) {
+        self.bus.publish(Happened::Vm { id: name.to_owned(), state, reason }, now());
+    }
+
+    pub(super) fn shown_vms(&self) -> Vec<status::Vm> {
+        self.vms.values().map(|vm| vm.shown.clone()).collect()
+    }
+}

@@ -1,0 +1,76 @@
+//! What microVMs boot from in tests: a root file system with busybox and nothing else, and Debian's cloud kernel.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::Stead;
+use crate::program::Finished;
+
+/// How long a guest may take to boot or to end, emulated, on a computer that has other things to do.
+pub const GUEST_DEADLINE: Duration = Duration::from_secs(300);
+
+/// The names under which busybox is there.
+const APPLETS: &[&str] = &[
+    "cat", "echo", "hostname", "kill", "ls", "mkdir", "poweroff", "ps", "pwd", "rm", "sh", "sleep", "sync",
+    "test", "uname",
+];
+
+/// The kernel that `cargo xtask test --only setup` has unpacked.
+pub fn kernel() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows where it is");
+    let beside = || own.ancestors().map(|dir| dir.join("tools")).find(|tools| tools.is_dir());
+    let tools = std::env::var_os("STEAD_TOOLS").map(PathBuf::from).or_else(beside);
+    let boot = tools.expect("STEAD_TOOLS is set by cargo xtask test").join("kernel/boot");
+    let entries = std::fs::read_dir(&boot);
+    let entries = entries.unwrap_or_else(|error| panic!("{}: {error}; run the setup", boot.display()));
+    let mut kernels = entries.flatten().map(|entry| entry.path());
+    let is_kernel =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"));
+    kernels.find(is_kernel).unwrap_or_else(|| panic!("there is no kernel in {}", boot.display()))
+}
+
+/// A root file system in this directory.
+pub fn make_root(root: &Path) {
+    for name in ["bin", "etc", "root", "tmp"] {
+        std::fs::create_dir_all(root.join(name)).expect("making a directory of a root file system");
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new).into_iter().find(|path| path.is_file());
+    let busybox = busybox.expect("busybox-static is installed by the setup");
+    std::fs::copy(busybox, root.join("bin/busybox")).expect("copying busybox");
+    for applet in APPLETS {
+        symlink("busybox", root.join("bin").join(applet)).expect("naming an applet");
+    }
+    std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").expect("writing users");
+}
+
+impl Stead {
+    /// Makes the image `tiny`.
+    #[track_caller]
+    pub fn make_image(&self) {
+        let root = self.root().join("root");
+        make_root(&root);
+        let build = self.program().args(["image", "build", "tiny", "--root"]).arg(root);
+        build.arg("--kernel").arg(kernel()).deadline(GUEST_DEADLINE).ok();
+    }
+
+    /// Makes the image, and of it the vm `dev`, and starts that.
+    #[track_caller]
+    pub fn boot(&self) {
+        self.make_image();
+        self.ok(&["vm", "create", "dev", "--image", "tiny", "--memory", "192M"]);
+        self.vm(&["start", "dev"]);
+    }
+
+    /// `stead vm ARGS`, which may take as long as a guest does.
+    #[track_caller]
+    pub fn vm(&self, args: &[&str]) -> Finished {
+        self.program().arg("vm").args(args).deadline(GUEST_DEADLINE).ok()
+    }
+
+    /// What `stead vm show dev` says.
+    #[track_caller]
+    pub fn dev(&self) -> serde_json::Value {
+        self.json(&["vm", "show", "dev"])
+    }
+}

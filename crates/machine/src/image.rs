@@ -1,0 +1,431 @@
+//! Images: what microVMs boot from.
+//!
+//! An image is a directory under `IMAGES`, named as the image is:
+//!
+//! | file | content |
+//! |---|---|
+//! | `image.json` | [`Manifest`] |
+//! | `kernel` | an ELF file |
+//! | `modules/` | the kernel's modules that a guest loads, and `order`: their names, a line each |
+//! | `root.ext4` | the root file system, sparse |
+//!
+//! It is made in `IMAGES/.new-NUMBER` and renamed when it is whole; what is left there by whoever was killed is removed by
+//! the next. Whoever changes something under `IMAGES` holds the daemon's lock of images.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use supervisor::socket::private_directory;
+use wire::api::ErrorKind;
+
+use crate::error::{Error, Result};
+use crate::kernel::{self, read_bounded};
+use crate::modules::{self, Module};
+use crate::program;
+
+/// The longest manifest.
+const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+
+/// The most images.
+const IMAGES_MAX: usize = 1024;
+
+/// The longest name of an image or a vm: a vm's is also its host name, and part of the path of a socket.
+pub const NAME_BYTES_MAX: usize = 32;
+
+/// What a root file system has to spare at least, for what a guest writes.
+const SPARE_BYTES: u64 = 512 << 20;
+
+/// The most that is taken as a root file system.
+const ROOT_BYTES_MAX: u64 = 256 << 30;
+
+/// The most files of one.
+const FILES_MAX: u64 = 5_000_000;
+
+/// How long writing one may take.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// The version of what is on disk.
+const VERSION: u32 = 1;
+
+/// What an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Of this form.
+    pub version: u32,
+    /// The kernel.
+    pub kernel: Content,
+    /// The root file system.
+    pub root: Content,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+}
+
+/// What is in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Its length.
+    pub bytes: u64,
+    /// Its BLAKE3 hash, in hexadecimal digits.
+    pub blake3: String,
+}
+
+/// An image that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// What it is called.
+    pub name: String,
+    /// Where it is.
+    pub directory: PathBuf,
+    /// What it is.
+    pub manifest: Manifest,
+}
+
+/// An image to be made.
+#[derive(Debug, Clone)]
+pub struct Build {
+    /// What it is to be called.
+    pub name: String,
+    /// The directory that is to be its root.
+    pub root: PathBuf,
+    /// The kernel's file; none for the one of this computer.
+    pub kernel: Option<PathBuf>,
+    /// The directory of the kernel's modules, `lib/modules/VERSION`; none for the one beside the kernel.
+    pub modules: Option<PathBuf>,
+}
+
+/// Checks that this can be the name of a new image or vm.
+pub fn check_name(name: &str, noun: &str) -> Result<()> {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_name = name.bytes().all(is_inner)
+        && name.bytes().next().is_some_and(|byte| byte != b'-')
+        && !name.ends_with('-')
+        && name.len() <= NAME_BYTES_MAX;
+    if is_name {
+        return Ok(());
+    }
+    let message = format!("`{}` cannot be the name of a {noun}", name.escape_debug());
+    Err(Error::new(ErrorKind::Usage, message)
+        .hint(format!("take up to {NAME_BYTES_MAX} small letters, digits, and `-` between them")))
+}
+
+impl Image {
+    /// Reads what is known of an image. Blocks.
+    pub fn open(images: &Path, name: &str) -> Result<Image> {
+        check_name(name, "image")?;
+        let directory = images.join(name);
+        let path = directory.join("image.json");
+        if !path.exists() {
+            let message = format!("there is no image `{name}`");
+            return Err(Error::new(ErrorKind::NotFound, message).hint("stead image list"));
+        }
+        let text = read_bounded(&path, MANIFEST_BYTES_MAX)?;
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| {
+            Error::new(ErrorKind::Failure, format!("the image `{name}` is damaged: {error}"))
+        })?;
+        if manifest.version != VERSION {
+            let message = format!("the image `{name}` is of another release's form, {}", manifest.version);
+            return Err(Error::new(ErrorKind::Refused, message));
+        }
+        Ok(Image { name: name.to_owned(), directory, manifest })
+    }
+
+    /// The kernel's file.
+    pub fn kernel(&self) -> PathBuf {
+        self.directory.join("kernel")
+    }
+
+    /// The root file system's file.
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("root.ext4")
+    }
+
+    /// The modules that its guests load, in this order. Blocks.
+    pub fn modules(&self) -> Result<Vec<Module>> {
+        /// Far more than there are, all together.
+        const MODULES_BYTES_MAX: u64 = 128 << 20;
+        let directory = self.directory.join("modules");
+        let order = read_bounded(&directory.join("order"), MANIFEST_BYTES_MAX)?;
+        let (mut modules, mut left) = (Vec::new(), MODULES_BYTES_MAX);
+        for name in String::from_utf8_lossy(&order).lines() {
+            if name.contains('/') {
+                return Err(Error::new(ErrorKind::Failure, format!("the image `{}` is damaged", self.name)));
+            }
+            let content = read_bounded(&directory.join(name), left)?;
+            left -= content.len() as u64;
+            modules.push(Module { name: name.to_owned(), content });
+        }
+        Ok(modules)
+    }
+
+    /// What it takes on this computer's disk, in bytes.
+    pub fn occupied(&self) -> u64 {
+        let of = |path: PathBuf| fs::metadata(path).map_or(0, |found| found.blocks() * 512);
+        of(self.kernel()) + of(self.root())
+    }
+}
+
+/// All images, by name. One that is damaged is not among them, and logged. Blocks.
+pub fn list(images: &Path) -> Result<Vec<Image>> {
+    let entries = match fs::read_dir(images) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::file("list", images, &error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries.take(IMAGES_MAX) {
+        let entry = entry.map_err(|error| Error::file("list", images, &error))?;
+        let Some(name) = entry.file_name().to_str().filter(|name| !name.starts_with('.')).map(str::to_owned)
+        else {
+            continue;
+        };
+        match Image::open(images, &name) {
+            Ok(image) => found.push(image),
+            Err(error) => tracing::warn!(%error, "an image is passed over"),
+        }
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// Removes an image. Nobody may use it. Blocks.
+pub fn delete(images: &Path, name: &str) -> Result<()> {
+    check_name(name, "image")?;
+    let (path, going) = (images.join(name), images.join(format!(".old-{name}")));
+    fs::rename(&path, &going).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::NotFound, format!("there is no image `{name}`")).hint("stead image list")
+        }
+        _ => Error::file("remove", &path, &error),
+    })?;
+    remove_tree(&going)
+}
+
+/// Makes an image, and says before each part what it does. Nothing is left of one that could not be made. Blocks.
+pub fn build(images: &Path, build: &Build, progress: impl Fn(&str)) -> Result<Image> {
+    check_name(&build.name, "image")?;
+    private_directory(images).map_err(|error| Error::new(ErrorKind::Failure, error.to_string()))?;
+    sweep(images)?;
+    let place = images.join(&build.name);
+    if place.exists() {
+        let message = format!("there is an image `{}` already", build.name);
+        return Err(
+            Error::new(ErrorKind::Conflict, message).hint(format!("stead image delete {}", build.name))
+        );
+    }
+    let new = images.join(format!(".new-{}", std::process::id()));
+    fs::DirBuilder::new().mode(0o700).create(&new).map_err(|error| Error::file("make", &new, &error))?;
+    let made = fill(&new, build, progress)
+        .and_then(|()| fs::rename(&new, &place).map_err(|error| Error::file("make", &place, &error)));
+    if let Err(error) = made {
+        if let Err(left) = remove_tree(&new) {
+            tracing::warn!(%left, "what was made of an image stays");
+        }
+        return Err(error);
+    }
+    Image::open(images, &build.name)
+}
+
+/// Removes what was left half way.
+fn sweep(images: &Path) -> Result<()> {
+    let failed = |error| Error::file("list", images, &error);
+    for entry in fs::read_dir(images).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    fs::remove_dir_all(path).map_err(|error| Error::file("remove", path, &error))
+}
+
+fn fill(new: &Path, build: &Build, progress: impl Fn(&str)) -> Result<()> {
+    progress("looking at the root file system");
+    let bytes = measure(&build.root)?;
+    let (kernel, modules) = kernel_of(build)?;
+    progress("unpacking the kernel");
+    let kernel_content = kernel::read(&kernel)?;
+    write(&new.join("kernel"), &kernel_content)?;
+    let modules = modules::gather(&modules)?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(new.join("modules"))
+        .map_err(|error| Error::file("make", &new.join("modules"), &error))?;
+    for module in &modules {
+        write(&new.join("modules").join(&module.name), &module.content)?;
+    }
+    let order: String = modules.iter().map(|module| format!("{}\n", module.name)).collect();
+    write(&new.join("modules/order"), order.as_bytes())?;
+    progress("writing the root file system");
+    let root = new.join("root.ext4");
+    let content = make_root(&build.root, &root, bytes)?;
+    let manifest = Manifest {
+        version: VERSION,
+        kernel: Content {
+            bytes: kernel_content.len() as u64,
+            blake3: blake3::hash(&kernel_content).to_hex().to_string(),
+        },
+        root: content,
+        created: std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+    };
+    let text = serde_json::to_vec_pretty(&manifest).expect("a manifest has only texts and numbers");
+    write(&new.join("image.json"), &text)
+}
+
+/// The length of all files, with what each takes beside its content; refused if that is no root file system to boot from.
+fn measure(root: &Path) -> Result<u64> {
+    /// A file's last block, its inode, and its name.
+    const FILE_BYTES: u64 = 4096 + 512;
+    let (mut bytes, mut files) = (0_u64, 0_u64);
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let failed = |error| Error::file("list", &directory, &error);
+        for entry in fs::read_dir(&directory).map_err(failed)? {
+            let found = entry.map_err(failed)?;
+            // Links are not followed: whatever they name is the guest's.
+            let metadata = found.metadata().map_err(failed)?;
+            files += 1;
+            bytes = bytes.saturating_add(FILE_BYTES);
+            if metadata.is_dir() {
+                directories.push(found.path());
+            } else if metadata.is_file() {
+                bytes = bytes.saturating_add(metadata.len());
+            }
+            if files > FILES_MAX || bytes > ROOT_BYTES_MAX {
+                let message = format!(
+                    "`{}` is too large for a root file system: more than {} GiB or {FILES_MAX} files",
+                    root.display(),
+                    ROOT_BYTES_MAX >> 30
+                );
+                return Err(Error::new(ErrorKind::Usage, message));
+            }
+        }
+    }
+    match files {
+        0 => Err(Error::new(ErrorKind::Usage, format!("`{}` is empty", root.display()))),
+        _ => Ok(bytes),
+    }
+}
+
+fn make_root(from: &Path, to: &Path, bytes: u64) -> Result<Content> {
+    let failed = |error| Error::file("make", to, &error);
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
+    // What the file system itself takes is a part of its size.
+    let size = (bytes + bytes / 4 + SPARE_BYTES).next_multiple_of(1 << 20);
+    file.set_len(size).map_err(failed)?;
+    let options = ["-q", "-F", "-t", "ext4", "-m", "0", "-L", "stead-root", "-E"];
+    let more = ["lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0", "-d"];
+    let arguments = options.into_iter().chain(more).map(Into::into);
+    let paths = [from.as_os_str().to_owned(), to.as_os_str().to_owned()];
+    program::run("mke2fs", "e2fsprogs", arguments.chain(paths), BUILD_TIMEOUT)?;
+    let mut hasher = blake3::Hasher::new();
+    let read = fs::File::open(to).and_then(|file| hash(file, &mut hasher));
+    Ok(Content {
+        bytes: read.map_err(|error| Error::file("read", to, &error))?,
+        blake3: hasher.finalize().to_hex().to_string(),
+    })
+}
+
+fn hash(file: fs::File, hasher: &mut blake3::Hasher) -> std::io::Result<u64> {
+    std::io::copy(&mut std::io::BufReader::with_capacity(1 << 20, file), hasher)
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(content)).map_err(|error| Error::file("write", path, &error))
+}
+
+/// The kernel to take, and the directory of its modules.
+fn kernel_of(build: &Build) -> Result<(PathBuf, PathBuf)> {
+    let kernel = match &build.kernel {
+        Some(kernel) => kernel.clone(),
+        None => newest_kernel(Path::new("/boot"))?,
+    };
+    if let Some(modules) = &build.modules {
+        return Ok((kernel, modules.clone()));
+    }
+    let version = kernel.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
+    // `ROOT/boot/vmlinuz-VERSION` and `ROOT/lib/modules/VERSION`, as a package has them.
+    let root = kernel.parent().and_then(Path::parent);
+    let beside = version.zip(root).and_then(|((_, version), root)| {
+        let places = ["lib/modules", "usr/lib/modules"].map(|place| root.join(place).join(version));
+        places.into_iter().find(|place| place.is_dir())
+    });
+    beside.map(|modules| (kernel.clone(), modules)).ok_or_else(|| {
+        let message = format!("the modules of the kernel `{}` are not beside it", kernel.display());
+        Error::new(ErrorKind::NotFound, message)
+            .hint("name their directory: --modules DIR/lib/modules/VERSION")
+    })
+}
+
+fn newest_kernel(boot: &Path) -> Result<PathBuf> {
+    let entries = fs::read_dir(boot).into_iter().flatten().flatten();
+    let kernels = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"vmlinuz-"));
+    let newest = kernels.max_by_key(|entry| entry.metadata().and_then(|found| found.modified()).ok());
+    newest.map(|entry| entry.path()).ok_or_else(|| {
+        let message = format!("there is no kernel in `{}`", boot.display());
+        let hint = "apt-get download linux-image-cloud-amd64's kernel, unpack it with dpkg -x, and give it with --kernel";
+        Error::new(ErrorKind::NotFound, message).hint(hint)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_host_name_and_no_path() {
+        for name in ["a", "debian", "debian-12", "0"] {
+            check_name(name, "vm").unwrap();
+        }
+        for name in ["", "-a", "a-", "A", "a/b", "..", ".new", "a b", "a_b", &"a".repeat(33)] {
+            assert!(check_name(name, "vm").is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_made_leaves_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (images, root) = (scratch.path().join("images"), scratch.path().join("root"));
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::write(scratch.path().join("vmlinuz"), "no kernel").unwrap();
+        let kernel = Some(scratch.path().join("vmlinuz"));
+        let wanted = Build { name: "a".into(), root, kernel, modules: Some(scratch.path().to_owned()) };
+        let error = build(&images, &wanted, |_| ()).unwrap_err();
+        assert!(error.message.contains("no kernel that can be booted"), "{error}");
+        assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
+        assert_eq!(list(&images).unwrap(), []);
+    }
+
+    #[test]
+    fn an_empty_root_and_a_kernel_without_modules_are_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let error = measure(scratch.path()).unwrap_err();
+        assert!(error.message.contains("is empty"), "{error}");
+        let kernel = Some(scratch.path().join("boot/vmlinuz-1"));
+        let wanted = Build { name: "a".into(), root: scratch.path().to_owned(), kernel, modules: None };
+        assert!(kernel_of(&wanted).unwrap_err().hint.unwrap().contains("--modules"));
+    }
+
+    #[test]
+    fn an_image_that_is_not_there_or_damaged_is_told_apart() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert_eq!(Image::open(scratch.path(), "a").unwrap_err().kind, ErrorKind::NotFound);
+        fs::create_dir(scratch.path().join("a")).unwrap();
+        fs::write(scratch.path().join("a/image.json"), "{").unwrap();
+        assert_eq!(Image::open(scratch.path(), "a").unwrap_err().kind, ErrorKind::Failure);
+        assert_eq!(list(scratch.path()).unwrap(), []);
+        delete(scratch.path(), "a").unwrap();
+        assert_eq!(delete(scratch.path(), "a").unwrap_err().kind, ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,38 @@
+//! MicroVMs: what they boot from, what they write to, and what runs them.
+//!
+//! - [`image`]: a kernel, its modules and a root file system, under a name.
+//! - [`kernel`], [`modules`], [`initramfs`]: what a guest's kernel is given.
+//! - [`disk`]: a guest's root disk, which holds only what differs from the image.
+//! - [`vm`]: what is written down of a microVM, and the places of its files.
+//! - [`engine`]: how a guest is run. [`engine::qemu`] is the one there is.
+//! - [`console`]: what a guest says, within a limit.
+//!
+//! ```text
+//!  IMAGES/NAME/    image.json  kernel  modules/  root.ext4            shared, never written to again
+//!  VMS/NAME/       vm.json  root.qcow2 | root.raw  initrd  console.log
+//!  RUN/vm-NAME/    0 .. 15                                            a socket for each port of a guest that runs
+//! ```
+//!
+//! What this crate must not know: who asks, what a mount or a session is, and what is said through a port. It has no state in
+//! memory, and takes no lock: the daemon has one task for each vm, and one lock for all images.
+//!
+//! Invariants:
+//!
+//! - An image is there whole or not at all: it is made beside its place and renamed.
+//! - No image is written to by a guest.
+//! - A guest's process is known by its number *and* its start, or not at all.
+//! - Everything is its user's alone: `0700` and `0600`.
+//! - An image is not trusted: its kernel, modules and files are read within limits, and only a guest runs them.
+
+pub mod console;
+pub mod disk;
+pub mod engine;
+pub mod error;
+pub mod image;
+pub mod initramfs;
+pub mod kernel;
+pub mod modules;
+pub mod program;
+pub mod vm;
+
+pub use error::{Error, Result};

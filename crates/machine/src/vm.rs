@@ -1,0 +1,192 @@
+//! What is written down of a microVM: `VMS/NAME/vm.json`, and the places of its files.
+//!
+//! The record is written before what it says is relied upon: a disk before the record that has it, a process as soon as it
+//! runs. A directory under `VMS` without a record was being made or removed by whoever was killed; the next daemon removes it.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use supervisor::Identity;
+use wire::api::ErrorKind;
+
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::kernel::read_bounded;
+
+/// The longest record.
+const RECORD_BYTES_MAX: u64 = 64 << 10;
+
+/// The version of what is on disk.
+const VERSION: u32 = 1;
+
+/// What a microVM is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Of this form.
+    pub version: u32,
+    /// What no other microVM has, whatever it is called.
+    pub id: String,
+    /// What it boots from.
+    pub image: String,
+    /// What runs it.
+    pub engine: String,
+    /// Processors.
+    pub cpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// The VMM, if it was running when that was written.
+    #[serde(default)]
+    pub process: Option<Identity>,
+}
+
+impl Record {
+    /// A microVM that does not run.
+    pub fn new(image: &str, engine: &str, cpus: u32, memory_mib: u32) -> Record {
+        let (image, engine) = (image.to_owned(), engine.to_owned());
+        Record { version: VERSION, id: new_id(), image, engine, cpus, memory_mib, process: None }
+    }
+}
+
+fn new_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    // Each state is keyed at random by the standard library, from the system's generator.
+    format!("{:016x}", RandomState::new().hash_one(0))
+}
+
+/// Where the files of a microVM are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// What is kept of it.
+    pub directory: PathBuf,
+    /// Its sockets.
+    pub runtime: PathBuf,
+}
+
+impl Places {
+    /// The console's log.
+    pub fn console(&self) -> PathBuf {
+        self.directory.join("console.log")
+    }
+
+    /// What its kernel begins with.
+    pub fn initrd(&self) -> PathBuf {
+        self.directory.join("initrd")
+    }
+
+    /// The file that is there as long as the microVM is.
+    pub fn record(&self) -> PathBuf {
+        self.directory.join("vm.json")
+    }
+
+    /// Makes all that a microVM has while it does not run. Nothing is left of one that could not be made. Blocks.
+    pub fn create(&self, image: &Image, record: &Record) -> Result<()> {
+        if let Some(parent) = self.directory.parent() {
+            supervisor::socket::private_directory(parent)
+                .map_err(|error| Error::new(ErrorKind::Failure, error.to_string()))?;
+        }
+        let made = fs::DirBuilder::new().mode(0o700).create(&self.directory);
+        made.map_err(|error| Error::file("make", &self.directory, &error))?;
+        let filled = disk::make(&self.directory, &image.root()).and_then(|()| self.write(record));
+        filled.inspect_err(|_| {
+            if let Err(error) = self.remove() {
+                tracing::warn!(%error, "what was made of a vm stays");
+            }
+        })
+    }
+
+    /// Writes the record in place of the one before it.
+    pub fn write(&self, record: &Record) -> Result<()> {
+        let (path, new) = (self.record(), self.directory.join("vm.json.new"));
+        let text = serde_json::to_vec_pretty(record).expect("a record has only texts and numbers");
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&new);
+        let written = file.and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
+        written.and_then(|()| fs::rename(&new, &path)).map_err(|error| Error::file("write", &path, &error))
+    }
+
+    /// Removes all that there is of it. What is gone already is no failure. Blocks.
+    pub fn remove(&self) -> Result<()> {
+        // Without a record the rest is removed by the next daemon.
+        let record = self.record();
+        gone(fs::remove_file(&record)).map_err(|error| Error::file("remove", &record, &error))?;
+        for path in [&self.runtime, &self.directory] {
+            gone(fs::remove_dir_all(path)).map_err(|error| Error::file("remove", path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// What is written down; `None` if nothing is. Blocks for as long as reading a small file takes.
+    pub fn read(&self) -> Result<Option<Record>> {
+        let path = self.record();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = read_bounded(&path, RECORD_BYTES_MAX)?;
+        let record: Record = serde_json::from_slice(&text).map_err(|error| {
+            Error::new(ErrorKind::Failure, format!("`{}` is damaged: {error}", path.display()))
+        })?;
+        match record.version {
+            VERSION => Ok(Some(record)),
+            other => {
+                let message = format!("`{}` is of another release's form, {other}", path.display());
+                Err(Error::new(ErrorKind::Refused, message))
+            }
+        }
+    }
+}
+
+fn gone(outcome: std::io::Result<()>) -> std::io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// All that there are under `vms`. What was left half way is removed; what cannot be read stays as it is, and is logged.
+/// Blocks.
+pub fn list(vms: &Path, places: impl Fn(&str) -> Places) -> Result<Vec<(String, Record)>> {
+    let entries = match fs::read_dir(vms) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::file("list", vms, &error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| Error::file("list", vms, &error))?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let places = places(&name);
+        match places.read() {
+            Ok(Some(record)) => found.push((name, record)),
+            Ok(None) => places.remove()?,
+            Err(error) => tracing::warn!(%error, "a vm is passed over"),
+        }
+    }
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_and_what_has_none_is_removed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let vms = scratch.path().join("vms");
+        let places = |name: &str| Places { directory: vms.join(name), runtime: scratch.path().join(name) };
+        assert_eq!(list(&vms, places).unwrap(), []);
+        fs::create_dir_all(vms.join("half/deep")).unwrap();
+        fs::create_dir_all(vms.join("whole")).unwrap();
+        let record = Record { process: Identity::own().ok(), ..Record::new("debian", "qemu", 2, 256) };
+        places("whole").write(&record).unwrap();
+        assert_eq!(list(&vms, places).unwrap(), [("whole".to_owned(), record)]);
+        assert!(!vms.join("half").exists());
+        places("whole").remove().unwrap();
+        places("whole").remove().unwrap();
+        assert_eq!(fs::read_dir(&vms).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,76 @@
+//! `image.*`: what microVMs boot from.
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Timestamp;
+use crate::bytestring::ByteString;
+
+/// Makes an image of a kernel and a root file system. Answered once it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Build {
+    /// What it is to be called.
+    pub name: String,
+    /// The directory that is to be its root: an absolute path.
+    pub root: ByteString,
+    /// The kernel's file, an absolute path; without it the newest in `/boot`.
+    #[serde(default)]
+    pub kernel: Option<ByteString>,
+    /// The directory of the kernel's modules, an absolute path; without it the one beside the kernel.
+    #[serde(default)]
+    pub modules: Option<ByteString>,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// What it is called.
+    pub name: String,
+    /// The length of its root file system, in bytes.
+    pub bytes: u64,
+    /// What it takes on this computer's disk, in bytes.
+    pub occupied: u64,
+    /// The BLAKE3 hash of its root file system.
+    pub root: String,
+    /// The BLAKE3 hash of its kernel.
+    pub kernel: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// The microVMs that boot from it.
+    pub vms: Vec<String>,
+}
+
+/// Asks for one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Show {
+    /// Which.
+    pub name: String,
+}
+
+/// Asks for all images.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {}
+
+/// All images, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Images {
+    /// Each of them.
+    pub images: Vec<Image>,
+}
+
+/// Removes an image. One from which a microVM boots is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delete {
+    /// Which.
+    pub name: String,
+}
+
+/// It is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// Which.
+    pub name: String,
+}
