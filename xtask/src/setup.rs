@@ -73,18 +73,23 @@ fn kernel() -> Outcome {
         std::fs::remove_dir_all(&new).map_err(cannot)?;
     }
     std::fs::create_dir_all(&new).map_err(cannot)?;
-    if program("apt-cache").args(["show", KERNEL]).output().is_err() {
+    if download_kernel(&new).is_err() {
+        // A list that is not fresh names files that the mirror no longer has.
         apt().arg("update").run()?;
+        download_kernel(&new)?;
     }
-    let depends = program("apt-cache").args(["depends", "--important", KERNEL]).output()?;
-    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-    let package = package.ok_or_else(|| format!("apt does not know a kernel that `{KERNEL}` brings"))?;
-    apt().args(["download", &format!("linux-image-{package}")]).cwd(&new).run()?;
     let files = std::fs::read_dir(&new).map_err(cannot)?.flatten().map(|entry| entry.path());
     let archive = files.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "deb"));
     let archive = archive.ok_or_else(|| format!("apt has downloaded nothing to {}", new.display()))?;
     program("dpkg").arg("-x").args([&archive, &new]).run()?;
     std::fs::remove_file(&archive).and_then(|()| std::fs::rename(&new, &place)).map_err(cannot)
+}
+
+fn download_kernel(to: &Path) -> Outcome {
+    let depends = program("apt-cache").args(["depends", "--important", KERNEL]).output()?;
+    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+    let package = package.ok_or_else(|| format!("apt does not know a kernel that `{KERNEL}` brings"))?;
+    apt().args(["download", &format!("linux-image-{package}")]).cwd(to).run()
 }
 
 /// Where suites and tools are installed.
