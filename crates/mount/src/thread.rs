@@ -11,6 +11,8 @@
 //!
 //! **What the kernel believes.** Nobody changes a thread but through its mount. So the kernel keeps names, names that are not there,
 //! attributes, listings, symlinks and the base's contents for [`LIFETIME`], and is told of nothing: what it changes itself it knows.
+//! But where it [passes files through](files), whoever has mapped one writes it without either's knowing: attributes of a file that was
+//! written are then asked for whenever somebody wants them.
 //!
 //! **Numbers.** A node's number is the file's number, which stays over remounts. So no table leads from one to the other, and lookups
 //! are not counted: whether the kernel still has a file that has lost its last name, it is [asked](unnamed).
@@ -166,11 +168,10 @@ struct Reader {
 pub fn start(start: Start<'_>) -> Result<Server, ServeError> {
     let Start { devices, negotiated, thread, directory, begin, progress, refused, troubles } = start;
     let [device, ..] = devices else { return Err(ServeError::Unmounted) };
-    let passes = negotiated.has(InitFlags::PASSTHROUGH);
     let record = directory.join(HANDLES);
     let opened = match begin {
-        Begin::Fresh => Files::begin(thread.clone(), device.clone(), passes, &record),
-        Begin::Takeover => Files::resume(thread.clone(), device.clone(), passes, &record),
+        Begin::Fresh => Files::begin(thread.clone(), device.clone(), &negotiated, &record),
+        Begin::Takeover => Files::resume(thread.clone(), device.clone(), &negotiated, &record),
     };
     let files = opened.map_err(ServeError::Record)?;
     // Before anything is asked again: what is made without a name from here on is asked about only when the kernel has let it go.
@@ -207,6 +208,9 @@ pub fn start(start: Start<'_>) -> Result<Server, ServeError> {
         let (mut reader, serving) = (Reader::new(device, &serving.negotiated)?, serving.clone());
         let serve = move || while serving.read_one(&mut reader) != Read::End {};
         threads.push(spawn(format!("{THREAD_PREFIX}{number}"), serve)?);
+    }
+    if begin == Begin::Takeover {
+        serving.files.doubt_what_is_passed();
     }
     let tending = serving.clone();
     let tender = spawn("thread-tender".to_owned(), move || unnamed::tend(&tending))?;
@@ -319,6 +323,11 @@ impl Serving {
             }
         }
         Read::Early
+    }
+
+    /// Whether the kernel reads and writes files by itself.
+    fn passes(&self) -> bool {
+        self.negotiated.has(InitFlags::PASSTHROUGH)
     }
 
     fn dirty(&self) {

@@ -237,6 +237,13 @@ impl Log {
         self.is_broken = true;
     }
 
+    /// Goes on as on a disk that takes what is written and syncs nothing.
+    #[cfg(test)]
+    pub(crate) fn lose_the_disk(&mut self) {
+        let lost = OpenOptions::new().write(true).open("/dev/null").expect("it is everywhere");
+        self.file = Arc::new(lost);
+    }
+
     /// Whether it has to be replaced.
     pub fn is_broken(&self) -> bool {
         self.is_broken

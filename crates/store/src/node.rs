@@ -48,7 +48,8 @@ pub enum Kind {
     BlockDevice,
 }
 
-/// What `stat` says. `size` is in bytes; `blocks` are of 512 bytes, as `stat` counts them.
+/// What `stat` says. `size` is in bytes; `blocks` are of 512 bytes, as `stat` counts them. Whoever writes to a file that `is_written`
+/// may do so without this crate: size and times are then those of the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Attributes {
@@ -64,6 +65,7 @@ pub struct Attributes {
     pub accessed: Time,
     pub modified: Time,
     pub changed: Time,
+    pub is_written: bool,
 }
 
 /// A name in a directory: bytes, none of them a slash or NUL.
@@ -133,7 +135,21 @@ impl Node {
         };
         let blocks = if self.kind() == Kind::File { size.div_ceil(512) } else { 0 };
         let Node { mode, uid, gid, links, device, accessed, modified, changed, .. } = *self;
-        let kind = self.kind();
-        Attributes { ino, kind, mode, uid, gid, links, device, size, blocks, accessed, modified, changed }
+        let (kind, is_written) = (self.kind(), self.content == Content::Written);
+        Attributes {
+            ino,
+            kind,
+            mode,
+            uid,
+            gid,
+            links,
+            device,
+            size,
+            blocks,
+            accessed,
+            modified,
+            changed,
+            is_written,
+        }
     }
 }

@@ -44,6 +44,7 @@ mod look;
 mod names;
 mod once;
 
+use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -108,8 +109,9 @@ struct State {
     /// Plain files that were made, and those of them whose names in `files` are durable.
     made: u64,
     made_durable: u64,
-    /// Plain files of files that are gone, as soon as the log is durable.
-    condemned: Vec<Ino>,
+    /// Plain files of files that are gone, to be removed in this order as soon as the log is durable; and how many were before them.
+    condemned: VecDeque<Ino>,
+    buried: u64,
 }
 
 impl Thread {
@@ -176,8 +178,9 @@ impl Thread {
     ) -> Thread {
         let compact_at = grown(log.length());
         // What a predecessor has made may not be durable.
-        let state =
-            Mutex::new(State { names, log, compact_at, made: 1, made_durable: 0, condemned: Vec::new() });
+        let (made, made_durable) = (1, 0);
+        let (condemned, buried) = (VecDeque::new(), 0);
+        let state = Mutex::new(State { names, log, compact_at, made, made_durable, condemned, buried });
         let directory = directory.to_owned();
         Thread { directory, objects, blobs, origin, state, copied: AtomicU64::new(0), _lock: lock }
     }
@@ -205,23 +208,23 @@ impl Thread {
         self.sync_names()
     }
 
-    /// Makes durable what was done to names.
+    /// Makes durable what was done to names. An error is told once: whoever comes next writes all of it anew.
     pub fn sync_names(&self) -> Result<()> {
         let (made, is_durable, log, condemned) = {
             let mut locked = self.locked();
-            let condemned = std::mem::take(&mut locked.state.condemned);
+            locked.mend()?;
             let state = &locked.state;
+            let condemned = state.buried + state.condemned.len() as u64;
             (state.made, state.made == state.made_durable, state.log.sync(), condemned)
         };
         let synced = self.sync_files(made, is_durable).and_then(|()| Ok(log.wait()?));
         if synced.is_err() {
-            let mut locked = self.locked();
-            locked.state.condemned.extend(condemned);
-            // Nobody knows what of it the disk has: the next operation writes all of it anew.
-            locked.state.log.break_off();
+            // Nobody knows what of it the disk has.
+            self.locked().state.log.break_off();
             return synced;
         }
-        condemned.into_iter().for_each(|ino| self.remove_plain(ino));
+        let gone = self.locked().state.take_condemned(condemned);
+        gone.into_iter().for_each(|ino| self.remove_plain(ino));
         Ok(())
     }
 
@@ -262,7 +265,11 @@ impl Thread {
             let node = ino.and_then(|ino| locked.state.names.node(ino));
             let is_condemned = ino.is_some_and(|ino| locked.state.condemned.contains(&ino));
             if !is_condemned && node.is_none_or(|node| node.content != Content::Written) {
-                std::fs::remove_file(&path).map_err(fails("remove", &path))?;
+                match std::fs::remove_file(&path) {
+                    // Whoever made the log durable was faster.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    outcome => outcome.map_err(fails("remove", &path))?,
+                }
                 removed += 1;
             }
         }
@@ -303,9 +310,7 @@ impl Locked<'_> {
 
     /// Makes the changes true, all or none: of what prepares an operation, and is as good twice.
     fn commit(&mut self, changes: Vec<Change>) -> Result<()> {
-        if self.state.log.is_broken() {
-            self.compact()?;
-        }
+        self.mend()?;
         let mut records = Records::default();
         records.push(|to| changes.iter().for_each(|change| change.encode(to)));
         self.state.log.append(&records)?;
@@ -327,7 +332,7 @@ impl Locked<'_> {
 
     /// Has the plain file of a file that is gone removed, when the log is durable.
     fn condemn(&mut self, ino: Ino) {
-        self.state.condemned.push(ino);
+        self.state.condemned.push_back(ino);
         if self.state.condemned.len() < CONDEMNED_MAX {
             return;
         }
@@ -342,9 +347,13 @@ impl Locked<'_> {
 
     /// The log is durable.
     fn bury(&mut self) {
-        for ino in std::mem::take(&mut self.state.condemned) {
-            self.thread.remove_plain(ino);
-        }
+        let gone = self.state.take_condemned(u64::MAX);
+        gone.into_iter().for_each(|ino| self.thread.remove_plain(ino));
+    }
+
+    /// Replaces a log that has failed.
+    fn mend(&mut self) -> Result<()> {
+        if self.state.log.is_broken() { self.compact() } else { Ok(()) }
     }
 
     fn compact(&mut self) -> Result<()> {
@@ -356,6 +365,15 @@ impl Locked<'_> {
             self.bury();
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// Those of the first so many of all that were ever condemned that are still there.
+    fn take_condemned(&mut self, through: u64) -> Vec<Ino> {
+        let count = through.saturating_sub(self.buried).min(self.condemned.len() as u64);
+        self.buried += count;
+        self.condemned.drain(..count as usize).collect()
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Args {
     source: OsString,
     /// Where: an empty directory, or a new name in a directory that exists [default: under ~/stead, named after SOURCE]
     dir: Option<OsString>,
-    /// How to serve it [default: auto]
+    /// How to serve it; threads are served by `fuse` alone [default: auto]
     #[arg(long, value_name = "BACKEND", value_parser = super::word::<Backend>(Backend::ALL.iter().map(|b| b.name())))]
     backend: Option<Backend>,
     /// Refuse every change
@@ -54,7 +54,8 @@ pub struct Args {
     /// An option of the mount, as KEY or KEY=VALUE, such as `allow-other`; may be repeated or joined with commas. `cache-size=SIZE`
     /// (such as `8G`; K, M, G and T are of 1024) is how much of all machines' files may be kept on this computer's disk,
     /// from now on; 0 lets this mount keep and use nothing there [default: 4G, or a tenth of the free disk if that is less;
-    /// 0 for mounts of `host`]
+    /// 0 for mounts of `host`]. `no-passthrough` is of threads: the kernel asks for what it reads and writes of their files, also
+    /// where it could do without
     #[arg(short = 'o', value_name = "KEY[=VALUE]", value_delimiter = ',')]
     options: Vec<String>,
 }

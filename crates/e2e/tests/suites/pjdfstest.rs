@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use e2e::{Kind, Place, Program, suites};
+use e2e::{Kind, Program, Stead, suites};
 
 use crate::tool;
 
 const EXPECTED: &str = include_str!("pjdfstest.expected");
+const EXPECTED_IN_THREADS: &str = include_str!("pjdfstest-thread.expected");
 
 /// The remount cases need a file system that can be remounted read-only under the suite's feet; the users are two that
 /// every Debian has.
@@ -31,19 +33,55 @@ suites! {
         if !e2e::stead::is_root() {
             return;
         }
-        let outcomes = run(p);
-        assert!(outcomes.len() >= CASES_MIN, "only {} cases ran", outcomes.len());
-        let expected = if p.kind == Kind::Disk { BTreeMap::new() } else { expected() };
-        let wrong: Vec<String> = outcomes
-            .iter()
-            .filter_map(|(name, outcome)| match (outcome, expected.get(name.as_str())) {
-                (Outcome::Failed(why), None) => Some(format!("{name} fails: {why}")),
-                (Outcome::Passed, Some(reason)) => Some(format!("{name} passes, but is listed: {reason}")),
-                _ => None,
-            })
-            .collect();
-        assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), outcomes.len(), wrong.join("\n"));
+        check(&run(&p.dir), if p.kind == Kind::Disk { "" } else { EXPECTED });
     }
+}
+
+#[test]
+fn pjdfstest_passes_in_a_thread() {
+    if !e2e::stead::is_root() {
+        return;
+    }
+    let mut stead = Stead::new();
+    stead.set_env("GIT_CONFIG_GLOBAL", "/dev/null");
+    e2e::stead::open_to_all(stead.root());
+    check(&run(&thread_of(&stead)), EXPECTED_IN_THREADS);
+}
+
+/// A thread of a repository that has one file, mounted so that everybody may use it.
+fn thread_of(stead: &Stead) -> PathBuf {
+    let repository = stead.dir("app");
+    let git = |words: &[&str]| {
+        let identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"];
+        let program = Program::new("git").env("GIT_CONFIG_GLOBAL", "/dev/null").cwd(&repository);
+        program.args(identity).args(words).ok();
+    };
+    git(&["init", "-q"]);
+    std::fs::write(repository.join("file"), "content").unwrap();
+    git(&["add", "-A"]);
+    git(&["commit", "-qm", "first"]);
+    stead.program().args(["thread", "new", "suite"]).cwd(&repository).ok();
+    stead.ok(&["unmount", "--all"]);
+    let dir = stead.dir("thread");
+    stead.mount("thread:suite", &dir, &["-o", "allow-other"]);
+    let within = dir.join("within");
+    std::fs::create_dir(&within).unwrap();
+    within
+}
+
+/// Panics unless exactly those fail that are listed.
+fn check(outcomes: &BTreeMap<String, Outcome>, listed: &str) {
+    assert!(outcomes.len() >= CASES_MIN, "only {} cases ran", outcomes.len());
+    let expected = expected(listed);
+    let wrong: Vec<String> = outcomes
+        .iter()
+        .filter_map(|(name, outcome)| match (outcome, expected.get(name.as_str())) {
+            (Outcome::Failed(why), None) => Some(format!("{name} fails: {why}")),
+            (Outcome::Passed, Some(reason)) => Some(format!("{name} passes, but is listed: {reason}")),
+            _ => None,
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), outcomes.len(), wrong.join("\n"));
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -53,8 +91,8 @@ enum Outcome {
     Failed(String),
 }
 
-fn expected() -> BTreeMap<&'static str, &'static str> {
-    let lines = EXPECTED.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+fn expected(listed: &str) -> BTreeMap<&str, &str> {
+    let lines = listed.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
     lines
         .map(|line| {
             let (name, reason) = line.split_once('#').unwrap_or_else(|| panic!("no reason is given: {line}"));
@@ -63,11 +101,11 @@ fn expected() -> BTreeMap<&'static str, &'static str> {
         .collect()
 }
 
-fn run(p: &Place) -> BTreeMap<String, Outcome> {
+fn run(dir: &Path) -> BTreeMap<String, Outcome> {
     let scratch = tempfile::tempdir().unwrap();
     // A second file system, for the cases of EXDEV.
     let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
-    for dir in [&p.dir, elsewhere.path()] {
+    for dir in [dir, elsewhere.path()] {
         e2e::stead::open_to_all(dir);
     }
     let config = scratch.path().join("pjdfstest.toml");
@@ -76,7 +114,7 @@ fn run(p: &Place) -> BTreeMap<String, Outcome> {
         .arg("-c")
         .arg(&config)
         .arg("-p")
-        .arg(&p.dir)
+        .arg(dir)
         .arg("-s")
         .arg(elsewhere.path())
         .without_env("RUST_BACKTRACE")

@@ -1,8 +1,14 @@
 //! Work in a thread.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use crate::{Bench, text};
+use e2e::eventually;
+use e2e::mapping::Mapping;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use crate::{Bench, SOON, text};
 
 #[test]
 fn git_works_in_a_thread() {
@@ -76,9 +82,7 @@ fn a_thread_can_be_mounted_elsewhere() {
 fn a_capture_is_a_commit_that_leaves_branch_and_index_alone() {
     let bench = Bench::new();
     let dir = bench.thread("fix");
-    for (key, value) in [("user.name", "test"), ("user.email", "test@example.org")] {
-        bench.git(&["config", key, value]);
-    }
+    name_the_author(&bench);
     assert_eq!(bench.run(&["thread", "capture", "fix", "-m", "nothing"]).code(), 5);
     bench.write(&dir.join(".gitignore"), "*.o\n");
     bench.write(&dir.join("src/main.c"), "first\n");
@@ -106,4 +110,85 @@ fn a_capture_is_a_commit_that_leaves_branch_and_index_alone() {
     let dropped = bench.json(&["thread", "drop", "fix"]);
     assert_eq!(text(&dropped["kept_captures"]), "refs/stead/threads/fix");
     assert_eq!(bench.git(&["show", "refs/stead/threads/fix:src/main.c"]), "second\n");
+}
+
+/// How a thread can be mounted: the kernel writes files by itself where it lets this user say so, or asks for it.
+const CONTENTS: [&[&str]; 2] = [&[], &["-o", "no-passthrough"]];
+
+/// A thread that was unmounted and is mounted in this way.
+fn mounted_with(bench: &Bench, options: &[&str]) -> std::path::PathBuf {
+    let dir = bench.thread("fix");
+    bench.stead.ok(&["unmount", "--all"]);
+    bench.json(&[&["mount", "thread:fix"], options].concat());
+    dir
+}
+
+/// Whom git takes for the author of what the daemon has it commit.
+fn name_the_author(bench: &Bench) {
+    for (key, value) in [("user.name", "test"), ("user.email", "test@example.org")] {
+        bench.git(&["config", key, value]);
+    }
+}
+
+fn read_write(path: &Path) -> File {
+    File::options().read(true).write(true).open(path).expect("opened")
+}
+
+fn modified(path: &Path) -> SystemTime {
+    path.metadata().expect("there").modified().expect("dated")
+}
+
+#[test]
+fn what_is_written_through_a_mapping_is_a_change() {
+    for options in CONTENTS {
+        let bench = Bench::new();
+        name_the_author(&bench);
+        let dir = mounted_with(&bench, options);
+        let path = dir.join("src/main.c");
+        let dated = modified(&path);
+        assert_eq!(bench.git_in(&dir, &["status", "--porcelain"]), "");
+        let mut map = Mapping::shared(&read_write(&path), 10);
+        map.bytes_mut()[..3].copy_from_slice(b"INT");
+        map.sync();
+        assert!(modified(&path) > dated, "{options:?}");
+        assert_eq!(bench.git_in(&dir, &["status", "--porcelain"]), " M src/main.c\n", "{options:?}");
+        let captured = text(&bench.json(&["thread", "capture", "fix", "-m", "mapped"])["commit"]);
+        assert_eq!(bench.git(&["show", &format!("{captured}:src/main.c")]), "INT main;\n");
+    }
+}
+
+#[test]
+fn a_mapping_that_outlives_its_descriptor_dates_what_it_writes() {
+    for options in CONTENTS {
+        let bench = Bench::new();
+        let dir = mounted_with(&bench, options);
+        let path = dir.join("src/main.c");
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let mut map = Mapping::shared(&read_write(&path), 10);
+        for letter in [b'A', b'B'] {
+            map.bytes_mut()[0] = letter;
+            map.sync();
+            read_write(&path).set_modified(long_ago).expect("dated");
+            assert_eq!((modified(&path), modified(&path)), (long_ago, long_ago), "{options:?}");
+            map.bytes_mut()[1] = letter;
+            map.sync();
+            assert!(modified(&path) > long_ago, "{options:?}, {letter}");
+        }
+        drop(map);
+        assert_eq!(fs::read_to_string(&path).expect("read"), "BBt main;\n");
+    }
+}
+
+#[test]
+fn who_asks_only_when_a_file_was_modified_is_told_of_what_a_mapping_writes() {
+    let bench = Bench::new();
+    let dir = bench.thread("fix");
+    let path = dir.join("src/main.c");
+    let modified = || statx(CWD, &path, AtFlags::empty(), StatxFlags::MTIME).expect("there").stx_mtime;
+    let before = modified();
+    let mut map = Mapping::shared(&read_write(&path), 10);
+    map.bytes_mut()[0] = b'I';
+    map.sync();
+    // The kernel is told to doubt what it knew of the base by a thread of its own.
+    eventually(SOON, "the time of the write", || modified().tv_sec > before.tv_sec);
 }

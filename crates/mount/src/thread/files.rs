@@ -20,6 +20,10 @@
 //! - **What was written is passed through**, but for files with set-id bits: of a write that it is not asked for this process cannot
 //!   take them away. Neither is the bit's being set later seen by who has the file open.
 //! - **Pages are kept for the base alone.** What was passed through has left older ones behind.
+//! - **Attributes of what was written are believed for no time** where files are passed through: of what is written through a mapping
+//!   neither the kernel's inode nor this process learns, also after the last handle was closed. What the kernel believes from when the
+//!   file was the base's it is told to doubt when an open begins to pass it through. That is said by the [`Notifier`]'s thread, and not
+//!   waited for: who asks for all attributes has the new ones also before, since mapping a file makes the kernel doubt when it was read.
 //!
 //! Invariants:
 //!
@@ -45,8 +49,10 @@ use store::thread::{Access, Thread};
 
 use super::SET_ID;
 use super::handles::{Handle, Handles, Slot};
-use crate::fuse::abi::fopen;
+use crate::fuse::abi::{InitFlags, fopen};
 use crate::fuse::device::{BackingId, Device, DeviceError};
+use crate::fuse::negotiation::Negotiated;
+use crate::fuse::notify::{Notice, Notifier};
 use crate::fuse::reply::Opened;
 
 /// Contents that are kept open, of files that are not passed through. With one more all are closed, and opened again as they are
@@ -61,13 +67,12 @@ pub(super) enum For {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
 pub(super) struct Files {
     thread: Arc<Thread>,
     device: Arc<Device>,
-    /// The kernel reads and writes files by itself.
-    passes: bool,
-    /// And takes the files of this file system for it.
+    /// Where the kernel reads and writes files by itself: tells it that attributes are old.
+    notifier: Option<Notifier>,
+    /// And it takes the files of this file system for it.
     takes: AtomicBool,
     state: Mutex<State>,
 }
@@ -99,21 +104,21 @@ impl Files {
     pub(super) fn begin(
         thread: Arc<Thread>,
         device: Arc<Device>,
-        passes: bool,
+        negotiated: &Negotiated,
         record: &Path,
     ) -> io::Result<Files> {
-        Ok(Files::of(thread, device, passes, Handles::begin(record)?))
+        Files::of(thread, device, negotiated, Handles::begin(record)?)
     }
 
     /// Of a mount that a predecessor has served, with what is open in it.
     pub(super) fn resume(
         thread: Arc<Thread>,
         device: Arc<Device>,
-        passes: bool,
+        negotiated: &Negotiated,
         record: &Path,
     ) -> io::Result<Files> {
         let (record, found) = Handles::resume(record)?;
-        let files = Files::of(thread, device, passes, record);
+        let files = Files::of(thread, device, negotiated, record)?;
         let mut state = files.state.lock();
         for (slot, Handle { number, ino, backing }) in found {
             state.handles.insert(number, (ino, slot));
@@ -125,10 +130,32 @@ impl Files {
         Ok(files)
     }
 
-    fn of(thread: Arc<Thread>, device: Arc<Device>, passes: bool, record: Handles) -> Files {
+    fn of(
+        thread: Arc<Thread>,
+        device: Arc<Device>,
+        negotiated: &Negotiated,
+        record: Handles,
+    ) -> io::Result<Files> {
         let (handles, open) = (HashMap::new(), HashMap::new());
         let state = Mutex::new(State { handles, open, record, contents: 0 });
-        Files { thread, device, passes, takes: AtomicBool::new(true), state }
+        let notifier = match negotiated.has(InitFlags::PASSTHROUGH) {
+            true => Some(Notifier::start(device.clone(), negotiated.can_start_epoch())?),
+            false => None,
+        };
+        Ok(Files { thread, device, notifier, takes: AtomicBool::new(true), state })
+    }
+
+    /// Tells the kernel what a predecessor may have died before telling it. Not for a thread that answers requests.
+    pub(super) fn doubt_what_is_passed(&self) {
+        let Some(notifier) = &self.notifier else { return };
+        let state = self.state.lock();
+        let passed = state.open.iter().filter(|(_, open)| open.backing.is_some());
+        let passed: Vec<Ino> = passed.map(|(ino, _)| *ino).collect();
+        drop(state);
+        for ino in passed {
+            // It is closed when nothing is served any more.
+            let _closed = notifier.send(Notice::Attributes { node: ino.0 });
+        }
     }
 
     /// Opens a file as the request of this number.
@@ -150,7 +177,7 @@ impl Files {
             }
             None if purpose == For::Writing || self.thread.is_written(ino)? => {
                 let file = self.thread.open_content(ino, Access::Write)?;
-                self.register(ino, &file)?
+                if self.doubt(ino) { self.register(ino, &file)? } else { None }
             }
             None => None,
         };
@@ -276,14 +303,22 @@ impl Files {
     }
 
     fn opened(&self, number: u64, ino: Ino, backing: Option<BackingId>) -> Result<Opened> {
-        let keeps = !self.passes || (backing.is_none() && !self.thread.is_written(ino)?);
+        let keeps = self.notifier.is_none() || (backing.is_none() && !self.thread.is_written(ino)?);
         let keep = if keeps { fopen::KEEP_CACHE } else { 0 };
         Ok(Opened { handle: number, flags: fopen::NOFLUSH | keep, backing })
     }
 
+    /// Has the kernel doubt what it was told when the file was the base's. Where that cannot be said nothing is passed through: of what
+    /// goes through its pages it knows itself.
+    fn doubt(&self, ino: Ino) -> bool {
+        let notice = Notice::Attributes { node: ino.0 };
+        self.notifier.as_ref().is_some_and(|notifier| notifier.try_send(notice).is_ok())
+    }
+
     /// Lets the kernel read and write a file that was written, if it can be.
     fn register(&self, ino: Ino, file: &File) -> Result<Option<BackingId>> {
-        if !self.passes || !self.takes.load(Ordering::Relaxed) || self.thread.mode(ino)? & SET_ID != 0 {
+        let passes = self.notifier.is_some() && self.takes.load(Ordering::Relaxed);
+        if !passes || self.thread.mode(ino)? & SET_ID != 0 {
             return Ok(None);
         }
         match self.device.backing_open(file.as_fd()) {
@@ -308,6 +343,12 @@ impl Files {
         {
             tracing::warn!(error = crate::worker::in_full(&error), "the kernel keeps a file open");
         }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.notifier.iter().for_each(Notifier::close);
     }
 }
 

@@ -9,7 +9,9 @@ use store::node::{Attributes, Ino, Kind, NAME_BYTES_MAX};
 use store::thread::{AttributeChanges, Hand, New, Remains, Removed};
 
 use super::files::{Failed, For};
-use super::translate::{attr, entry, file_type, ino, now, rename_mode, set_time, special, xattr_mode};
+use super::translate::{
+    attr, entry, file_type, ino, lifetime, now, rename_mode, set_time, special, xattr_mode,
+};
 use super::{LIFETIME, SET_ID, Serving};
 use crate::fuse::abi::{self, InitFlags, fopen};
 use crate::fuse::reply::{
@@ -81,7 +83,7 @@ impl Serving {
             Answer::Opened(opened) | Answer::Created(_, opened) => Some(opened.handle),
             _ => None,
         };
-        let sent = send(responder, answer, outgoing);
+        let sent = send(responder, answer, outgoing, self.passes());
         if let Some(handle) = handle
             && !matches!(sent, Ok(Delivery::Delivered))
         {
@@ -342,7 +344,7 @@ impl Serving {
 
     fn open(&self, header: &Header, at: Ino, flags: u32) -> Result<Answer, Errno> {
         // The kernel does without from now on: each file is read and written through its pages, and nothing depends on an open.
-        if !self.negotiated.has(InitFlags::PASSTHROUGH) && self.negotiated.has(InitFlags::NO_OPEN_SUPPORT) {
+        if !self.passes() && self.negotiated.has(InitFlags::NO_OPEN_SUPPORT) {
             return Err(Errno::NOSYS);
         }
         let purpose = match flags.cast_signed() & libc::O_ACCMODE {
@@ -476,7 +478,10 @@ impl Serving {
         let mut listing = ListingPlus::new(read.size);
         let most = (read.size / LISTED_PLUS_BYTES_MIN).max(1);
         self.each_name(at, read.offset, most, |name, attributes| {
-            let entry = attributes.map_or_else(|| Entry::negative(std::time::Duration::ZERO), entry);
+            let entry = attributes.map_or_else(
+                || Entry::negative(std::time::Duration::ZERO),
+                |attributes| entry(attributes, self.passes()),
+            );
             listing.push(name, &entry) != Placed::Full
         })?;
         Ok(Answer::ListingPlus(listing))
@@ -517,14 +522,14 @@ impl Serving {
     }
 }
 
-fn send(responder: Responder, answer: Answer, outgoing: &[u8]) -> Result<Delivery, ReplyError> {
+fn send(responder: Responder, answer: Answer, outgoing: &[u8], passes: bool) -> Result<Delivery, ReplyError> {
     match answer {
         Answer::Done => responder.done(),
         Answer::Absent => responder.entry(&Entry::negative(LIFETIME)),
-        Answer::Entry(attributes) => responder.entry(&entry(&attributes)),
-        Answer::Attributes(attributes) => responder.attr(&attr(&attributes), LIFETIME),
+        Answer::Entry(attributes) => responder.entry(&entry(&attributes, passes)),
+        Answer::Attributes(attributes) => responder.attr(&attr(&attributes), lifetime(&attributes, passes)),
         Answer::Opened(opened) => responder.opened(&opened),
-        Answer::Created(attributes, opened) => responder.created(&entry(&attributes), &opened),
+        Answer::Created(attributes, opened) => responder.created(&entry(&attributes, passes), &opened),
         Answer::Read(bytes) => responder.data(&outgoing[..bytes]),
         Answer::Bytes(bytes) => responder.data(&bytes),
         Answer::Size(bytes) => match u32::try_from(bytes) {

@@ -1,5 +1,7 @@
 //! Words of the kernel and of threads.
 
+use std::time::Duration;
+
 use store::node::{Attributes, Ino, Kind, Time};
 use store::thread::{RenameMode, XattrMode};
 
@@ -58,13 +60,19 @@ pub(super) fn attr(of: &Attributes) -> abi::Attr {
     }
 }
 
-pub(super) fn entry(of: &Attributes) -> Entry {
+/// How long the kernel may believe attributes. Where it passes files through, it learns nothing of what is written through a mapping
+/// of one, for as long as the mapping is there, which nobody is told.
+pub(super) fn lifetime(of: &Attributes, passes: bool) -> Duration {
+    if passes && of.is_written { Duration::ZERO } else { LIFETIME }
+}
+
+pub(super) fn entry(of: &Attributes, passes: bool) -> Entry {
     Entry {
         node: of.ino.0,
         // A number is never of two files.
         generation: 0,
         entry_lifetime: LIFETIME,
-        attr_lifetime: LIFETIME,
+        attr_lifetime: lifetime(of, passes),
         attr: attr(of),
     }
 }

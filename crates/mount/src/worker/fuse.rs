@@ -230,13 +230,16 @@ impl FuseMount {
         Ok(mount)
     }
 
+    /// Within a runtime of many threads.
     fn serve(
         shown: impl Show,
         serve: Serve<'_>,
         path: PathBuf,
         degraded: Option<String>,
     ) -> Result<FuseMount, WorkerError> {
-        let server = Arc::new(shown.serve(serve).map_err(|error| not_served(&path, &error))?);
+        // Whatever a predecessor had taken is answered first, and may wait for the disk.
+        let served = tokio::task::block_in_place(|| shown.serve(serve));
+        let server = Arc::new(served.map_err(|error| not_served(&path, &error))?);
         let (ended, watched) = watch::channel(false);
         let joined = server.clone();
         let joiner = std::thread::Builder::new()

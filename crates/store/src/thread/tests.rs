@@ -452,12 +452,56 @@ fn a_log_that_failed_is_written_anew() {
     let bench = Bench::new();
     let thread = bench.begin("thread");
     thread.create(Ino::ROOT, b"before", NEW_FILE, at(1)).expect("made");
-    thread.locked().state.log.break_off();
+    thread.locked().state.log.lose_the_disk();
     assert!(thread.sync_names().is_err(), "what was appended may not be there");
     thread.create(Ino::ROOT, b"after", NEW_FILE, at(2)).expect("made");
     thread.sync_names().expect("synced");
     let thread = bench.again(thread);
     assert!(lookup(&thread, "before").is_some() && lookup(&thread, "after").is_some());
+}
+
+#[test]
+fn a_sync_that_fails_is_told_once_and_the_next_makes_all_durable() {
+    let bench = Bench::new();
+    let thread = bench.begin("thread");
+    let (made, _) = thread.create(Ino::ROOT, b"made", NEW_FILE, at(1)).expect("made");
+    let (gone, _) = thread.create(Ino::ROOT, b"gone", NEW_FILE, at(1)).expect("made");
+    thread.unlink(Ino::ROOT, b"gone", Remains::Nothing, at(2)).expect("removed");
+    thread.locked().state.log.lose_the_disk();
+    thread.create(Ino::ROOT, b"lost", NEW_FILE, at(3)).expect("made");
+    assert!(thread.sync(made.ino).is_err());
+    assert!(thread.plain(gone.ino).exists(), "the power may bring its name back");
+    // Nobody changes a name in between.
+    thread.sync(made.ino).expect("synced");
+    assert!(!thread.plain(gone.ino).exists());
+    assert!(lookup(&bench.again(thread), "lost").is_some());
+}
+
+#[test]
+fn contents_are_swept_while_others_remove_them() {
+    let bench = Bench::new();
+    let thread = bench.begin("thread");
+    let rounds = 40;
+    std::thread::scope(|scope| {
+        let removing = scope.spawn(|| {
+            for round in 0..rounds {
+                let names: Vec<_> = (0..20).map(|number| format!("{round}-{number}")).collect();
+                for name in &names {
+                    thread.create(Ino::ROOT, name.as_bytes(), NEW_FILE, at(1)).expect("made");
+                }
+                for name in &names {
+                    let removed = thread.unlink(Ino::ROOT, name.as_bytes(), Remains::Nothing, at(2));
+                    removed.expect("removed");
+                }
+                thread.sync_names().expect("synced");
+            }
+        });
+        while !removing.is_finished() {
+            thread.sweep().expect("swept");
+        }
+    });
+    thread.sweep().expect("swept");
+    assert_eq!(plain_files(&thread), 0);
 }
 
 #[test]
