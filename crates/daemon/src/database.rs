@@ -125,6 +125,9 @@ pub struct ThreadRow {
     pub repo: ByteString,
     /// The repository's directory, the one with `objects`.
     pub repository: ByteString,
+    /// Whose that directory was when the thread was made. `None` if a daemon made it that did not write it down.
+    #[serde(default)]
+    pub owner: Option<u32>,
     /// By which hash it names objects: `sha1` or `sha256`.
     pub hash: String,
     /// The commit that it began from.

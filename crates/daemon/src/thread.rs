@@ -21,6 +21,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,9 +30,9 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::FlockOperation;
 use store::blobs::BlobCache;
 use store::names::Origin;
-use store::node::{Ino, Time};
+use store::node::{Ino, Kind, Time};
 use store::objects::{Objects, Revision};
-use store::thread::{Changed, DATED_BEFORE_SECONDS, New, Thread};
+use store::thread::{Access, Changed, DATED_BEFORE_SECONDS, New, Thread};
 use store::worktree::snapshot::{Captured, Message, Mounted};
 use store::worktree::{self, LogEntry, Registration};
 use store::{Hash, Oid};
@@ -64,6 +65,9 @@ const ABANDONED_GIT_MAX: Duration = Duration::from_secs(8);
 
 /// How often it is looked whether it has.
 const ABANDONED_GIT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long whoever wants to do something to a thread waits for who does something to it now.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long git may take to look for changes in a worktree: as long as it takes to look at each of its files.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(120);
@@ -132,10 +136,11 @@ impl ThreadContext {
         self.owner.ask(|answer| Event::Thread(ThreadEvent::Find { name, answer })).await
     }
 
-    /// The same, with the right to do something to it.
+    /// The same, with the right to do something to it. Waits a moment for who has it.
     pub async fn take(&self, name: &str) -> Result<(FoundThread, Turn), ErrorObject> {
-        let name = name.to_owned();
-        self.owner.ask(|answer| Event::Thread(ThreadEvent::Take { name, answer })).await
+        let wanted = name.to_owned();
+        let taking = self.owner.ask(|answer| Event::Thread(ThreadEvent::Take { name: wanted, answer }));
+        tokio::time::timeout(TURN_TIMEOUT, taking).await.unwrap_or_else(|_| Err(in_use(name)))
     }
 
     /// Writes down what a thread has become, and tells the owner.
@@ -316,6 +321,9 @@ impl ThreadContext {
         if force == Force::Never {
             self.check_unchanged(&row, mount.as_ref()).await?;
         }
+        let opening = row.clone();
+        blocking(move || if is_gone(&opening) { Ok(()) } else { repository_of(&opening).map(drop) })
+            .await??;
         if let Some(mount) = mount {
             mount.stop(force).await?;
         }
@@ -342,37 +350,69 @@ impl ThreadContext {
 
     /// Refuses a thread with something in it that nothing else has.
     async fn check_unchanged(&self, row: &ThreadRow, mount: Option<&MountHandle>) -> Result<(), ErrorObject> {
-        let name = row.name.clone();
-        let refused = |message: String, hint: String| {
-            Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint))
-        };
+        let name = &row.name;
+        let by_force = format!("stead thread drop {name} --force");
+        let looking = row.clone();
+        match blocking(move || only_in_registration(&looking)).await?? {
+            None => {}
+            Some(OnlyThere::Submodules) => {
+                let message =
+                    format!("the thread `{name}` has repositories of submodules, which would go with it");
+                return Err(conflict(message, by_force));
+            }
+            Some(OnlyThere::Commits) => {
+                let message =
+                    format!("the thread `{name}` has commits that are on no branch, which would go with it");
+                return Err(conflict(message, format!("git branch NAME in the thread, or {by_force}")));
+            }
+        }
         let Some(mount) = mount else {
-            let (row, paths) = (row.clone(), self.paths.clone());
-            return match blocking(move || changed_of(&row, &paths)).await??.is_empty() {
+            let (looking, paths) = (row.clone(), self.paths.clone());
+            return match blocking(move || is_untouched(&looking, &paths)).await?? {
                 true => Ok(()),
-                false => refused(
+                false => Err(conflict(
                     format!(
                         "the thread `{name}` has changes, and is not mounted, so that git cannot tell whether they are committed"
                     ),
-                    format!("stead mount thread:{name}, or stead thread drop {name} --force"),
-                ),
+                    format!("stead mount thread:{name}, or {by_force}"),
+                )),
             };
         };
-        let dir = mount.dir.as_path().to_owned();
-        let looking = blocking(move || worktree::is_changed(&dir));
+        let looking = self.in_worktree(row, mount, |mounted, _, changed| {
+            if !mounted.is_known_there()? {
+                return Ok(Some(OnlyInMount::Elsewhere));
+            }
+            match mounted.repositories(changed)?.into_iter().next() {
+                Some(path) => Ok(Some(OnlyInMount::Repository(path))),
+                None => Ok(mounted.is_changed()?.then_some(OnlyInMount::Changes)),
+            }
+        });
         let looked = tokio::time::timeout(STATUS_TIMEOUT, looking).await;
         let looked = looked.map_err(|_| {
             let message = format!("git did not say in time whether the thread `{name}` has changes");
             ErrorObject::new(ErrorKind::TimedOut, message)
         })?;
-        let is_changed = looked?.map_err(|error| from_store(&error))?;
-        if !is_changed || self.is_captured(row, mount).await? {
-            return Ok(());
+        match looked? {
+            None => Ok(()),
+            Some(OnlyInMount::Elsewhere) => Err(conflict(
+                format!(
+                    "`.git` in the thread `{name}` is not what was put there, so that git cannot tell whether there are changes"
+                ),
+                by_force,
+            )),
+            Some(OnlyInMount::Repository(path)) => Err(conflict(
+                format!(
+                    "the thread `{name}` has a repository of its own in `{}`, which would go with it",
+                    path.escape_ascii()
+                ),
+                by_force,
+            )),
+            Some(OnlyInMount::Changes) if self.is_captured(row, mount).await? => Ok(()),
+            Some(OnlyInMount::Changes) => Err(conflict(
+                format!("the thread `{name}` has changes that are neither committed nor captured"),
+                format!("stead thread capture {name} -m MESSAGE, or {by_force}"),
+            )),
         }
-        refused(
-            format!("the thread `{name}` has changes that are neither committed nor captured"),
-            format!("stead thread capture {name} -m MESSAGE, or stead thread drop {name} --force"),
-        )
     }
 
     /// Whether the last capture has all that is in a thread.
@@ -412,6 +452,7 @@ impl ThreadContext {
     /// A thread with its mount, and the right to it.
     async fn take_mounted(&self, name: &str) -> Result<(ThreadRow, MountHandle, Turn), ErrorObject> {
         let (FoundThread { row, mount, .. }, turn) = self.take(name).await?;
+        check_open(&row)?;
         match mount {
             Some(mount) => Ok((row, mount, turn)),
             None => Err(conflict(
@@ -523,6 +564,45 @@ fn conflict(message: String, hint: String) -> ErrorObject {
     ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint)
 }
 
+/// What is said to who has waited long enough for a thread.
+pub fn in_use(name: &str) -> ErrorObject {
+    conflict(
+        format!("something else is being done to the thread `{name}`"),
+        "try again in a moment".to_owned(),
+    )
+}
+
+/// Refuses a thread of which something may be gone already.
+pub fn check_open(row: &ThreadRow) -> Result<(), ErrorObject> {
+    match row.phase {
+        ThreadPhase::Open => Ok(()),
+        ThreadPhase::Making | ThreadPhase::Dropping { .. } => {
+            let name = &row.name;
+            let message = format!("the thread `{name}` is half made or half dropped");
+            Err(conflict(message, format!("stead thread drop {name} --force")))
+        }
+    }
+}
+
+/// What goes with a thread's registration, since it is nowhere else.
+#[derive(Debug, PartialEq, Eq)]
+enum OnlyThere {
+    /// Repositories of submodules.
+    Submodules,
+    /// Commits of a `HEAD` that is on no branch.
+    Commits,
+}
+
+/// What goes with a thread that is mounted, since it is nowhere else.
+enum OnlyInMount {
+    /// Whatever git says there, it is not said of the thread.
+    Elsewhere,
+    /// Another repository, in this directory.
+    Repository(Vec<u8>),
+    /// Changes that are not committed.
+    Changes,
+}
+
 /// The message of a capture, if it can be one.
 fn message(text: String, agent: Option<String>, tool: Option<String>) -> Result<Message, ErrorObject> {
     let usage = |message: String| Err(ErrorObject::new(ErrorKind::Usage, message));
@@ -598,11 +678,14 @@ fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Planned, Error
         None => beside(&copy, &name),
     };
     let dir = really(dir);
+    let owner = objects.repository().metadata();
+    let owner = owner.map_err(|error| from_io("could not look at the repository", &error))?.uid();
     let row = ThreadRow {
         name: name.clone(),
         phase: ThreadPhase::Making,
         repo: ByteString::from(copy.as_path()),
         repository: ByteString::from(objects.repository()),
+        owner: Some(owner),
         hash: objects.hash().to_string(),
         commit: revision.commit.to_string(),
         branch: name.clone(),
@@ -668,7 +751,7 @@ impl Planned {
         let registered =
             worktree::register(&self.objects, &aside, &self.row.branch, &self.revision.commit, held);
         let registration = registered.map_err(|error| {
-            if error.to_string().contains("already exists") {
+            if worktree::is_taken(&error) {
                 // Somebody else has made the branch meanwhile: it is not undone.
                 self.row.phase = ThreadPhase::Dropping { branch_at: None, captures_at: None };
                 self.mount.iter().for_each(Plan::undo);
@@ -716,7 +799,8 @@ fn hold(directory: &Path) -> io::Result<File> {
 fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> {
     let directory = paths.thread_dir(&row.name);
     // A repository that is gone has taken its part with it.
-    if let (true, Ok(objects)) = (row.repository.as_path().exists(), repository_of(row)) {
+    if !is_gone(row) {
+        let objects = repository_of(row)?;
         let places = [directory.as_path(), row.dir.as_path()];
         let known = row.registration.as_ref().map(|registration| registration.as_path().to_owned());
         let registration = match known {
@@ -760,9 +844,27 @@ fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> {
     }
 }
 
+/// Whether a thread's repository is not there any more, as far as that can be known. Blocks.
+fn is_gone(row: &ThreadRow) -> bool {
+    matches!(row.repository.as_path().try_exists(), Ok(false))
+}
+
+/// What git has of a thread in its registration alone. Blocks.
+fn only_in_registration(row: &ThreadRow) -> Result<Option<OnlyThere>, ErrorObject> {
+    let Some(registration) = &row.registration else { return Ok(None) };
+    let (objects, registration) = (repository_of(row)?, registration.as_path());
+    let look = || -> store::Result<Option<OnlyThere>> {
+        if worktree::has_submodules(registration)? {
+            return Ok(Some(OnlyThere::Submodules));
+        }
+        Ok(worktree::has_loose_commits(&objects, registration)?.then_some(OnlyThere::Commits))
+    };
+    look().map_err(|error| from_store(&error))
+}
+
 /// The commit at which a thread's branch can go with it, or else its name if it has to stay. Blocks.
 fn branch_of(row: &ThreadRow) -> Result<(Option<String>, Option<String>), ErrorObject> {
-    if !row.repository.as_path().exists() {
+    if is_gone(row) {
         return Ok((None, None));
     }
     let objects = repository_of(row)?;
@@ -770,6 +872,10 @@ fn branch_of(row: &ThreadRow) -> Result<(Option<String>, Option<String>), ErrorO
     let Some(at) = worktree::reference(&objects, &name).map_err(|error| from_store(&error))? else {
         return Ok((None, None));
     };
+    let elsewhere = worktree::checked_out(&objects, &row.branch).map_err(|error| from_store(&error))?;
+    if elsewhere.is_some_and(|dir| dir != row.dir.as_path()) {
+        return Ok((None, Some(row.branch.clone())));
+    }
     let base = Oid::from_hex(row.commit.as_bytes())
         .map_err(|error| ErrorObject::internal(format!("a thread began from no commit: {error}")))?;
     match worktree::has_own_commits(&objects, &row.branch, &at, &base).map_err(|error| from_store(&error))? {
@@ -784,7 +890,7 @@ fn captures_name(thread: &str) -> String {
 
 /// The last capture of a thread. Blocks.
 fn captures_of(row: &ThreadRow) -> Result<Option<Oid>, ErrorObject> {
-    if !row.repository.as_path().exists() {
+    if is_gone(row) {
         return Ok(None);
     }
     worktree::reference(&repository_of(row)?, &captures_name(&row.name)).map_err(|error| from_store(&error))
@@ -797,23 +903,57 @@ pub fn base_of(row: &ThreadRow, objects: &Objects) -> Result<Revision, ErrorObje
     objects.revision(base).map_err(|error| from_store(&error))
 }
 
-/// The objects of a thread's repository. Blocks.
+/// The objects of a thread's repository. git is told where that is and so does not ask whose it is, as it does of one that it finds:
+/// whoever has taken its place since the thread was made is refused. Blocks.
 pub fn repository_of(row: &ThreadRow) -> Result<Objects, ErrorObject> {
+    let repository = row.repository.as_path();
+    if let Some(owner) = row.owner {
+        let found = repository.metadata();
+        let failed = |error| from_io(&format!("could not look at `{}`", repository.display()), &error);
+        if found.map_err(failed)?.uid() != owner {
+            let message = format!("the repository `{}` is another user's now", repository.display());
+            return Err(ErrorObject::new(ErrorKind::Refused, message));
+        }
+    }
     let hash = match row.hash.as_str() {
         "sha256" => Hash::Sha256,
         _ => Hash::Sha1,
     };
-    Objects::open(row.repository.as_path(), hash).map_err(|error| from_store(&error))
+    Objects::open(repository, hash).map_err(|error| from_store(&error))
 }
 
 /// What is changed in a thread that is not mounted. Blocks.
 fn changed_of(row: &ThreadRow, paths: &Paths) -> Result<Vec<Changed>, ErrorObject> {
-    let objects = Arc::new(repository_of(row)?);
-    let read = || -> store::Result<Vec<Changed>> {
-        let blobs = Arc::new(BlobCache::open(paths.blobs_dir(), BLOBS_BYTES_MAX)?);
-        Thread::open(&paths.thread_dir(&row.name).join(TREE), objects, blobs)?.changed()
+    unmounted(row, paths)?.changed().map_err(|error| from_store(&error))
+}
+
+/// Whether a thread that is not mounted is as it was made, with the file that leads git to its registration. Blocks.
+fn is_untouched(row: &ThreadRow, paths: &Paths) -> Result<bool, ErrorObject> {
+    let thread = unmounted(row, paths)?;
+    let Some(registration) = &row.registration else { return Ok(false) };
+    let is_known_there = || -> store::Result<bool> {
+        let Some(pointer) = thread.lookup(Ino::ROOT, worktree::POINTER)? else { return Ok(false) };
+        if pointer.kind != Kind::File {
+            return Ok(false);
+        }
+        let path = row.dir.as_path().join(OsStr::from_bytes(worktree::POINTER));
+        let file = thread.open_content(pointer.ino, Access::Read)?;
+        let mut content = Vec::new();
+        let read = file.take(worktree::POINTER_BYTES_MAX).read_to_end(&mut content);
+        read.map_err(|source| store::Error::Access { what: "read", path, source })?;
+        Ok(worktree::leads_to(&content, row.dir.as_path(), registration.as_path()))
     };
-    read().map_err(|error| from_store(&error))
+    Ok(is_known_there().map_err(|error| from_store(&error))?
+        && thread.changed().map_err(|error| from_store(&error))?.is_empty())
+}
+
+fn unmounted(row: &ThreadRow, paths: &Paths) -> Result<Thread, ErrorObject> {
+    let objects = Arc::new(repository_of(row)?);
+    let open = || -> store::Result<Thread> {
+        let blobs = Arc::new(BlobCache::open(paths.blobs_dir(), BLOBS_BYTES_MAX)?);
+        Thread::open(&paths.thread_dir(&row.name).join(TREE), objects, blobs)
+    };
+    open().map_err(|error| from_store(&error))
 }
 
 /// What a worker has written down, see [`ToWorker::ListChanged`](wire::worker::ToWorker::ListChanged). Blocks.
@@ -837,9 +977,7 @@ fn parse_listing(bytes: &[u8]) -> Option<Vec<Changed>> {
         }
         _ => None,
     };
-    let entries = bytes.split(|byte| *byte == 0).map(parse);
-    let is_users = |changed: &Changed| changed.path != worktree::POINTER;
-    entries.filter(|entry| entry.as_ref().is_none_or(is_users)).collect()
+    bytes.split(|byte| *byte == 0).map(parse).collect()
 }
 
 #[cfg(test)]

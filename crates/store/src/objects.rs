@@ -44,15 +44,14 @@ const IDLE_HANDLES_MAX: usize = 8;
 /// What of git's complaints is repeated.
 const COMPLAINT_BYTES_MAX: usize = 400;
 
-/// What says of another repository which it is.
-const LEFT_BY_OTHERS: [&str; 7] = [
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_COMMON_DIR",
-    "GIT_DIR",
-    "GIT_INDEX_FILE",
-    "GIT_NAMESPACE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_WORK_TREE",
+/// What of git's environment is the user's, and not of the one command in which it was left.
+const KEPT_FROM_OTHERS: [&str; 6] = [
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_NOSYSTEM",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_EXEC_PATH",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
 ];
 
 /// A piece of what is streamed.
@@ -433,10 +432,16 @@ pub(crate) fn git(
 /// git as it is configured, without what a hook or another git may have left in the environment.
 pub(crate) fn git_command() -> Command {
     let mut command = Command::new("git");
-    for name in LEFT_BY_OTHERS {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if is_left_by_others(&name) {
+            command.env_remove(name);
+        }
     }
     command
+}
+
+fn is_left_by_others(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"GIT_") && !KEPT_FROM_OTHERS.iter().any(|kept| name == *kept)
 }
 
 fn output_of(command: Command, repository: &Path, what: &'static str) -> Result<Vec<u8>> {

@@ -22,10 +22,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 
 use crate::error::fails;
-use crate::objects::{Objects, Revision, git, git_command};
+use crate::objects::{Objects, Revision, git};
 use crate::{Error, Oid, Result};
 
 /// The name of the file that leads git from a worktree to its directory.
@@ -38,10 +37,7 @@ pub const CAPTURES: &str = "refs/stead/threads/";
 const LOCK_REASON: &str = "a thread of stead: it is there while it is mounted";
 
 /// The longest pointer: a path.
-const POINTER_BYTES_MAX: u64 = 8 << 10;
-
-/// How much is read of what is not committed, to see whether there is any.
-const STATUS_BYTES: usize = 512;
+pub const POINTER_BYTES_MAX: u64 = 8 << 10;
 
 const GITDIR: &str = "gitdir";
 const INDEX: &str = "index";
@@ -67,7 +63,9 @@ pub fn register(
 ) -> Result<Registration> {
     let commit = commit.to_string();
     objects.git_holding(held, "make a worktree", |git| {
-        git.args(["-c", "worktree.useRelativePaths=false", "worktree", "add", "--quiet", "--no-checkout"])
+        // What it says is looked at: see [`is_taken`].
+        git.env("LC_ALL", "C")
+            .args(["-c", "worktree.useRelativePaths=false", "worktree", "add", "--quiet", "--no-checkout"])
             .args(["--lock", "--reason", LOCK_REASON, "--no-track", "-b", branch])
             .arg(aside)
             .arg(commit)
@@ -79,9 +77,35 @@ pub fn register(
     let directory = pointer.strip_prefix(b"gitdir: ").and_then(|line| line.strip_suffix(b"\n"));
     let directory = directory.map(|path| Path::new(OsStr::from_bytes(path)).to_owned());
     match directory.filter(|directory| directory.is_absolute() && directory.join("HEAD").exists()) {
-        Some(directory) => Ok(Registration { directory, pointer }),
+        Some(directory) => {
+            show_all(objects, &directory)?;
+            Ok(Registration { directory, pointer })
+        }
         None => Err(objects.git_failed("make a worktree", "it leads nowhere".to_owned())),
     }
+}
+
+/// Whether a worktree could not be made since there is something of its name, or of its branch's.
+pub fn is_taken(error: &Error) -> bool {
+    matches!(error, Error::Git { what: "make a worktree", why, .. } if why.contains("already exists"))
+}
+
+/// Takes back that a worktree shows a part only, which git copies from the one in which it is asked to make another.
+fn show_all(objects: &Objects, registration: &Path) -> Result<()> {
+    let patterns = registration.join("info/sparse-checkout");
+    match std::fs::remove_file(&patterns) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(fails("remove", &patterns)(error));
+        }
+        _ => {}
+    }
+    let own = registration.join("config.worktree");
+    if own.exists() {
+        objects.git("show all of a worktree", |git| {
+            git.args(["config", "--file"]).arg(&own).args(["core.sparseCheckout", "false"])
+        })?;
+    }
+    Ok(())
 }
 
 impl Registration {
@@ -119,6 +143,38 @@ pub fn unregister(registration: &Path, places: &[&Path]) -> Result<()> {
         drop(std::fs::remove_dir(all));
     }
     Ok(())
+}
+
+/// Whether what is in the [`POINTER`] of a worktree at `dir` leads to this registration.
+pub fn leads_to(pointer: &[u8], dir: &Path, registration: &Path) -> bool {
+    let path = pointer.strip_prefix(b"gitdir: ").and_then(|line| line.strip_suffix(b"\n"));
+    let Some(path) = path.map(|path| dir.join(OsStr::from_bytes(path))) else { return false };
+    let is_same = || Some(path.canonicalize().ok()? == registration.canonicalize().ok()?);
+    path == registration || is_same().unwrap_or(false)
+}
+
+/// Whether repositories of submodules are in a registration: git keeps them there, for this worktree alone.
+pub fn has_submodules(registration: &Path) -> Result<bool> {
+    let all = registration.join("modules");
+    match std::fs::read_dir(&all) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        entries => Ok(entries.map_err(fails("list", &all))?.next().is_some()),
+    }
+}
+
+/// Whether the `HEAD` of a registration has commits that no branch, tag or capture has. It is the only one that knows them.
+pub fn has_loose_commits(objects: &Objects, registration: &Path) -> Result<bool> {
+    if !registration.exists() {
+        return Ok(false);
+    }
+    let said = git(objects.repository(), "look for commits", |git| {
+        // A branch that has no commit yet is no error. `--all` would have `HEAD` itself among what is kept.
+        git.env("GIT_DIR", registration)
+            .args(["--no-replace-objects", "rev-list", "--ignore-missing", "--max-count=1", "HEAD", "--not"])
+            .args(["--branches", "--tags", "--remotes"])
+            .arg(format!("--glob={CAPTURES}*"))
+    })?;
+    Ok(!said.trim_ascii().is_empty())
 }
 
 /// The registration of a worktree at or below one of these places, if git knows one: somebody died who was making it.
@@ -197,8 +253,22 @@ pub fn log(objects: &Objects, from: &Oid, to: &Oid, most: usize) -> Result<Vec<L
     Ok(entries.collect())
 }
 
-/// Deletes a branch that is at this commit. One that is elsewhere by now is an error.
+/// Where a branch is checked out, if it is: a worktree that git knows.
+pub fn checked_out(objects: &Objects, branch: &str) -> Result<Option<PathBuf>> {
+    let name = format!("refs/heads/{branch}");
+    let said = objects.git("look for who has a branch", |git| {
+        git.args(["for-each-ref", "--count=1", "--format=%(worktreepath)", &name])
+    })?;
+    let path = said.strip_suffix(b"\n").unwrap_or(&said);
+    Ok((!path.is_empty()).then(|| Path::new(OsStr::from_bytes(path)).to_owned()))
+}
+
+/// Deletes a branch that is at this commit. One that is elsewhere by now is an error; one that is checked out stays.
 pub fn delete_branch(objects: &Objects, branch: &str, at: &Oid) -> Result<()> {
+    if let Some(dir) = checked_out(objects, branch)? {
+        tracing::warn!(branch, dir = %dir.display(), "a branch is checked out, and stays");
+        return Ok(());
+    }
     let name = format!("refs/heads/{branch}");
     objects.git("delete a branch", |git| git.args(["update-ref", "-d", &name, &at.to_string()]))?;
     // Most have none.
@@ -215,34 +285,6 @@ pub fn has_own_commits(objects: &Objects, branch: &str, at: &Oid, base: &Oid) ->
             .args(["--glob=refs/remotes", "--glob=refs/tags"])
     })?;
     Ok(!said.trim_ascii().is_empty())
-}
-
-/// Whether there is something in the worktree at `dir` that its `HEAD` has not, and that is not ignored: what `git worktree remove`
-/// asks, too. Writes nothing.
-pub fn is_changed(dir: &Path) -> Result<bool> {
-    let failed = |why: String| Error::Git { what: "look for changes", repository: dir.to_owned(), why };
-    let mut command = git_command();
-    command.arg("-C").arg(dir).arg("--no-optional-locks");
-    command.args(["-c", "core.fsmonitor=false", "status", "--porcelain", "-z", "--ignore-submodules=none"]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
-    let first = first_of(&mut child);
-    if first.as_ref().is_ok_and(|first| !first.is_empty()) {
-        // It has more to say, which nobody wants to hear.
-        drop(child.kill());
-        drop(child.wait());
-        return Ok(true);
-    }
-    let status = child.wait().map_err(|error| failed(error.to_string()))?;
-    first.map_err(|error| failed(error.to_string()))?;
-    if status.success() { Ok(false) } else { Err(failed(status.to_string())) }
-}
-
-fn first_of(child: &mut Child) -> io::Result<Vec<u8>> {
-    let mut first = Vec::new();
-    let Some(from) = child.stdout.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
-    from.take(STATUS_BYTES as u64).read_to_end(&mut first)?;
-    Ok(first)
 }
 
 /// The working copy that people know a repository by, or its own directory if it has none. `within` is a directory of it.

@@ -107,8 +107,8 @@ struct NewArgs {
     /// A directory of the repository [default: the current one]
     #[arg(long, value_name = "DIR", add = ArgValueCompleter::new(PathCompleter::dir()))]
     repo: Option<OsString>,
-    /// What to begin from: a branch, a tag, a commit, or `thread:NAME` for what another thread has committed last [default:
-    /// HEAD]
+    /// What to begin from: a branch, a tag, a commit, or `thread:NAME` for the last capture of another thread, or else its branch
+    /// [default: HEAD]
     #[arg(long, value_name = "REV")]
     from: Option<String>,
     /// Where to show it: an empty directory, or a new name in a directory that exists [default: REPO-NAME, beside the repository]

@@ -17,6 +17,7 @@ use crate::mount::worker::{Launch, Programs};
 mod goodbyes;
 mod mounts;
 mod processes;
+mod threads;
 
 /// Machines whose links are made and lost on command.
 #[derive(Default)]

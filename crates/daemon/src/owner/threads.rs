@@ -1,18 +1,28 @@
 //! The part of the owner's state that is threads.
 //!
 //! Whoever does something to a thread has its *turn*: nobody else does anything to it meanwhile. What is done is in
-//! [`crate::thread`].
+//! [`crate::thread`]. Who comes meanwhile waits, in the order of coming, as long as its asker likes; at most so many do.
 //!
 //! ```text
 //!  making ──► open ──► dropping ──► forgotten
 //!    └──────────────────────────────────┘ it could not be made
 //! ```
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use wire::api::event::ThreadState;
 use wire::api::thread::THREADS_MAX;
 
 use super::*;
 use crate::database::{ThreadPhase, ThreadRow};
+use crate::thread::in_use;
+
+/// How many wait for the turn of one thread.
+pub(super) const WAITING_MAX: usize = 16;
+
+/// Tells turns apart, so that one that ends late ends no other.
+static TURNS: AtomicU64 = AtomicU64::new(0);
 
 /// A thread, as the owner knows it.
 #[derive(Debug)]
@@ -20,19 +30,24 @@ pub(super) struct ThreadRecord {
     row: ThreadRow,
     /// How many paths are not as the base has them, once that is known.
     changed: Option<u64>,
-    has_turn: bool,
+    /// The turn that somebody has.
+    turn: Option<u64>,
+    /// Who wants it next.
+    waiting: VecDeque<Answer<(FoundThread, Turn)>>,
 }
 
 /// The right to do something to a thread, until it is dropped.
 #[derive(Debug)]
 pub struct Turn {
     name: String,
+    number: u64,
     owner: OwnerHandle,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.owner.send_later(Event::Thread(ThreadEvent::Free(std::mem::take(&mut self.name))));
+        let free = ThreadEvent::Free(std::mem::take(&mut self.name), self.number);
+        self.owner.send_later(Event::Thread(free));
     }
 }
 
@@ -86,8 +101,8 @@ pub enum ThreadEvent {
     Counted(String, u64),
     /// It is gone, or was never made.
     Gone(String),
-    /// A turn is over.
-    Free(String),
+    /// The turn of this number is over.
+    Free(String, u64),
 }
 
 impl Owner {
@@ -95,7 +110,7 @@ impl Owner {
         match event {
             ThreadEvent::Known(row) => self.know_thread(*row),
             ThreadEvent::Claim { row, answer } => drop(answer.send(self.claim_thread(*row))),
-            ThreadEvent::Take { name, answer } => drop(answer.send(self.take_thread(&name))),
+            ThreadEvent::Take { name, answer } => self.take_thread(&name, answer),
             ThreadEvent::Find { name, answer } => drop(answer.send(self.find_thread(&name))),
             ThreadEvent::FindAll { answer } => {
                 let all = self.threads.values().map(|record| self.found(record)).collect();
@@ -118,22 +133,27 @@ impl Owner {
                 }
             }
             ThreadEvent::Gone(name) => {
-                let record = self.threads.remove(&name);
+                let mut record = self.threads.remove(&name);
+                for answer in record.iter_mut().flat_map(|record| record.waiting.drain(..)) {
+                    drop(answer.send(Err(unknown(&name))));
+                }
                 // One that was never there is its maker's business alone.
                 if record.is_some_and(|record| record.row.phase != ThreadPhase::Making) {
                     self.bus.publish(Happened::Thread { id: name, state: ThreadState::Dropped }, now());
                 }
             }
-            ThreadEvent::Free(name) => {
-                if let Some(record) = self.threads.get_mut(&name) {
-                    record.has_turn = false;
+            ThreadEvent::Free(name, number) => {
+                if let Some(record) = self.threads.get_mut(&name).filter(|record| record.turn == Some(number))
+                {
+                    record.turn = None;
+                    self.give_turn(&name);
                 }
             }
         }
     }
 
     fn know_thread(&mut self, row: ThreadRow) {
-        let record = ThreadRecord { row, changed: None, has_turn: false };
+        let record = ThreadRecord { row, changed: None, turn: None, waiting: VecDeque::new() };
         self.threads.insert(record.row.name.clone(), record);
     }
 
@@ -150,21 +170,41 @@ impl Owner {
             return Err(ErrorObject::new(ErrorKind::Failure, message).with_hint("stead thread list"));
         }
         self.know_thread(row);
-        self.turn(&name)
+        self.turn(&name).ok_or_else(|| in_use(&name))
     }
 
-    fn turn(&mut self, name: &str) -> Result<Turn, ErrorObject> {
-        let record = self.threads.get_mut(name).ok_or_else(|| unknown(name))?;
-        if std::mem::replace(&mut record.has_turn, true) {
-            let message = format!("something else is being done to the thread `{name}`");
-            return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("try again in a moment"));
-        }
-        Ok(Turn { name: name.to_owned(), owner: self.handle.clone() })
+    /// The turn of a thread that nobody has.
+    fn turn(&mut self, name: &str) -> Option<Turn> {
+        let record = self.threads.get_mut(name).filter(|record| record.turn.is_none())?;
+        let number = TURNS.fetch_add(1, Ordering::Relaxed);
+        record.turn = Some(number);
+        Some(Turn { name: name.to_owned(), number, owner: self.handle.clone() })
     }
 
-    fn take_thread(&mut self, name: &str) -> Result<(FoundThread, Turn), ErrorObject> {
-        let turn = self.turn(name)?;
-        Ok((self.find_thread(name)?, turn))
+    fn take_thread(&mut self, name: &str, answer: Answer<(FoundThread, Turn)>) {
+        let refusal = match self.threads.get_mut(name) {
+            None => unknown(name),
+            Some(record) => {
+                // Some may have waited long enough.
+                record.waiting.retain(|waiting| !waiting.is_closed());
+                if record.waiting.len() < WAITING_MAX {
+                    record.waiting.push_back(answer);
+                    return self.give_turn(name);
+                }
+                in_use(name)
+            }
+        };
+        drop(answer.send(Err(refusal)));
+    }
+
+    /// Gives the turn of a thread to who waits for it first, if nobody has it.
+    fn give_turn(&mut self, name: &str) {
+        let Some(record) = self.threads.get_mut(name).filter(|record| record.turn.is_none()) else { return };
+        record.waiting.retain(|waiting| !waiting.is_closed());
+        let Some(answer) = record.waiting.pop_front() else { return };
+        let Some(turn) = self.turn(name) else { return };
+        // Who has just gone gives the turn back.
+        drop(answer.send(self.find_thread(name).map(|found| (found, turn))));
     }
 
     fn find_thread(&self, name: &str) -> Result<FoundThread, ErrorObject> {

@@ -4,7 +4,7 @@ use store::objects::Objects;
 use store::thread::Changed;
 use tokio::sync::oneshot;
 use wire::api::machine::Source;
-use wire::api::mount::Create;
+use wire::api::mount::{Create, Force};
 use wire::api::thread::{
     CHANGES_BYTES_MAX, Capture, Captured, Captures, Change, ChangeKind, Changes, Compared, Diff, Drop,
     Dropped, List, Log, New, Status, Threads,
@@ -120,6 +120,7 @@ pub async fn for_mount(
 ) -> Result<Option<(ThreadRow, ThreadPlace, Turn)>, ErrorObject> {
     let Source::Thread { name } = &create.source else { return Ok(None) };
     let (FoundThread { row, mount, .. }, turn) = daemon.threads().take(name).await?;
+    thread::check_open(&row)?;
     if let Some(mount) = mount {
         let message = format!("the thread `{name}` is already mounted at `{}`", mount.dir);
         return Err(
@@ -131,8 +132,20 @@ pub async fn for_mount(
     Ok(Some((row, place, turn)))
 }
 
-/// Has git, and whoever mounts it next, know where a thread is.
+/// Has git, and whoever mounts it next, know where a thread is. It is unmounted again if that fails.
 pub async fn moved(daemon: &Daemon, row: ThreadRow, dir: ByteString) -> Result<(), ErrorObject> {
+    let name = row.name.clone();
+    let placed = place(daemon, row, dir).await;
+    if placed.is_err()
+        && let Some(mount) = daemon.threads().find(&name).await.ok().and_then(|found| found.mount)
+        && let Err(error) = mount.stop(Force::Always).await
+    {
+        tracing::error!(thread = name, %error, "the mount of a thread that git does not find there stays");
+    }
+    placed
+}
+
+async fn place(daemon: &Daemon, row: ThreadRow, dir: ByteString) -> Result<(), ErrorObject> {
     let registration = row.registration.clone();
     let placing = dir.clone();
     let placed = tokio::task::spawn_blocking(move || match registration {

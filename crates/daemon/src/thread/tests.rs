@@ -1,11 +1,12 @@
+use store::thread::Remains;
 use wire::api::machine::Caller;
 
 use super::*;
 
 #[test]
-fn a_list_of_changes_is_read_but_for_the_pointer() {
+fn a_list_of_changes_is_read() {
     let changed = |path: &[u8], is_there| Changed { path: path.to_vec(), is_there };
-    let parsed = parse_listing(b"+.git\0-a/b\0+c\nd\0").expect("a list");
+    let parsed = parse_listing(b"-a/b\0+c\nd\0").expect("a list");
     assert_eq!(parsed, [changed(b"a/b", false), changed(b"c\nd", true)]);
     assert_eq!(parse_listing(b""), Some(Vec::new()));
     for wrong in [&b"+a"[..], b"a\0", b"+\0", b"\0", b"+a\0\0"] {
@@ -191,4 +192,67 @@ fn what_is_in_the_way_is_one_clear_conflict() {
     assert_eq!(refused(bench.plan(unknown)).0, ErrorKind::NotFound);
     let option = thread::New { from: Some("--all".to_owned()), ..named("other") };
     assert_eq!(refused(bench.plan(option)).0, ErrorKind::NotFound);
+}
+
+#[test]
+fn a_thread_that_is_half_made_or_half_dropped_is_left_alone() {
+    let bench = Bench::new();
+    let row = bench.plan(fix(&bench)).expect("planned").row;
+    let check = |phase: ThreadPhase| check_open(&ThreadRow { phase, ..row.clone() });
+    check(ThreadPhase::Open).expect("it is whole");
+    for phase in [ThreadPhase::Making, ThreadPhase::Dropping { branch_at: None, captures_at: None }] {
+        let refused = check(phase).expect_err("it is not whole");
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        assert_eq!(refused.hint(), Some("stead thread drop fix --force"));
+    }
+}
+
+#[test]
+fn a_repository_that_is_another_users_now_is_refused() {
+    let bench = Bench::new();
+    let row = bench.plan(fix(&bench)).expect("planned").row;
+    repository_of(&row).expect("it is whose it was");
+    let owner = row.owner.map(|owner| owner + 1);
+    let refused = repository_of(&ThreadRow { owner, ..row.clone() }).expect_err("it was another's");
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    repository_of(&ThreadRow { owner: None, ..row }).expect("it was not written down whose it was");
+}
+
+#[test]
+fn a_thread_stays_known_while_its_repository_cannot_be_used() {
+    let bench = Bench::new();
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    planned.begin(&bench.paths()).expect("begun");
+    let row = ThreadRow {
+        phase: ThreadPhase::Dropping { branch_at: None, captures_at: None },
+        ..planned.row.clone()
+    };
+    let other = ThreadRow { owner: row.owner.map(|owner| owner + 1), ..row.clone() };
+    remove(&other, &bench.paths()).expect_err("its repository is another user's");
+    assert!(row.registration.as_ref().expect("registered").as_path().exists());
+    assert!(bench.paths().thread_dir("fix").exists());
+    remove(&row, &bench.paths()).expect("removed");
+}
+
+#[test]
+fn a_thread_that_is_not_mounted_is_untouched_only_with_its_pointer() {
+    let bench = Bench::new();
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    planned.begin(&bench.paths()).expect("begun");
+    let (row, paths) = (planned.row.clone(), bench.paths());
+    let untouched = || is_untouched(&row, &paths).expect("looked");
+    let thread = || unmounted(&row, &paths).expect("opened");
+    let now = Time { seconds: 1, nanoseconds: 0 };
+    assert!(untouched());
+    let pointer = thread().lookup(Ino::ROOT, worktree::POINTER).expect("looked up").expect("there");
+    let mut file = thread().open_content(pointer.ino, Access::Write).expect("opened");
+    file.write_all(b"gitdir: /elsewhere").expect("written");
+    assert!(!untouched(), "it leads elsewhere");
+    thread().unlink(Ino::ROOT, worktree::POINTER, Remains::Nothing, now).expect("removed");
+    assert!(!untouched(), "it is gone");
+    let new = New { mode: 0o755, uid: 0, gid: 0 };
+    thread().make_directory(Ino::ROOT, worktree::POINTER, new, now).expect("made");
+    assert!(!untouched(), "it is a directory");
+    let changed = changed_of(&row, &paths).expect("known");
+    assert_eq!(changed, [Changed { path: b".git".to_vec(), is_there: true }]);
 }

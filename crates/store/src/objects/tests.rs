@@ -242,3 +242,13 @@ fn directories_that_were_read_last_are_kept() {
     assert!(indexes.get(&oid(1)).is_none());
     assert_eq!(indexes.bytes, indexes.known.len() * index.bytes());
 }
+
+#[test]
+fn only_what_is_the_users_is_left_in_gits_environment() {
+    for left in ["GIT_DIR", "GIT_CONFIG_COUNT", "GIT_AUTHOR_DATE", "GIT_TRACE", "GIT_CEILING_DIRECTORIES"] {
+        assert!(is_left_by_others(OsStr::new(left)), "{left}");
+    }
+    for kept in ["PATH", "GIT", "GITHUB_TOKEN", "GIT_CONFIG_GLOBAL", "GIT_SSH_COMMAND"] {
+        assert!(!is_left_by_others(OsStr::new(kept)), "{kept}");
+    }
+}

@@ -122,14 +122,15 @@ impl Thread {
     }
 
     /// The paths that are not what the base has there, in order: as many as there are changes, whatever the size of the base. A
-    /// file that was written as it was is told of, too; the [pointer](crate::worktree::POINTER) at git's directory is not.
+    /// file that was written as it was is told of, too; the [pointer](crate::worktree::POINTER) at git's directory is not, as long as it is
+    /// a file.
     pub fn changed(&self) -> Result<Vec<Changed>> {
         let locked = self.locked();
         let mut changed = Vec::new();
         for (ino, directory) in locked.state.names.directories() {
             let Some(above) = locked.path_of(ino)? else { continue };
             for (name, named) in directory.names() {
-                if ino == Ino::ROOT && **name == *crate::worktree::POINTER {
+                if ino == Ino::ROOT && **name == *crate::worktree::POINTER && locked.is_written(named.ino) {
                     continue;
                 }
                 changed.push(Changed { path: joined(&above, name), is_there: named.ino.is_some() });
@@ -165,6 +166,11 @@ impl Locked<'_> {
             return Err(Refusal::Stale.into());
         }
         Ok(Node::of_base(&entry, &self.thread.origin))
+    }
+
+    fn is_written(&self, ino: Option<Ino>) -> bool {
+        let node = ino.and_then(|ino| self.state.names.node(ino));
+        node.is_some_and(|node| node.content == Content::Written)
     }
 
     /// A directory that was looked into.

@@ -7,21 +7,31 @@
 //!                                    ──► a tree
 //! ```
 //!
+//! What is below a directory that is a repository of its own is that repository's: git is told of the directory alone, and takes it as
+//! `git add` does.
+//!
 //! git does all of it, so that filters, modes and what is ignored are what they are in `git add`; it looks at no other path. The user's
 //! own index is not touched. Objects that nothing refers to in the end are git's to remove.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use super::{CAPTURES, INDEX, POINTER, reference};
+use super::{CAPTURES, INDEX, POINTER, POINTER_BYTES_MAX, leads_to, reference};
 use crate::error::fails;
 use crate::objects::{Objects, Revision, git_command, output_from};
 use crate::thread::Changed;
-use crate::{Oid, Result};
+use crate::{Error, Oid, Result};
+
+/// How often a snapshot is begun again when a path has gone while git looked at it.
+const ATTEMPTS_MAX: usize = 3;
+
+/// How much is read of what is not committed, to see whether there is any.
+const STATUS_BYTES: usize = 512;
 
 /// A worktree that is mounted.
 #[derive(Clone, Copy, Debug)]
@@ -55,14 +65,72 @@ pub struct Captured {
 }
 
 impl Mounted<'_> {
+    /// Whether git finds the registration from the worktree. It is shown as whoever works there has left it.
+    pub fn is_known_there(&self) -> Result<bool> {
+        let path = self.dir.join(OsStr::from_bytes(POINTER));
+        match path.symlink_metadata() {
+            Ok(found) if found.is_file() => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(fails("look at", &path)(error));
+            }
+            _ => return Ok(false),
+        }
+        let mut pointer = Vec::new();
+        let opened = File::open(&path).map_err(fails("open", &path))?;
+        opened.take(POINTER_BYTES_MAX).read_to_end(&mut pointer).map_err(fails("read", &path))?;
+        Ok(leads_to(&pointer, self.dir, self.registration))
+    }
+
+    /// Directories that are repositories of their own, but for those that are ignored and those within others. `changed` is all that
+    /// may differ from the base, which has none.
+    pub fn repositories(&self, changed: &[Changed]) -> Result<Vec<Vec<u8>>> {
+        let all = outermost(changed);
+        let paths: Vec<&[u8]> = all.iter().copied().collect();
+        let ignored = self.ignored(&paths)?;
+        let mut found: Vec<Vec<u8>> = paths.into_iter().map(<[u8]>::to_vec).collect();
+        found.retain(|path| ignored.binary_search(path).is_err());
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Whether there is something in the worktree that its `HEAD` has not, and that is not ignored: what `git worktree remove` asks,
+    /// too. Writes nothing.
+    pub fn is_changed(&self) -> Result<bool> {
+        let failed = |why: String| self.objects.git_failed("look for changes", why);
+        let mut command = self.command(None);
+        command.args(["status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=none"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+        let first = first_of(&mut child);
+        if first.as_ref().is_ok_and(|first| !first.is_empty()) {
+            // It has more to say, which nobody wants to hear.
+            drop(child.kill());
+            drop(child.wait());
+            return Ok(true);
+        }
+        let status = child.wait().map_err(|error| failed(error.to_string()))?;
+        first.map_err(|error| failed(error.to_string()))?;
+        if status.success() { Ok(false) } else { Err(failed(status.to_string())) }
+    }
+
     /// The tree of what is in the worktree now, but for what is ignored. `changed` is all that may differ from the base.
     pub fn snapshot(&self, base: &Revision, changed: &[Changed]) -> Result<Oid> {
         let index = self.scratch.join("snapshot");
         let own = self.registration.join(INDEX);
-        std::fs::copy(&own, &index).map_err(fails("copy", &own))?;
-        let made = self.tree_of(base, changed, &index);
-        drop(std::fs::remove_file(&index));
-        made
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            std::fs::copy(&own, &index).map_err(fails("copy", &own))?;
+            let made = self.tree_of(base, changed, &index);
+            drop(std::fs::remove_file(&index));
+            match made {
+                // Who works there may have removed what git was told of.
+                Err(error @ Error::Git { .. }) if attempts < ATTEMPTS_MAX => {
+                    tracing::debug!(%error, attempts, "a snapshot is begun again");
+                }
+                made => return made,
+            }
+        }
     }
 
     fn tree_of(&self, base: &Revision, changed: &[Changed], index: &Path) -> Result<Oid> {
@@ -74,8 +142,11 @@ impl Mounted<'_> {
         let mut paths: Vec<&[u8]> = changed.iter().map(|changed| &changed.path[..]).chain(staged).collect();
         paths.sort_unstable();
         paths.dedup();
-        paths.retain(|path| *path != POINTER);
-        let is_there = |path: &&[u8]| self.dir.join(OsStr::from_bytes(path)).symlink_metadata().is_ok();
+        let repositories = outermost(changed);
+        let is_of_another = |path: &[u8]| above(path).any(|above| repositories.contains(above));
+        let is_gits = |path: &[u8]| path == POINTER || path.starts_with(b".git/");
+        paths.retain(|path| !is_gits(path) && !is_of_another(path));
+        let is_there = |path: &&[u8]| self.is_there(path);
         let (there, gone): (Vec<&[u8]>, Vec<&[u8]>) = paths.into_iter().partition(is_there);
         let ignored = self.ignored(&there)?;
         let there: Vec<&[u8]> =
@@ -85,6 +156,12 @@ impl Mounted<'_> {
         self.update(&there, index, &["add", "--all"])?;
         let tree = self.git("make a tree", Some(index), Vec::new(), |git| git.arg("write-tree"))?;
         self.oid("make a tree", &tree)
+    }
+
+    /// Whether there is something at a path. What a symlink on the way leads to is elsewhere.
+    fn is_there(&self, path: &[u8]) -> bool {
+        let look = |path: &[u8]| self.dir.join(OsStr::from_bytes(path)).symlink_metadata();
+        above(path).all(|above| look(above).is_ok_and(|found| found.is_dir())) && look(path).is_ok()
     }
 
     /// Those of the paths that are ignored, in order. What is in the worktree's own index is not.
@@ -199,6 +276,26 @@ impl Mounted<'_> {
     fn oid(&self, what: &'static str, hex: &[u8]) -> Result<Oid> {
         Oid::from_hex(hex.trim_ascii()).map_err(|error| self.objects.git_failed(what, error.to_string()))
     }
+}
+
+/// Directories that are repositories of their own and not within another one. The worktree itself is none.
+fn outermost(changed: &[Changed]) -> HashSet<&[u8]> {
+    let there = changed.iter().filter(|changed| changed.is_there);
+    let all: HashSet<&[u8]> = there.filter_map(|changed| changed.path.strip_suffix(b"/.git")).collect();
+    all.iter().copied().filter(|path| !above(path).any(|above| all.contains(above))).collect()
+}
+
+/// The directories that a path is within, but for the worktree's own.
+fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    ends.map(|(end, _)| &path[..end])
+}
+
+fn first_of(child: &mut Child) -> io::Result<Vec<u8>> {
+    let mut first = Vec::new();
+    let Some(from) = child.stdout.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+    from.take(STATUS_BYTES as u64).read_to_end(&mut first)?;
+    Ok(first)
 }
 
 fn zeroed(paths: &[&[u8]]) -> Vec<u8> {

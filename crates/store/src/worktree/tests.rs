@@ -84,7 +84,8 @@ fn a_branch_that_is_there_is_not_taken() {
 #[test]
 fn a_branch_goes_when_it_is_where_it_should_be() {
     let bench = Bench::new();
-    bench.register().expect("registered");
+    let registration = bench.register().expect("registered").directory;
+    unregister(&registration, &[bench.scratch.path()]).expect("it has the branch no more");
     bench.repository.git(&["config", "branch.fix.remote", "origin"]);
     let has_own = |at: &Oid| has_own_commits(&bench.objects, "fix", at, &bench.commit).expect("looked");
     assert!(!has_own(&bench.commit));
@@ -102,15 +103,72 @@ fn a_branch_goes_when_it_is_where_it_should_be() {
 }
 
 #[test]
-fn what_is_not_committed_and_not_ignored_is_a_change() {
+fn commits_of_a_head_that_is_on_no_branch_are_known() {
     let bench = Bench::new();
-    let path = bench.repository.path();
-    bench.repository.write(".git/info/exclude", b"ignored\n");
-    bench.repository.write("ignored/file", b"");
-    assert!(!is_changed(path).expect("looked"));
-    bench.repository.write("new", b"");
-    assert!(is_changed(path).expect("looked"));
-    is_changed(bench.scratch.path()).expect_err("no worktree");
+    let registration = bench.register().expect("registered").directory;
+    let inside = Repository::at(&bench.aside());
+    let is_loose = || has_loose_commits(&bench.objects, &registration).expect("looked");
+    assert!(!is_loose());
+    inside.git(&["checkout", "-q", "--detach"]);
+    assert!(!is_loose(), "it is the branch's yet");
+    inside.git(&["commit", "-q", "--allow-empty", "-m", "loose"]);
+    assert!(is_loose());
+    inside.git(&["update-ref", "refs/stead/threads/fix", "HEAD"]);
+    assert!(!is_loose(), "it is captured");
+    inside.git(&["update-ref", "-d", "refs/stead/threads/fix"]);
+    inside.git(&["checkout", "-q", "--orphan", "unborn"]);
+    assert!(!is_loose(), "no commit at all");
+    assert!(!has_loose_commits(&bench.objects, Path::new("/nowhere")).expect("looked"));
+}
+
+#[test]
+fn repositories_of_submodules_are_known() {
+    let bench = Bench::new();
+    let registration = bench.register().expect("registered").directory;
+    assert!(!has_submodules(&registration).expect("looked"));
+    std::fs::create_dir_all(registration.join("modules")).expect("made");
+    assert!(!has_submodules(&registration).expect("looked"), "it is empty");
+    std::fs::create_dir_all(registration.join("modules/lib")).expect("made");
+    assert!(has_submodules(&registration).expect("looked"));
+}
+
+#[test]
+fn a_branch_that_is_checked_out_stays() {
+    let bench = Bench::new();
+    bench.repository.git(&["checkout", "-q", "-b", "fix"]);
+    let copy = bench.repository.path().canonicalize().expect("there");
+    assert_eq!(checked_out(&bench.objects, "fix").expect("looked"), Some(copy));
+    assert_eq!(checked_out(&bench.objects, "main").expect("looked"), None);
+    delete_branch(&bench.objects, "fix", &bench.commit).expect("left");
+    assert_eq!(reference(&bench.objects, "refs/heads/fix").expect("looked"), Some(bench.commit));
+}
+
+#[test]
+fn a_worktree_of_a_sparse_one_shows_all() {
+    let bench = Bench::new();
+    bench.repository.git(&["sparse-checkout", "set", "dir"]);
+    assert!(!bench.repository.path().join("more").exists(), "it is sparse");
+    let registration = bench.register().expect("registered").directory;
+    assert!(!registration.join("info/sparse-checkout").exists());
+    let inside = Repository::at(&bench.aside());
+    inside.git(&["reset", "-q", "--hard"]);
+    assert!(bench.aside().join("more/same").exists());
+    assert_eq!(inside.git(&["ls-files", "-t"]).lines().filter(|line| line.starts_with('S')).count(), 0);
+    assert!(!bench.repository.path().join("more").exists(), "it is sparse yet");
+}
+
+#[test]
+fn a_pointer_leads_to_one_registration() {
+    let bench = Bench::new();
+    let Registration { directory, pointer } = bench.register().expect("registered");
+    let at = bench.repository.path().join("dir");
+    assert!(leads_to(&pointer, &at, &directory));
+    assert!(leads_to(b"gitdir: ../.git/worktrees/fix\n", &at, &directory));
+    for other in
+        [&b"gitdir: ../.git\n"[..], b"gitdir: /nowhere\n", b"", b"gitdir: \n", &pointer[..pointer.len() - 1]]
+    {
+        assert!(!leads_to(other, &at, &directory), "{}", other.escape_ascii());
+    }
 }
 
 #[test]

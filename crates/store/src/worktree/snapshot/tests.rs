@@ -29,28 +29,107 @@ impl Bench {
         (self.repository.path().join(".git"), self.repository.path().to_owned())
     }
 
-    fn snapshot(&self, changed: &[(&str, bool)]) -> Oid {
+    fn with<T>(&self, look: impl FnOnce(&Mounted<'_>) -> Result<T>) -> Result<T> {
         let (registration, dir) = self.mounted();
         let (objects, scratch) = (&self.objects, self.scratch.path());
-        let mounted = Mounted { objects, registration: &registration, dir: &dir, scratch };
-        let changed: Vec<Changed> = changed
-            .iter()
-            .map(|(path, is_there)| Changed { path: path.as_bytes().to_vec(), is_there: *is_there })
-            .collect();
-        mounted.snapshot(&self.base, &changed).expect("taken")
+        look(&Mounted { objects, registration: &registration, dir: &dir, scratch })
+    }
+
+    fn snapshot(&self, changed: &[(&str, bool)]) -> Oid {
+        self.with(|mounted| mounted.snapshot(&self.base, &these(changed))).expect("taken")
     }
 
     fn capture(&self, tree: &Oid, message: &Message) -> Option<Captured> {
-        let (registration, dir) = self.mounted();
-        let (objects, scratch) = (&self.objects, self.scratch.path());
-        let mounted = Mounted { objects, registration: &registration, dir: &dir, scratch };
-        mounted.capture("fix", tree, message).expect("captured")
+        self.with(|mounted| mounted.capture("fix", tree, message)).expect("captured")
     }
 
     fn differences(&self, tree: &Oid) -> Vec<String> {
         let diff = ["diff", "--name-status", "--no-renames", &self.base.tree.to_string(), &tree.to_string()];
         self.repository.git(&diff).lines().map(|line| line.replace('\t', " ")).collect()
     }
+}
+
+fn these(changed: &[(&str, bool)]) -> Vec<Changed> {
+    let these = changed.iter();
+    these.map(|(path, is_there)| Changed { path: path.as_bytes().to_vec(), is_there: *is_there }).collect()
+}
+
+#[test]
+fn what_is_not_committed_and_not_ignored_is_a_change() {
+    let bench = Bench::new();
+    let is_changed = || bench.with(|mounted| mounted.is_changed()).expect("looked");
+    bench.repository.write("target/file", b"");
+    assert!(!is_changed());
+    bench.repository.write("new", b"");
+    assert!(is_changed());
+    bench.repository.git(&["config", "status.showUntrackedFiles", "no"]);
+    assert!(is_changed(), "whatever is shown else");
+    std::fs::remove_dir_all(bench.repository.path().join(".git")).expect("removed");
+    bench.with(|mounted| mounted.is_changed()).expect_err("no repository");
+}
+
+#[test]
+fn git_is_asked_in_the_registration_whatever_the_worktree_says() {
+    let bench = Bench::new();
+    let aside = bench.scratch.path().join("fix");
+    bench.repository.git(&["worktree", "add", "-q", aside.to_str().expect("text")]);
+    let registration = bench.repository.path().join(".git/worktrees/fix");
+    let mounted = Mounted {
+        objects: &bench.objects,
+        registration: &registration,
+        dir: &aside,
+        scratch: bench.scratch.path(),
+    };
+    assert!(mounted.is_known_there().expect("looked"));
+    std::fs::remove_file(aside.join(".git")).expect("removed");
+    assert!(!mounted.is_known_there().expect("looked"));
+    let other = Repository::at(&aside);
+    other.git(&["init", "-q"]);
+    other.write("new", b"new");
+    other.commit("all is committed there");
+    assert!(!mounted.is_known_there().expect("looked"));
+    assert!(mounted.is_changed().expect("looked"), "nothing of it is in the thread's repository");
+}
+
+#[test]
+fn a_repository_within_is_known_and_nothing_below_it_is_looked_at() {
+    let bench = Bench::new();
+    let changed = [
+        ("new", true),
+        ("new/lib", true),
+        ("new/lib/.git", true),
+        ("new/lib/.git/HEAD", true),
+        ("new/lib/file", true),
+        ("new/lib/inner/.git", true),
+        ("new/library", true),
+        ("target/lib/.git", true),
+        ("gone/.git", false),
+    ];
+    bench.repository.write("new/library", b"no repository");
+    for dir in ["new/lib", "target/lib"] {
+        bench.repository.write(&format!("{dir}/file"), b"its own\n");
+        let within = Repository::at(&bench.repository.path().join(dir));
+        within.git(&["init", "-q"]);
+        within.commit("its own");
+    }
+    let found = bench.with(|mounted| mounted.repositories(&these(&changed))).expect("looked");
+    assert_eq!(found, [b"new/lib"]);
+    let tree = bench.snapshot(&changed);
+    assert_eq!(bench.differences(&tree), ["A new/lib", "A new/library"], "as git add does");
+    bench.repository.git(&["add", "new"]);
+    assert_eq!(bench.snapshot(&changed), tree);
+    let found = bench.with(|mounted| mounted.repositories(&these(&changed))).expect("looked");
+    assert_eq!(found, [b"new/lib"], "also one that is added");
+}
+
+#[test]
+fn what_a_symlink_leads_to_is_not_there() {
+    let bench = Bench::new();
+    std::fs::remove_dir_all(bench.repository.path().join("dir")).expect("removed");
+    std::os::unix::fs::symlink("more", bench.repository.path().join("dir")).expect("made");
+    bench.repository.write("more/a", b"of more");
+    let tree = bench.snapshot(&[("dir", true), ("dir/a", true), ("more/a", true)]);
+    assert_eq!(bench.differences(&tree), ["A dir", "D dir/a", "D dir/b", "D dir/deep/er/c", "A more/a"]);
 }
 
 #[test]
