@@ -86,7 +86,9 @@ fn kernel() -> Outcome {
 }
 
 fn download_kernel(to: &Path) -> Outcome {
-    let depends = program("apt-cache").args(["depends", "--important", KERNEL]).output()?;
+    // What it calls a dependency is a word of the user's language.
+    let depends =
+        program("apt-cache").args(["depends", "--important", KERNEL]).env("LC_ALL", "C").output()?;
     let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
     let package = package.ok_or_else(|| format!("apt does not know a kernel that `{KERNEL}` brings"))?;
     apt().args(["download", &format!("linux-image-{package}")]).cwd(to).run()

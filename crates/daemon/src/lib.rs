@@ -378,10 +378,14 @@ fn preferred_agent() -> Option<PathBuf> {
     std::env::var_os(AGENT_VARIABLE).filter(|path: &OsString| !path.is_empty()).map(PathBuf::from)
 }
 
-/// Finds the microVMs that a daemon before this one has made.
+/// Finds the microVMs that a daemon before this one has made, and removes what it has left of images half way.
 async fn adopt_vms(paths: &Paths) -> Result<Vec<(String, machine::vm::Record)>, ErrorObject> {
     let paths = paths.clone();
-    vm::blocking(move || machine::vm::list(&paths.vms_dir(), |name| vm::places(&paths, name))).await
+    let finding = tokio::task::spawn_blocking(move || {
+        machine::image::sweep(&paths.images_dir());
+        machine::vm::list(&paths.vms_dir(), |name| vm::places(&paths, name))
+    });
+    finding.await.map_err(|error| failure(&error))
 }
 
 /// First as asked, then by force: a process that got a signal has to end.

@@ -11,7 +11,11 @@
 //! ```
 //!
 //! What the VMM does is seen through its pidfd. The record on disk says which process it is before anybody is told that it
-//! runs, so that the next daemon finds it.
+//! runs, so that the next daemon finds it. A daemon that was killed before it could write that down has left the directory of
+//! the sockets: the next one looks for the process that has them.
+//!
+//! A guest that was taken over is `starting` until it answers, and may have been running for long: it is stopped as one that
+//! runs, and nothing but a kill or the end of a grace ends it.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -28,6 +32,7 @@ use remote::OpenError;
 use remote::place::Agents;
 use remote::transport::vm::{power_off, serving};
 use rustix::process::Signal;
+use supervisor::process::AdoptError;
 use supervisor::{Exit, Process};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -53,6 +58,9 @@ pub const STOP_GRACE: Duration = Duration::from_secs(60);
 /// The longest that somebody may say.
 pub const STOP_GRACE_MAX: Duration = Duration::from_secs(3600);
 
+/// How long after a guest has not been reached it is asked again to power itself off.
+const POWER_OFF_PAUSE: Duration = Duration::from_secs(1);
+
 /// What is shown of a console in an error.
 const CONSOLE_BYTES: u64 = 2048;
 
@@ -75,6 +83,18 @@ pub enum Command {
         /// Answered when nothing of it is left.
         answer: Answer<()>,
     },
+}
+
+impl Command {
+    /// Answers it with an error.
+    fn refuse(self, error: ErrorObject) {
+        let (Command::Start(answer)
+        | Command::Stop(_, answer)
+        | Command::Kill(answer)
+        | Command::Delete { answer, .. }) = self;
+        // Whoever asked may have gone.
+        drop(answer.send(Err(error)));
+    }
 }
 
 /// What a microVM's task tells.
@@ -155,9 +175,18 @@ pub(crate) async fn blocking<T: Send + 'static>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Stopped,
-    Starting { is_second_try: bool },
+    Starting(Attempt),
     Running,
     Stopping,
+}
+
+/// What a guest that does not serve its ports yet comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Second,
+    /// From a daemon before this one. It may have run for long.
+    TakenOver,
 }
 
 type Waiting = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
@@ -170,9 +199,11 @@ pub struct Vm {
     record: Record,
     phase: Phase,
     process: Option<Process>,
+    /// Whether `process` is all that there can be: nothing is done to a microVM whose VMM may run unseen.
+    is_known: bool,
     /// In `Starting`, for the ports to be served; in `Stopping`, for the guest to have begun.
     waiting: Option<Waiting>,
-    /// When its VMM is ended.
+    /// When its VMM is ended, or whoever waits for a guest that was taken over is told that it does not answer.
     deadline: Option<Instant>,
     /// Why it is ended, if nobody asked for that.
     reason: Option<String>,
@@ -197,6 +228,7 @@ impl Vm {
             record,
             phase: Phase::Stopped,
             process: None,
+            is_known: true,
             waiting: None,
             deadline: None,
             reason: None,
@@ -223,21 +255,52 @@ impl Vm {
 
     /// Takes over the process that a daemon before this one has left, if there is one.
     pub async fn adopt(mut self, commands: mpsc::Receiver<Command>) {
-        if let Some(identity) = self.record.process {
-            match Process::adopt(identity) {
-                Ok(process) => {
-                    tracing::info!(vm = self.name, pid = process.pid(), "a vm is taken over");
-                    self.process = Some(process);
-                    self.await_ports(true).await;
-                }
-                Err(error) => {
-                    tracing::info!(vm = self.name, %error, "a vm has ended while there was no daemon");
-                    self.forget_process().await;
-                    self.tell(VmState::Stopped, None).await;
-                }
-            }
+        if let Err(error) = self.take_over().await {
+            // Each order tries it again first.
+            self.fail(error).await;
         }
         self.run(commands).await;
+    }
+
+    /// Finds out what has become of the VMM that a daemon before this one may have left. After an error it may still run.
+    async fn take_over(&mut self) -> Result<(), ErrorObject> {
+        self.is_known = false;
+        if let Some(process) = self.left_process().await? {
+            tracing::info!(vm = self.name, pid = process.pid(), "a vm is taken over");
+            let is_written = self.record.process == Some(process.identity());
+            self.record.process = Some(process.identity());
+            self.process = Some(process);
+            if !is_written && let Err(error) = self.write().await {
+                tracing::warn!(vm = self.name, %error, "a VMM is not written down");
+            }
+            self.await_ports(Attempt::TakenOver).await;
+        } else if self.record.process.is_some() {
+            tracing::info!(vm = self.name, "a vm has ended while there was no daemon");
+            self.forget_process().await;
+            self.tell(VmState::Stopped, None).await;
+        }
+        self.is_known = true;
+        Ok(())
+    }
+
+    async fn left_process(&self) -> Result<Option<Process>, ErrorObject> {
+        let adopt = |identity| match Process::adopt(identity) {
+            Ok(process) => Ok(Some(process)),
+            Err(AdoptError::Gone { .. }) => Ok(None),
+            Err(error) => Err(failure(&error)),
+        };
+        if let Some(identity) = self.record.process
+            && let Some(process) = adopt(identity)?
+        {
+            return Ok(Some(process));
+        }
+        let (engine, runtime) = (Arc::clone(&self.context.engine), self.context.places(&self.name).runtime);
+        let found = blocking(move || match runtime.try_exists() {
+            // It is made before a VMM is started, and removed when that has ended.
+            Ok(false) => Ok(None),
+            _ => engine.find(&runtime),
+        });
+        found.await?.map_or(Ok(None), adopt)
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -265,14 +328,23 @@ impl Vm {
     }
 
     async fn on_command(&mut self, command: Command) -> ControlFlow<()> {
+        if !self.is_known
+            && let Err(error) = self.take_over().await
+        {
+            command.refuse(error);
+            return ControlFlow::Continue(());
+        }
         match command {
             Command::Start(answer) => match self.phase {
                 Phase::Running => drop(answer.send(Ok(()))),
-                Phase::Starting { .. } => self.starts.push(answer),
+                Phase::Starting(_) => {
+                    self.starts.push(answer);
+                    self.deadline.get_or_insert_with(|| Instant::now() + BOOT_TIMEOUT);
+                }
                 Phase::Stopping => drop(answer.send(Err(self.busy("is stopping")))),
                 Phase::Stopped => {
                     self.starts.push(answer);
-                    self.start(false).await;
+                    self.start(Attempt::First).await;
                 }
             },
             Command::Stop(grace, answer) => self.stop(Some(grace), answer).await,
@@ -283,17 +355,21 @@ impl Vm {
     }
 
     fn busy(&self, what: &str) -> ErrorObject {
-        ErrorObject::new(ErrorKind::Conflict, format!("the vm `{}` {what}", self.name))
+        self.error(ErrorKind::Conflict, what)
     }
 
-    async fn start(&mut self, is_second_try: bool) {
-        self.phase = Phase::Starting { is_second_try };
+    fn error(&self, kind: ErrorKind, what: &str) -> ErrorObject {
+        ErrorObject::new(kind, format!("the vm `{}` {what}", self.name))
+    }
+
+    async fn start(&mut self, attempt: Attempt) {
+        self.phase = Phase::Starting(attempt);
         self.tell(VmState::Starting, None).await;
         if let Err(error) = self.begin().await {
             self.fail(error).await;
             return;
         }
-        self.await_ports(is_second_try).await;
+        self.await_ports(attempt).await;
     }
 
     /// Starts the VMM, and writes down which process it is.
@@ -312,18 +388,22 @@ impl Vm {
         let process = self.context.engine.start(&spec).map_err(|error| from_machine(&error))?;
         self.record.process = Some(process.identity());
         // From here on it is ended if anything fails.
-        let process = self.process.insert(process);
-        let (places, record) = (self.context.places(&self.name), self.record.clone());
-        let written = blocking(move || places.write(&record)).await;
+        self.process = Some(process);
+        let written = self.write().await;
         if written.is_err() {
-            let _ended = process.signal(Signal::KILL);
+            self.signal(Signal::KILL);
         }
         written
     }
 
-    async fn await_ports(&mut self, is_second_try: bool) {
+    async fn write(&self) -> Result<(), ErrorObject> {
+        let (places, record) = (self.context.places(&self.name), self.record.clone());
+        blocking(move || places.write(&record)).await
+    }
+
+    async fn await_ports(&mut self, attempt: Attempt) {
         let ports = self.context.places(&self.name).runtime;
-        self.phase = Phase::Starting { is_second_try };
+        self.phase = Phase::Starting(attempt);
         self.deadline = Some(Instant::now() + BOOT_TIMEOUT);
         self.waiting = Some(Box::pin(async move {
             // Its sockets are not there at first. It is tried for as long as the VMM runs.
@@ -338,7 +418,7 @@ impl Vm {
     async fn on_waited(&mut self, outcome: io::Result<()>) -> ControlFlow<()> {
         self.waiting = None;
         match self.phase {
-            Phase::Starting { .. } => {
+            Phase::Starting(_) => {
                 self.phase = Phase::Running;
                 self.deadline = None;
                 self.tell(VmState::Running, None).await;
@@ -346,8 +426,8 @@ impl Vm {
             }
             Phase::Stopping => {
                 if let Err(error) = outcome {
-                    tracing::info!(vm = self.name, %error, "the guest does not power itself off, its VMM is ended");
-                    self.signal(Signal::TERM);
+                    tracing::info!(vm = self.name, %error, "the guest is not told to power itself off, and is told again");
+                    self.power_off(POWER_OFF_PAUSE);
                 }
             }
             Phase::Stopped | Phase::Running => {}
@@ -357,9 +437,16 @@ impl Vm {
 
     fn on_late(&mut self) -> ControlFlow<()> {
         self.deadline = None;
-        if let Phase::Starting { .. } = self.phase {
-            let seconds = BOOT_TIMEOUT.as_secs();
-            self.reason = Some(format!("its guest did not serve its ports within {seconds} s"));
+        if let Phase::Starting(attempt) = self.phase {
+            let why = format!("its guest did not serve its ports within {} s", BOOT_TIMEOUT.as_secs());
+            if attempt == Attempt::TakenOver {
+                // What it has in memory is somebody's work: whoever waits is told, and it is left alone.
+                let error = self.error(ErrorKind::TimedOut, &format!("does not answer: {why}"));
+                tracing::warn!(vm = self.name, %error, "a vm that was taken over does not answer");
+                answer_all(&mut self.starts, &Err(error));
+                return ControlFlow::Continue(());
+            }
+            self.reason = Some(why);
         }
         self.signal(Signal::KILL);
         ControlFlow::Continue(())
@@ -370,22 +457,23 @@ impl Vm {
         (self.waiting, self.deadline) = (None, None);
         let late = self.reason.take();
         match self.phase {
-            Phase::Starting { is_second_try: false } if late.is_none() => {
+            Phase::Starting(Attempt::First) if late.is_none() => {
                 // Emulated guests now and then reset while their kernel begins.
                 tracing::warn!(vm = self.name, %exit, "the VMM ended before its guest was there, and is started again");
-                self.start(true).await;
+                self.start(Attempt::Second).await;
             }
-            Phase::Starting { .. } => {
+            Phase::Starting(Attempt::First | Attempt::Second) => {
                 let why = late.unwrap_or_else(|| format!("its VMM ended with {exit}"));
                 let error = self.boot_failure(&why).await;
                 self.fail(error).await;
             }
-            Phase::Running | Phase::Stopped => match exit {
-                Exit::Signal(signal) => {
-                    let reason = format!("its VMM was ended by signal {signal}");
+            Phase::Starting(Attempt::TakenOver) | Phase::Running | Phase::Stopped => match exit {
+                // So it ends when its guest has powered itself off.
+                Exit::Code(0) | Exit::Unknown => self.rest().await,
+                Exit::Signal(_) | Exit::Code(_) => {
+                    let reason = format!("its VMM ended with {exit}");
                     self.fail(ErrorObject::new(ErrorKind::Failure, reason)).await;
                 }
-                Exit::Code(_) | Exit::Unknown => self.rest().await,
             },
             Phase::Stopping => self.rest().await,
         }
@@ -442,16 +530,25 @@ impl Vm {
                 let end = Instant::now() + grace;
                 self.deadline = Some(self.deadline.map_or(end, |deadline| deadline.min(end)));
             }
-            (Some(grace), Phase::Running) => {
+            (Some(grace), Phase::Running | Phase::Starting(Attempt::TakenOver)) => {
                 self.deadline = Some(Instant::now() + grace);
-                self.waiting = Some(Box::pin(power_off(self.context.places(&self.name).runtime)));
+                self.power_off(Duration::ZERO);
             }
             // A guest that is not there yet has nothing to lose.
-            (Some(grace), Phase::Starting { .. } | Phase::Stopped) => {
+            (Some(grace), Phase::Starting(Attempt::First | Attempt::Second) | Phase::Stopped) => {
                 (self.waiting, self.deadline) = (None, Some(Instant::now() + grace));
                 self.signal(Signal::TERM);
             }
         }
+    }
+
+    /// Asks the guest to power itself off, after a pause.
+    fn power_off(&mut self, pause: Duration) {
+        let ports = self.context.places(&self.name).runtime;
+        self.waiting = Some(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            power_off(ports).await
+        }));
     }
 
     async fn delete(&mut self, force: bool, answer: Answer<()>) -> ControlFlow<()> {
@@ -483,7 +580,7 @@ impl Vm {
 
     /// The VMM has ended: nothing on disk says otherwise, and its sockets are nobody's.
     async fn forget_process(&mut self) {
-        (self.process, self.record.process) = (None, None);
+        (self.process, self.record.process, self.is_known) = (None, None, true);
         let (places, record) = (self.context.places(&self.name), self.record.clone());
         let written = blocking(move || {
             match std::fs::remove_dir_all(&places.runtime) {

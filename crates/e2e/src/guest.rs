@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::Stead;
 use crate::program::Finished;
 
-/// How long a guest may take to boot or to end, emulated, on a computer that has other things to do.
-pub const GUEST_DEADLINE: Duration = Duration::from_secs(300);
+/// How long a guest may take to boot or to end, emulated, on a computer that has other things to do. The daemon gives it 300 s
+/// to boot, and says why it did not.
+pub const GUEST_DEADLINE: Duration = Duration::from_secs(360);
 
 /// The names under which busybox is there.
 const APPLETS: &[&str] = &[

@@ -36,6 +36,8 @@ struct Agent {
     socket: UnixStream,
     child: Child,
     has_said_all: bool,
+    /// The host says no more: when the agent has all, it is told so.
+    is_told_all: bool,
 }
 
 /// Bytes that could not be moved yet: a chunk at most.
@@ -142,17 +144,22 @@ impl Port {
             self.to_agent.clear();
             return false;
         };
-        self.to_agent.write_to(&agent.socket).unwrap_or_else(|_gone| {
+        let has_moved = self.to_agent.write_to(&agent.socket).unwrap_or_else(|_gone| {
             // It has ended, and its end is told when all it said is.
             self.to_agent.clear();
             false
-        })
+        });
+        if agent.is_told_all && self.to_agent.is_empty() {
+            // One that has ended has no input.
+            let _ = agent.socket.shutdown(std::net::Shutdown::Write);
+        }
+        has_moved
     }
 
     fn sort(&mut self, mut input: &[u8], wishes: &mut Wishes) {
         while let Some(piece) = self.reader.next(&mut input) {
             match piece {
-                Piece::Data(data) if self.agent.is_some() => self.to_agent.bytes.extend(data),
+                Piece::Data(data) if self.is_listening() => self.to_agent.bytes.extend(data),
                 // Of a stream that is over.
                 Piece::Data(_) => {}
                 Piece::Mark(Mark::Open { nonce, session }) => {
@@ -170,10 +177,8 @@ impl Port {
                     }
                 }
                 Piece::Mark(Mark::End) => {
-                    self.feed();
-                    if let Some(agent) = &self.agent {
-                        // One that has ended has no input.
-                        let _ = agent.socket.shutdown(std::net::Shutdown::Write);
+                    if let Some(agent) = &mut self.agent {
+                        agent.is_told_all = true;
                     }
                 }
                 Piece::Mark(Mark::PowerOff) => {
@@ -184,6 +189,10 @@ impl Port {
             }
         }
         self.feed();
+    }
+
+    fn is_listening(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| !agent.is_told_all)
     }
 
     /// From the agent to the host.
@@ -251,6 +260,39 @@ impl Agent {
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)));
         command.stdout(Stdio::from(OwnedFd::from(theirs)));
-        Ok(Agent { socket: ours, child: command.spawn()?, has_said_all: false })
+        Ok(Agent { socket: ours, child: command.spawn()?, has_said_all: false, is_told_all: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_before_the_end_of_a_stream_reaches_an_agent_that_is_slow() {
+        let (mut host, device) = UnixStream::pair().unwrap();
+        let (socket, mut agent) = UnixStream::pair().unwrap();
+        for end in [&device, &socket] {
+            end.set_nonblocking(true).unwrap();
+        }
+        // The agent does not read: what comes now finds no room.
+        let mut filled = 0;
+        while let Ok(written) = (&socket).write(&[0; 4096]) {
+            filled += written;
+        }
+        let mut port = Port::new(OwnedFd::from(device));
+        let child = Command::new("/bin/true").spawn().unwrap();
+        port.agent = Some(Agent { socket, child, has_said_all: false, is_told_all: false });
+        let mut told = b"the last".to_vec();
+        Mark::End.write(&mut told);
+        host.write_all(&told).unwrap();
+        port.pump();
+
+        agent.read_exact(&mut vec![0; filled]).unwrap();
+        port.pump();
+        let mut last = String::new();
+        agent.read_to_string(&mut last).unwrap();
+        assert_eq!(last, "the last");
+        port.agent.unwrap().child.wait().unwrap();
     }
 }

@@ -2,9 +2,9 @@
 
 pub mod qemu;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use supervisor::Process;
+use supervisor::{Identity, Process};
 
 use crate::disk::Format;
 use crate::error::Result;
@@ -20,6 +20,10 @@ pub trait Engine: Send + Sync {
     /// Starts a guest. Returns as soon as the VMM runs, which says nothing of the guest. The process outlives this one, and
     /// ends with SIGTERM as with the power off. Needs a tokio runtime.
     fn start(&self, spec: &Spec) -> Result<Process>;
+
+    /// The VMM of this user that has its ports there, if one runs: whoever started it may have been killed before it was
+    /// written down. Blocks for as long as looking at all processes takes.
+    fn find(&self, ports: &Path) -> Result<Option<Identity>>;
 }
 
 /// How an engine would run guests.

@@ -9,8 +9,8 @@
 //! | `modules/` | the kernel's modules that a guest loads, and `order`: their names, a line each |
 //! | `root.ext4` | the root file system, sparse |
 //!
-//! It is made in `IMAGES/.new-NUMBER` and renamed when it is whole; what is left there by whoever was killed is removed by
-//! the next. Whoever changes something under `IMAGES` holds the daemon's lock of images.
+//! It is made in `IMAGES/.new-NUMBER`, and renamed when it is whole and on the disk; what is left there by whoever was killed is
+//! removed by the next daemon or with the next image. Whoever changes something under `IMAGES` holds the daemon's lock of images.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -23,7 +23,7 @@ use wire::api::ErrorKind;
 
 use crate::error::{Error, Result};
 use crate::kernel::{self, read_bounded};
-use crate::modules::{self, Module};
+use crate::modules::{self, MODULES_BYTES_MAX, Module};
 use crate::program;
 
 /// The longest manifest.
@@ -43,6 +43,9 @@ const ROOT_BYTES_MAX: u64 = 256 << 30;
 
 /// The most files of one.
 const FILES_MAX: u64 = 5_000_000;
+
+/// How much of a root file system there is for each file that a guest may add, on average: what `mke2fs` takes by itself.
+const BYTES_PER_FILE: u64 = 16 << 10;
 
 /// How long writing one may take.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -144,8 +147,6 @@ impl Image {
 
     /// The modules that its guests load, in this order. Blocks.
     pub fn modules(&self) -> Result<Vec<Module>> {
-        /// Far more than there are, all together.
-        const MODULES_BYTES_MAX: u64 = 128 << 20;
         let directory = self.directory.join("modules");
         let order = read_bounded(&directory.join("order"), MANIFEST_BYTES_MAX)?;
         let (mut modules, mut left) = (Vec::new(), MODULES_BYTES_MAX);
@@ -207,7 +208,7 @@ pub fn delete(images: &Path, name: &str) -> Result<()> {
 pub fn build(images: &Path, build: &Build, progress: impl Fn(&str)) -> Result<Image> {
     check_name(&build.name, "image")?;
     private_directory(images).map_err(|error| Error::new(ErrorKind::Failure, error.to_string()))?;
-    sweep(images)?;
+    sweep(images);
     let place = images.join(&build.name);
     if place.exists() {
         let message = format!("there is an image `{}` already", build.name);
@@ -218,6 +219,8 @@ pub fn build(images: &Path, build: &Build, progress: impl Fn(&str)) -> Result<Im
     let new = images.join(format!(".new-{}", std::process::id()));
     fs::DirBuilder::new().mode(0o700).create(&new).map_err(|error| Error::file("make", &new, &error))?;
     let made = fill(&new, build, progress)
+        .and_then(|()| sync(&new.join("modules")))
+        .and_then(|()| sync(&new))
         .and_then(|()| fs::rename(&new, &place).map_err(|error| Error::file("make", &place, &error)));
     if let Err(error) = made {
         if let Err(left) = remove_tree(&new) {
@@ -225,19 +228,34 @@ pub fn build(images: &Path, build: &Build, progress: impl Fn(&str)) -> Result<Im
         }
         return Err(error);
     }
+    sync(images)?;
     Image::open(images, &build.name)
 }
 
-/// Removes what was left half way.
-fn sweep(images: &Path) -> Result<()> {
-    let failed = |error| Error::file("list", images, &error);
-    for entry in fs::read_dir(images).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            remove_tree(&entry.path())?;
+/// Removes what was left half way. What cannot be removed is logged, and is in nobody's way. Blocks.
+pub fn sweep(images: &Path) {
+    let entries = match fs::read_dir(images) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) => {
+            tracing::warn!(images = %images.display(), %error, "images cannot be listed");
+            return;
+        }
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_half =
+            [&b".new-"[..], b".old-"].iter().any(|start| name.as_encoded_bytes().starts_with(start));
+        if is_half && let Err(error) = remove_tree(&entry.path()) {
+            tracing::warn!(%error, "what is left of an image stays");
         }
     }
-    Ok(())
+}
+
+/// Waits until a file, or the names in a directory, are on the disk.
+fn sync(path: &Path) -> Result<()> {
+    let synced = fs::File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(|error| Error::file("sync", path, &error))
 }
 
 fn remove_tree(path: &Path) -> Result<()> {
@@ -246,7 +264,7 @@ fn remove_tree(path: &Path) -> Result<()> {
 
 fn fill(new: &Path, build: &Build, progress: impl Fn(&str)) -> Result<()> {
     progress("looking at the root file system");
-    let bytes = measure(&build.root)?;
+    let size = measure(&build.root)?;
     let (kernel, modules) = kernel_of(build)?;
     progress("unpacking the kernel");
     let kernel_content = kernel::read(&kernel)?;
@@ -263,7 +281,7 @@ fn fill(new: &Path, build: &Build, progress: impl Fn(&str)) -> Result<()> {
     write(&new.join("modules/order"), order.as_bytes())?;
     progress("writing the root file system");
     let root = new.join("root.ext4");
-    let content = make_root(&build.root, &root, bytes)?;
+    let content = make_root(&build.root, &root, size)?;
     let manifest = Manifest {
         version: VERSION,
         kernel: Content {
@@ -279,8 +297,16 @@ fn fill(new: &Path, build: &Build, progress: impl Fn(&str)) -> Result<()> {
     write(&new.join("image.json"), &text)
 }
 
-/// The length of all files, with what each takes beside its content; refused if that is no root file system to boot from.
-fn measure(root: &Path) -> Result<u64> {
+/// How large a root file system has to be.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    /// The length of all files, with what each takes beside its content.
+    bytes: u64,
+    files: u64,
+}
+
+/// How large a root file system has to be for what is in this directory; refused if that is none to boot from.
+fn measure(root: &Path) -> Result<Size> {
     /// A file's last block, its inode, and its name.
     const FILE_BYTES: u64 = 4096 + 512;
     let (mut bytes, mut files) = (0_u64, 0_u64);
@@ -310,22 +336,25 @@ fn measure(root: &Path) -> Result<u64> {
     }
     match files {
         0 => Err(Error::new(ErrorKind::Usage, format!("`{}` is empty", root.display()))),
-        _ => Ok(bytes),
+        _ => Ok(Size { bytes, files }),
     }
 }
 
-fn make_root(from: &Path, to: &Path, bytes: u64) -> Result<Content> {
+fn make_root(from: &Path, to: &Path, Size { bytes, files }: Size) -> Result<Content> {
     let failed = |error| Error::file("make", to, &error);
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
     // What the file system itself takes is a part of its size.
     let size = (bytes + bytes / 4 + SPARE_BYTES).next_multiple_of(1 << 20);
     file.set_len(size).map_err(failed)?;
-    let options = ["-q", "-F", "-t", "ext4", "-m", "0", "-L", "stead-root", "-E"];
+    // A file system of many small files has a place for each of them, and as many to spare as any other.
+    let inodes = (files + size / BYTES_PER_FILE).to_string();
+    let options = ["-q", "-F", "-t", "ext4", "-m", "0", "-L", "stead-root"];
     let more = ["lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0", "-d"];
-    let arguments = options.into_iter().chain(more).map(Into::into);
+    let arguments = options.into_iter().chain(["-N", &inodes, "-E"]).chain(more).map(Into::into);
     let paths = [from.as_os_str().to_owned(), to.as_os_str().to_owned()];
     program::run("mke2fs", "e2fsprogs", arguments.chain(paths), BUILD_TIMEOUT)?;
+    sync(to)?;
     let mut hasher = blake3::Hasher::new();
     let read = fs::File::open(to).and_then(|file| hash(file, &mut hasher));
     Ok(Content {
@@ -342,7 +371,8 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
     use std::io::Write;
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(content)).map_err(|error| Error::file("write", path, &error))
+    let written = file.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+    written.map_err(|error| Error::file("write", path, &error))
 }
 
 /// The kernel to take, and the directory of its modules.
@@ -405,6 +435,32 @@ mod tests {
         assert!(error.message.contains("no kernel that can be booted"), "{error}");
         assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
         assert_eq!(list(&images).unwrap(), []);
+    }
+
+    #[test]
+    fn a_root_of_many_small_files_has_a_place_for_each_and_some_to_spare() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (from, to) = (scratch.path().join("root"), scratch.path().join("root.ext4"));
+        fs::create_dir_all(from.join("bin")).unwrap();
+        let files = 200_000;
+        make_root(&from, &to, Size { bytes: files * 4608, files }).unwrap();
+        // The superblock is at 1024 and begins with the number of inodes; the fifth number is that of the free ones.
+        let head = std::io::Read::take(fs::File::open(&to).unwrap(), 2048);
+        let head: Vec<u8> = std::io::Read::bytes(head).collect::<std::io::Result<_>>().unwrap();
+        let free = u64::from(u32::from_le_bytes(head[1040..1044].try_into().unwrap()));
+        assert!(free > files + SPARE_BYTES / BYTES_PER_FILE, "{free}");
+    }
+
+    #[test]
+    fn what_was_left_half_way_is_swept_and_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        for name in [".new-1/modules", ".old-a", "a", ".other"] {
+            fs::create_dir_all(scratch.path().join(name)).unwrap();
+        }
+        sweep(scratch.path());
+        let left = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<std::collections::BTreeSet<_>>(), [".other".into(), "a".into()].into());
+        sweep(&scratch.path().join("none"));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub const KERNEL_BYTES_MAX: u64 = 256 << 20;
 /// How much a block of LZ4's old format holds.
 const BLOCK_BYTES_MAX: usize = 8 << 20;
 
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+
 const ELF: &[u8] = b"\x7fELF";
 const LZ4: &[u8] = b"\x02\x21\x4c\x18";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
@@ -41,10 +43,16 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// A whole file, if it is not longer than that.
+/// A whole file, if it is not longer than that. What is no regular file is refused, and not waited for.
 pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+    use std::os::unix::fs::OpenOptionsExt;
     let failed = |error| Error::file("read", path, &error);
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut options = std::fs::OpenOptions::new();
+    // A pipe that nobody writes to would be waited for to open.
+    let file = options.read(true).custom_flags(NONBLOCK).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Error::new(ErrorKind::Usage, format!("`{}` is no regular file", path.display())));
+    }
     let mut content = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut content).map_err(failed)?;
     if content.len() as u64 > bytes_max {
@@ -204,6 +212,18 @@ mod tests {
         }
         for length in 0..packed.len() {
             assert!(unpack(&image(&packed[..length], whole.len())).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+        let scratch = tempfile::tempdir().unwrap();
+        let pipe = scratch.path().join("vmlinuz");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+        for path in [&pipe, Path::new("/dev/zero"), scratch.path()] {
+            let error = read(path).unwrap_err();
+            assert!(error.kind == ErrorKind::Usage && error.message.contains("regular"), "{error}");
         }
     }
 

@@ -22,6 +22,12 @@ const WANTED: [&str; 4] = ["crc32c_generic", "virtio_rng", "button", "overlay"];
 /// The longest module.
 const MODULE_BYTES_MAX: u64 = 32 << 20;
 
+/// The most modules that a guest is given. It needs less than twenty.
+pub(crate) const MODULES_MAX: usize = 256;
+
+/// The most that they have together.
+pub(crate) const MODULES_BYTES_MAX: u64 = 128 << 20;
+
 /// The longest list of parts of the kernel.
 const LIST_BYTES_MAX: u64 = 4 << 20;
 
@@ -44,7 +50,8 @@ pub fn gather(directory: &Path) -> Result<Vec<Module>> {
     let builtin: BTreeSet<String> =
         String::from_utf8_lossy(&builtin).lines().filter_map(|line| name_of(Path::new(line))).collect();
     let files = files(directory)?;
-    let mut gathering = Gathering { directory, builtin, files, taken: BTreeSet::new(), modules: Vec::new() };
+    let (taken, modules) = (BTreeSet::new(), Vec::new());
+    let mut gathering = Gathering { directory, builtin, files, taken, left: MODULES_BYTES_MAX, modules };
     for name in WANTED.into_iter().take(1).chain(NEEDED).chain(WANTED.into_iter().skip(1)) {
         gathering.take(name, NEEDED.contains(&name))?;
     }
@@ -55,15 +62,21 @@ struct Gathering<'a> {
     directory: &'a Path,
     builtin: BTreeSet<String>,
     files: BTreeMap<String, PathBuf>,
+    /// By name, with those that are not there.
     taken: BTreeSet<String>,
+    /// How many bytes modules may have yet.
+    left: u64,
     modules: Vec<Module>,
 }
 
 impl Gathering<'_> {
-    /// A module after those that it needs.
+    /// A module after those that it needs. It is no deeper than modules are many.
     fn take(&mut self, name: &str, is_needed: bool) -> Result<()> {
         if self.builtin.contains(name) || !self.taken.insert(name.to_owned()) {
             return Ok(());
+        }
+        if self.taken.len() > MODULES_MAX {
+            return Err(self.too_much(&format!("more than {MODULES_MAX} modules")));
         }
         let Some(path) = self.files.get(name).cloned() else {
             if !is_needed {
@@ -74,11 +87,19 @@ impl Gathering<'_> {
                 .hint("take a kernel that is made for virtual machines"));
         };
         let content = content(&path)?;
+        let left = self.left.checked_sub(content.len() as u64);
+        self.left =
+            left.ok_or_else(|| self.too_much(&format!("modules of more than {MODULES_BYTES_MAX} bytes")))?;
         for name in needs(&content).unwrap_or_default() {
             self.take(&name, true)?;
         }
         self.modules.push(Module { name: format!("{name}.ko"), content });
         Ok(())
+    }
+
+    fn too_much(&self, what: &str) -> Error {
+        let message = format!("what a guest needs of `{}` is {what}", self.directory.display());
+        Error::new(ErrorKind::Usage, message).hint("take a kernel that is made for virtual machines")
     }
 }
 
@@ -118,8 +139,12 @@ fn content(path: &Path) -> Result<Vec<u8>> {
         Some("zst") => {
             let mut content = Vec::new();
             let unpacking = zstd::stream::read::Decoder::with_buffer(&packed[..])
-                .and_then(|decoder| decoder.take(MODULE_BYTES_MAX).read_to_end(&mut content));
-            unpacking.map_err(|error| Error::file("unpack", path, &error))?;
+                .and_then(|decoder| decoder.take(MODULE_BYTES_MAX + 1).read_to_end(&mut content));
+            let length = unpacking.map_err(|error| Error::file("unpack", path, &error))?;
+            if length as u64 > MODULE_BYTES_MAX {
+                let message = format!("`{}` has more than {MODULE_BYTES_MAX} bytes", path.display());
+                return Err(Error::new(ErrorKind::Usage, message));
+            }
             Ok(content)
         }
         Some("xz") => {
@@ -131,12 +156,13 @@ fn content(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// The modules that have to be loaded before this one. `None` for what is no module.
+/// The modules that have to be loaded before this one, as far as they can be taken. `None` for what is no module.
 fn needs(module: &[u8]) -> Option<Vec<String>> {
     let words = section(module, b".modinfo")?;
     let line = words.split(|&byte| byte == 0).find_map(|word| word.strip_prefix(b"depends="))?;
     let names = std::str::from_utf8(line).ok()?.split(',').filter(|name| !name.is_empty());
-    Some(names.map(|name| name.replace('-', "_")).collect())
+    // One more than can be taken is refused where it is taken.
+    Some(names.take(MODULES_MAX + 1).map(|name| name.replace('-', "_")).collect())
 }
 
 /// A section of an ELF file of 64 bits, little endian.
@@ -233,6 +259,28 @@ mod tests {
         modules[4].1 = "virtio";
         let directory = directory(&modules, "kernel/fs/ext4/ext4.ko\n");
         assert_eq!(gather(directory.path()).unwrap().len(), modules.len());
+    }
+
+    #[test]
+    fn modules_without_an_end_are_refused() {
+        let chain: Vec<(String, String)> = (0..=MODULES_MAX)
+            .map(|at| (format!("chain{at}.ko"), format!("chain{}", at + 1)))
+            .chain([("virtio_pci.ko".to_owned(), "chain0".to_owned())])
+            .collect();
+        let chain: Vec<(&str, &str)> = chain.iter().map(|(name, needs)| (&name[..], &needs[..])).collect();
+        let directory = directory(&chain, "");
+        let error = gather(directory.path()).unwrap_err();
+        assert!(error.message.contains("more than 256 modules"), "{error}");
+    }
+
+    #[test]
+    fn a_module_that_unpacks_to_more_than_the_limit_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("virtio_pci.ko.zst");
+        let zeros = std::io::repeat(0).take(MODULE_BYTES_MAX + 1);
+        std::fs::write(&path, zstd::stream::encode_all(zeros, 1).unwrap()).unwrap();
+        let error = content(&path).unwrap_err();
+        assert!(error.kind == ErrorKind::Usage && error.message.contains("more than"), "{error}");
     }
 
     proptest! {

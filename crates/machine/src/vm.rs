@@ -14,7 +14,7 @@ use wire::api::ErrorKind;
 
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::image::Image;
+use crate::image::{Image, check_name};
 use crate::kernel::read_bounded;
 
 /// The longest record.
@@ -122,7 +122,8 @@ impl Places {
     /// What is written down; `None` if nothing is. Blocks for as long as reading a small file takes.
     pub fn read(&self) -> Result<Option<Record>> {
         let path = self.record();
-        if !path.exists() {
+        // What cannot be looked at may well be there.
+        if !path.try_exists().map_err(|error| Error::file("look for", &path, &error))? {
             return Ok(None);
         }
         let text = read_bounded(&path, RECORD_BYTES_MAX)?;
@@ -146,27 +147,36 @@ fn gone(outcome: std::io::Result<()>) -> std::io::Result<()> {
     }
 }
 
-/// All that there are under `vms`. What was left half way is removed; what cannot be read stays as it is, and is logged.
-/// Blocks.
-pub fn list(vms: &Path, places: impl Fn(&str) -> Places) -> Result<Vec<(String, Record)>> {
+/// All that there are under `vms`. What was left half way is removed. What cannot be read, or be a vm, stays as it is and is
+/// logged: it keeps nobody from the others. Blocks.
+pub fn list(vms: &Path, places: impl Fn(&str) -> Places) -> Vec<(String, Record)> {
     let entries = match fs::read_dir(vms) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::file("list", vms, &error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            tracing::warn!(vms = %vms.display(), %error, "vms cannot be listed");
+            return Vec::new();
+        }
     };
     let mut found = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|error| Error::file("list", vms, &error))?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let places = places(&name);
-        match places.read() {
-            Ok(Some(record)) => found.push((name, record)),
-            Ok(None) => places.remove()?,
+        let look = || -> Result<Option<(String, Record)>> {
+            let entry = entry.map_err(|error| Error::file("list", vms, &error))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            check_name(&name, "vm")?;
+            let places = places(&name);
+            match places.read()? {
+                Some(record) => Ok(Some((name, record))),
+                None => places.remove().map(|()| None),
+            }
+        };
+        match look() {
+            Ok(vm) => found.extend(vm),
             Err(error) => tracing::warn!(%error, "a vm is passed over"),
         }
     }
     found.sort_by(|one, other| one.0.cmp(&other.0));
-    Ok(found)
+    found
 }
 
 #[cfg(test)]
@@ -178,15 +188,34 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let vms = scratch.path().join("vms");
         let places = |name: &str| Places { directory: vms.join(name), runtime: scratch.path().join(name) };
-        assert_eq!(list(&vms, places).unwrap(), []);
+        assert_eq!(list(&vms, places), []);
         fs::create_dir_all(vms.join("half/deep")).unwrap();
         fs::create_dir_all(vms.join("whole")).unwrap();
         let record = Record { process: Identity::own().ok(), ..Record::new("debian", "qemu", 2, 256) };
         places("whole").write(&record).unwrap();
-        assert_eq!(list(&vms, places).unwrap(), [("whole".to_owned(), record)]);
+        assert_eq!(list(&vms, places), [("whole".to_owned(), record)]);
         assert!(!vms.join("half").exists());
         places("whole").remove().unwrap();
         places("whole").remove().unwrap();
         assert_eq!(fs::read_dir(&vms).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_be_a_vm_stays_and_hides_no_other() {
+        let scratch = tempfile::tempdir().unwrap();
+        let vms = scratch.path().join("vms");
+        let places = |name: &str| Places { directory: vms.join(name), runtime: scratch.path().join(name) };
+        for name in ["damaged", "endless", "whole", "No_Name"] {
+            fs::create_dir_all(vms.join(name)).unwrap();
+        }
+        fs::write(vms.join("file"), "").unwrap();
+        fs::write(places("damaged").record(), "{").unwrap();
+        // It cannot be looked for, not even by root.
+        std::os::unix::fs::symlink("vm.json", places("endless").record()).unwrap();
+        let record = Record::new("debian", "qemu", 2, 256);
+        places("whole").write(&record).unwrap();
+        assert_eq!(list(&vms, places), [("whole".to_owned(), record)]);
+        assert_eq!(fs::read_dir(&vms).unwrap().count(), 5);
+        assert_eq!(list(&vms.join("file"), places), []);
     }
 }

@@ -55,6 +55,42 @@ fn a_vm_outlives_the_daemon_and_the_end_of_its_vmm_is_seen_at_once() {
 }
 
 #[test]
+fn a_vm_whose_daemon_is_killed_while_it_starts_it_is_taken_over() {
+    let stead = Stead::new();
+    stead.boot();
+    let vmm = stead.dev()["pid"].clone();
+    let daemon = stead.daemon_pid();
+    kill(daemon);
+    eventually(DEADLINE, "the daemon has ended", || leftovers::has_ended(daemon));
+
+    // So it is when the VMM has been started and its process has not been written down.
+    let path = stead.home().join("vms/dev/vm.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(record["process"]["pid"], vmm);
+    record["process"] = serde_json::Value::Null;
+    fs::write(&path, record.to_string()).unwrap();
+    // And this is nobody's vm.
+    fs::write(stead.home().join("vms/file"), "").unwrap();
+
+    eventually(GUEST_DEADLINE, "the vm is taken over", || stead.dev()["state"] == "running");
+    assert_eq!(stead.dev()["pid"], vmm);
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(record["process"]["pid"], vmm);
+
+    // It is stopped as one that this daemon has started, also if it has just been taken over.
+    let daemon = stead.daemon_pid();
+    kill(daemon);
+    eventually(DEADLINE, "the daemon has ended", || leftovers::has_ended(daemon));
+    stead.vm(&["stop", "dev"]);
+    eventually(DEADLINE, "it was powered off by its guest", || {
+        stead.ok(&["vm", "logs", "dev"]).text().contains("Power down")
+    });
+    fs::remove_file(stead.home().join("vms/file")).unwrap();
+    stead.ok(&["vm", "delete", "dev"]);
+    eventually(DEADLINE, "nothing is left", || traces(&stead).is_empty());
+}
+
+#[test]
 fn what_is_killed_in_a_guest_is_there_again() {
     let stead = Stead::new();
     stead.boot();

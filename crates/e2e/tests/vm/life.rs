@@ -51,7 +51,10 @@ fn a_vm_is_made_used_as_any_machine_and_removed_without_a_trace() {
     });
 
     stead.vm(&["stop", "dev"]);
-    assert!(stead.ok(&["vm", "logs", "dev"]).text().contains("Power down"));
+    // What it has said goes through a process of its own, which may be a moment behind.
+    eventually(DEADLINE, "its last words are kept", || {
+        stead.ok(&["vm", "logs", "dev"]).text().contains("Power down")
+    });
 
     let kept = stead.run(&["image", "delete", "tiny"]);
     assert!(kept.code() == 5 && kept.errors().contains("used by dev"), "{kept}");

@@ -7,17 +7,20 @@
 //! `/dev/kvm` that opens is not enough: some kernels offer it without the processor's help, and run none but kernels made for
 //! that. So KVM is taken where the processor says `vmx` or `svm` as well.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use supervisor::{Process, Spawn, Stdio};
+use supervisor::identity::IdentityError;
+use supervisor::{Identity, Process, Spawn, Stdio};
 use wire::api::ErrorKind;
 use wire::guest::{PORT_PREFIX, PORTS};
 
 use super::{Accelerator, Engine, Examined, Spec};
 use crate::console;
 use crate::error::{Error, Result};
+use crate::kernel::read_bounded;
 use crate::program;
 
 /// QEMU's program.
@@ -25,6 +28,9 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// What brings it.
 const PACKAGE: &str = "qemu-system-x86";
+
+/// The longest command line that is looked at. Ours are far shorter.
+const COMMAND_BYTES_MAX: u64 = 256 << 10;
 
 /// QEMU.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,13 +71,35 @@ impl Engine for Qemu {
         // It ends with the VMM, and is reaped when that happens.
         drop(console.spawn().map_err(|error| failed("the console", in_one_line(&error)))?);
         let errors = said.try_clone().map_err(|error| failed("the console", error.to_string()))?;
-        let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Spawn::new(&examined.program)
-            .arguments(arguments(spec, examined.accelerator, clock_khz(&processor)))
+            .arguments(arguments(spec, examined.accelerator))
             .stdout(Stdio::Descriptor(said))
             .stderr(Stdio::Descriptor(errors))
             .spawn()
             .map_err(|error| failed("the VMM", in_one_line(&error)))
+    }
+
+    fn find(&self, ports: &Path) -> Result<Option<Identity>> {
+        let proc = Path::new("/proc");
+        let failed = |error| Error::file("list", proc, &error);
+        let own = rustix::process::geteuid().as_raw();
+        for entry in fs::read_dir(proc).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // What has ended meanwhile, or is somebody else's, is not the one.
+            let is_own = entry.metadata().is_ok_and(|found| found.uid() == own);
+            let command = |path: PathBuf| read_bounded(&path, COMMAND_BYTES_MAX).unwrap_or_default();
+            if !is_own || !serves(&command(entry.path().join("cmdline")), ports) {
+                continue;
+            }
+            let error = match Identity::of(pid) {
+                Ok(identity) => return Ok(Some(identity)),
+                Err(IdentityError::Gone { .. }) => continue,
+                Err(error) => error,
+            };
+            return Err(Error::new(ErrorKind::Failure, in_one_line(&error)));
+        }
+        Ok(None)
     }
 }
 
@@ -96,14 +124,6 @@ fn hindrance(processor: &str, kvm: std::io::Result<()>) -> Option<String> {
     (!has_help).then(|| "`/dev/kvm` is there, but the processor has neither `vmx` nor `svm`".to_owned())
 }
 
-/// How fast the processor's clock is. A guest that is told need not find out.
-fn clock_khz(processor: &str) -> Option<u64> {
-    let line = processor.lines().find_map(|line| line.strip_prefix("cpu MHz"))?;
-    let mhz: f64 = line.split(':').nth(1)?.trim().parse().ok()?;
-    // A clock of less than that is none.
-    (mhz >= 100.0).then_some((mhz * 1000.0) as u64)
-}
-
 /// A path in one of QEMU's lists, where a comma is doubled.
 fn value(path: &Path) -> OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -117,7 +137,23 @@ fn value(path: &Path) -> OsString {
     OsString::from_vec(escaped)
 }
 
-fn arguments(spec: &Spec, accelerator: Accelerator, clock_khz: Option<u64>) -> Vec<OsString> {
+/// Where a port's socket is.
+fn port(ports: &Path, number: usize) -> OsString {
+    let mut argument = OsString::from(format!("socket,id=port{number},server=on,wait=off,path="));
+    argument.push(value(&ports.join(number.to_string())));
+    argument
+}
+
+/// Whether these are the arguments, each with a zero byte behind it, of a VMM that has its ports there.
+fn serves(command: &[u8], ports: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let mut arguments = command.split(|&byte| byte == 0);
+    let program = arguments.next().map(|program| Path::new(OsStr::from_bytes(program)));
+    program.is_some_and(|program| program.file_name() == Some(OsStr::new(PROGRAM)))
+        && arguments.any(|argument| argument == port(ports, 0).as_bytes())
+}
+
+fn arguments(spec: &Spec, accelerator: Accelerator) -> Vec<OsString> {
     let mut list: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: &str, path: Option<&PathBuf>| {
         let mut value = OsString::from(value);
@@ -128,10 +164,7 @@ fn arguments(spec: &Spec, accelerator: Accelerator, clock_khz: Option<u64>) -> V
         Accelerator::Kvm => ("kvm", "host"),
         Accelerator::Tcg => ("tcg,thread=multi", "max"),
     };
-    let mut line = format!("console=ttyS0 panic=-1 quiet stead.name={}", spec.name);
-    if let Some(khz) = clock_khz {
-        line += &format!(" tsc_early_khz={khz}");
-    }
+    let line = format!("console=ttyS0 panic=-1 quiet stead.name={}", spec.name);
     add("-name", &spec.name, None);
     add("-machine", "q35,usb=off,smbus=off,sata=off", None);
     add("-accel", accel, None);
@@ -141,8 +174,6 @@ fn arguments(spec: &Spec, accelerator: Accelerator, clock_khz: Option<u64>) -> V
     add("-display", "none", None);
     add("-nic", "none", None);
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", None);
-    add("-kernel", "", Some(&spec.kernel));
-    add("-initrd", "", Some(&spec.initrd));
     add("-append", &line, None);
     add("-chardev", "file,id=console,path=/proc/self/fd/1", None);
     add("-serial", "chardev:console", None);
@@ -151,18 +182,24 @@ fn arguments(spec: &Spec, accelerator: Accelerator, clock_khz: Option<u64>) -> V
     add("-drive", &format!("if=none,id=root,format={format},discard=unmap,file="), Some(&spec.disk));
     add("-device", "virtio-blk-pci,drive=root", None);
     add("-device", &format!("virtio-serial-pci,max_ports={}", PORTS + 1), None);
-    for port in 0..PORTS {
-        let socket = spec.ports.join(port.to_string());
-        add("-chardev", &format!("socket,id=port{port},server=on,wait=off,path="), Some(&socket));
-        add("-device", &format!("virtserialport,chardev=port{port},name={PORT_PREFIX}{port}"), None);
+    for number in 0..PORTS {
+        add("-device", &format!("virtserialport,chardev=port{number},name={PORT_PREFIX}{number}"), None);
     }
-    let plain = ["-nodefaults", "-no-user-config", "-no-reboot"];
-    plain.into_iter().map(OsString::from).chain(list).collect()
+    let plain = ["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from);
+    // These are no lists: a path is taken as it is.
+    let files = [("-kernel", &spec.kernel), ("-initrd", &spec.initrd)];
+    let files = files.into_iter().flat_map(|(option, path)| [option.into(), path.clone().into()]);
+    // A device names the socket that it is behind, so sockets come first.
+    let sockets = (0..PORTS).flat_map(|number| ["-chardev".into(), port(&spec.ports, number)]);
+    plain.into_iter().chain(files).chain(sockets).chain(list).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
+    use crate::disk::Format;
 
     #[test]
     fn kvm_is_taken_where_the_processor_helps_and_it_opens() {
@@ -173,15 +210,42 @@ mod tests {
         assert!(hindrance("flags : vmx\n", denied()).unwrap().contains("group"));
     }
 
-    #[test]
-    fn the_clock_is_read_as_it_is_shown() {
-        assert_eq!(clock_khz("cpu MHz\t\t: 2450.500\n"), Some(2_450_500));
-        assert_eq!(clock_khz("cpu MHz : 0.000\n"), None);
-        assert_eq!(clock_khz(""), None);
+    fn spec(directory: &str) -> Spec {
+        let path = |name: &str| Path::new(directory).join(name);
+        Spec {
+            name: "dev".to_owned(),
+            cpus: 1,
+            memory_mib: 256,
+            kernel: path("kernel"),
+            initrd: path("initrd"),
+            disk: path("disk"),
+            format: Format::Raw,
+            ports: path("ports"),
+            console: path("console"),
+            own_program: path("stead"),
+        }
     }
 
     #[test]
-    fn a_path_cannot_end_a_word_of_a_list() {
-        assert_eq!(value(Path::new("/a,readonly=on")), "/a,,readonly=on");
+    fn a_path_cannot_end_a_word_of_a_list_and_is_itself_where_there_is_none() {
+        let list = arguments(&spec("/a,readonly=on"), Accelerator::Tcg);
+        let after = |option: &str| list[list.iter().position(|word| word == option).unwrap() + 1].clone();
+        assert_eq!(after("-kernel"), "/a,readonly=on/kernel");
+        assert_eq!(after("-initrd"), "/a,readonly=on/initrd");
+        assert!(after("-drive").to_str().unwrap().ends_with("file=/a,,readonly=on/disk"));
+        assert!(after("-chardev").to_str().unwrap().ends_with("path=/a,,readonly=on/ports/0"));
+    }
+
+    #[test]
+    fn a_vmm_is_known_by_its_program_and_its_ports() {
+        let command = |program: &str, directory: &str| -> Vec<u8> {
+            let words = [program.into()].into_iter().chain(arguments(&spec(directory), Accelerator::Kvm));
+            words.flat_map(|word| [word.as_bytes(), &[0]].concat()).collect()
+        };
+        let is_found = |command: &[u8]| serves(command, Path::new("/run/a,b/ports"));
+        assert!(is_found(&command("/usr/bin/qemu-system-x86_64", "/run/a,b")));
+        assert!(!is_found(&command("/usr/bin/qemu-system-x86_64", "/run/a")));
+        assert!(!is_found(&command("/usr/bin/grep", "/run/a,b")));
+        assert!(!is_found(b""));
     }
 }

@@ -44,6 +44,9 @@ const RESERVED: usize = 0;
 /// What is read at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// The longest record of a vm.
+const RECORD_BYTES_MAX: u64 = 64 << 10;
+
 /// How long a guest that is there may take to say that it begins to power off.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -204,17 +207,48 @@ fn take_port(dial: &VmDial) -> Result<(Socket, File), ContainerError> {
         }
         let socket =
             Socket::connect(directory.join(port.to_string())).map_err(|error| absent(dial, &error))?;
+        // A vm is written down before it runs: whoever answers there is the one that is written down, or has ended.
+        check(dial)?;
         return Ok((socket, lock));
     }
     let message = format!("all {streams} streams to the vm `{}` are in use", dial.name);
     Err(ContainerError::new(ErrorKind::Conflict, message))
 }
 
+/// What is read of a vm's record.
+#[derive(Deserialize)]
+struct Known {
+    id: String,
+}
+
+/// Whether the vm that is written down is the one that is meant.
+fn check(dial: &VmDial) -> Result<(), ContainerError> {
+    let name = &dial.name;
+    let record = File::open(dial.record.as_path()).and_then(|file| {
+        let mut text = Vec::new();
+        file.take(RECORD_BYTES_MAX).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice::<Known>(&text)?)
+    });
+    match record {
+        Ok(known) if known.id == dial.id => Ok(()),
+        Ok(_) => Err(ContainerError::new(ErrorKind::NotFound, format!("`{name}` is another vm now"))
+            .with_hint("stead vm list")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(ContainerError::new(ErrorKind::NotFound, format!("there is no vm `{name}`"))
+                .with_hint("stead vm list"))
+        }
+        Err(error) => {
+            let record = dial.record.as_path().display();
+            Err(ContainerError::new(ErrorKind::Failure, format!("could not read `{record}`: {error}")))
+        }
+    }
+}
+
+/// Why it is not reached that there was this error on the way to its ports.
 fn absent(dial: &VmDial, error: &io::Error) -> ContainerError {
     let name = &dial.name;
-    if !dial.record.as_path().exists() {
-        return ContainerError::new(ErrorKind::NotFound, format!("there is no vm `{name}`"))
-            .with_hint("stead vm list");
+    if let Err(error) = check(dial) {
+        return error;
     }
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -233,7 +267,8 @@ pub async fn serving(ports: &Path) -> io::Result<()> {
     ask(ports, &opening, Mark::Accepted { nonce }).await
 }
 
-/// Has a guest power itself off. Returns as soon as it has begun to.
+/// Has a guest power itself off. Returns as soon as it has begun to, or when it has not said so in 20 s; then it may be asked
+/// again.
 pub async fn power_off(ports: PathBuf) -> io::Result<()> {
     let mut request = Vec::new();
     Mark::PowerOff.write(&mut request);
@@ -258,5 +293,40 @@ async fn ask(ports: &Path, request: &[u8], wanted: Mark) -> io::Result<()> {
                 return Ok(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use wire::bytestring::ByteString;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_is_to_the_very_vm_that_is_meant() {
+        let scratch = tempfile::tempdir().unwrap();
+        let record = scratch.path().join("vm.json");
+        let dial = |id: &str| VmDial {
+            name: "dev".to_owned(),
+            id: id.to_owned(),
+            ports: ByteString::from(scratch.path().to_owned()),
+            record: ByteString::from(record.clone()),
+        };
+        let refusal = |id: &str| take_port(&dial(id)).map(drop).unwrap_err();
+        let error = refusal("one");
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NotFound, "there is no vm `dev`"));
+        std::fs::write(&record, r#"{"id":"one","version":1}"#).unwrap();
+        assert_eq!(refusal("one").kind, ErrorKind::Unreachable);
+        let ports: Vec<_> = (1..PORTS)
+            .map(|port| UnixListener::bind(scratch.path().join(port.to_string())).unwrap())
+            .collect();
+        take_port(&dial("one")).unwrap();
+        let error = refusal("another");
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NotFound, "`dev` is another vm now"));
+        std::fs::write(&record, "{").unwrap();
+        assert_eq!(refusal("one").kind, ErrorKind::Failure);
+        drop(ports);
     }
 }
