@@ -38,7 +38,7 @@ impl Rig {
 }
 
 fn refusal(taken: Taken) -> ErrorKind {
-    taken.err().expect("refused").kind()
+    taken.expect_err("refused").kind()
 }
 
 #[tokio::test(start_paused = true)]
