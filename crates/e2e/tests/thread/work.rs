@@ -192,3 +192,18 @@ fn who_asks_only_when_a_file_was_modified_is_told_of_what_a_mapping_writes() {
     // The kernel is told to doubt what it knew of the base by a thread of its own.
     eventually(SOON, "the time of the write", || modified().tv_sec > before.tv_sec);
 }
+
+#[test]
+fn looking_at_a_thread_waits_for_its_turn() {
+    let bench = Bench::new();
+    bench.thread("fix");
+    bench.stead.ok(&["unmount", "--all"]);
+    std::thread::scope(|scope| {
+        let looking: Vec<_> =
+            (0..6).map(|_| scope.spawn(|| bench.run(&["thread", "status", "fix"]))).collect();
+        for looked in looking {
+            let looked = looked.join().expect("run");
+            assert_eq!(looked.code(), 0, "{looked}");
+        }
+    });
+}
