@@ -134,6 +134,9 @@ pub struct ThreadRow {
     pub commit: String,
     /// Its branch.
     pub branch: String,
+    /// The branch that it was made from, if it was one.
+    #[serde(default)]
+    pub onto: Option<String>,
     /// Where it is mounted, or was last, or is to be.
     pub dir: ByteString,
     /// Whether nothing was at `dir` before the thread was made.

@@ -218,6 +218,39 @@ pub fn reference(objects: &Objects, name: &str) -> Result<Option<Oid>> {
     }
 }
 
+/// Puts a reference, by its full name, where it is to be, if it is where it was: `None` is not there. The reason is for its log.
+pub fn move_reference(
+    objects: &Objects,
+    name: &str,
+    was: Option<&Oid>,
+    to: Option<&Oid>,
+    reason: &str,
+) -> Result<()> {
+    let null = Oid::null(objects.hash());
+    let [was, to] = [was, to].map(|oid| oid.unwrap_or(&null).to_string());
+    objects.git("move a reference", |git| {
+        git.args(["update-ref", "--create-reflog", "-m", reason, name, &to, &was])
+    })?;
+    Ok(())
+}
+
+/// Whether a commit is another one, or is contained in it.
+pub fn is_ancestor(objects: &Objects, of: &Oid, commit: &Oid) -> Result<bool> {
+    let said = objects.git("look for commits", |git| {
+        git.args(["rev-list", "--max-count=1", &of.to_string(), "--not", &commit.to_string()])
+    })?;
+    Ok(said.trim_ascii().is_empty())
+}
+
+/// The branch that is checked out in a directory, if one is.
+pub fn current_branch(within: &Path) -> Result<Option<String>> {
+    let said = git(within, "look for a branch", |git| {
+        git.arg("-C").arg(within).args(["for-each-ref", "--format=%(HEAD)%(refname)", "refs/heads/"])
+    })?;
+    let said = String::from_utf8_lossy(&said);
+    Ok(said.lines().find_map(|line| line.strip_prefix("*refs/heads/")).map(str::to_owned))
+}
+
 /// Deletes a reference that is at this commit, by its full name.
 pub fn delete_reference(objects: &Objects, name: &str, at: &Oid) -> Result<()> {
     objects.git("delete a reference", |git| git.args(["update-ref", "-d", name, &at.to_string()]))?;

@@ -1,6 +1,15 @@
-use store::thread::Remains;
-use wire::api::machine::Caller;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
+use store::node::{Ino, Time};
+use store::thread::{Access, Changed, New, Remains};
+use wire::api::machine::Caller;
+use wire::api::thread;
+
+use super::dropping::{branch_of, is_untouched, remove};
+use super::looking::{changed_of, parse_listing};
+use super::making::{ASIDE, Planned, beside, plan_new};
 use super::*;
 
 #[test]
