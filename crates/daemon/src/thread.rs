@@ -19,6 +19,7 @@
 
 mod captures;
 mod dropping;
+mod landing;
 mod looking;
 mod making;
 

@@ -15,6 +15,7 @@
 //!
 //! A registration is removed only if its `gitdir` is of the thread: whatever else has its name by then stays.
 
+pub mod land;
 pub mod snapshot;
 
 use std::ffi::OsStr;

@@ -251,6 +251,8 @@ methods! {
     ThreadDiff = "thread.diff": thread::Diff => thread::Compared;
     /// The captures of one.
     ThreadLog = "thread.log": thread::Log => thread::Captures;
+    /// Bring what is in a thread onto a branch.
+    ThreadLand = "thread.land": thread::Land => thread::Landed;
     /// Remove one.
     ThreadDrop = "thread.drop": thread::Drop => thread::Dropped;
     /// Make a microVM.

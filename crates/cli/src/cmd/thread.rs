@@ -7,7 +7,9 @@ use clap_complete::engine::ArgValueCompleter;
 use clap_complete::engine::PathCompleter;
 use wire::api::ErrorKind;
 use wire::api::mount::Force;
-use wire::api::thread::{Capture, Change, ChangeKind, Changes, Diff, Drop, List, Log, New, Status, Threads};
+use wire::api::thread::{
+    Capture, Change, ChangeKind, Changes, Diff, Drop, Land, LandMode, Landed, List, Log, New, Status, Threads,
+};
 use wire::bytestring::ByteString;
 
 use crate::completion;
@@ -29,6 +31,7 @@ Examples:
   stead thread new fix                 # of the repository here, at ../REPO-fix
   stead thread new try --from thread:fix
   stead thread status fix
+  stead thread land fix -m 'Mend the parser'
   stead thread drop fix")]
 pub struct Args {
     #[command(subcommand)]
@@ -87,6 +90,28 @@ enum Command {
         #[arg(add = ArgValueCompleter::new(completion::threads))]
         name: String,
     },
+    /// Bring what is in a thread onto a branch
+    ///
+    /// That is what is committed on the thread's branch, or else what was captured last. The branch becomes it, or is merged with it. A
+    /// working copy that has the branch goes along; one with changes in tracked files is left alone, and nothing is landed. What cannot be
+    /// merged is begun in the thread: resolve it there, commit, and land again. The thread has to be mounted, and stays.
+    Land {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// The branch [default: that from which the thread was made]
+        #[arg(long, value_name = "BRANCH")]
+        onto: Option<String>,
+        /// Make a merge, also where the branch could become what the thread is
+        #[arg(long, conflicts_with = "squash")]
+        merge: bool,
+        /// Make one commit of all that is in the thread
+        #[arg(long)]
+        squash: bool,
+        /// The message of commits that are made; with one, changes that are neither committed nor captured are captured first
+        #[arg(long, short, value_name = "TEXT")]
+        message: Option<String>,
+    },
     /// Unmount a thread and remove it
     ///
     /// Its branch goes too, unless it has commits that no other branch has. Captures stay.
@@ -127,6 +152,14 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
             capture(Capture { name, message, agent, tool }, context)
         }
         Command::Log { name } => log(name, context),
+        Command::Land { name, onto, merge, squash, message } => {
+            let mode = match (merge, squash) {
+                (true, _) => LandMode::Merge,
+                (_, true) => LandMode::Squash,
+                _ => LandMode::Auto,
+            };
+            land(Land { name, onto, mode, message }, context)
+        }
         Command::Drop { name, force } => drop(name, force, context),
     }
 }
@@ -222,6 +255,19 @@ fn log(name: String, context: &mut Context) -> Result<()> {
         ]);
     }
     context.output.table(&table)
+}
+
+fn land(land: Land, context: &mut Context) -> Result<()> {
+    let landed = context.daemon()?.call(land)?;
+    if context.output.is_json() {
+        return context.output.document(&landed);
+    }
+    let Landed { name, branch, commit, .. } = &landed;
+    context.output.line(format_args!("{name}  {branch}  {commit}"))?;
+    if let Some(dir) = &landed.dir {
+        context.output.note(format_args!("note: {dir} went along"));
+    }
+    Ok(())
 }
 
 fn drop(name: String, force: bool, context: &mut Context) -> Result<()> {

@@ -546,6 +546,27 @@ fn thread_methods() -> Vec<Method> {
             text: "The captures of a thread, the last one first.",
         },
         Method {
+            call: thread::Land {
+                name: "fix".to_owned(),
+                onto: Some("main".to_owned()),
+                mode: thread::LandMode::Auto,
+                message: None,
+            }
+            .into(),
+            reply: json(thread::Landed {
+                name: "fix".to_owned(),
+                branch: "main".to_owned(),
+                commit: COMMIT.to_owned(),
+                how: thread::LandedHow::FastForward,
+                captured: None,
+                dir: Some("/home/u/app".into()),
+            }),
+            text: "Brings what is in a thread that is mounted onto a branch: without `onto`, onto that from which it was made. `mode` is\n\
+                   `auto`, `merge` or `squash`. With a `message`, what is neither committed nor captured is captured; without one it is\n\
+                   refused. A worktree that has the branch, `dir`, goes along, unless it has changes in tracked files: that is refused, too.\n\
+                   What cannot be merged is refused, and begun in the thread, to be resolved and committed there.",
+        },
+        Method {
             call: thread::Drop { name: "fix".to_owned(), force: Force::Never }.into(),
             reply: json(thread::Dropped {
                 name: "fix".to_owned(),

@@ -7,7 +7,7 @@ use wire::api::machine::Source;
 use wire::api::mount::{Create, Force};
 use wire::api::thread::{
     CHANGES_BYTES_MAX, Capture, Captured, Captures, Change, ChangeKind, Changes, Compared, Diff, Drop,
-    Dropped, List, Log, New, Status, Threads,
+    Dropped, Land, Landed, List, Log, New, Status, Threads,
 };
 use wire::api::{ErrorKind, ErrorObject, status};
 use wire::bytestring::ByteString;
@@ -86,6 +86,11 @@ fn kind(objects: &Objects, tree: &store::Oid, changed: &Changed) -> Result<Chang
 /// Makes a commit of what is in one.
 pub async fn capture(daemon: &Daemon, asked: Capture) -> Result<Captured, ErrorObject> {
     to_its_end(daemon, |context| async move { context.capture(asked).await }).await
+}
+
+/// Brings what is in one onto a branch.
+pub async fn land(daemon: &Daemon, asked: Land) -> Result<Landed, ErrorObject> {
+    to_its_end(daemon, |context| async move { context.land(asked).await }).await
 }
 
 /// Has what is in one compared with what it began from.

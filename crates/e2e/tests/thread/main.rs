@@ -2,6 +2,7 @@
 
 mod crash;
 mod drop;
+mod land;
 mod make;
 mod work;
 
@@ -96,6 +97,13 @@ impl Bench {
         let finished = self.stead.program().args(args).arg("--json").cwd(&self.app).deadline(SOON).ok();
         serde_json::from_slice(&finished.stdout)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {finished}"))
+    }
+
+    /// Whom git takes for the author of what the daemon has it commit.
+    fn name_the_author(&self) {
+        for (key, value) in [("user.name", "test"), ("user.email", "test@example.org")] {
+            self.git(&["config", key, value]);
+        }
     }
 
     /// Makes a thread, and says where it is.

@@ -196,6 +196,70 @@ pub struct CaptureEntry {
     pub subject: String,
 }
 
+/// Brings what is in a thread that is mounted onto a branch of its repository: what is committed on its branch if that is all, or else what
+/// was captured last. The branch is changed from the commit that it is at, or not at all. A worktree that has it goes along, unless it
+/// has changes in tracked files: then it is refused. What cannot be merged is begun in the thread, for somebody to resolve there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Land {
+    /// Which.
+    pub name: String,
+    /// The branch. Without one, that from which the thread was made.
+    #[serde(default)]
+    pub onto: Option<String>,
+    /// How.
+    #[serde(default)]
+    pub mode: LandMode,
+    /// The message of commits that are made for it. With one, changes that are neither committed nor captured are captured; without one
+    /// they are refused.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
+/// How a thread is to be landed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LandMode {
+    /// The branch becomes what the thread is, or else they are merged.
+    #[default]
+    Auto,
+    /// A merge, also where none is needed.
+    Merge,
+    /// One commit behind the branch.
+    Squash,
+}
+
+/// It is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Landed {
+    /// Which thread.
+    pub name: String,
+    /// The branch.
+    pub branch: String,
+    /// At which commit it is now.
+    pub commit: String,
+    /// What that commit is.
+    pub how: LandedHow,
+    /// The capture that was made for it, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captured: Option<String>,
+    /// The worktree that has the branch and went along, if one has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<ByteString>,
+}
+
+/// How a thread was landed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LandedHow {
+    /// The branch had nothing of its own.
+    FastForward,
+    /// A merge of both.
+    Merge,
+    /// One commit with all of it.
+    Squash,
+}
+
 /// Unmounts a thread and removes it: its directory, its worktree, and its branch if that has no commits of its own. Captures stay,
 /// unless it is forced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
