@@ -137,6 +137,8 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::ThreadDiff(diff) => done::<api::thread::Diff>(thread::diff(&daemon, diff).await),
         Call::ThreadLog(log) => done::<api::thread::Log>(thread::log(&daemon, log).await),
         Call::ThreadLand(land) => done::<api::thread::Land>(thread::land(&daemon, land).await),
+        Call::ThreadSwitch(switch) => done::<api::thread::Switch>(thread::switch(&daemon, switch).await),
+        Call::ThreadUndo(undo) => done::<api::thread::Undo>(thread::undo(&daemon, undo).await),
         Call::ThreadDrop(drop) => done::<api::thread::Drop>(thread::drop(&daemon, drop).await),
         Call::VmCreate(create) => done::<api::vm::Create>(vm::create(&daemon, create).await),
         Call::VmStart(start) => done::<api::vm::Start>(vm::start(&daemon, start).await),

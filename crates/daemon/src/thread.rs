@@ -22,6 +22,7 @@ mod dropping;
 mod landing;
 mod looking;
 mod making;
+mod operations;
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;

@@ -229,9 +229,7 @@ pub fn move_reference(
 ) -> Result<()> {
     let null = Oid::null(objects.hash());
     let [was, to] = [was, to].map(|oid| oid.unwrap_or(&null).to_string());
-    objects.git("move a reference", |git| {
-        git.args(["update-ref", "--create-reflog", "-m", reason, name, &to, &was])
-    })?;
+    objects.git("move a reference", |git| git.args(["update-ref", "-m", reason, name, &to, &was]))?;
     Ok(())
 }
 

@@ -253,6 +253,10 @@ methods! {
     ThreadLog = "thread.log": thread::Log => thread::Captures;
     /// Bring what is in a thread onto a branch.
     ThreadLand = "thread.land": thread::Land => thread::Landed;
+    /// Have a thread show another revision.
+    ThreadSwitch = "thread.switch": thread::Switch => thread::Switched;
+    /// Undo what was done to a thread last.
+    ThreadUndo = "thread.undo": thread::Undo => thread::Undone;
     /// Remove one.
     ThreadDrop = "thread.drop": thread::Drop => thread::Dropped;
     /// Make a microVM.

@@ -1,5 +1,7 @@
 //! `stead thread`
 
+mod run;
+
 use std::ffi::OsString;
 
 use clap::Subcommand;
@@ -8,7 +10,8 @@ use clap_complete::engine::PathCompleter;
 use wire::api::ErrorKind;
 use wire::api::mount::Force;
 use wire::api::thread::{
-    Capture, Change, ChangeKind, Changes, Diff, Drop, Land, LandMode, Landed, List, Log, New, Status, Threads,
+    Capture, Change, ChangeKind, Changes, Diff, Drop, Land, LandMode, Landed, List, Log, New, Status, Switch,
+    Threads, Undo, Undone,
 };
 use wire::bytestring::ByteString;
 
@@ -112,6 +115,31 @@ enum Command {
         #[arg(long, short, value_name = "TEXT")]
         message: Option<String>,
     },
+    /// Have a thread show another revision, and its branch be at it
+    ///
+    /// Only files that differ between the two are touched. Changes that are not committed stay; where one is of such a file, nothing is
+    /// done. Commits that nothing else has are kept as long as this can be undone. The thread has to be mounted.
+    Switch {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// A branch, a tag, a commit, or `thread:NAME` for the last capture of another thread, or else its branch
+        #[arg(value_name = "REV")]
+        revision: String,
+    },
+    /// Undo what was done to a thread last: a capture, a landing, a switch
+    ///
+    /// And when that is undone, what was done before it. Only if nobody has moved the branch since, and no change that is not committed
+    /// would be lost.
+    Undo {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// Do again what was undone last
+        #[arg(long)]
+        redo: bool,
+    },
+    Run(run::RunArgs),
     /// Unmount a thread and remove it
     ///
     /// Its branch goes too, unless it has commits that no other branch has. Captures stay.
@@ -141,15 +169,15 @@ struct NewArgs {
     at: Option<OsString>,
 }
 
-/// Carries it out.
-pub fn run(args: Args, context: &mut Context) -> Result<()> {
-    match args.command {
+/// Carries it out, and returns the status to exit with.
+pub fn run(args: Args, context: &mut Context) -> Result<u8> {
+    let done = match args.command {
         Command::New(args) => new(args, context),
         Command::List => list(context),
         Command::Status { name } => status(name, context),
         Command::Diff { name, arguments } => diff(name, arguments, context),
         Command::Capture { name, message, agent, tool } => {
-            capture(Capture { name, message, agent, tool }, context)
+            capture(Capture { name, message, agent, tool, if_changed: false }, context)
         }
         Command::Log { name } => log(name, context),
         Command::Land { name, onto, merge, squash, message } => {
@@ -160,8 +188,12 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
             };
             land(Land { name, onto, mode, message }, context)
         }
+        Command::Switch { name, revision } => switch(Switch { name, revision }, context),
+        Command::Undo { name, redo } => undo(Undo { name, redo }, context),
+        Command::Run(args) => return run::run(args, context),
         Command::Drop { name, force } => drop(name, force, context),
-    }
+    };
+    done.map(|()| 0)
 }
 
 fn new(args: NewArgs, context: &mut Context) -> Result<()> {
@@ -265,6 +297,29 @@ fn land(land: Land, context: &mut Context) -> Result<()> {
     let Landed { name, branch, commit, .. } = &landed;
     context.output.line(format_args!("{name}  {branch}  {commit}"))?;
     if let Some(dir) = &landed.dir {
+        context.output.note(format_args!("note: {dir} went along"));
+    }
+    Ok(())
+}
+
+fn switch(switch: Switch, context: &mut Context) -> Result<()> {
+    let switched = context.daemon()?.call(switch)?;
+    if context.output.is_json() {
+        return context.output.document(&switched);
+    }
+    context.output.line(format_args!("{}  {}", switched.name, switched.commit))
+}
+
+fn undo(undo: Undo, context: &mut Context) -> Result<()> {
+    let word = if undo.redo { "done again" } else { "undone" };
+    let undone = context.daemon()?.call(undo)?;
+    if context.output.is_json() {
+        return context.output.document(&undone);
+    }
+    let Undone { name, operation, reference, now, .. } = &undone;
+    let now = now.as_deref().unwrap_or("gone");
+    context.output.line(format_args!("{name}  {} {word}  {reference}  {now}", operation.name()))?;
+    if let Some(dir) = &undone.dir {
         context.output.note(format_args!("note: {dir} went along"));
     }
     Ok(())

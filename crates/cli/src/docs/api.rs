@@ -514,6 +514,7 @@ fn thread_methods() -> Vec<Method> {
                 message: "Mend the parser".to_owned(),
                 agent: Some("reviewer".to_owned()),
                 tool: None,
+                if_changed: false,
             }
             .into(),
             reply: json(thread::Captured {
@@ -522,7 +523,8 @@ fn thread_methods() -> Vec<Method> {
                 parent: "3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned(),
             }),
             text: "Makes a commit of what is in a thread that is mounted, but for what is ignored, on `refs/stead/threads/NAME`. Its branch and\n\
-                   its index stay as they are. `agent` and `tool` become trailers. Refused when nothing has changed since the last one.",
+                   its index stay as they are. `agent` and `tool` become trailers. Refused when nothing has changed since the last one;\n\
+                   with `if_changed` that one is told, as its own `parent`.",
         },
         Method {
             call: thread::Diff { name: "fix".to_owned() }.into(),
@@ -565,6 +567,30 @@ fn thread_methods() -> Vec<Method> {
                    `auto`, `merge` or `squash`. With a `message`, what is neither committed nor captured is captured; without one it is\n\
                    refused. A worktree that has the branch, `dir`, goes along, unless it has changes in tracked files: that is refused, too.\n\
                    What cannot be merged is refused, and begun in the thread, to be resolved and committed there.",
+        },
+        Method {
+            call: thread::Switch { name: "fix".to_owned(), revision: "main~2".to_owned() }.into(),
+            reply: json(thread::Switched {
+                name: "fix".to_owned(),
+                was: COMMIT.to_owned(),
+                commit: "3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned(),
+            }),
+            text: "Has a thread that is mounted show another revision, and its branch be at it. Only files that differ are touched. Changes that\n\
+                   are not committed stay; where one is of such a file, it is refused.",
+        },
+        Method {
+            call: thread::Undo { name: "fix".to_owned(), redo: false }.into(),
+            reply: json(thread::Undone {
+                name: "fix".to_owned(),
+                operation: thread::OperationKind::Land,
+                reference: "refs/heads/main".to_owned(),
+                was: Some(COMMIT.to_owned()),
+                now: Some("3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned()),
+                dir: Some("/home/u/app".into()),
+            }),
+            text: "Undoes what was done to a thread last and is not undone: a `capture`, a `land`, a `switch`. With `redo`, does again what was\n\
+                   undone last. Refused if the reference is not where it was left, or a change that is not committed would be lost. What it\n\
+                   leaves is kept on `refs/stead/kept/NAME/` as long as it can be done again.",
         },
         Method {
             call: thread::Drop { name: "fix".to_owned(), force: Force::Never }.into(),

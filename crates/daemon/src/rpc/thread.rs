@@ -7,7 +7,7 @@ use wire::api::machine::Source;
 use wire::api::mount::{Create, Force};
 use wire::api::thread::{
     CHANGES_BYTES_MAX, Capture, Captured, Captures, Change, ChangeKind, Changes, Compared, Diff, Drop,
-    Dropped, Land, Landed, List, Log, New, Status, Threads,
+    Dropped, Land, Landed, List, Log, New, Status, Switch, Switched, Threads, Undo, Undone,
 };
 use wire::api::{ErrorKind, ErrorObject, status};
 use wire::bytestring::ByteString;
@@ -91,6 +91,16 @@ pub async fn capture(daemon: &Daemon, asked: Capture) -> Result<Captured, ErrorO
 /// Brings what is in one onto a branch.
 pub async fn land(daemon: &Daemon, asked: Land) -> Result<Landed, ErrorObject> {
     to_its_end(daemon, |context| async move { context.land(asked).await }).await
+}
+
+/// Has one show another revision.
+pub async fn switch(daemon: &Daemon, asked: Switch) -> Result<Switched, ErrorObject> {
+    to_its_end(daemon, |context| async move { context.switch(asked).await }).await
+}
+
+/// Undoes what was done to one last.
+pub async fn undo(daemon: &Daemon, asked: Undo) -> Result<Undone, ErrorObject> {
+    to_its_end(daemon, |context| async move { context.undo(asked).await }).await
 }
 
 /// Has what is in one compared with what it began from.

@@ -2,11 +2,12 @@
 
 use store::objects::Revision;
 use store::thread::Changed;
-use store::worktree::snapshot::{Captured, Message, Mounted};
+use store::worktree::snapshot::{Message, Mounted};
 use store::worktree::{self, LogEntry};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject, thread};
 
+use super::operations::captured_operation;
 use super::{ThreadContext, base_of, blocking, captures_of, conflict, from_store, repository_of};
 use crate::database::ThreadRow;
 use crate::failure::failure;
@@ -41,28 +42,37 @@ impl ThreadContext {
 
     /// Makes a commit of what is in a thread.
     pub async fn capture(&self, asked: thread::Capture) -> Result<thread::Captured, ErrorObject> {
-        let thread::Capture { name, message: text, agent, tool } = asked;
+        let thread::Capture { name, message: text, agent, tool, if_changed } = asked;
         let message = message(text, agent, tool)?;
         let (row, mount, turn) = self.take_mounted(&name).await?;
         let captures = name.clone();
-        let captured = self
+        let (captured, committed) = self
             .in_worktree(&row, &mount, move |mounted, base, changed| {
                 let tree = mounted.snapshot(base, changed)?;
-                mounted.capture(&captures, &tree, &message)
+                Ok((mounted.capture(&captures, &tree, &message)?, mounted.head()?))
             })
             .await?;
-        drop(turn);
-        match captured {
-            Some(Captured { commit, parent }) => {
-                Ok(thread::Captured { name, commit: commit.to_string(), parent: parent.to_string() })
+        let captured = match captured {
+            Some(captured) => {
+                self.record(&row, captured_operation(&name, &captured)).await;
+                (captured.commit, captured.parent)
             }
-            None => Err(conflict(
-                format!(
-                    "nothing has changed in the thread `{name}` since what was captured or committed last"
-                ),
-                format!("stead thread log {name}"),
-            )),
-        }
+            None if if_changed => {
+                let last = blocking(move || captures_of(&row)).await??.unwrap_or(committed);
+                (last, last)
+            }
+            None => {
+                return Err(conflict(
+                    format!(
+                        "nothing has changed in the thread `{name}` since what was captured or committed last"
+                    ),
+                    format!("stead thread log {name}"),
+                ));
+            }
+        };
+        drop(turn);
+        let (commit, parent) = captured;
+        Ok(thread::Captured { name, commit: commit.to_string(), parent: parent.to_string() })
     }
 
     /// Has what is in a thread made a tree.

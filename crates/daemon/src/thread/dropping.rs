@@ -42,8 +42,13 @@ impl ThreadContext {
     /// Removes all that is left of a thread that is not mounted. What cannot be removed is tried again by the next daemon.
     pub(super) async fn remove(&self, row: ThreadRow, turn: Turn) {
         let (name, paths) = (row.name.clone(), self.paths.clone());
+        let of = row.clone();
         let removed = blocking(move || remove(&row, &paths)).await.flatten();
         let forgotten = match removed {
+            Ok(()) => self.forget_all_operations(&of).await,
+            Err(error) => Err(error),
+        };
+        let forgotten = match forgotten {
             Ok(()) => self.database.remove_thread(name.clone()).await.map_err(|error| failure(&error)),
             Err(error) => Err(error),
         };

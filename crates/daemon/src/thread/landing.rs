@@ -5,13 +5,13 @@ use std::path::Path;
 use store::Oid;
 use store::objects::Objects;
 use store::worktree::land::{self, Checkout, Merged, Tip};
-use store::worktree::snapshot::Captured;
 use store::worktree::{self, is_ancestor, move_reference};
-use wire::api::thread::{LandMode, LandedHow};
+use wire::api::thread::{LandMode, LandedHow, OperationKind};
 use wire::api::{ErrorKind, ErrorObject, thread};
 use wire::bytestring::ByteString;
 
 use super::captures::message;
+use super::operations::{Moved, captured_operation};
 use super::{ThreadContext, blocking, conflict, from_store, repository_of};
 use crate::database::ThreadRow;
 
@@ -27,7 +27,7 @@ const CONFLICTS_SHOWN_MAX: usize = 3;
 /// What came of one attempt.
 enum Attempt {
     /// The branch is at this commit now.
-    Landed { commit: Oid, how: LandedHow, dir: Option<ByteString> },
+    Landed { was: Oid, commit: Oid, how: LandedHow, dir: Option<ByteString> },
     /// Somebody has to resolve these paths.
     Conflicts(Vec<Vec<u8>>),
     /// The branch is elsewhere than when it was looked at.
@@ -59,7 +59,10 @@ impl ThreadContext {
             .await?;
         let (tip, captured) = match tip {
             Tip::Commit(commit) => (commit, None),
-            Tip::Captured(Captured { commit, .. }) => (commit, Some(commit.to_string())),
+            Tip::Captured(captured) => {
+                self.record(&row, captured_operation(&name, &captured)).await;
+                (captured.commit, Some(captured.commit.to_string()))
+            }
             Tip::Uncaptured => {
                 return Err(conflict(
                     format!("the thread `{name}` has changes that are neither committed nor captured"),
@@ -74,8 +77,8 @@ impl ThreadContext {
             }
         };
         let landing = Landing { row: row.clone(), branch: branch.clone(), tip, mode, message: text };
-        let (commit, how, dir) = match self.attempt(landing).await? {
-            Attempt::Landed { commit, how, dir } => (commit, how, dir),
+        let (was, commit, how, dir) = match self.attempt(landing).await? {
+            Attempt::Landed { was, commit, how, dir } => (was, commit, how, dir),
             Attempt::Moved => {
                 let message = format!("somebody else moves the branch `{branch}` all the time");
                 return Err(conflict(message, "try again in a moment".to_owned()));
@@ -93,6 +96,8 @@ impl ThreadContext {
                 });
             }
         };
+        let moved = Moved { reference: format!("refs/heads/{branch}"), was: Some(was), now: commit };
+        self.record(&row, moved.into_operation(OperationKind::Land)).await;
         drop(turn);
         Ok(thread::Landed { name, branch, commit: commit.to_string(), how, captured, dir })
     }
@@ -169,7 +174,7 @@ impl Landing {
             None => move_reference(&objects, &reference, Some(&was), Some(&commit), &reason),
         };
         match moved {
-            Ok(()) => Ok(Attempt::Landed { commit, how, dir }),
+            Ok(()) => Ok(Attempt::Landed { was, commit, how, dir }),
             Err(_) if now(&objects)? != Some(was) => Ok(Attempt::Moved),
             Err(error @ store::Error::Git { .. }) if dir.is_some() => {
                 Err(ErrorObject::new(ErrorKind::Conflict, from_store(&error).message))
@@ -236,7 +241,7 @@ enum Made {
 }
 
 /// The worktree that has a branch, if one has it. One that cannot be brought along is refused. Blocks.
-fn checkout_of(objects: &Objects, branch: &str) -> Result<Option<ByteString>, ErrorObject> {
+pub(super) fn checkout_of(objects: &Objects, branch: &str) -> Result<Option<ByteString>, ErrorObject> {
     let is_in = |dir: &Path| format!("the branch `{branch}` is checked out in `{}`", dir.display());
     match land::checkout(objects, branch).map_err(|error| from_store(&error))? {
         Checkout::None => Ok(None),

@@ -280,7 +280,7 @@ pub(super) fn beside(copy: &Path, name: &str) -> PathBuf {
 }
 
 /// What another thread has captured last, or else committed.
-fn last_of(objects: &Objects, from: &ThreadRow) -> Result<Revision, ErrorObject> {
+pub(super) fn last_of(objects: &Objects, from: &ThreadRow) -> Result<Revision, ErrorObject> {
     let name = &from.name;
     for reference in [captures_name(name), format!("refs/heads/{}", from.branch)] {
         if let Some(commit) = worktree::reference(objects, &reference).map_err(|error| from_store(&error))? {

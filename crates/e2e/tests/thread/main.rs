@@ -4,6 +4,7 @@ mod crash;
 mod drop;
 mod land;
 mod make;
+mod undo;
 mod work;
 
 use std::path::{Path, PathBuf};

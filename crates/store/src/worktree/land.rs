@@ -212,3 +212,6 @@ fn within(dir: &Path) -> Command {
     command.current_dir(dir).arg("--no-replace-objects").env("GIT_OPTIONAL_LOCKS", "0");
     command
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,8 @@ pub struct Captured {
     pub commit: Oid,
     /// The one before: a capture, or what was the worktree's `HEAD`.
     pub parent: Oid,
+    /// The capture before it, if there was one.
+    pub last: Option<Oid>,
 }
 
 impl Mounted<'_> {
@@ -219,7 +221,7 @@ impl Mounted<'_> {
         self.git("keep a capture", None, Vec::new(), |git| {
             git.args(["update-ref", "-m", "captured", &captures, &new, &old])
         })?;
-        Ok(Some(Captured { commit, parent }))
+        Ok(Some(Captured { commit, parent, last }))
     }
 
     /// Behind what a capture is: behind the last one, and behind what was committed since.
@@ -236,7 +238,7 @@ impl Mounted<'_> {
     }
 
     /// What is committed in the worktree.
-    pub(super) fn head(&self) -> Result<Oid> {
+    pub fn head(&self) -> Result<Oid> {
         let head = self.git("find what is committed", None, Vec::new(), |git| {
             git.args(["rev-parse", "--verify", "HEAD^{commit}"])
         })?;

@@ -136,6 +136,9 @@ pub struct Capture {
     /// With what: the trailer `Tool`, of one line.
     #[serde(default)]
     pub tool: Option<String>,
+    /// Nothing to capture is no error: then the commit is its own parent.
+    #[serde(default)]
+    pub if_changed: bool,
 }
 
 /// It is made.
@@ -258,6 +261,83 @@ pub enum LandedHow {
     Merge,
     /// One commit with all of it.
     Squash,
+}
+
+/// Has a thread that is mounted show another revision, and its branch be at it. Only files that differ between the two are touched. Changes
+/// that are not committed stay; where one is of such a file, nothing is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// Which.
+    pub name: String,
+    /// What git takes for a commit in the thread, or `thread:NAME` for what another thread has captured or committed last.
+    pub revision: String,
+}
+
+/// It does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// Which thread.
+    pub name: String,
+    /// The commit that its branch was at.
+    pub was: String,
+    /// The commit that it is at.
+    pub commit: String,
+}
+
+/// Undoes what was done to a thread last and is not undone: a capture, a landing, a switch. Or does again what was undone last. Only if the
+/// reference is where it was left, and the worktree that has it has no changes which would be lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Undo {
+    /// Which.
+    pub name: String,
+    /// Do again what was undone last, in place of undoing more.
+    #[serde(default)]
+    pub redo: bool,
+}
+
+/// It is undone, or done again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    /// Which thread.
+    pub name: String,
+    /// What was undone.
+    pub operation: OperationKind,
+    /// The reference that it had moved.
+    pub reference: String,
+    /// Where that was, if it was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
+    /// Where it is now, if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<String>,
+    /// The worktree that went along, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<ByteString>,
+}
+
+/// Something that was done to a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationKind {
+    /// What was in it became a commit.
+    Capture,
+    /// It was brought onto a branch.
+    Land,
+    /// It went to another revision.
+    Switch,
+}
+
+impl OperationKind {
+    /// The word in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OperationKind::Capture => "capture",
+            OperationKind::Land => "land",
+            OperationKind::Switch => "switch",
+        }
+    }
 }
 
 /// Unmounts a thread and removes it: its directory, its worktree, and its branch if that has no commits of its own. Captures stay,
