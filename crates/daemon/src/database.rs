@@ -10,8 +10,11 @@
 //! | `mount(id, record)` | one row for each mount, as JSON of [`MountRow`] |
 //! | `process(id, record)` | one row for each detached process, as JSON of [`ProcessRow`] |
 //! | `thread(name, record)` | one row for each thread, as JSON of [`ThreadRow`] |
-//! | `thread_operation(number, thread, record)` | what was done to threads, as JSON of [`OperationRow`] |
+//! | `thread_operation(number, thread, record)` | what was done to threads, as JSON of [`OperationRow`](threads::OperationRow) |
+//! | `dropped_thread(number, thread, record)` | threads that were dropped and can be had back, as JSON of [`DroppedRow`](threads::DroppedRow) |
 //! | `session(machine, record)` | one row for each machine with such a process, as JSON of [`SessionRow`] |
+
+pub mod threads;
 
 use std::fs::{OpenOptions, Permissions};
 use std::io;
@@ -27,7 +30,6 @@ use tokio::sync::{mpsc, oneshot};
 use wire::api::id::{MountId, ProcessId};
 use wire::api::machine::{Caller, Machine, Source};
 use wire::api::process::Outcome;
-use wire::api::thread::OperationKind;
 use wire::api::time::Timestamp;
 use wire::bytestring::ByteString;
 use wire::worker::Ready;
@@ -41,8 +43,10 @@ const MIGRATIONS: &[&str] = &[
     "CREATE TABLE thread (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;",
     "CREATE TABLE thread_operation (
          number INTEGER PRIMARY KEY AUTOINCREMENT, thread TEXT NOT NULL, record TEXT NOT NULL
-     ) STRICT;
-     CREATE INDEX thread_operation_thread ON thread_operation (thread);",
+     ) STRICT;",
+    "CREATE TABLE dropped_thread (
+         number INTEGER PRIMARY KEY AUTOINCREMENT, thread TEXT NOT NULL, record TEXT NOT NULL
+     ) STRICT;",
 ];
 
 /// Requests that may wait for the disk. Whoever asks beyond it waits too.
@@ -153,24 +157,6 @@ pub struct ThreadRow {
     pub registration: Option<ByteString>,
 }
 
-/// Something that was done to a thread, with what is needed to undo it: a reference of its repository was moved.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OperationRow {
-    /// What it was.
-    pub kind: OperationKind,
-    /// When it was done.
-    pub at: Timestamp,
-    /// The reference, by its full name.
-    pub reference: String,
-    /// Where it was, if it was there.
-    pub was: Option<String>,
-    /// Where it was put.
-    pub now: String,
-    /// It was undone, and not done again.
-    #[serde(default)]
-    pub undone: bool,
-}
-
 /// Where a thread is in its life, as far as whoever finds its row has to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
@@ -186,6 +172,9 @@ pub enum ThreadPhase {
         /// The commit at which its captures are to be deleted, if they are.
         #[serde(default)]
         captures_at: Option<String>,
+        /// Where what is in it goes, so that it can be had back. `None` if all of it goes for good.
+        #[serde(default)]
+        aside: Option<threads::Aside>,
     },
 }
 
@@ -331,26 +320,6 @@ impl Database {
         self.run(move |file| file.remove_thread(&name)).await
     }
 
-    /// What was done to a thread, with its numbers, the first first.
-    pub async fn operations(&self, thread: String) -> Result<Vec<(i64, OperationRow)>, DatabaseError> {
-        self.run(move |file| file.operations(&thread)).await
-    }
-
-    /// Writes what was done to a thread, and returns its number.
-    pub async fn add_operation(&self, thread: String, row: OperationRow) -> Result<i64, DatabaseError> {
-        self.run(move |file| file.add_operation(&thread, &row)).await
-    }
-
-    /// Writes what has become of something that was done to a thread.
-    pub async fn put_operation(&self, number: i64, row: OperationRow) -> Result<(), DatabaseError> {
-        self.run(move |file| file.put_operation(number, &row)).await
-    }
-
-    /// Forgets something that was done to a thread. One that is not there is no error.
-    pub async fn remove_operation(&self, number: i64) -> Result<(), DatabaseError> {
-        self.run(move |file| file.remove("thread_operation", "number", number)).await
-    }
-
     /// The session of a machine's commands.
     pub async fn session(&self, machine: Machine) -> Result<Option<SessionRow>, DatabaseError> {
         self.run(move |file| file.session(&machine)).await
@@ -457,30 +426,6 @@ impl File {
     fn remove_thread(&mut self, name: &str) -> Result<(), DatabaseError> {
         let removed = self.connection.execute("DELETE FROM thread WHERE name = ?1", [name]);
         removed.map(|_| ()).map_err(|error| self.failed(error))
-    }
-
-    fn operations(&self, thread: &str) -> Result<Vec<(i64, OperationRow)>, DatabaseError> {
-        let read = || -> rusqlite::Result<Vec<(i64, String)>> {
-            let select = "SELECT number, record FROM thread_operation WHERE thread = ?1 ORDER BY number";
-            let mut statement = self.connection.prepare(select)?;
-            let rows = statement.query_map([thread], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect()
-        };
-        let records = read().map_err(|error| self.failed(error))?;
-        records.iter().map(|(number, record)| Ok((*number, self.parse(record)?))).collect()
-    }
-
-    fn add_operation(&mut self, thread: &str, row: &OperationRow) -> Result<i64, DatabaseError> {
-        let insert = "INSERT INTO thread_operation (thread, record) VALUES (?1, ?2)";
-        let written = self.connection.execute(insert, params![thread, self.record(row)?]);
-        written.map_err(|error| self.failed(error))?;
-        Ok(self.connection.last_insert_rowid())
-    }
-
-    fn put_operation(&mut self, number: i64, row: &OperationRow) -> Result<(), DatabaseError> {
-        let update = "UPDATE thread_operation SET record = ?2 WHERE number = ?1";
-        let written = self.connection.execute(update, params![number, self.record(row)?]);
-        written.map(|_| ()).map_err(|error| self.failed(error))
     }
 
     fn session(&self, machine: &Machine) -> Result<Option<SessionRow>, DatabaseError> {
@@ -643,33 +588,6 @@ mod tests {
         let path = scratch.path().join("db");
         std::fs::write(&path, "x".repeat(4096)).unwrap();
         assert!(matches!(Database::open(&path), Err(DatabaseError::Sqlite { .. })));
-    }
-
-    #[tokio::test]
-    async fn what_was_done_to_a_thread_is_there_in_its_order() {
-        let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("db");
-        let operation = |now: &str| OperationRow {
-            kind: OperationKind::Land,
-            at: Timestamp::from_unix(1),
-            reference: "refs/heads/main".to_owned(),
-            was: None,
-            now: now.to_owned(),
-            undone: false,
-        };
-        let database = Database::open(&path).unwrap();
-        let first = database.add_operation("fix".to_owned(), operation("a")).await.unwrap();
-        let second = database.add_operation("fix".to_owned(), operation("b")).await.unwrap();
-        database.add_operation("other".to_owned(), operation("c")).await.unwrap();
-        let undone = OperationRow { undone: true, ..operation("b") };
-        database.put_operation(second, undone.clone()).await.unwrap();
-        drop(database);
-        let database = Database::open(&path).unwrap();
-        let known = || database.operations("fix".to_owned());
-        assert_eq!(known().await.unwrap(), [(first, operation("a")), (second, undone.clone())]);
-        database.remove_operation(first).await.unwrap();
-        database.remove_operation(first).await.unwrap();
-        assert_eq!(known().await.unwrap(), [(second, undone)]);
     }
 
     #[tokio::test]

@@ -139,6 +139,7 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::ThreadLand(land) => done::<api::thread::Land>(thread::land(&daemon, land).await),
         Call::ThreadSwitch(switch) => done::<api::thread::Switch>(thread::switch(&daemon, switch).await),
         Call::ThreadUndo(undo) => done::<api::thread::Undo>(thread::undo(&daemon, undo).await),
+        Call::ThreadCollect(collect) => done::<api::thread::Collect>(thread::collect(&daemon, collect).await),
         Call::ThreadDrop(drop) => done::<api::thread::Drop>(thread::drop(&daemon, drop).await),
         Call::VmCreate(create) => done::<api::vm::Create>(vm::create(&daemon, create).await),
         Call::VmStart(start) => done::<api::vm::Start>(vm::start(&daemon, start).await),

@@ -3,7 +3,7 @@
 //! ```text
 //!  asked for ─► planned ─► claimed, row: making ─► directory, branch, worktree, tree, index ─► mounted ─► row: open
 //!                  └───────────────┴──────────────────────────┴───────────────────────┴─► undone: nothing is left
-//!  open ─► unmounted ─► row: dropping ─► worktree, branch, files gone ─► row gone
+//!  open ─► unmounted ─► row: dropping ─► worktree, branch, files put [aside] ─► row gone
 //! ```
 //!
 //! A thread that a daemon finds *making* is undone, one that it finds *dropping* is removed to its end, before anybody can ask for
@@ -17,6 +17,7 @@
 //!                   /changed while somebody asks for it: what is changed, as the worker writes it down
 //! ```
 
+mod aside;
 mod captures;
 mod dropping;
 mod landing;
@@ -43,6 +44,7 @@ use crate::failure::{chain, failure, from_io};
 use crate::mount::MountHandle;
 use crate::owner::{Event, FoundThread, OwnerHandle, ThreadEvent, Turn};
 
+pub use aside::sweep;
 pub use making::make;
 
 /// What contents of revisions may take on the disk: as much as the cache of other machines' files.

@@ -15,6 +15,7 @@
 //!
 //! A registration is removed only if its `gitdir` is of the thread: whatever else has its name by then stays.
 
+pub mod aside;
 pub mod land;
 pub mod snapshot;
 
@@ -129,21 +130,33 @@ fn gitdir_of(dir: &Path) -> Vec<u8> {
 
 /// Removes a registration, if it still is of a worktree at one of these places.
 pub fn unregister(registration: &Path, places: &[&Path]) -> Result<()> {
-    let said = match std::fs::read(registration.join(GITDIR)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        said => said.map_err(fails("read", registration))?,
-    };
-    let said = Path::new(OsStr::from_bytes(said.trim_ascii_end()));
-    if !places.iter().any(|place| said.starts_with(place)) {
-        tracing::warn!(path = %registration.display(), "a worktree of git is not the thread's any more, and stays");
+    if !is_registration_of(registration, places)? {
         return Ok(());
     }
     std::fs::remove_dir_all(registration).map_err(fails("remove", registration))?;
-    // As git does with the last one.
+    remove_last(registration);
+    Ok(())
+}
+
+/// Whether a registration is there, and still is of a worktree at one of these places.
+fn is_registration_of(registration: &Path, places: &[&Path]) -> Result<bool> {
+    let said = match std::fs::read(registration.join(GITDIR)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        said => said.map_err(fails("read", registration))?,
+    };
+    let said = Path::new(OsStr::from_bytes(said.trim_ascii_end()));
+    let is_its = places.iter().any(|place| said.starts_with(place));
+    if !is_its {
+        tracing::warn!(path = %registration.display(), "a worktree of git is not the thread's any more, and stays");
+    }
+    Ok(is_its)
+}
+
+/// As git does with the directory of all registrations, when the last one has gone.
+fn remove_last(registration: &Path) {
     if let Some(all) = registration.parent() {
         drop(std::fs::remove_dir(all));
     }
-    Ok(())
 }
 
 /// Whether what is in the [`POINTER`] of a worktree at `dir` leads to this registration.

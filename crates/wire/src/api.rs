@@ -255,6 +255,8 @@ methods! {
     ThreadLand = "thread.land": thread::Land => thread::Landed;
     /// Have a thread show another revision.
     ThreadSwitch = "thread.switch": thread::Switch => thread::Switched;
+    /// Remove for good what is left of threads that were dropped.
+    ThreadCollect = "thread.collect": thread::Collect => thread::Collected;
     /// Undo what was done to a thread last.
     ThreadUndo = "thread.undo": thread::Undo => thread::Undone;
     /// Remove one.

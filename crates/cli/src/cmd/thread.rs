@@ -3,22 +3,24 @@
 mod run;
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 use clap_complete::engine::PathCompleter;
 use wire::api::ErrorKind;
-use wire::api::mount::Force;
+use wire::api::machine::Source;
+use wire::api::mount::{Create, Force};
 use wire::api::thread::{
-    Capture, Change, ChangeKind, Changes, Diff, Drop, Land, LandMode, Landed, List, Log, New, Status, Switch,
-    Threads, Undo, Undone,
+    Capture, Change, ChangeKind, Changes, Collect, Diff, Drop, Land, LandMode, Landed, List, Log, New,
+    OperationKind, Status, Switch, Threads, Undo, Undone,
 };
 use wire::bytestring::ByteString;
 
 use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::output::text::{age, counted, one_line};
+use crate::output::text::{age, bytes, counted, one_line};
 use crate::output::{Align, Table};
 
 /// How much of a commit's name is shown.
@@ -127,10 +129,10 @@ enum Command {
         #[arg(value_name = "REV")]
         revision: String,
     },
-    /// Undo what was done to a thread last: a capture, a landing, a switch
+    /// Undo what was done to a thread last: a capture, a landing, a switch, a drop
     ///
     /// And when that is undone, what was done before it. Only if nobody has moved the branch since, and no change that is not committed
-    /// would be lost.
+    /// would be lost. A thread that was dropped is had back for a week, and mounted again.
     Undo {
         /// Which one
         #[arg(add = ArgValueCompleter::new(completion::threads))]
@@ -140,14 +142,26 @@ enum Command {
         redo: bool,
     },
     Run(run::RunArgs),
+    /// Remove for good what is left of threads that were dropped
+    ///
+    /// The daemon does so by itself with those that were dropped a week ago.
+    Gc {
+        /// Only those that were dropped so long ago, or longer: `90s`, `15m`, `2h`, `3d`, `1w` [default: 1w]
+        #[arg(long, value_name = "TIME", value_parser = super::find::span)]
+        grace: Option<Duration>,
+        /// Say what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Unmount a thread and remove it
     ///
-    /// Its branch goes too, unless it has commits that no other branch has. Captures stay.
+    /// Its branch goes too, unless it has commits that no other branch has. Captures stay. For a week, `stead thread undo NAME` has all of
+    /// it back.
     Drop {
         /// Which one
         #[arg(add = ArgValueCompleter::new(completion::threads))]
         name: String,
-        /// Also when it is in use, or has changes that are neither committed nor captured: they are lost, and captures too
+        /// Also when it is in use, or has changes that are neither committed nor captured: they go with it, and captures too
         #[arg(long, short)]
         force: bool,
     },
@@ -191,6 +205,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<u8> {
         Command::Switch { name, revision } => switch(Switch { name, revision }, context),
         Command::Undo { name, redo } => undo(Undo { name, redo }, context),
         Command::Run(args) => return run::run(args, context),
+        Command::Gc { grace, dry_run } => collect(grace, dry_run, context),
         Command::Drop { name, force } => drop(name, force, context),
     };
     done.map(|()| 0)
@@ -233,7 +248,8 @@ fn status(name: String, context: &mut Context) -> Result<()> {
         None => "not mounted".to_owned(),
     };
     let count = counted(changed.len() as u64, "change");
-    context.output.line(format_args!("{}  {}  {count}", thread.name, one_line(&place)))?;
+    let disk = bytes(changes.disk_bytes);
+    context.output.line(format_args!("{}  {}  {count}  {disk}", thread.name, one_line(&place)))?;
     for Change { path, kind } in changed {
         let mark = match kind {
             ChangeKind::Added => 'A',
@@ -312,7 +328,11 @@ fn switch(switch: Switch, context: &mut Context) -> Result<()> {
 
 fn undo(undo: Undo, context: &mut Context) -> Result<()> {
     let word = if undo.redo { "done again" } else { "undone" };
-    let undone = context.daemon()?.call(undo)?;
+    let client = context.daemon()?;
+    let undone = client.call(undo)?;
+    if undone.operation == OperationKind::Drop {
+        client.call(as_it_was(&undone.name, context))?;
+    }
     if context.output.is_json() {
         return context.output.document(&undone);
     }
@@ -322,6 +342,51 @@ fn undo(undo: Undo, context: &mut Context) -> Result<()> {
     if let Some(dir) = &undone.dir {
         context.output.note(format_args!("note: {dir} went along"));
     }
+    Ok(())
+}
+
+/// The mount of a thread where it was.
+fn as_it_was(name: &str, context: &Context) -> Create {
+    Create {
+        source: Source::Thread { name: name.to_owned() },
+        dir: None,
+        backend: Default::default(),
+        access: Default::default(),
+        sync: Default::default(),
+        reconnect: Default::default(),
+        heartbeat_interval_ms: None,
+        max_heartbeat_failures: None,
+        options: Default::default(),
+        caller: context.caller(),
+    }
+}
+
+fn collect(grace: Option<Duration>, dry_run: bool, context: &mut Context) -> Result<()> {
+    let grace_seconds = grace.map(|grace| grace.as_secs());
+    let collected = context.daemon()?.call(Collect { grace_seconds, dry_run })?;
+    if context.output.is_json() {
+        return context.output.document(&collected);
+    }
+    let columns = [
+        ("THREAD", Align::Left),
+        ("REPOSITORY", Align::Left),
+        ("DROPPED", Align::Left),
+        ("DISK", Align::Right),
+    ];
+    let mut table = Table::new(&columns);
+    let now = context.output.now();
+    for thread in &collected.threads {
+        table.row([
+            one_line(&thread.name).into(),
+            one_line(&thread.repo.to_string()).into(),
+            age(now, thread.at).into(),
+            bytes(thread.disk_bytes).into(),
+        ]);
+    }
+    context.output.table(&table)?;
+    let (done, kept) = (if dry_run { "would be removed" } else { "removed" }, collected.kept);
+    let count = counted(collected.threads.len() as u64, "dropped thread");
+    context.output.note(format_args!("note: {count} {done}, {kept} can be had back"));
     Ok(())
 }
 

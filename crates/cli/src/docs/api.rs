@@ -504,9 +504,14 @@ fn thread_methods() -> Vec<Method> {
         },
         Method {
             call: thread::Status { name: "fix".to_owned(), after: Some("src/lib.rs".into()) }.into(),
-            reply: json(thread::Changes { thread: a_thread, changed: vec![change], more: false }),
+            reply: json(thread::Changes {
+                thread: a_thread,
+                changed: vec![change],
+                more: false,
+                disk_bytes: 12_288,
+            }),
             text: "What is not as the base has it: `added`, `modified` or `deleted`, in the order of paths. With `more`, the rest is told\n\
-                   of when the last path is given as `after`.",
+                   of when the last path is given as `after`. `disk_bytes` is what the thread takes on the disk.",
         },
         Method {
             call: thread::Capture {
@@ -590,7 +595,22 @@ fn thread_methods() -> Vec<Method> {
             }),
             text: "Undoes what was done to a thread last and is not undone: a `capture`, a `land`, a `switch`. With `redo`, does again what was\n\
                    undone last. Refused if the reference is not where it was left, or a change that is not committed would be lost. What it\n\
-                   leaves is kept on `refs/stead/kept/NAME/` as long as it can be done again.",
+                   leaves is kept on `refs/stead/kept/NAME/` as long as it can be done again. Where no thread has the name, the one that was\n\
+                   dropped last is had back (`drop`), and is not mounted.",
+        },
+        Method {
+            call: thread::Collect { grace_seconds: Some(86_400), dry_run: false }.into(),
+            reply: json(thread::Collected {
+                threads: vec![thread::CollectedThread {
+                    name: "try".to_owned(),
+                    repo: "/home/u/app".into(),
+                    at: Timestamp::from_unix(1_767_225_600),
+                    disk_bytes: 12_288,
+                }],
+                kept: 2,
+            }),
+            text: "Removes for good what is left of threads that were dropped `grace_seconds` ago, a week without it, or longer. `kept` is how\n\
+                   many others can be had back. With `dry_run` nothing is removed. The daemon does this by itself every hour.",
         },
         Method {
             call: thread::Drop { name: "fix".to_owned(), force: Force::Never }.into(),
@@ -601,7 +621,7 @@ fn thread_methods() -> Vec<Method> {
             }),
             text: "Unmounts a thread and removes it, with its branch, unless that has commits that no other branch has: then it is told.\n\
                    Without `force` a thread that is in use, or has changes that are neither committed nor captured, is refused; with it,\n\
-                   captures go too.",
+                   captures go too. What is left can be had back until it is collected.",
         },
     ]
 }

@@ -12,8 +12,10 @@ use wire::api::mount::Force;
 use wire::api::{ErrorKind, ErrorObject, thread};
 use wire::paths::Paths;
 
+use super::aside::put_aside;
 use super::{ThreadContext, blocking, captures_name, captures_of, conflict, from_store, is_gone};
 use super::{repository_of, unmounted};
+use crate::database::threads::Aside;
 use crate::database::{ThreadPhase, ThreadRow};
 use crate::failure::{failure, from_io};
 use crate::mount::{MountHandle, plan};
@@ -59,7 +61,7 @@ impl ThreadContext {
         drop(turn);
     }
 
-    /// Unmounts a thread and removes it.
+    /// Unmounts a thread and removes it. It can be had back until it is [collected](ThreadContext::collect).
     pub async fn drop(&self, asked: thread::Drop) -> Result<thread::Dropped, ErrorObject> {
         let thread::Drop { name, force } = asked;
         let (found, turn) = self.take(&name).await?;
@@ -82,7 +84,8 @@ impl ThreadContext {
             (Some(_), Force::Never) => (None, Some(captures_name(&name))),
             (None, _) => (None, None),
         };
-        let row = ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at }, ..row };
+        let aside = self.plan_aside(&row, branch_at.clone(), captures_at.clone()).await?;
+        let row = ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at, aside }, ..row };
         self.put(row.clone()).await?;
         self.remove(row, turn).await;
         match self.find(&name).await {
@@ -180,13 +183,17 @@ pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> 
             None => worktree::leftover(&objects, &places).map_err(|error| from_store(&error))?,
         };
         if let Some(registration) = registration {
-            worktree::unregister(&registration, &places).map_err(|error| from_store(&error))?;
+            let gone = match aside_of(row) {
+                Some(aside) => put_aside(&objects, row, aside, &registration, &places),
+                None => worktree::unregister(&registration, &places),
+            };
+            gone.map_err(|error| from_store(&error))?;
         }
         let (branch_at, captures_at) = match &row.phase {
             // Only its maker could have made it: it was not there before.
             ThreadPhase::Making => (Some(row.commit.clone()), None),
             ThreadPhase::Open => (None, None),
-            ThreadPhase::Dropping { branch_at, captures_at } => (branch_at.clone(), captures_at.clone()),
+            ThreadPhase::Dropping { branch_at, captures_at, .. } => (branch_at.clone(), captures_at.clone()),
         };
         let is_at = |name: &str, at: &Oid| worktree::reference(&objects, name).map(|is| is == Some(*at));
         let delete = || -> store::Result<()> {
@@ -208,11 +215,22 @@ pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> 
     if row.phase == ThreadPhase::Making && row.makes_dir {
         plan::remove_made(&[row.dir.as_path().to_owned()]);
     }
-    match std::fs::remove_dir_all(&directory) {
+    let gone = match aside_of(row).filter(|_| !is_gone(row)) {
+        Some(aside) => std::fs::rename(&directory, paths.dropped_dir().join(aside.number.to_string())),
+        None => std::fs::remove_dir_all(&directory),
+    };
+    match gone {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(from_io(&format!("could not remove `{}`", directory.display()), &error))
         }
         _ => Ok(()),
+    }
+}
+
+fn aside_of(row: &ThreadRow) -> Option<&Aside> {
+    match &row.phase {
+        ThreadPhase::Dropping { aside, .. } => aside.as_ref(),
+        ThreadPhase::Making | ThreadPhase::Open => None,
     }
 }
 

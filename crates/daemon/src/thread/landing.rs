@@ -163,7 +163,7 @@ impl Landing {
         if is_ancestor(&objects, &self.tip, &was).map_err(|error| from_store(&error))? {
             return Err(self.nothing());
         }
-        let dir = checkout_of(&objects, &self.branch)?;
+        let dir = checkout_of(&objects, &self.branch, Uncommitted::IsRefused)?;
         let (commit, how) = match self.make(&objects, &was)? {
             Made::Commit(commit, how) => (commit, how),
             Made::Conflicts(paths) => return Ok(Attempt::Conflicts(paths)),
@@ -240,12 +240,26 @@ enum Made {
     Conflicts(Vec<Vec<u8>>),
 }
 
+/// What becomes of changes that are not committed where a branch is checked out that moves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Uncommitted {
+    /// Where there are any, it does not move.
+    IsRefused,
+    /// They stay, if no file that differs has one.
+    Stays,
+}
+
 /// The worktree that has a branch, if one has it. One that cannot be brought along is refused. Blocks.
-pub(super) fn checkout_of(objects: &Objects, branch: &str) -> Result<Option<ByteString>, ErrorObject> {
+pub(super) fn checkout_of(
+    objects: &Objects,
+    branch: &str,
+    changes: Uncommitted,
+) -> Result<Option<ByteString>, ErrorObject> {
     let is_in = |dir: &Path| format!("the branch `{branch}` is checked out in `{}`", dir.display());
     match land::checkout(objects, branch).map_err(|error| from_store(&error))? {
         Checkout::None => Ok(None),
         Checkout::Clean(dir) => Ok(Some(ByteString::from(dir.as_path()))),
+        Checkout::Dirty(dir) if changes == Uncommitted::Stays => Ok(Some(ByteString::from(dir.as_path()))),
         Checkout::Dirty(dir) => Err(conflict(
             format!("{}, with changes that are not committed", is_in(&dir)),
             format!("git -C {} stash, or commit them", dir.display()),

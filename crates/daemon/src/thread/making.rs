@@ -212,7 +212,10 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
     let captures = captures_name(&name);
     if is_taken(&captures)?.is_some() {
         let message = format!("`{}` has captures of a thread `{name}` that was dropped", copy.display());
-        let hint = format!("choose another name, or git -C {} update-ref -d {captures}", copy.display());
+        let hint = format!(
+            "stead thread undo {name}, or choose another name, or git -C {} update-ref -d {captures}",
+            copy.display()
+        );
         return Err(conflict(message, hint));
     }
     let dir = match &at {
@@ -308,7 +311,7 @@ impl Planned {
         let registration = registered.map_err(|error| {
             if worktree::is_taken(&error) {
                 // Somebody else has made the branch meanwhile: it is not undone.
-                self.row.phase = ThreadPhase::Dropping { branch_at: None, captures_at: None };
+                self.row.phase = ThreadPhase::Dropping { branch_at: None, captures_at: None, aside: None };
                 self.mount.iter().for_each(Plan::undo);
             }
             from_store(&error)

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 
 use store::Oid;
 use store::objects::Objects;
-use store::worktree::land::{self, Checkout};
+use store::worktree::land;
 use store::worktree::snapshot::Captured;
 use store::worktree::{self, move_reference};
 use wire::api::thread::OperationKind;
@@ -23,10 +23,11 @@ use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject, thread};
 use wire::bytestring::ByteString;
 
-use super::landing::checkout_of;
+use super::landing::{Uncommitted, checkout_of};
 use super::making::last_of;
 use super::{ThreadContext, blocking, captures_name, check_open, conflict, from_store, repository_of};
-use crate::database::{OperationRow, ThreadRow};
+use crate::database::ThreadRow;
+use crate::database::threads::OperationRow;
 use crate::failure::failure;
 use crate::owner::FoundThread;
 
@@ -126,7 +127,12 @@ impl ThreadContext {
     /// Undoes what was done to a thread last, or does it again.
     pub async fn undo(&self, asked: thread::Undo) -> Result<thread::Undone, ErrorObject> {
         let thread::Undo { name, redo } = asked;
-        let (FoundThread { row, .. }, turn) = self.take(&name).await?;
+        let (FoundThread { row, .. }, turn) = match self.take(&name).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && !redo => {
+                return self.have_back(&name).await?.ok_or(error);
+            }
+            taken => taken?,
+        };
         check_open(&row)?;
         let operations = self.operations(&name).await?;
         let next = match redo {
@@ -137,7 +143,10 @@ impl ThreadContext {
         let Some((number, operation)) = next else {
             let what = if redo { "was undone" } else { "can be undone" };
             let message = format!("nothing that was done to the thread `{name}` {what}");
-            return Err(conflict(message, format!("stead thread log {name}")));
+            return Err(conflict(
+                message,
+                format!("stead thread drop {name}, which undoes that it was made"),
+            ));
         };
         let (moving, of) = (operation.clone(), row.clone());
         let dir = blocking(move || move_back(&of, number, &moving, redo)).await??;
@@ -240,14 +249,13 @@ fn move_back(
     if let Some(left) = from {
         keep(&objects, &kept_name(&row.name, number), &left).map_err(found)?;
     }
-    let dir = match (reference.strip_prefix("refs/heads/"), operation.kind) {
-        (None, _) => None,
-        // Changes in the thread itself stay.
-        (Some(branch), OperationKind::Switch) => match land::checkout(&objects, branch).map_err(found)? {
-            Checkout::Dirty(dir) => Some(ByteString::from(dir.as_path())),
-            _ => checkout_of(&objects, branch)?,
-        },
-        (Some(branch), _) => checkout_of(&objects, branch)?,
+    let changes = match operation.kind {
+        OperationKind::Switch => Uncommitted::Stays,
+        OperationKind::Capture | OperationKind::Land | OperationKind::Drop => Uncommitted::IsRefused,
+    };
+    let dir = match reference.strip_prefix("refs/heads/") {
+        Some(branch) => checkout_of(&objects, branch, changes)?,
+        None => None,
     };
     let moved = match (&dir, to) {
         (Some(dir), Some(to)) => land::go_to(dir.as_path(), &to),
@@ -263,19 +271,19 @@ fn move_back(
     }
 }
 
-fn parse(hex: &str) -> Result<Oid, ErrorObject> {
+pub(super) fn parse(hex: &str) -> Result<Oid, ErrorObject> {
     Oid::from_hex(hex.as_bytes())
         .map_err(|error| ErrorObject::internal(format!("an operation names no commit: {error}")))
 }
 
 /// Keeps a commit on a reference, whatever that had kept.
-fn keep(objects: &Objects, name: &str, commit: &Oid) -> store::Result<()> {
+pub(super) fn keep(objects: &Objects, name: &str, commit: &Oid) -> store::Result<()> {
     let is = worktree::reference(objects, name)?;
     move_reference(objects, name, is.as_ref(), Some(commit), "stead: kept")
 }
 
 /// Lets go of what is kept on a reference.
-fn let_go(objects: &Objects, name: &str) -> Result<(), ErrorObject> {
+pub(super) fn let_go(objects: &Objects, name: &str) -> Result<(), ErrorObject> {
     let delete = || match worktree::reference(objects, name)? {
         Some(is) => worktree::delete_reference(objects, name, &is),
         None => Ok(()),

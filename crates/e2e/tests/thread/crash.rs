@@ -51,6 +51,7 @@ fn a_thread_whose_daemon_was_killed_is_there_whole_or_not_at_all() {
             }
             more => panic!("{more:?}"),
         }
+        bench.collect();
         assert_eq!(without_threads(&bench), before, "moment {number}");
     }
 }
@@ -77,6 +78,7 @@ fn a_thread_whose_daemon_was_killed_while_it_was_dropped_is_there_or_gone() {
         if !bench.threads().is_empty() {
             assert_eq!(bench.run(&["thread", "drop", "fix"]).code(), 0, "moment {number}");
         }
+        bench.collect();
         assert_eq!(without_threads(&bench), before, "moment {number}");
     }
 }

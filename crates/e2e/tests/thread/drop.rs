@@ -14,6 +14,7 @@ fn a_dropped_thread_leaves_nothing() {
     assert!(refused.errors().contains("neither committed nor captured"), "{refused}");
     bench.git_in(&dir, &["rm", "-qf", ".gitignore"]);
     assert_eq!(bench.run(&["thread", "drop", "fix"]).code(), 0);
+    bench.collect();
     let mut after = bench.traces();
     after.retain(|trace| !trace.ends_with("/h/threads"));
     assert_eq!(after, before);

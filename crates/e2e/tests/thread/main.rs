@@ -4,6 +4,7 @@ mod crash;
 mod drop;
 mod land;
 mod make;
+mod many;
 mod undo;
 mod work;
 
@@ -127,6 +128,12 @@ impl Bench {
     fn threads(&self) -> Vec<String> {
         let listed = self.json(&["thread", "list"]);
         listed["threads"].as_array().expect("a list").iter().map(|thread| text(&thread["name"])).collect()
+    }
+
+    /// Removes for good what is left of threads that were dropped.
+    #[track_caller]
+    fn collect(&self) {
+        self.json(&["thread", "gc", "--grace", "0s"]);
     }
 
     /// All that git and the file system know of threads.

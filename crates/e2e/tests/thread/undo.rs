@@ -85,6 +85,7 @@ fn a_command_that_fails_leaves_no_thread_and_one_that_does_not_is_captured() {
     let failed = bench.run(&["thread", "run", "fix", "--", "sh", "-c", "echo out; echo x > new; exit 7"]);
     assert_eq!((failed.code(), failed.text().as_str()), (7, "out\n"), "{failed}");
     let without_threads = |bench: &Bench| {
+        bench.collect();
         let mut traces = bench.traces();
         traces.retain(|trace| !trace.ends_with("/h/threads"));
         traces
@@ -105,4 +106,44 @@ fn a_command_that_fails_leaves_no_thread_and_one_that_does_not_is_captured() {
     assert_eq!(again.code(), 255, "there is one: {again}");
     assert_eq!(bench.run(&["thread", "run", "try", "--", "true"]).code(), 0);
     assert_eq!(bench.threads(), ["fix", "try"]);
+}
+
+#[test]
+fn a_dropped_thread_is_had_back_until_it_is_collected() {
+    let bench = bench();
+    let dir = bench.thread("fix");
+    bench.write(&dir.join("new"), "new\n");
+    bench.json(&["thread", "capture", "fix", "-m", "captured"]);
+    bench.write(&dir.join("src/main.c"), "not captured\n");
+    bench.write(&dir.join("staged"), "staged\n");
+    bench.git_in(&dir, &["add", "staged"]);
+    let (captures, status) =
+        (at(&bench, "refs/stead/threads/fix"), bench.git_in(&dir, &["status", "--porcelain"]));
+    bench.json(&["thread", "drop", "fix", "--force"]);
+    assert!(bench.threads().is_empty() && !dir.join("new").exists());
+    assert_eq!(bench.git(&["for-each-ref", "refs/heads/fix", "refs/stead/threads"]), "");
+    assert_eq!(bench.json(&["thread", "gc", "--dry-run", "--grace", "0s"])["threads"][0]["name"], "fix");
+    assert_eq!(bench.json(&["thread", "gc"])["kept"], 1);
+    bench.stead.ok(&["daemon", "restart"]);
+    assert_eq!(undo(&bench, &[]), "drop");
+    assert_eq!(bench.git_in(&dir, &["status", "--porcelain"]), status);
+    assert_eq!(at(&bench, "refs/stead/threads/fix"), captures);
+    assert_eq!(bench.changed("fix"), ["added new", "modified src/main.c", "added staged"]);
+    assert_eq!(std::fs::read_to_string(dir.join("src/main.c")).expect("read"), "not captured\n");
+    assert_eq!(bench.git(&["for-each-ref", "refs/stead/dropped"]), "");
+    // What is in the way of one that comes back is told, and it stays aside.
+    bench.json(&["thread", "drop", "fix", "--force"]);
+    bench.git(&["branch", "fix"]);
+    bench.git(&["commit", "-q", "--allow-empty", "-m", "other"]);
+    bench.git(&["branch", "-f", "fix", "main"]);
+    let refused = bench.run(&["thread", "undo", "fix"]);
+    assert_eq!(refused.code(), 5, "{refused}");
+    assert!(bench.threads().is_empty());
+    bench.git(&["branch", "-D", "-q", "fix"]);
+    assert_eq!(undo(&bench, &[]), "drop");
+    bench.json(&["thread", "drop", "fix", "--force"]);
+    bench.collect();
+    assert_eq!(bench.run(&["thread", "undo", "fix"]).code(), 3);
+    assert_eq!(bench.git(&["for-each-ref", "refs/stead"]), "");
+    assert_eq!(bench.git(&["fsck", "--no-dangling"]), "");
 }

@@ -26,6 +26,9 @@ pub const TRAILER_BYTES_MAX: usize = 256;
 /// How many captures are told of.
 pub const CAPTURES_MAX: usize = 1000;
 
+/// How long a thread that was dropped can be had back: a week.
+pub const DROPPED_KEPT_SECONDS: u64 = 7 * 86_400;
+
 /// The longest revision that somebody names.
 pub const REVISION_BYTES_MAX: usize = 1024;
 
@@ -87,6 +90,9 @@ pub struct Changes {
     pub changed: Vec<Change>,
     /// There is more behind the last one.
     pub more: bool,
+    /// What the thread takes on the disk, in bytes: of contents, what was written.
+    #[serde(default)]
+    pub disk_bytes: u64,
 }
 
 /// A path that is not what the base has there.
@@ -286,7 +292,8 @@ pub struct Switched {
 }
 
 /// Undoes what was done to a thread last and is not undone: a capture, a landing, a switch. Or does again what was undone last. Only if the
-/// reference is where it was left, and the worktree that has it has no changes which would be lost.
+/// reference is where it was left, and the worktree that has it has no changes which would be lost. Of a name that no thread has, the one
+/// that was dropped last is had back, as it was, unless it was [collected](Collect); it is not mounted then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Undo {
@@ -327,6 +334,8 @@ pub enum OperationKind {
     Land,
     /// It went to another revision.
     Switch,
+    /// It was dropped.
+    Drop,
 }
 
 impl OperationKind {
@@ -336,12 +345,13 @@ impl OperationKind {
             OperationKind::Capture => "capture",
             OperationKind::Land => "land",
             OperationKind::Switch => "switch",
+            OperationKind::Drop => "drop",
         }
     }
 }
 
 /// Unmounts a thread and removes it: its directory, its worktree, and its branch if that has no commits of its own. Captures stay,
-/// unless it is forced.
+/// unless it is forced. It can be had back by [`Undo`] until it is [collected](Collect).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drop {
@@ -350,6 +360,41 @@ pub struct Drop {
     /// Without force, a thread that is in use or has changes that are neither committed nor captured stays.
     #[serde(default)]
     pub force: Force,
+}
+
+/// Removes for good what is left of threads that were dropped. The daemon does so by itself with those that were dropped
+/// [a week](DROPPED_KEPT_SECONDS) ago.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collect {
+    /// Only those that were dropped so many seconds ago or more; [`DROPPED_KEPT_SECONDS`] if it is not said.
+    #[serde(default)]
+    pub grace_seconds: Option<u64>,
+    /// Say what would be removed, and remove nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// They are removed, or would be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Each of them, the first that was dropped first.
+    pub threads: Vec<CollectedThread>,
+    /// How many that were dropped can be had back still.
+    pub kept: u64,
+}
+
+/// A thread that was dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedThread {
+    /// Its name.
+    pub name: String,
+    /// The repository, as people know it.
+    pub repo: ByteString,
+    /// When it was dropped.
+    pub at: Timestamp,
+    /// What it takes on the disk, in bytes.
+    pub disk_bytes: u64,
 }
 
 /// It is gone.
