@@ -75,10 +75,10 @@ pub enum Error {
         /// What it says.
         why: &'static str,
     },
-    /// Another process has the thread.
-    #[error("the thread in `{}` is in use by another process", path.display())]
+    /// Somebody else has what only one can have.
+    #[error("`{}` is in use by another process", path.display())]
     Busy {
-        /// The thread's directory.
+        /// The directory of a thread, or of a repository.
         path: PathBuf,
     },
 }

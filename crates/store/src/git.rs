@@ -161,7 +161,8 @@ impl Running {
     }
 }
 
-fn pause(time: Duration) {
+/// Waits, if nobody interrupts it.
+pub(crate) fn pause(time: Duration) {
     // Whether it is cut short does not matter: it is looked again.
     if let Ok(time) = Timespec::try_from(time) {
         let _ = rustix::thread::nanosleep(&time);

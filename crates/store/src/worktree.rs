@@ -13,6 +13,9 @@
 //! directory aside, in which it checks nothing out; the pointer that it leaves there is put into the thread, and `gitdir` is set to
 //! where the thread is to be shown.
 //!
+//! git reads the registrations of all worktrees where it makes one or says who has a branch, and fails if one is half there. So whoever
+//! makes or removes one has a lock on the repository's directory meanwhile, and who asks shares it.
+//!
 //! A registration is removed only if its `gitdir` is of the thread: whatever else has its name by then stays.
 
 pub mod aside;
@@ -24,8 +27,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::error::fails;
+use crate::git::pause;
 use crate::objects::{Objects, Revision, git};
 use crate::{Error, Oid, Result};
 
@@ -40,6 +48,12 @@ const LOCK_REASON: &str = "a thread of stead: it is there while it is mounted";
 
 /// The longest pointer: a path.
 pub const POINTER_BYTES_MAX: u64 = 8 << 10;
+
+/// How long registrations of a repository are waited for: as long as hundreds take to be made.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often it is tried meanwhile.
+const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 
 const GITDIR: &str = "gitdir";
 const INDEX: &str = "index";
@@ -64,6 +78,7 @@ pub fn register(
     held: File,
 ) -> Result<Registration> {
     let commit = commit.to_string();
+    let _others = lock(objects.repository(), FlockOperation::NonBlockingLockExclusive)?;
     objects.git_holding(held, "make a worktree", |git| {
         // What it says is looked at: see [`is_taken`].
         git.env("LC_ALL", "C")
@@ -133,9 +148,34 @@ pub fn unregister(registration: &Path, places: &[&Path]) -> Result<()> {
     if !is_registration_of(registration, places)? {
         return Ok(());
     }
+    let _others = lock_all_of(registration)?;
     std::fs::remove_dir_all(registration).map_err(fails("remove", registration))?;
     remove_last(registration);
     Ok(())
+}
+
+/// Waits until nobody of Stead makes or removes registrations of a repository, and keeps others from it until it is dropped.
+fn lock(repository: &Path, operation: FlockOperation) -> Result<File> {
+    let directory = File::open(repository).map_err(fails("open", repository))?;
+    let begun = Instant::now();
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, operation)) {
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => pause(LOCK_INTERVAL),
+            Err(Errno::WOULDBLOCK) => return Err(Error::Busy { path: repository.to_owned() }),
+            // Where a directory cannot be locked, it was never different.
+            Err(error) => {
+                tracing::debug!(path = %repository.display(), %error, "a repository cannot be locked");
+                return Ok(directory);
+            }
+            Ok(()) => return Ok(directory),
+        }
+    }
+}
+
+/// The same for a registration of the repository.
+fn lock_all_of(registration: &Path) -> Result<Option<File>> {
+    let repository = registration.parent().and_then(Path::parent);
+    repository.map(|repository| lock(repository, FlockOperation::NonBlockingLockExclusive)).transpose()
 }
 
 /// Whether a registration is there, and still is of a worktree at one of these places.
@@ -301,6 +341,7 @@ pub fn log(objects: &Objects, from: &Oid, to: &Oid, most: usize) -> Result<Vec<L
 /// Where a branch is checked out, if it is: a worktree that git knows.
 pub fn checked_out(objects: &Objects, branch: &str) -> Result<Option<PathBuf>> {
     let name = format!("refs/heads/{branch}");
+    let _others = lock(objects.repository(), FlockOperation::NonBlockingLockShared)?;
     let said = objects.git("look for who has a branch", |git| {
         git.args(["for-each-ref", "--count=1", "--format=%(worktreepath)", &name])
     })?;

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use super::{is_registration_of, remove_last};
+use super::{is_registration_of, lock_all_of, remove_last};
 use crate::error::fails;
 use crate::objects::{Objects, git};
 use crate::{Error, Oid, Result};
@@ -18,6 +18,7 @@ pub fn put_aside(registration: &Path, places: &[&Path], to: &Path) -> Result<()>
     if !is_registration_of(registration, places)? {
         return Ok(());
     }
+    let _others = lock_all_of(registration)?;
     carry(registration, to)?;
     remove_last(registration);
     Ok(())
@@ -32,6 +33,7 @@ pub fn bring_back(from: &Path, registration: &Path) -> Result<()> {
     if let Some(all) = registration.parent() {
         std::fs::create_dir_all(all).map_err(fails("make", all))?;
     }
+    let _others = lock_all_of(registration)?;
     carry(from, registration)
 }
 
