@@ -286,6 +286,14 @@ pub fn move_reference(
     Ok(())
 }
 
+/// Keeps a commit on a reference, by its full name, whatever that had kept.
+pub fn keep(objects: &Objects, name: &str, commit: &Oid) -> Result<()> {
+    objects.git("keep a commit", |git| {
+        git.args(["update-ref", "-m", "stead: kept", name, &commit.to_string()])
+    })?;
+    Ok(())
+}
+
 /// Whether a commit is another one, or is contained in it.
 pub fn is_ancestor(objects: &Objects, of: &Oid, commit: &Oid) -> Result<bool> {
     let said = objects.git("look for commits", |git| {

@@ -183,6 +183,14 @@ struct NewArgs {
     at: Option<OsString>,
 }
 
+impl NewArgs {
+    fn request(self, context: &Context) -> New {
+        let NewArgs { name, repo, from, at } = self;
+        let (repo, at) = (repo.map(ByteString::from), at.map(ByteString::from));
+        New { name, repo, from, at, caller: context.caller() }
+    }
+}
+
 /// Carries it out, and returns the status to exit with.
 pub fn run(args: Args, context: &mut Context) -> Result<u8> {
     let done = match args.command {
@@ -212,9 +220,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<u8> {
 }
 
 fn new(args: NewArgs, context: &mut Context) -> Result<()> {
-    let NewArgs { name, repo, from, at } = args;
-    let (repo, at) = (repo.map(ByteString::from), at.map(ByteString::from));
-    let thread = context.daemon()?.call(New { name, repo, from, at, caller: context.caller() })?;
+    let thread = context.daemon()?.call(args.request(context))?;
     if context.output.is_json() {
         return context.output.document(&thread);
     }
@@ -331,7 +337,8 @@ fn undo(undo: Undo, context: &mut Context) -> Result<()> {
     let client = context.daemon()?;
     let undone = client.call(undo)?;
     if undone.operation == OperationKind::Drop {
-        client.call(as_it_was(&undone.name, context))?;
+        let source = Source::Thread { name: undone.name.clone() };
+        client.call(Create::new(source, None, context.caller()))?;
     }
     if context.output.is_json() {
         return context.output.document(&undone);
@@ -343,22 +350,6 @@ fn undo(undo: Undo, context: &mut Context) -> Result<()> {
         context.output.note(format_args!("note: {dir} went along"));
     }
     Ok(())
-}
-
-/// The mount of a thread where it was.
-fn as_it_was(name: &str, context: &Context) -> Create {
-    Create {
-        source: Source::Thread { name: name.to_owned() },
-        dir: None,
-        backend: Default::default(),
-        access: Default::default(),
-        sync: Default::default(),
-        reconnect: Default::default(),
-        heartbeat_interval_ms: None,
-        max_heartbeat_failures: None,
-        options: Default::default(),
-        caller: context.caller(),
-    }
 }
 
 fn collect(grace: Option<Duration>, dry_run: bool, context: &mut Context) -> Result<()> {

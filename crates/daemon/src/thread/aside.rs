@@ -10,7 +10,7 @@
 //!                     /registration   what git knew of its worktree
 //! refs/stead/dropped/NAME/AT/branch   where its branch was, if that went with it
 //!                           /captures its captures, if they went with it
-//!                           /head     its `HEAD`
+//!                           /head     its `HEAD`, if that was elsewhere
 //! ```
 //!
 //! The row of a dropped thread is written before anything of it is moved, and goes when nothing is left, or when the thread is whole again.
@@ -31,7 +31,7 @@ use wire::api::time::Timestamp;
 use wire::api::{ErrorObject, thread};
 use wire::paths::Paths;
 
-use super::operations::{keep, let_go, parse};
+use super::operations::{let_go, parse};
 use super::{ThreadContext, blocking, captures_name, conflict, from_store, is_gone, repository_of};
 use crate::database::threads::{Aside, DroppedRow};
 use crate::database::{ThreadPhase, ThreadRow};
@@ -208,9 +208,10 @@ pub(super) fn put_aside(
     let ThreadPhase::Dropping { branch_at, captures_at, .. } = &row.phase else { return Ok(()) };
     let oid = |hex: &Option<String>| hex.as_ref().and_then(|hex| Oid::from_hex(hex.as_bytes()).ok());
     let all = [oid(branch_at), oid(captures_at), aside::head(objects, registration)];
-    for (what, commit) in KEPT.iter().zip(all) {
-        if let Some(commit) = commit {
-            keep(objects, &format!("{}/{what}", to.kept), &commit)?;
+    for (number, (what, commit)) in KEPT.iter().zip(all).enumerate() {
+        // One that another reference keeps needs no more.
+        if let Some(commit) = commit.filter(|commit| !all[..number].contains(&Some(*commit))) {
+            worktree::keep(objects, &format!("{}/{what}", to.kept), &commit)?;
         }
     }
     // Whatever has the thread's directory has that with it.

@@ -240,18 +240,7 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
         makes_dir: dir.symlink_metadata().is_err(),
         registration: None,
     };
-    let create = Create {
-        source: Source::Thread { name },
-        dir: Some(row.dir.clone()),
-        backend: Default::default(),
-        access: Default::default(),
-        sync: Default::default(),
-        reconnect: Default::default(),
-        heartbeat_interval_ms: None,
-        max_heartbeat_failures: None,
-        options: Default::default(),
-        caller,
-    };
+    let create = Create::new(Source::Thread { name }, Some(row.dir.clone()), caller);
     Ok(Planned { row, objects: Arc::new(objects), revision, create, mount: None })
 }
 

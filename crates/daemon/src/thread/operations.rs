@@ -247,7 +247,7 @@ fn move_back(
         return Err(conflict(message, format!("git -C {} log {reference}", row.repo)));
     }
     if let Some(left) = from {
-        keep(&objects, &kept_name(&row.name, number), &left).map_err(found)?;
+        worktree::keep(&objects, &kept_name(&row.name, number), &left).map_err(found)?;
     }
     let changes = match operation.kind {
         OperationKind::Switch => Uncommitted::Stays,
@@ -274,12 +274,6 @@ fn move_back(
 pub(super) fn parse(hex: &str) -> Result<Oid, ErrorObject> {
     Oid::from_hex(hex.as_bytes())
         .map_err(|error| ErrorObject::internal(format!("an operation names no commit: {error}")))
-}
-
-/// Keeps a commit on a reference, whatever that had kept.
-pub(super) fn keep(objects: &Objects, name: &str, commit: &Oid) -> store::Result<()> {
-    let is = worktree::reference(objects, name)?;
-    move_reference(objects, name, is.as_ref(), Some(commit), "stead: kept")
 }
 
 /// Lets go of what is kept on a reference.

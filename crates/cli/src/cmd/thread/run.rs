@@ -4,14 +4,15 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 
-use clap_complete::engine::{ArgValueCompleter, PathCompleter};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use wire::api::ErrorKind;
 use wire::api::mount::Force;
-use wire::api::thread::{Capture, Drop, MESSAGE_BYTES_MAX, New};
+use wire::api::thread::{Capture, Drop, MESSAGE_BYTES_MAX};
 use wire::bytestring::ByteString;
 
+use super::NewArgs;
 use crate::context::Context;
 use crate::conversation::not_run;
 use crate::error::{Error, Result};
@@ -27,17 +28,8 @@ Examples:
   stead thread run try -- make test
   stead thread run bump --from main -m 'Bump all' -- cargo update")]
 pub struct RunArgs {
-    /// The thread's name, and that of its branch
-    name: String,
-    /// A directory of the repository [default: the current one]
-    #[arg(long, value_name = "DIR", add = ArgValueCompleter::new(PathCompleter::dir()))]
-    repo: Option<OsString>,
-    /// What to begin from, as in `thread new` [default: HEAD]
-    #[arg(long, value_name = "REV")]
-    from: Option<String>,
-    /// Where to show it, as in `thread new`
-    #[arg(long, value_name = "DIR", add = ArgValueCompleter::new(PathCompleter::dir()))]
-    at: Option<OsString>,
+    #[command(flatten)]
+    new: NewArgs,
     /// The message of the capture [default: the command]
     #[arg(long, short, value_name = "TEXT")]
     message: Option<String>,
@@ -51,38 +43,44 @@ pub fn run(args: RunArgs, context: &mut Context) -> Result<u8> {
     match run_in_thread(args, context) {
         Ok(code) => Ok(code),
         Err(error @ Error::OutputClosed) => Err(error),
+        Err(Error::Failed(failure)) if failure.kind == ErrorKind::Interrupted => Err(Error::Failed(failure)),
         Err(error) => Ok(not_run(error, context)),
     }
 }
 
 fn run_in_thread(args: RunArgs, context: &mut Context) -> Result<u8> {
-    let RunArgs { name, repo, from, at, message, command } = args;
+    let RunArgs { new, message, command } = args;
     let message = message.unwrap_or_else(|| message_of(&command));
     // From here on an interrupt is the command's.
     let could_not = |error: std::io::Error| Error::io("could not watch for signals", &error);
-    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD]).map_err(could_not)?;
-    let (repo, at) = (repo.map(ByteString::from), at.map(ByteString::from));
-    let client = context.daemon()?;
-    let thread = client.call(New { name: name.clone(), repo, from, at, caller: context.caller() })?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD]).map_err(could_not)?;
+    let name = new.name.clone();
+    let thread = context.daemon()?.call(new.request(context))?;
+    // Each asks the daemon that there is by then.
     let drop = Drop { name: name.clone(), force: Force::Always };
+    // Who did not want it any more while there was no command yet.
+    if signals.pending().any(|signal| signal != SIGCHLD) {
+        context.daemon()?.call(drop)?;
+        return Err(Error::new(ErrorKind::Interrupted, "interrupted before the command began"));
+    }
     let mut program = std::process::Command::new(&command[0]);
     program.args(&command[1..]).current_dir(thread.dir.as_path());
     let ended = match program.spawn() {
         Ok(child) => wait(child, signals),
         Err(error) => {
-            client.call(drop)?;
+            context.daemon()?.call(drop)?;
             let program = ByteString::from(command[0].clone());
             return Err(Error::io(format_args!("could not run `{program}`"), &error));
         }
     };
     let ended = ended.map_err(|error| Error::io("could not wait for the command", &error))?;
     if !ended.success() {
-        client.call(drop)?;
+        context.daemon()?.call(drop)?;
         context.output.note(format_args!("note: {}, and the thread `{name}` was dropped", said(ended)));
         return Ok(code(ended));
     }
     let capture = Capture { name: name.clone(), message, agent: None, tool: None, if_changed: true };
-    let captured = client.call(capture)?;
+    let captured = context.daemon()?.call(capture)?;
     match captured.commit == captured.parent {
         true => context.output.note(format_args!("note: nothing was changed in the thread `{name}`")),
         false => {
