@@ -162,7 +162,7 @@ impl Command {
             Command::Attach(args) => attach::run(args, context).map(Next::Exit),
             Command::Kill(args) => kill::run(args, context).map(done),
             Command::Tunnel(args) => tunnel::run(args, context).map(done),
-            Command::Thread(args) => thread::run(args, context).map(done),
+            Command::Thread(args) => thread::run(args, context).map(Next::Exit),
             Command::Ls(args) => ls::run(args, context).map(done),
             Command::Cat(args) => cat::run(args, context).map(done),
             Command::Stat(args) => stat::run(args, context).map(done),

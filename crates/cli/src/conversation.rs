@@ -109,7 +109,7 @@ pub fn said(ended: Result<Outcome>, context: &mut Context) -> Result<u8> {
 }
 
 /// Says why, and returns the status that says so too.
-fn not_run(error: Error, context: &mut Context) -> u8 {
+pub fn not_run(error: Error, context: &mut Context) -> u8 {
     if let Error::Failed(failure) = &error {
         context.output.failure(failure);
     }

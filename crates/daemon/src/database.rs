@@ -10,7 +10,11 @@
 //! | `mount(id, record)` | one row for each mount, as JSON of [`MountRow`] |
 //! | `process(id, record)` | one row for each detached process, as JSON of [`ProcessRow`] |
 //! | `thread(name, record)` | one row for each thread, as JSON of [`ThreadRow`] |
+//! | `thread_operation(number, thread, record)` | what was done to threads, as JSON of [`OperationRow`](threads::OperationRow) |
+//! | `dropped_thread(number, thread, record)` | threads that were dropped and can be had back, as JSON of [`DroppedRow`](threads::DroppedRow) |
 //! | `session(machine, record)` | one row for each machine with such a process, as JSON of [`SessionRow`] |
+
+pub mod threads;
 
 use std::fs::{OpenOptions, Permissions};
 use std::io;
@@ -37,6 +41,12 @@ const MIGRATIONS: &[&str] = &[
     "CREATE TABLE process (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
      CREATE TABLE session (machine TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;",
     "CREATE TABLE thread (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;",
+    "CREATE TABLE thread_operation (
+         number INTEGER PRIMARY KEY AUTOINCREMENT, thread TEXT NOT NULL, record TEXT NOT NULL
+     ) STRICT;",
+    "CREATE TABLE dropped_thread (
+         number INTEGER PRIMARY KEY AUTOINCREMENT, thread TEXT NOT NULL, record TEXT NOT NULL
+     ) STRICT;",
 ];
 
 /// Requests that may wait for the disk. Whoever asks beyond it waits too.
@@ -134,6 +144,9 @@ pub struct ThreadRow {
     pub commit: String,
     /// Its branch.
     pub branch: String,
+    /// The branch that it was made from, if it was one.
+    #[serde(default)]
+    pub onto: Option<String>,
     /// Where it is mounted, or was last, or is to be.
     pub dir: ByteString,
     /// Whether nothing was at `dir` before the thread was made.
@@ -159,6 +172,9 @@ pub enum ThreadPhase {
         /// The commit at which its captures are to be deleted, if they are.
         #[serde(default)]
         captures_at: Option<String>,
+        /// Where what is in it goes, so that it can be had back. `None` if all of it goes for good.
+        #[serde(default)]
+        aside: Option<threads::Aside>,
     },
 }
 
@@ -266,7 +282,7 @@ impl Database {
 
     /// Forgets a mount. One that is not there is no error.
     pub async fn remove_mount(&self, id: MountId) -> Result<(), DatabaseError> {
-        self.run(move |file| file.remove("mount", id.number())).await
+        self.run(move |file| file.remove("mount", "id", id.number().cast_signed())).await
     }
 
     /// All processes that were put and not removed, in the order of their ids.
@@ -286,7 +302,7 @@ impl Database {
 
     /// Forgets a process. One that is not there is no error.
     pub async fn remove_process(&self, id: ProcessId) -> Result<(), DatabaseError> {
-        self.run(move |file| file.remove("process", id.number())).await
+        self.run(move |file| file.remove("process", "id", id.number().cast_signed())).await
     }
 
     /// All threads that were put and not removed, in the order of their names.
@@ -385,9 +401,9 @@ impl File {
         write(&mut self.connection).map_err(|error| self.failed(error))
     }
 
-    fn remove(&mut self, noun: &'static str, number: u64) -> Result<(), DatabaseError> {
-        let delete = format!("DELETE FROM {noun} WHERE id = ?1");
-        let removed = self.connection.execute(&delete, [number.cast_signed()]);
+    fn remove(&mut self, table: &'static str, key: &'static str, number: i64) -> Result<(), DatabaseError> {
+        let delete = format!("DELETE FROM {table} WHERE {key} = ?1");
+        let removed = self.connection.execute(&delete, [number]);
         removed.map(|_| ()).map_err(|error| self.failed(error))
     }
 

@@ -291,9 +291,10 @@ impl Life {
 
         let threads =
             ThreadContext { owner: owner.clone(), database: database.clone(), paths: paths.clone() };
-        recover_threads(threads).await?;
+        recover_threads(threads.clone()).await?;
 
         let world = tokio::spawn(world::watch(owner.clone()));
+        let sweeping = tokio::spawn(thread::sweep(threads));
         let endpoint =
             Endpoint::open(paths.socket(), self.inherited.take()).map_err(|error| failure(&error))?;
         let listener = endpoint.listener().and_then(UnixListener::from_std);
@@ -333,6 +334,7 @@ impl Life {
         // The next daemon starts once this one has released the lock.
         endpoint.close();
         world.abort();
+        sweeping.abort();
         if let Err(error) = owning.await {
             tracing::error!(%error, "the owner did not end");
         }

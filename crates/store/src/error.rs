@@ -45,6 +45,14 @@ pub enum Error {
         /// What git said.
         why: String,
     },
+    /// git had to be ended.
+    #[error("git did not {what} in `{}` in time: a hook or a filter of it may wait for something", repository.display())]
+    Late {
+        /// What was asked.
+        what: &'static str,
+        /// Where.
+        repository: PathBuf,
+    },
     /// The file system below.
     #[error("could not {what} `{}`", path.display())]
     Access {
@@ -67,10 +75,10 @@ pub enum Error {
         /// What it says.
         why: &'static str,
     },
-    /// Another process has the thread.
-    #[error("the thread in `{}` is in use by another process", path.display())]
+    /// Somebody else has what only one can have.
+    #[error("`{}` is in use by another process", path.display())]
     Busy {
-        /// The thread's directory.
+        /// The directory of a thread, or of a repository.
         path: PathBuf,
     },
 }
@@ -84,7 +92,8 @@ impl Error {
                 Errno::from_io_error(source).unwrap_or(Errno::IO)
             }
             Error::Busy { .. } => Errno::BUSY,
-            Error::Missing { .. } | Error::Corrupt { .. } | Error::Git { .. } => Errno::IO,
+            Error::Missing { .. } | Error::Corrupt { .. } => Errno::IO,
+            Error::Git { .. } | Error::Late { .. } => Errno::IO,
             Error::Log(LogError::Foreign { .. } | LogError::Broken { .. }) | Error::Damaged { .. } => {
                 Errno::IO
             }

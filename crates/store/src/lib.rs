@@ -33,6 +33,7 @@
 
 pub mod blobs;
 mod error;
+mod git;
 pub mod log;
 pub mod names;
 pub mod node;

@@ -18,12 +18,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gix_object::{Find, tree::EntryKind};
 use gix_odb::{HandleArc, Header};
 use parking_lot::Mutex;
 
 use crate::error::fails;
+use crate::git::{self, GIT_TIMEOUT, Wanted};
 use crate::node::{Kind, LINK_BYTES_MAX, Name, check_name};
 use crate::{Error, Hash, Oid, Result};
 
@@ -40,9 +42,6 @@ const PACKS_MIN: usize = 1024;
 
 /// Handles on the database that wait to be used again. More are made when more threads read at once.
 const IDLE_HANDLES_MAX: usize = 8;
-
-/// What of git's complaints is repeated.
-const COMPLAINT_BYTES_MAX: usize = 400;
 
 /// What of git's environment is the user's, and not of the one command in which it was left.
 const KEPT_FROM_OTHERS: [&str; 6] = [
@@ -376,7 +375,7 @@ impl Objects {
         }
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = git_command();
         command.arg("--git-dir").arg(&self.repository).arg("--no-replace-objects");
         command
@@ -402,7 +401,7 @@ impl Objects {
     ) -> Result<Vec<u8>> {
         let mut command = self.command();
         with(&mut command);
-        output_from(command, held.into(), &self.repository, what)
+        output_from(command, held.into(), &self.repository, what, GIT_TIMEOUT)
     }
 
     pub(crate) fn git_failed(&self, what: &'static str, why: String) -> Error {
@@ -445,23 +444,31 @@ fn is_left_by_others(name: &OsStr) -> bool {
 }
 
 fn output_of(command: Command, repository: &Path, what: &'static str) -> Result<Vec<u8>> {
-    output_from(command, Stdio::null(), repository, what)
+    output_from(command, Stdio::null(), repository, what, GIT_TIMEOUT)
 }
 
 pub(crate) fn output_from(
-    mut command: Command,
+    command: Command,
     input: Stdio,
     repository: &Path,
     what: &'static str,
+    within: Duration,
 ) -> Result<Vec<u8>> {
-    let failed = |why: String| Error::Git { what, repository: repository.to_owned(), why };
-    let output = command.stdin(input).output().map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(output.stdout);
+    let said = git::run(command, input, Wanted::All, within);
+    let said = said.map_err(|error| not_ended(&error, repository, what))?;
+    match said.status.success() {
+        true => Ok(said.output),
+        false => Err(Error::Git { what, repository: repository.to_owned(), why: said.why() }),
     }
-    let said = &output.stderr[..output.stderr.len().min(COMPLAINT_BYTES_MAX)];
-    let said = String::from_utf8_lossy(said).trim().to_owned();
-    Err(failed(if said.is_empty() { output.status.to_string() } else { said }))
+}
+
+/// What is said of a git that did not come to its end by itself.
+pub(crate) fn not_ended(error: &std::io::Error, repository: &Path, what: &'static str) -> Error {
+    let repository = repository.to_owned();
+    match error.kind() {
+        std::io::ErrorKind::TimedOut => Error::Late { what, repository },
+        _ => Error::Git { what, repository, why: error.to_string() },
+    }
 }
 
 /// Directories that were read, those least recently used going first.

@@ -13,8 +13,13 @@
 //! directory aside, in which it checks nothing out; the pointer that it leaves there is put into the thread, and `gitdir` is set to
 //! where the thread is to be shown.
 //!
+//! git reads the registrations of all worktrees where it makes one or says who has a branch, and fails if one is half there. So whoever
+//! makes or removes one has a lock on the repository's directory meanwhile, and who asks shares it.
+//!
 //! A registration is removed only if its `gitdir` is of the thread: whatever else has its name by then stays.
 
+pub mod aside;
+pub mod land;
 pub mod snapshot;
 
 use std::ffi::OsStr;
@@ -22,8 +27,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::error::fails;
+use crate::git::pause;
 use crate::objects::{Objects, Revision, git};
 use crate::{Error, Oid, Result};
 
@@ -38,6 +48,12 @@ const LOCK_REASON: &str = "a thread of stead: it is there while it is mounted";
 
 /// The longest pointer: a path.
 pub const POINTER_BYTES_MAX: u64 = 8 << 10;
+
+/// How long registrations of a repository are waited for: as long as hundreds take to be made.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often it is tried meanwhile.
+const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 
 const GITDIR: &str = "gitdir";
 const INDEX: &str = "index";
@@ -62,6 +78,7 @@ pub fn register(
     held: File,
 ) -> Result<Registration> {
     let commit = commit.to_string();
+    let _others = lock(objects.repository(), FlockOperation::NonBlockingLockExclusive)?;
     objects.git_holding(held, "make a worktree", |git| {
         // What it says is looked at: see [`is_taken`].
         git.env("LC_ALL", "C")
@@ -128,21 +145,58 @@ fn gitdir_of(dir: &Path) -> Vec<u8> {
 
 /// Removes a registration, if it still is of a worktree at one of these places.
 pub fn unregister(registration: &Path, places: &[&Path]) -> Result<()> {
+    if !is_registration_of(registration, places)? {
+        return Ok(());
+    }
+    let _others = lock_all_of(registration)?;
+    std::fs::remove_dir_all(registration).map_err(fails("remove", registration))?;
+    remove_last(registration);
+    Ok(())
+}
+
+/// Waits until nobody of Stead makes or removes registrations of a repository, and keeps others from it until it is dropped.
+fn lock(repository: &Path, operation: FlockOperation) -> Result<File> {
+    let directory = File::open(repository).map_err(fails("open", repository))?;
+    let begun = Instant::now();
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, operation)) {
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => pause(LOCK_INTERVAL),
+            Err(Errno::WOULDBLOCK) => return Err(Error::Busy { path: repository.to_owned() }),
+            // Where a directory cannot be locked, it was never different.
+            Err(error) => {
+                tracing::debug!(path = %repository.display(), %error, "a repository cannot be locked");
+                return Ok(directory);
+            }
+            Ok(()) => return Ok(directory),
+        }
+    }
+}
+
+/// The same for a registration of the repository.
+fn lock_all_of(registration: &Path) -> Result<Option<File>> {
+    let repository = registration.parent().and_then(Path::parent);
+    repository.map(|repository| lock(repository, FlockOperation::NonBlockingLockExclusive)).transpose()
+}
+
+/// Whether a registration is there, and still is of a worktree at one of these places.
+fn is_registration_of(registration: &Path, places: &[&Path]) -> Result<bool> {
     let said = match std::fs::read(registration.join(GITDIR)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         said => said.map_err(fails("read", registration))?,
     };
     let said = Path::new(OsStr::from_bytes(said.trim_ascii_end()));
-    if !places.iter().any(|place| said.starts_with(place)) {
+    let is_its = places.iter().any(|place| said.starts_with(place));
+    if !is_its {
         tracing::warn!(path = %registration.display(), "a worktree of git is not the thread's any more, and stays");
-        return Ok(());
     }
-    std::fs::remove_dir_all(registration).map_err(fails("remove", registration))?;
-    // As git does with the last one.
+    Ok(is_its)
+}
+
+/// As git does with the directory of all registrations, when the last one has gone.
+fn remove_last(registration: &Path) {
     if let Some(all) = registration.parent() {
         drop(std::fs::remove_dir(all));
     }
-    Ok(())
 }
 
 /// Whether what is in the [`POINTER`] of a worktree at `dir` leads to this registration.
@@ -218,6 +272,45 @@ pub fn reference(objects: &Objects, name: &str) -> Result<Option<Oid>> {
     }
 }
 
+/// Puts a reference, by its full name, where it is to be, if it is where it was: `None` is not there. The reason is for its log.
+pub fn move_reference(
+    objects: &Objects,
+    name: &str,
+    was: Option<&Oid>,
+    to: Option<&Oid>,
+    reason: &str,
+) -> Result<()> {
+    let null = Oid::null(objects.hash());
+    let [was, to] = [was, to].map(|oid| oid.unwrap_or(&null).to_string());
+    objects.git("move a reference", |git| git.args(["update-ref", "-m", reason, name, &to, &was]))?;
+    Ok(())
+}
+
+/// Keeps a commit on a reference, by its full name, whatever that had kept.
+pub fn keep(objects: &Objects, name: &str, commit: &Oid) -> Result<()> {
+    objects.git("keep a commit", |git| {
+        git.args(["update-ref", "-m", "stead: kept", name, &commit.to_string()])
+    })?;
+    Ok(())
+}
+
+/// Whether a commit is another one, or is contained in it.
+pub fn is_ancestor(objects: &Objects, of: &Oid, commit: &Oid) -> Result<bool> {
+    let said = objects.git("look for commits", |git| {
+        git.args(["rev-list", "--max-count=1", &of.to_string(), "--not", &commit.to_string()])
+    })?;
+    Ok(said.trim_ascii().is_empty())
+}
+
+/// The branch that is checked out in a directory, if one is.
+pub fn current_branch(within: &Path) -> Result<Option<String>> {
+    let said = git(within, "look for a branch", |git| {
+        git.arg("-C").arg(within).args(["for-each-ref", "--format=%(HEAD)%(refname)", "refs/heads/"])
+    })?;
+    let said = String::from_utf8_lossy(&said);
+    Ok(said.lines().find_map(|line| line.strip_prefix("*refs/heads/")).map(str::to_owned))
+}
+
 /// Deletes a reference that is at this commit, by its full name.
 pub fn delete_reference(objects: &Objects, name: &str, at: &Oid) -> Result<()> {
     objects.git("delete a reference", |git| git.args(["update-ref", "-d", name, &at.to_string()]))?;
@@ -256,6 +349,7 @@ pub fn log(objects: &Objects, from: &Oid, to: &Oid, most: usize) -> Result<Vec<L
 /// Where a branch is checked out, if it is: a worktree that git knows.
 pub fn checked_out(objects: &Objects, branch: &str) -> Result<Option<PathBuf>> {
     let name = format!("refs/heads/{branch}");
+    let _others = lock(objects.repository(), FlockOperation::NonBlockingLockShared)?;
     let said = objects.git("look for who has a branch", |git| {
         git.args(["for-each-ref", "--count=1", "--format=%(worktreepath)", &name])
     })?;

@@ -251,6 +251,14 @@ methods! {
     ThreadDiff = "thread.diff": thread::Diff => thread::Compared;
     /// The captures of one.
     ThreadLog = "thread.log": thread::Log => thread::Captures;
+    /// Bring what is in a thread onto a branch.
+    ThreadLand = "thread.land": thread::Land => thread::Landed;
+    /// Have a thread show another revision.
+    ThreadSwitch = "thread.switch": thread::Switch => thread::Switched;
+    /// Remove for good what is left of threads that were dropped.
+    ThreadCollect = "thread.collect": thread::Collect => thread::Collected;
+    /// Undo what was done to a thread last.
+    ThreadUndo = "thread.undo": thread::Undo => thread::Undone;
     /// Remove one.
     ThreadDrop = "thread.drop": thread::Drop => thread::Dropped;
     /// Make a microVM.

@@ -114,6 +114,11 @@ impl Paths {
         self.threads_dir().join(name)
     }
 
+    /// The directory in which each thread that was dropped and can be had back has one.
+    pub fn dropped_dir(&self) -> PathBuf {
+        self.state.join("dropped")
+    }
+
     /// The directory in which mounts without a directory of their own are put: `~/stead`, or `mnt` under `STEAD_HOME`.
     pub fn mounts_dir(&self) -> &Path {
         &self.mounts

@@ -82,7 +82,7 @@ struct Line {
 }
 
 /// `90s`, `15m`, `2h`, `3d`, `1w`; seconds where there is no letter.
-fn span(text: &str) -> std::result::Result<Duration, String> {
+pub(super) fn span(text: &str) -> std::result::Result<Duration, String> {
     let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
     let seconds = match &text[digits.len()..] {
         "" | "s" => 1,

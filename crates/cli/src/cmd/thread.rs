@@ -1,19 +1,26 @@
 //! `stead thread`
 
+mod run;
+
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 use clap_complete::engine::PathCompleter;
 use wire::api::ErrorKind;
-use wire::api::mount::Force;
-use wire::api::thread::{Capture, Change, ChangeKind, Changes, Diff, Drop, List, Log, New, Status, Threads};
+use wire::api::machine::Source;
+use wire::api::mount::{Create, Force};
+use wire::api::thread::{
+    Capture, Change, ChangeKind, Changes, Collect, Diff, Drop, Land, LandMode, Landed, List, Log, New,
+    OperationKind, Status, Switch, Threads, Undo, Undone,
+};
 use wire::bytestring::ByteString;
 
 use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::output::text::{age, counted, one_line};
+use crate::output::text::{age, bytes, counted, one_line};
 use crate::output::{Align, Table};
 
 /// How much of a commit's name is shown.
@@ -29,6 +36,7 @@ Examples:
   stead thread new fix                 # of the repository here, at ../REPO-fix
   stead thread new try --from thread:fix
   stead thread status fix
+  stead thread land fix -m 'Mend the parser'
   stead thread drop fix")]
 pub struct Args {
     #[command(subcommand)]
@@ -87,14 +95,73 @@ enum Command {
         #[arg(add = ArgValueCompleter::new(completion::threads))]
         name: String,
     },
+    /// Bring what is in a thread onto a branch
+    ///
+    /// That is what is committed on the thread's branch, or else what was captured last. The branch becomes it, or is merged with it. A
+    /// working copy that has the branch goes along; one with changes in tracked files is left alone, and nothing is landed. What cannot be
+    /// merged is begun in the thread: resolve it there, commit, and land again. The thread has to be mounted, and stays.
+    Land {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// The branch [default: that from which the thread was made]
+        #[arg(long, value_name = "BRANCH")]
+        onto: Option<String>,
+        /// Make a merge, also where the branch could become what the thread is
+        #[arg(long, conflicts_with = "squash")]
+        merge: bool,
+        /// Make one commit of all that is in the thread
+        #[arg(long)]
+        squash: bool,
+        /// The message of commits that are made; with one, changes that are neither committed nor captured are captured first
+        #[arg(long, short, value_name = "TEXT")]
+        message: Option<String>,
+    },
+    /// Have a thread show another revision, and its branch be at it
+    ///
+    /// Only files that differ between the two are touched. Changes that are not committed stay; where one is of such a file, nothing is
+    /// done. Commits that nothing else has are kept as long as this can be undone. The thread has to be mounted.
+    Switch {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// A branch, a tag, a commit, or `thread:NAME` for the last capture of another thread, or else its branch
+        #[arg(value_name = "REV")]
+        revision: String,
+    },
+    /// Undo what was done to a thread last: a capture, a landing, a switch, a drop
+    ///
+    /// And when that is undone, what was done before it. Only if nobody has moved the branch since, and no change that is not committed
+    /// would be lost. A thread that was dropped is had back for a week, and mounted again.
+    Undo {
+        /// Which one
+        #[arg(add = ArgValueCompleter::new(completion::threads))]
+        name: String,
+        /// Do again what was undone last
+        #[arg(long)]
+        redo: bool,
+    },
+    Run(run::RunArgs),
+    /// Remove for good what is left of threads that were dropped
+    ///
+    /// The daemon does so by itself with those that were dropped a week ago.
+    Gc {
+        /// Only those that were dropped so long ago, or longer: `90s`, `15m`, `2h`, `3d`, `1w` [default: 1w]
+        #[arg(long, value_name = "TIME", value_parser = super::find::span)]
+        grace: Option<Duration>,
+        /// Say what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Unmount a thread and remove it
     ///
-    /// Its branch goes too, unless it has commits that no other branch has. Captures stay.
+    /// Its branch goes too, unless it has commits that no other branch has. Captures stay. For a week, `stead thread undo NAME` has all of
+    /// it back.
     Drop {
         /// Which one
         #[arg(add = ArgValueCompleter::new(completion::threads))]
         name: String,
-        /// Also when it is in use, or has changes that are neither committed nor captured: they are lost, and captures too
+        /// Also when it is in use, or has changes that are neither committed nor captured: they go with it, and captures too
         #[arg(long, short)]
         force: bool,
     },
@@ -116,25 +183,44 @@ struct NewArgs {
     at: Option<OsString>,
 }
 
-/// Carries it out.
-pub fn run(args: Args, context: &mut Context) -> Result<()> {
-    match args.command {
+impl NewArgs {
+    fn request(self, context: &Context) -> New {
+        let NewArgs { name, repo, from, at } = self;
+        let (repo, at) = (repo.map(ByteString::from), at.map(ByteString::from));
+        New { name, repo, from, at, caller: context.caller() }
+    }
+}
+
+/// Carries it out, and returns the status to exit with.
+pub fn run(args: Args, context: &mut Context) -> Result<u8> {
+    let done = match args.command {
         Command::New(args) => new(args, context),
         Command::List => list(context),
         Command::Status { name } => status(name, context),
         Command::Diff { name, arguments } => diff(name, arguments, context),
         Command::Capture { name, message, agent, tool } => {
-            capture(Capture { name, message, agent, tool }, context)
+            capture(Capture { name, message, agent, tool, if_changed: false }, context)
         }
         Command::Log { name } => log(name, context),
+        Command::Land { name, onto, merge, squash, message } => {
+            let mode = match (merge, squash) {
+                (true, _) => LandMode::Merge,
+                (_, true) => LandMode::Squash,
+                _ => LandMode::Auto,
+            };
+            land(Land { name, onto, mode, message }, context)
+        }
+        Command::Switch { name, revision } => switch(Switch { name, revision }, context),
+        Command::Undo { name, redo } => undo(Undo { name, redo }, context),
+        Command::Run(args) => return run::run(args, context),
+        Command::Gc { grace, dry_run } => collect(grace, dry_run, context),
         Command::Drop { name, force } => drop(name, force, context),
-    }
+    };
+    done.map(|()| 0)
 }
 
 fn new(args: NewArgs, context: &mut Context) -> Result<()> {
-    let NewArgs { name, repo, from, at } = args;
-    let (repo, at) = (repo.map(ByteString::from), at.map(ByteString::from));
-    let thread = context.daemon()?.call(New { name, repo, from, at, caller: context.caller() })?;
+    let thread = context.daemon()?.call(args.request(context))?;
     if context.output.is_json() {
         return context.output.document(&thread);
     }
@@ -168,7 +254,8 @@ fn status(name: String, context: &mut Context) -> Result<()> {
         None => "not mounted".to_owned(),
     };
     let count = counted(changed.len() as u64, "change");
-    context.output.line(format_args!("{}  {}  {count}", thread.name, one_line(&place)))?;
+    let disk = bytes(changes.disk_bytes);
+    context.output.line(format_args!("{}  {}  {count}  {disk}", thread.name, one_line(&place)))?;
     for Change { path, kind } in changed {
         let mark = match kind {
             ChangeKind::Added => 'A',
@@ -222,6 +309,76 @@ fn log(name: String, context: &mut Context) -> Result<()> {
         ]);
     }
     context.output.table(&table)
+}
+
+fn land(land: Land, context: &mut Context) -> Result<()> {
+    let landed = context.daemon()?.call(land)?;
+    if context.output.is_json() {
+        return context.output.document(&landed);
+    }
+    let Landed { name, branch, commit, .. } = &landed;
+    context.output.line(format_args!("{name}  {branch}  {commit}"))?;
+    if let Some(dir) = &landed.dir {
+        context.output.note(format_args!("note: {dir} went along"));
+    }
+    Ok(())
+}
+
+fn switch(switch: Switch, context: &mut Context) -> Result<()> {
+    let switched = context.daemon()?.call(switch)?;
+    if context.output.is_json() {
+        return context.output.document(&switched);
+    }
+    context.output.line(format_args!("{}  {}", switched.name, switched.commit))
+}
+
+fn undo(undo: Undo, context: &mut Context) -> Result<()> {
+    let word = if undo.redo { "done again" } else { "undone" };
+    let client = context.daemon()?;
+    let undone = client.call(undo)?;
+    if undone.operation == OperationKind::Drop {
+        let source = Source::Thread { name: undone.name.clone() };
+        client.call(Create::new(source, None, context.caller()))?;
+    }
+    if context.output.is_json() {
+        return context.output.document(&undone);
+    }
+    let Undone { name, operation, reference, now, .. } = &undone;
+    let now = now.as_deref().unwrap_or("gone");
+    context.output.line(format_args!("{name}  {} {word}  {reference}  {now}", operation.name()))?;
+    if let Some(dir) = &undone.dir {
+        context.output.note(format_args!("note: {dir} went along"));
+    }
+    Ok(())
+}
+
+fn collect(grace: Option<Duration>, dry_run: bool, context: &mut Context) -> Result<()> {
+    let grace_seconds = grace.map(|grace| grace.as_secs());
+    let collected = context.daemon()?.call(Collect { grace_seconds, dry_run })?;
+    if context.output.is_json() {
+        return context.output.document(&collected);
+    }
+    let columns = [
+        ("THREAD", Align::Left),
+        ("REPOSITORY", Align::Left),
+        ("DROPPED", Align::Left),
+        ("DISK", Align::Right),
+    ];
+    let mut table = Table::new(&columns);
+    let now = context.output.now();
+    for thread in &collected.threads {
+        table.row([
+            one_line(&thread.name).into(),
+            one_line(&thread.repo.to_string()).into(),
+            age(now, thread.at).into(),
+            bytes(thread.disk_bytes).into(),
+        ]);
+    }
+    context.output.table(&table)?;
+    let (done, kept) = (if dry_run { "would be removed" } else { "removed" }, collected.kept);
+    let count = counted(collected.threads.len() as u64, "dropped thread");
+    context.output.note(format_args!("note: {count} {done}, {kept} can be had back"));
+    Ok(())
 }
 
 fn drop(name: String, force: bool, context: &mut Context) -> Result<()> {

@@ -6,8 +6,9 @@ use tokio::sync::oneshot;
 use wire::api::machine::Source;
 use wire::api::mount::{Create, Force};
 use wire::api::thread::{
-    CHANGES_BYTES_MAX, Capture, Captured, Captures, Change, ChangeKind, Changes, Compared, Diff, Drop,
-    Dropped, List, Log, New, Status, Threads,
+    CHANGES_BYTES_MAX, Capture, Captured, Captures, Change, ChangeKind, Changes, Collect, Collected,
+    Compared, Diff, Drop, Dropped, Land, Landed, List, Log, New, Status, Switch, Switched, Threads, Undo,
+    Undone,
 };
 use wire::api::{ErrorKind, ErrorObject, status};
 use wire::bytestring::ByteString;
@@ -49,7 +50,8 @@ pub async fn status(daemon: &Daemon, asked: Status) -> Result<Changes, ErrorObje
     let telling = tokio::task::spawn_blocking(move || tell(&row, changed, after.as_ref()));
     let told = telling.await.map_err(|error| ErrorObject::internal(error.to_string()))?;
     let (changed, more) = told?;
-    Ok(Changes { thread: shown, changed, more })
+    let disk_bytes = daemon.threads().disk_bytes(&shown.name).await?;
+    Ok(Changes { thread: shown, changed, more, disk_bytes })
 }
 
 /// As many as are told at once, and whether there are more. Blocks.
@@ -86,6 +88,26 @@ fn kind(objects: &Objects, tree: &store::Oid, changed: &Changed) -> Result<Chang
 /// Makes a commit of what is in one.
 pub async fn capture(daemon: &Daemon, asked: Capture) -> Result<Captured, ErrorObject> {
     to_its_end(daemon, |context| async move { context.capture(asked).await }).await
+}
+
+/// Brings what is in one onto a branch.
+pub async fn land(daemon: &Daemon, asked: Land) -> Result<Landed, ErrorObject> {
+    to_its_end(daemon, |context| async move { context.land(asked).await }).await
+}
+
+/// Has one show another revision.
+pub async fn switch(daemon: &Daemon, asked: Switch) -> Result<Switched, ErrorObject> {
+    to_its_end(daemon, |context| async move { context.switch(asked).await }).await
+}
+
+/// Undoes what was done to one last.
+pub async fn undo(daemon: &Daemon, asked: Undo) -> Result<Undone, ErrorObject> {
+    to_its_end(daemon, |context| async move { context.undo(asked).await }).await
+}
+
+/// Removes for good what is left of those that were dropped.
+pub async fn collect(daemon: &Daemon, asked: Collect) -> Result<Collected, ErrorObject> {
+    to_its_end(daemon, |context| async move { context.collect(asked).await }).await
 }
 
 /// Has what is in one compared with what it began from.

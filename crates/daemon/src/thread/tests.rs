@@ -1,6 +1,15 @@
-use store::thread::Remains;
-use wire::api::machine::Caller;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
+use store::node::{Ino, Time};
+use store::thread::{Access, Changed, New, Remains};
+use wire::api::machine::Caller;
+use wire::api::thread;
+
+use super::dropping::{branch_of, is_untouched, remove};
+use super::looking::{changed_of, parse_listing};
+use super::making::{ASIDE, Planned, beside, plan_new};
 use super::*;
 
 #[test]
@@ -161,8 +170,10 @@ fn what_is_dropped_leaves_its_branch_if_that_has_commits_of_its_own() {
     bench.git(&["update-ref", "refs/heads/fix", "HEAD"]);
     let (branch_at, kept) = branch_of(&planned.row).expect("decided");
     assert_eq!((branch_at.as_deref(), kept), (Some(planned.row.commit.as_str()), None));
-    let row =
-        ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at: None }, ..planned.row.clone() };
+    let row = ThreadRow {
+        phase: ThreadPhase::Dropping { branch_at, captures_at: None, aside: None },
+        ..planned.row.clone()
+    };
     remove(&row, &bench.paths()).expect("removed");
     assert_eq!(bench.traces(), before);
     std::fs::remove_dir_all(bench.app()).expect("removed");
@@ -200,7 +211,9 @@ fn a_thread_that_is_half_made_or_half_dropped_is_left_alone() {
     let row = bench.plan(fix(&bench)).expect("planned").row;
     let check = |phase: ThreadPhase| check_open(&ThreadRow { phase, ..row.clone() });
     check(ThreadPhase::Open).expect("it is whole");
-    for phase in [ThreadPhase::Making, ThreadPhase::Dropping { branch_at: None, captures_at: None }] {
+    for phase in
+        [ThreadPhase::Making, ThreadPhase::Dropping { branch_at: None, captures_at: None, aside: None }]
+    {
         let refused = check(phase).expect_err("it is not whole");
         assert_eq!(refused.kind(), ErrorKind::Conflict);
         assert_eq!(refused.hint(), Some("stead thread drop fix --force"));
@@ -224,7 +237,7 @@ fn a_thread_stays_known_while_its_repository_cannot_be_used() {
     let mut planned = bench.plan(fix(&bench)).expect("planned");
     planned.begin(&bench.paths()).expect("begun");
     let row = ThreadRow {
-        phase: ThreadPhase::Dropping { branch_at: None, captures_at: None },
+        phase: ThreadPhase::Dropping { branch_at: None, captures_at: None, aside: None },
         ..planned.row.clone()
     };
     let other = ThreadRow { owner: row.owner.map(|owner| owner + 1), ..row.clone() };

@@ -51,6 +51,7 @@ fn a_thread_whose_daemon_was_killed_is_there_whole_or_not_at_all() {
             }
             more => panic!("{more:?}"),
         }
+        bench.collect();
         assert_eq!(without_threads(&bench), before, "moment {number}");
     }
 }
@@ -77,7 +78,35 @@ fn a_thread_whose_daemon_was_killed_while_it_was_dropped_is_there_or_gone() {
         if !bench.threads().is_empty() {
             assert_eq!(bench.run(&["thread", "drop", "fix"]).code(), 0, "moment {number}");
         }
+        bench.collect();
         assert_eq!(without_threads(&bench), before, "moment {number}");
+    }
+}
+
+#[test]
+fn a_thread_whose_daemon_was_killed_while_it_was_had_back_is_there_or_can_be_had() {
+    let bench = Bench::new();
+    let dir = bench.thread("fix");
+    bench.write(&dir.join("new"), "new\n");
+    let git = bench.app.join(".git");
+    let exists = |path: PathBuf| move || path.exists();
+    let moments: [Box<dyn Fn() -> bool>; 4] = [
+        Box::new(exists(bench.stead.home().join("threads/fix/tree"))),
+        Box::new(exists(git.join("worktrees/fix/HEAD"))),
+        Box::new(exists(git.join("refs/heads/fix"))),
+        Box::new(|| true),
+    ];
+    for (number, moment) in moments.iter().enumerate() {
+        bench.json(&["thread", "drop", "fix", "--force"]);
+        kill_daemon_while(&bench, &["thread", "undo", "fix"], moment);
+        if bench.threads().is_empty() {
+            bench.json(&["thread", "undo", "fix"]);
+        }
+        if bench.stead.status()["threads"][0]["mount"].is_null() {
+            bench.json(&["mount", "thread:fix"]);
+        }
+        assert_eq!(bench.changed("fix"), ["added new"], "moment {number}");
+        assert_eq!(bench.git_in(&dir, &["status", "--porcelain", "--branch"]), "## fix\n?? new\n");
     }
 }
 

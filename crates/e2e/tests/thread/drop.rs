@@ -14,6 +14,7 @@ fn a_dropped_thread_leaves_nothing() {
     assert!(refused.errors().contains("neither committed nor captured"), "{refused}");
     bench.git_in(&dir, &["rm", "-qf", ".gitignore"]);
     assert_eq!(bench.run(&["thread", "drop", "fix"]).code(), 0);
+    bench.collect();
     let mut after = bench.traces();
     after.retain(|trace| !trace.ends_with("/h/threads"));
     assert_eq!(after, before);
@@ -68,9 +69,7 @@ fn repositories_within_a_thread_go_only_by_force() {
     let lib = bench.stead.dir("lib");
     bench.git_in(&lib, &["init", "-q", "-b", "main"]);
     bench.git_in(&lib, &["commit", "-q", "--allow-empty", "-m", "of lib"]);
-    for (key, value) in [("user.name", "test"), ("user.email", "test@example.org")] {
-        bench.git(&["config", key, value]);
-    }
+    bench.name_the_author();
     let dir = bench.thread("fix");
     bench.git_in(&dir, &["clone", "-q", lib.to_str().expect("text"), "own"]);
     refused(&bench, "a repository of its own in `own`");

@@ -2,7 +2,10 @@
 
 mod crash;
 mod drop;
+mod land;
 mod make;
+mod many;
+mod undo;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -98,6 +101,13 @@ impl Bench {
             .unwrap_or_else(|error| panic!("not JSON ({error}): {finished}"))
     }
 
+    /// Whom git takes for the author of what the daemon has it commit.
+    fn name_the_author(&self) {
+        for (key, value) in [("user.name", "test"), ("user.email", "test@example.org")] {
+            self.git(&["config", key, value]);
+        }
+    }
+
     /// Makes a thread, and says where it is.
     #[track_caller]
     fn thread(&self, name: &str) -> PathBuf {
@@ -118,6 +128,12 @@ impl Bench {
     fn threads(&self) -> Vec<String> {
         let listed = self.json(&["thread", "list"]);
         listed["threads"].as_array().expect("a list").iter().map(|thread| text(&thread["name"])).collect()
+    }
+
+    /// Removes for good what is left of threads that were dropped.
+    #[track_caller]
+    fn collect(&self) {
+        self.json(&["thread", "gc", "--grace", "0s"]);
     }
 
     /// All that git and the file system know of threads.

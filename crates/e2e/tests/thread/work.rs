@@ -82,7 +82,7 @@ fn a_thread_can_be_mounted_elsewhere() {
 fn a_capture_is_a_commit_that_leaves_branch_and_index_alone() {
     let bench = Bench::new();
     let dir = bench.thread("fix");
-    name_the_author(&bench);
+    bench.name_the_author();
     assert_eq!(bench.run(&["thread", "capture", "fix", "-m", "nothing"]).code(), 5);
     bench.write(&dir.join(".gitignore"), "*.o\n");
     bench.write(&dir.join("src/main.c"), "first\n");
@@ -123,13 +123,6 @@ fn mounted_with(bench: &Bench, options: &[&str]) -> std::path::PathBuf {
     dir
 }
 
-/// Whom git takes for the author of what the daemon has it commit.
-fn name_the_author(bench: &Bench) {
-    for (key, value) in [("user.name", "test"), ("user.email", "test@example.org")] {
-        bench.git(&["config", key, value]);
-    }
-}
-
 fn read_write(path: &Path) -> File {
     File::options().read(true).write(true).open(path).expect("opened")
 }
@@ -142,7 +135,7 @@ fn modified(path: &Path) -> SystemTime {
 fn what_is_written_through_a_mapping_is_a_change() {
     for options in CONTENTS {
         let bench = Bench::new();
-        name_the_author(&bench);
+        bench.name_the_author();
         let dir = mounted_with(&bench, options);
         let path = dir.join("src/main.c");
         let dated = modified(&path);

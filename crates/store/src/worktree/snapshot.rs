@@ -19,19 +19,17 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use super::{CAPTURES, INDEX, POINTER, POINTER_BYTES_MAX, leads_to, reference};
+use super::{CAPTURES, INDEX, POINTER, POINTER_BYTES_MAX, is_ancestor, leads_to, reference};
 use crate::error::fails;
-use crate::objects::{Objects, Revision, git_command, output_from};
+use crate::git::{self, GIT_CONTENT_TIMEOUT, GIT_STATUS_TIMEOUT, GIT_TIMEOUT, Wanted};
+use crate::objects::{Objects, Revision, git_command, not_ended, output_from};
 use crate::thread::Changed;
 use crate::{Error, Oid, Result};
 
 /// How often a snapshot is begun again when a path has gone while git looked at it.
 const ATTEMPTS_MAX: usize = 3;
-
-/// How much is read of what is not committed, to see whether there is any.
-const STATUS_BYTES: usize = 512;
 
 /// A worktree that is mounted.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +58,10 @@ pub struct Message {
 pub struct Captured {
     /// Its commit.
     pub commit: Oid,
-    /// The one before: a capture, or else what was the worktree's `HEAD`.
+    /// The one before: a capture, or what was the worktree's `HEAD`.
     pub parent: Oid,
+    /// The capture before it, if there was one.
+    pub last: Option<Oid>,
 }
 
 impl Mounted<'_> {
@@ -99,18 +99,13 @@ impl Mounted<'_> {
         let failed = |why: String| self.objects.git_failed("look for changes", why);
         let mut command = self.command(None);
         command.args(["status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=none"]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
-        let first = first_of(&mut child);
-        if first.as_ref().is_ok_and(|first| !first.is_empty()) {
-            // It has more to say, which nobody wants to hear.
-            drop(child.kill());
-            drop(child.wait());
-            return Ok(true);
+        let said = git::run(command, Stdio::null(), Wanted::Any, GIT_STATUS_TIMEOUT);
+        let said = said.map_err(|error| not_ended(&error, self.dir, "look for changes"))?;
+        match (said.output.is_empty(), said.status.success()) {
+            (false, _) => Ok(true),
+            (true, true) => Ok(false),
+            (true, false) => Err(failed(said.why())),
         }
-        let status = child.wait().map_err(|error| failed(error.to_string()))?;
-        first.map_err(|error| failed(error.to_string()))?;
-        if status.success() { Ok(false) } else { Err(failed(status.to_string())) }
     }
 
     /// The tree of what is in the worktree now, but for what is ignored. `changed` is all that may differ from the base.
@@ -172,14 +167,14 @@ impl Mounted<'_> {
         let failed = |why: String| self.objects.git_failed("look for what is ignored", why);
         let mut command = self.command(None);
         command.args(["check-ignore", "-z", "--stdin", "--verbose", "--non-matching"]);
-        command.stdin(self.input(zeroed(paths))?).stderr(Stdio::null());
-        let output = command.output().map_err(|error| failed(error.to_string()))?;
+        let said = git::run(command, self.input(zeroed(paths))?, Wanted::All, GIT_CONTENT_TIMEOUT);
+        let said = said.map_err(|error| not_ended(&error, self.dir, "look for what is ignored"))?;
         // It ends with 1 when none is.
-        if !matches!(output.status.code(), Some(0 | 1)) {
-            return Err(failed(output.status.to_string()));
+        if !matches!(said.status.code(), Some(0 | 1)) {
+            return Err(failed(said.why()));
         }
         // Source, line and pattern, which are empty if none matches; then the path.
-        let fields: Vec<&[u8]> = output.stdout.split(|byte| *byte == 0).collect();
+        let fields: Vec<&[u8]> = said.output.split(|byte| *byte == 0).collect();
         let is_ignored = |four: &&[&[u8]]| !four[2].is_empty() && !four[2].starts_with(b"!");
         let mut found: Vec<Vec<u8>> =
             fields.chunks_exact(4).filter(is_ignored).map(|four| four[3].to_vec()).collect();
@@ -203,16 +198,9 @@ impl Mounted<'_> {
     pub fn capture(&self, name: &str, tree: &Oid, message: &Message) -> Result<Option<Captured>> {
         let captures = format!("{CAPTURES}{name}");
         let last = reference(self.objects, &captures)?;
-        let parent = match last {
-            Some(last) => last,
-            None => {
-                let head = self.git("find what is committed", None, Vec::new(), |git| {
-                    git.args(["rev-parse", "--verify", "HEAD^{commit}"])
-                })?;
-                self.oid("find what is committed", &head)?
-            }
-        };
-        if self.objects.revision(parent)?.tree == *tree {
+        let parents = self.parents(last)?;
+        let parent = parents[0];
+        if parents.len() == 1 && self.objects.revision(parent)?.tree == *tree {
             return Ok(None);
         }
         let said = self.git("word a message", None, message.text.clone().into_bytes(), |git| {
@@ -222,9 +210,10 @@ impl Mounted<'_> {
             }
             git
         })?;
-        let (tree, above) = (tree.to_string(), parent.to_string());
+        let tree = tree.to_string();
         let commit = self.git("make a commit", None, said, |git| {
-            git.args(["commit-tree", &tree, "-p", &above, "-F", "-"])
+            let parents = parents.iter().flat_map(|parent| ["-p".to_owned(), parent.to_string()]);
+            git.args(["commit-tree", &tree]).args(parents).args(["-F", "-"])
         })?;
         let commit = self.oid("make a commit", &commit)?;
         let before = last.unwrap_or_else(|| Oid::null(self.objects.hash()));
@@ -232,7 +221,28 @@ impl Mounted<'_> {
         self.git("keep a capture", None, Vec::new(), |git| {
             git.args(["update-ref", "-m", "captured", &captures, &new, &old])
         })?;
-        Ok(Some(Captured { commit, parent }))
+        Ok(Some(Captured { commit, parent, last }))
+    }
+
+    /// Behind what a capture is: behind the last one, and behind what was committed since.
+    fn parents(&self, last: Option<Oid>) -> Result<Vec<Oid>> {
+        let head = self.head()?;
+        let Some(last) = last else { return Ok(vec![head]) };
+        if is_ancestor(self.objects, &head, &last)? {
+            return Ok(vec![last]);
+        }
+        match is_ancestor(self.objects, &last, &head)? {
+            true => Ok(vec![head]),
+            false => Ok(vec![last, head]),
+        }
+    }
+
+    /// What is committed in the worktree.
+    pub fn head(&self) -> Result<Oid> {
+        let head = self.git("find what is committed", None, Vec::new(), |git| {
+            git.args(["rev-parse", "--verify", "HEAD^{commit}"])
+        })?;
+        self.oid("find what is committed", &head)
     }
 
     /// What git says in this worktree, with that index if not its own, and this to read.
@@ -245,10 +255,11 @@ impl Mounted<'_> {
     ) -> Result<Vec<u8>> {
         let mut command = self.command(index);
         with(&mut command);
-        output_from(command, self.input(input)?, self.dir, what)
+        let within = if index.is_some() { GIT_CONTENT_TIMEOUT } else { GIT_TIMEOUT };
+        output_from(command, self.input(input)?, self.dir, what, within)
     }
 
-    fn command(&self, index: Option<&Path>) -> Command {
+    pub(super) fn command(&self, index: Option<&Path>) -> Command {
         let mut command = git_command();
         command.current_dir(self.dir).arg("--no-replace-objects");
         command.env("GIT_DIR", self.registration).env("GIT_WORK_TREE", self.dir);
@@ -289,13 +300,6 @@ fn outermost(changed: &[Changed]) -> HashSet<&[u8]> {
 fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
     ends.map(|(end, _)| &path[..end])
-}
-
-fn first_of(child: &mut Child) -> io::Result<Vec<u8>> {
-    let mut first = Vec::new();
-    let Some(from) = child.stdout.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
-    from.take(STATUS_BYTES as u64).read_to_end(&mut first)?;
-    Ok(first)
 }
 
 fn zeroed(paths: &[&[u8]]) -> Vec<u8> {

@@ -182,3 +182,18 @@ fn a_repository_is_known_by_its_working_copy() {
     let objects = Objects::discover(&bare).expect("a repository");
     assert_eq!(working_copy(&objects, &bare), bare);
 }
+
+#[test]
+fn worktrees_that_are_made_at_once_are_all_made() {
+    let bench = Bench::new();
+    let make = &|number: usize| {
+        let (name, objects) = (format!("t{number}"), &bench.objects);
+        let aside = bench.scratch.path().join(&name);
+        let held = File::open("/dev/null").expect("opened");
+        let made = register(objects, &aside, &name, &bench.commit, held).expect("registered");
+        checked_out(objects, &name).expect("looked").expect("it is");
+        unregister(&made.directory, &[aside.as_path()]).expect("removed");
+    };
+    std::thread::scope(|scope| (0..12).for_each(|number| drop(scope.spawn(move || make(number)))));
+    assert!(!bench.repository.path().join(".git/worktrees").exists());
+}

@@ -52,6 +52,24 @@ pub struct Create {
     pub caller: Caller,
 }
 
+impl Create {
+    /// With all that can be chosen left to the daemon.
+    pub fn new(source: Source, dir: Option<ByteString>, caller: Caller) -> Create {
+        Create {
+            source,
+            dir,
+            backend: Backend::default(),
+            access: Access::default(),
+            sync: SyncMode::default(),
+            reconnect: Reconnect::default(),
+            heartbeat_interval_ms: None,
+            max_heartbeat_failures: None,
+            options: BTreeMap::new(),
+            caller,
+        }
+    }
+}
+
 /// A choice of backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

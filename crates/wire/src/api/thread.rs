@@ -26,6 +26,9 @@ pub const TRAILER_BYTES_MAX: usize = 256;
 /// How many captures are told of.
 pub const CAPTURES_MAX: usize = 1000;
 
+/// How long a thread that was dropped can be had back: a week.
+pub const DROPPED_KEPT_SECONDS: u64 = 7 * 86_400;
+
 /// The longest revision that somebody names.
 pub const REVISION_BYTES_MAX: usize = 1024;
 
@@ -87,6 +90,9 @@ pub struct Changes {
     pub changed: Vec<Change>,
     /// There is more behind the last one.
     pub more: bool,
+    /// What the thread takes on the disk, in bytes: of contents, what was written.
+    #[serde(default)]
+    pub disk_bytes: u64,
 }
 
 /// A path that is not what the base has there.
@@ -136,6 +142,9 @@ pub struct Capture {
     /// With what: the trailer `Tool`, of one line.
     #[serde(default)]
     pub tool: Option<String>,
+    /// Nothing to capture is no error: then the commit is its own parent.
+    #[serde(default)]
+    pub if_changed: bool,
 }
 
 /// It is made.
@@ -196,8 +205,153 @@ pub struct CaptureEntry {
     pub subject: String,
 }
 
+/// Brings what is in a thread that is mounted onto a branch of its repository: what is committed on its branch if that is all, or else what
+/// was captured last. The branch is changed from the commit that it is at, or not at all. A worktree that has it goes along, unless it
+/// has changes in tracked files: then it is refused. What cannot be merged is begun in the thread, for somebody to resolve there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Land {
+    /// Which.
+    pub name: String,
+    /// The branch. Without one, that from which the thread was made.
+    #[serde(default)]
+    pub onto: Option<String>,
+    /// How.
+    #[serde(default)]
+    pub mode: LandMode,
+    /// The message of commits that are made for it. With one, changes that are neither committed nor captured are captured; without one
+    /// they are refused.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
+/// How a thread is to be landed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LandMode {
+    /// The branch becomes what the thread is, or else they are merged.
+    #[default]
+    Auto,
+    /// A merge, also where none is needed.
+    Merge,
+    /// One commit behind the branch.
+    Squash,
+}
+
+/// It is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Landed {
+    /// Which thread.
+    pub name: String,
+    /// The branch.
+    pub branch: String,
+    /// At which commit it is now.
+    pub commit: String,
+    /// What that commit is.
+    pub how: LandedHow,
+    /// The capture that was made for it, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captured: Option<String>,
+    /// The worktree that has the branch and went along, if one has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<ByteString>,
+}
+
+/// How a thread was landed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LandedHow {
+    /// The branch had nothing of its own.
+    FastForward,
+    /// A merge of both.
+    Merge,
+    /// One commit with all of it.
+    Squash,
+}
+
+/// Has a thread that is mounted show another revision, and its branch be at it. Only files that differ between the two are touched. Changes
+/// that are not committed stay; where one is of such a file, nothing is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// Which.
+    pub name: String,
+    /// What git takes for a commit in the thread, or `thread:NAME` for what another thread has captured or committed last.
+    pub revision: String,
+}
+
+/// It does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// Which thread.
+    pub name: String,
+    /// The commit that its branch was at.
+    pub was: String,
+    /// The commit that it is at.
+    pub commit: String,
+}
+
+/// Undoes what was done to a thread last and is not undone: a capture, a landing, a switch. Or does again what was undone last. Only if the
+/// reference is where it was left, and the worktree that has it has no changes which would be lost. Of a name that no thread has, the one
+/// that was dropped last is had back, as it was, unless it was [collected](Collect); it is not mounted then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Undo {
+    /// Which.
+    pub name: String,
+    /// Do again what was undone last, in place of undoing more.
+    #[serde(default)]
+    pub redo: bool,
+}
+
+/// It is undone, or done again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    /// Which thread.
+    pub name: String,
+    /// What was undone.
+    pub operation: OperationKind,
+    /// The reference that it had moved.
+    pub reference: String,
+    /// Where that was, if it was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
+    /// Where it is now, if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<String>,
+    /// The worktree that went along, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<ByteString>,
+}
+
+/// Something that was done to a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationKind {
+    /// What was in it became a commit.
+    Capture,
+    /// It was brought onto a branch.
+    Land,
+    /// It went to another revision.
+    Switch,
+    /// It was dropped.
+    Drop,
+}
+
+impl OperationKind {
+    /// The word in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OperationKind::Capture => "capture",
+            OperationKind::Land => "land",
+            OperationKind::Switch => "switch",
+            OperationKind::Drop => "drop",
+        }
+    }
+}
+
 /// Unmounts a thread and removes it: its directory, its worktree, and its branch if that has no commits of its own. Captures stay,
-/// unless it is forced.
+/// unless it is forced. It can be had back by [`Undo`] until it is [collected](Collect).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drop {
@@ -206,6 +360,41 @@ pub struct Drop {
     /// Without force, a thread that is in use or has changes that are neither committed nor captured stays.
     #[serde(default)]
     pub force: Force,
+}
+
+/// Removes for good what is left of threads that were dropped. The daemon does so by itself with those that were dropped
+/// [a week](DROPPED_KEPT_SECONDS) ago.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collect {
+    /// Only those that were dropped so many seconds ago or more; [`DROPPED_KEPT_SECONDS`] if it is not said.
+    #[serde(default)]
+    pub grace_seconds: Option<u64>,
+    /// Say what would be removed, and remove nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// They are removed, or would be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Each of them, the first that was dropped first.
+    pub threads: Vec<CollectedThread>,
+    /// How many that were dropped can be had back still.
+    pub kept: u64,
+}
+
+/// A thread that was dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedThread {
+    /// Its name.
+    pub name: String,
+    /// The repository, as people know it.
+    pub repo: ByteString,
+    /// When it was dropped.
+    pub at: Timestamp,
+    /// What it takes on the disk, in bytes.
+    pub disk_bytes: u64,
 }
 
 /// It is gone.

@@ -14,6 +14,7 @@ fn row() -> ThreadRow {
         hash: "sha1".to_owned(),
         commit: String::new(),
         branch: "fix".to_owned(),
+        onto: None,
         dir: "/app-fix".into(),
         makes_dir: false,
         registration: None,

@@ -205,3 +205,25 @@ fn captures_follow_each_other_and_none_is_empty() {
     let said = bench.repository.git(&["log", "-1", "--format=%an %s", "refs/stead/threads/fix"]);
     assert_eq!(said, "test second\n");
 }
+
+#[test]
+fn a_capture_is_behind_what_was_committed_since_the_last_one() {
+    let bench = Bench::new();
+    bench.repository.write("one", b"1");
+    let tree = bench.snapshot(&[("one", true)]);
+    let text = |text: &str| Message { text: text.to_owned(), ..Message::default() };
+    let first = bench.capture(&tree, &text("first")).expect("made").commit;
+    bench.repository.commit("the same");
+    let head = bench.objects.resolve("HEAD").expect("a commit").commit;
+    let second = bench.capture(&tree, &text("joined")).expect("made").commit;
+    let parents = bench.repository.git(&["log", "-1", "--format=%P", &second.to_string()]);
+    assert_eq!(parents.trim(), format!("{first} {head}"));
+    assert_eq!(bench.capture(&tree, &text("nothing")), None);
+    bench.repository.git(&["reset", "-q", "--soft", &second.to_string()]);
+    bench.repository.write("two", b"2");
+    bench.repository.commit("behind the capture");
+    let head = bench.objects.resolve("HEAD").expect("a commit").commit;
+    bench.repository.write("three", b"3");
+    let tree = bench.snapshot(&[("one", true), ("two", true), ("three", true)]);
+    assert_eq!(bench.capture(&tree, &text("third")).expect("made").parent, head);
+}

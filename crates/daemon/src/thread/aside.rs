@@ -1,0 +1,286 @@
+//! Threads that were dropped: what is left of each, for a while.
+//!
+//! ```text
+//!  open ──drop──► aside ──undo──► open, not mounted
+//!                   └── a week, or collected ──► gone
+//! ```
+//!
+//! ```text
+//! STATE/dropped/NUMBER/tree           the thread, as it was
+//!                     /registration   what git knew of its worktree
+//! refs/stead/dropped/NAME/AT/branch   where its branch was, if that went with it
+//!                           /captures its captures, if they went with it
+//!                           /head     its `HEAD`, if that was elsewhere
+//! ```
+//!
+//! The row of a dropped thread is written before anything of it is moved, and goes when nothing is left, or when the thread is whole again.
+//! One without a directory is of a drop that did not begin, or of a return that came to its end. A thread that is half on its way, in either
+//! direction, has the phase *dropping*, and goes aside to its end in the next daemon.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use store::Oid;
+use store::objects::Objects;
+use store::worktree::{self, aside, move_reference};
+use wire::api::thread::{DROPPED_KEPT_SECONDS, OperationKind};
+use wire::api::time::Timestamp;
+use wire::api::{ErrorObject, thread};
+use wire::paths::Paths;
+
+use super::operations::{let_go, parse};
+use super::{ThreadContext, blocking, captures_name, conflict, from_store, is_gone, repository_of};
+use crate::database::threads::{Aside, DroppedRow};
+use crate::database::{ThreadPhase, ThreadRow};
+use crate::failure::{failure, from_io};
+use crate::owner::{Event, ThreadEvent};
+
+/// How often it is looked for threads that were dropped long enough ago.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How long a drop that has begun may take until its thread is aside.
+const BEGUN_SECONDS: u64 = 600;
+
+/// Where commits of dropped threads are kept: by name and time.
+const DROPPED: &str = "refs/stead/dropped/";
+
+/// What is kept of one.
+const KEPT: [&str; 3] = ["branch", "captures", "head"];
+
+const REGISTRATION: &str = "registration";
+
+/// Removes what is left of threads that were dropped long enough ago, for ever.
+pub async fn sweep(context: ThreadContext) {
+    loop {
+        match context.collect(thread::Collect::default()).await {
+            Ok(collected) if collected.threads.is_empty() => {}
+            Ok(collected) => tracing::info!(count = collected.threads.len(), "dropped threads are collected"),
+            Err(error) => tracing::warn!(%error, "dropped threads stay"),
+        }
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+    }
+}
+
+impl ThreadContext {
+    /// Writes down that a thread is to be put aside. One whose repository is gone cannot be had back.
+    pub(super) async fn plan_aside(
+        &self,
+        row: &ThreadRow,
+        branch_at: Option<String>,
+        captures_at: Option<String>,
+    ) -> Result<Option<Aside>, ErrorObject> {
+        let (of, dir) = (row.clone(), self.paths.dropped_dir());
+        let can_be = blocking(move || {
+            let made = supervisor::socket::private_directory(&dir).map_err(|error| failure(&error));
+            made.map(|_| !is_gone(&of))
+        });
+        if !can_be.await?? {
+            return Ok(None);
+        }
+        let now = SystemTime::now();
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let kept = format!("{DROPPED}{}/{since}", row.name);
+        let at = Timestamp::from(now);
+        let dropped = DroppedRow { row: row.clone(), at, branch_at, captures_at, kept: kept.clone() };
+        let number = self.database.add_dropped(dropped).await.map_err(|error| failure(&error))?;
+        Ok(Some(Aside { number, kept }))
+    }
+
+    async fn dropped(&self) -> Result<Vec<(i64, DroppedRow)>, ErrorObject> {
+        self.database.dropped().await.map_err(|error| failure(&error))
+    }
+
+    /// Has the thread of this name back that was dropped last, if there is one.
+    pub(super) async fn have_back(&self, name: &str) -> Result<Option<thread::Undone>, ErrorObject> {
+        let dir = self.paths.dropped_dir();
+        let is_there = |number: i64| dir.join(number.to_string()).exists();
+        let mut dropped = self.dropped().await?.into_iter().rev();
+        let Some((number, dropped)) =
+            dropped.find(|(number, dropped)| dropped.row.name == name && is_there(*number))
+        else {
+            return Ok(None);
+        };
+        let (of, at) = (dropped.clone(), self.paths.thread_dir(name));
+        blocking(move || check_back(&of, &at).map(drop)).await??;
+        let DroppedRow { row, branch_at, captures_at, kept, .. } = dropped.clone();
+        let aside = Some(Aside { number, kept: kept.clone() });
+        let row = ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at, aside }, ..row };
+        let claimed = Box::new(row.clone());
+        let turn =
+            self.owner.ask(|answer| Event::Thread(ThreadEvent::Claim { row: claimed, answer })).await?;
+        let back = match self.database.put_thread(row.clone()).await {
+            Ok(()) => {
+                let (of, paths) = (dropped.clone(), self.paths.clone());
+                blocking(move || bring_back(&of, number, &paths)).await.flatten()
+            }
+            Err(error) => Err(failure(&error)),
+        };
+        if let Err(error) = back {
+            self.remove(row, turn).await;
+            return Err(error);
+        }
+        self.put(ThreadRow { phase: ThreadPhase::Open, ..row.clone() }).await?;
+        drop(turn);
+        self.forget(number, &dropped).await?;
+        Ok(Some(thread::Undone {
+            name: name.to_owned(),
+            operation: OperationKind::Drop,
+            reference: format!("refs/heads/{}", row.branch),
+            was: None,
+            now: dropped.branch_at,
+            dir: None,
+        }))
+    }
+
+    /// Lets go of a thread that was dropped: of what is kept for it, and of its row.
+    async fn forget(&self, number: i64, dropped: &DroppedRow) -> Result<(), ErrorObject> {
+        let (of, paths) = (dropped.clone(), self.paths.clone());
+        blocking(move || {
+            let directory = paths.dropped_dir().join(number.to_string());
+            match std::fs::remove_dir_all(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(from_io(&format!("could not remove `{}`", directory.display()), &error));
+                }
+                _ => {}
+            }
+            if is_gone(&of.row) {
+                return Ok(());
+            }
+            let objects = repository_of(&of.row)?;
+            KEPT.iter().try_for_each(|what| let_go(&objects, &format!("{}/{what}", of.kept)))
+        })
+        .await??;
+        self.database.remove_dropped(number).await.map_err(|error| failure(&error))
+    }
+
+    /// Removes for good what is left of threads that were dropped.
+    pub async fn collect(&self, asked: thread::Collect) -> Result<thread::Collected, ErrorObject> {
+        let grace = asked.grace_seconds.unwrap_or(DROPPED_KEPT_SECONDS);
+        let now = Timestamp::from(SystemTime::now()).unix();
+        let mut collected = thread::Collected::default();
+        for (number, dropped) in self.dropped().await? {
+            let directory = self.paths.dropped_dir().join(number.to_string());
+            let looking = directory.clone();
+            let (is_there, disk_bytes) =
+                blocking(move || (looking.exists(), disk_bytes_below(&looking))).await?;
+            let is_on_its_way = self.find(&dropped.row.name).await.is_ok_and(|found| {
+                matches!(&found.row.phase, ThreadPhase::Dropping { aside: Some(aside), .. } if aside.number == number)
+            });
+            let patience = if is_there { grace } else { BEGUN_SECONDS };
+            if is_on_its_way || dropped.at.unix().saturating_add(patience) > now {
+                collected.kept += u64::from(is_there);
+                continue;
+            }
+            if !asked.dry_run
+                && let Err(error) = self.forget(number, &dropped).await
+            {
+                // Its repository may be another user's now, say. The others go.
+                tracing::warn!(thread = dropped.row.name, %error, "a dropped thread stays");
+                collected.kept += u64::from(is_there);
+                continue;
+            }
+            if is_there {
+                let DroppedRow { row: ThreadRow { name, repo, .. }, at, .. } = dropped;
+                collected.threads.push(thread::CollectedThread { name, repo, at, disk_bytes });
+            }
+        }
+        Ok(collected)
+    }
+
+    /// What a thread takes on the disk.
+    pub async fn disk_bytes(&self, name: &str) -> Result<u64, ErrorObject> {
+        let directory = self.paths.thread_dir(name);
+        blocking(move || disk_bytes_below(&directory)).await
+    }
+}
+
+/// Puts the registration of a thread aside, and keeps what its references are at. Blocks.
+pub(super) fn put_aside(
+    objects: &Objects,
+    row: &ThreadRow,
+    to: &Aside,
+    registration: &Path,
+    places: &[&Path],
+) -> store::Result<()> {
+    let ThreadPhase::Dropping { branch_at, captures_at, .. } = &row.phase else { return Ok(()) };
+    let oid = |hex: &Option<String>| hex.as_ref().and_then(|hex| Oid::from_hex(hex.as_bytes()).ok());
+    let all = [oid(branch_at), oid(captures_at), aside::head(objects, registration)];
+    for (number, (what, commit)) in KEPT.iter().zip(all).enumerate() {
+        // One that another reference keeps needs no more.
+        if let Some(commit) = commit.filter(|commit| !all[..number].contains(&Some(*commit))) {
+            worktree::keep(objects, &format!("{}/{what}", to.kept), &commit)?;
+        }
+    }
+    // Whatever has the thread's directory has that with it.
+    let Some(directory) = places.first() else { return Ok(()) };
+    aside::put_aside(registration, places, &directory.join(REGISTRATION))
+}
+
+/// The references that a thread which comes back has to have again. Refuses one with something in its way. Blocks.
+fn check_back(dropped: &DroppedRow, directory: &Path) -> Result<Vec<(String, Oid)>, ErrorObject> {
+    let row = &dropped.row;
+    let objects = repository_of(row)?;
+    let found = |error: store::Error| from_store(&error);
+    let references = [
+        (format!("refs/heads/{}", row.branch), &dropped.branch_at),
+        (captures_name(&row.name), &dropped.captures_at),
+    ];
+    let mut missing = Vec::new();
+    for (name, at) in references {
+        let Some(at) = at.as_deref().map(parse).transpose()? else { continue };
+        match worktree::reference(&objects, &name).map_err(found)? {
+            None => missing.push((name, at)),
+            Some(is) if is == at => {}
+            Some(_) => {
+                let message = format!("`{}` has another `{name}` by now", row.repo);
+                return Err(conflict(message, format!("git -C {} branch -m {} OTHER", row.repo, row.branch)));
+            }
+        }
+    }
+    let registration = row.registration.as_ref().map(|registration| registration.as_path());
+    if let Some(taken) = registration.into_iter().chain([directory]).find(|path| path.exists()) {
+        let message = format!("`{}` is another one's by now", taken.display());
+        return Err(conflict(message, format!("git -C {} worktree list", row.repo)));
+    }
+    Ok(missing)
+}
+
+/// Has all of a thread where it was. After an error some of it may be. Blocks.
+fn bring_back(dropped: &DroppedRow, number: i64, paths: &Paths) -> Result<(), ErrorObject> {
+    let row = &dropped.row;
+    let directory = paths.thread_dir(&row.name);
+    let missing = check_back(dropped, &directory)?;
+    let objects = repository_of(row)?;
+    let found = |error: store::Error| from_store(&error);
+    let from = paths.dropped_dir().join(number.to_string());
+    let failed = |error| from_io(&format!("could not move `{}`", from.display()), &error);
+    std::fs::rename(&from, &directory).map_err(failed)?;
+    if let Some(registration) = &row.registration {
+        let registration = registration.as_path();
+        aside::bring_back(&directory.join(REGISTRATION), registration).map_err(found)?;
+    }
+    let put = |(name, at): &(String, Oid)| move_reference(&objects, name, None, Some(at), "stead: had back");
+    missing.iter().try_for_each(put).map_err(found)
+}
+
+/// What all below a directory takes on the disk, as far as that can be seen. Blocks.
+fn disk_bytes_below(directory: &Path) -> u64 {
+    /// What a block of `stat` is.
+    const BLOCK_BYTES: u64 = 512;
+    let taken = |found: Metadata| found.blocks() * BLOCK_BYTES;
+    let mut bytes = directory.symlink_metadata().map_or(0, taken);
+    let mut look_at: Vec<PathBuf> = vec![directory.to_owned()];
+    while let Some(directory) = look_at.pop() {
+        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let Ok(found) = entry.path().symlink_metadata() else { continue };
+            if found.is_dir() {
+                look_at.push(entry.path());
+            }
+            bytes += taken(found);
+        }
+    }
+    bytes
+}

@@ -1,0 +1,286 @@
+//! What was done to a thread, and its undoing.
+//!
+//! ```text
+//!  done ──undo──► undone ──redo──► done
+//!                   └── something else is done ──► forgotten
+//! ```
+//!
+//! Each operation has moved one reference, from where it was to where it was put. Undoing one moves it back, if it is where it was put: so
+//! nothing is undone over what somebody else has done since. A worktree that has the reference goes along. The commit that a reference leaves
+//! is kept on `refs/stead/kept/THREAD/NUMBER` as long as the operation is known.
+//!
+//! An operation is written down when it has come to its end: a daemon that dies in between leaves one that is done and cannot be undone.
+
+use std::time::SystemTime;
+
+use store::Oid;
+use store::objects::Objects;
+use store::worktree::land;
+use store::worktree::snapshot::Captured;
+use store::worktree::{self, move_reference};
+use wire::api::thread::OperationKind;
+use wire::api::time::Timestamp;
+use wire::api::{ErrorKind, ErrorObject, thread};
+use wire::bytestring::ByteString;
+
+use super::landing::{Uncommitted, checkout_of};
+use super::making::last_of;
+use super::{ThreadContext, blocking, captures_name, check_open, conflict, from_store, repository_of};
+use crate::database::ThreadRow;
+use crate::database::threads::OperationRow;
+use crate::failure::failure;
+use crate::owner::FoundThread;
+
+/// How many operations of a thread can be undone: more than anybody remembers. Each may keep a commit.
+const OPERATIONS_MAX: usize = 100;
+
+/// Where commits are kept that a reference has left: by thread and operation.
+const KEPT: &str = "refs/stead/kept/";
+
+/// A reference that was moved.
+pub(super) struct Moved {
+    pub(super) reference: String,
+    pub(super) was: Option<Oid>,
+    pub(super) now: Oid,
+}
+
+impl Moved {
+    pub(super) fn into_operation(self, kind: OperationKind) -> OperationRow {
+        let Moved { reference, was, now } = self;
+        let (was, now) = (was.map(|was| was.to_string()), now.to_string());
+        OperationRow { kind, at: Timestamp::from(SystemTime::now()), reference, was, now, undone: false }
+    }
+}
+
+/// What a capture has moved.
+pub(super) fn captured_operation(name: &str, captured: &Captured) -> OperationRow {
+    let moved = Moved { reference: captures_name(name), was: captured.last, now: captured.commit };
+    moved.into_operation(OperationKind::Capture)
+}
+
+fn kept_name(thread: &str, number: i64) -> String {
+    format!("{KEPT}{thread}/{number}")
+}
+
+impl ThreadContext {
+    /// Writes down what was done to a thread, and forgets what cannot be undone or done again any more. What was done is done, whether it
+    /// can be written down or not.
+    pub(super) async fn record(&self, row: &ThreadRow, operation: OperationRow) -> Option<i64> {
+        match self.try_record(row, operation).await {
+            Ok(number) => Some(number),
+            Err(error) => {
+                tracing::error!(thread = row.name, %error, "what was done to a thread cannot be undone");
+                None
+            }
+        }
+    }
+
+    async fn try_record(&self, row: &ThreadRow, operation: OperationRow) -> Result<i64, ErrorObject> {
+        let known = self.operations(&row.name).await?;
+        let added = self.database.add_operation(row.name.clone(), operation).await;
+        let number = added.map_err(|error| failure(&error))?;
+        let done = known.iter().filter(|(_, operation)| !operation.undone).count();
+        let mut surplus = (done + 1).saturating_sub(OPERATIONS_MAX);
+        let mut forgotten = Vec::new();
+        for (number, operation) in known {
+            let is_surplus = !operation.undone && surplus > 0;
+            surplus -= usize::from(is_surplus);
+            if operation.undone || is_surplus {
+                forgotten.push(number);
+            }
+        }
+        self.forget_operations(row, forgotten).await?;
+        Ok(number)
+    }
+
+    async fn operations(&self, name: &str) -> Result<Vec<(i64, OperationRow)>, ErrorObject> {
+        self.database.operations(name.to_owned()).await.map_err(|error| failure(&error))
+    }
+
+    /// Forgets operations, and what is kept for them.
+    async fn forget_operations(&self, row: &ThreadRow, numbers: Vec<i64>) -> Result<(), ErrorObject> {
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let (of, letting_go) = (row.clone(), numbers.clone());
+        blocking(move || {
+            // A repository that is gone has taken its part with it.
+            if super::is_gone(&of) {
+                return Ok(());
+            }
+            let objects = repository_of(&of)?;
+            letting_go.iter().try_for_each(|number| let_go(&objects, &kept_name(&of.name, *number)))
+        })
+        .await??;
+        for number in numbers {
+            self.database.remove_operation(number).await.map_err(|error| failure(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets all that was done to a thread that is gone.
+    pub(super) async fn forget_all_operations(&self, row: &ThreadRow) -> Result<(), ErrorObject> {
+        let numbers = self.operations(&row.name).await?.into_iter().map(|(number, _)| number).collect();
+        self.forget_operations(row, numbers).await
+    }
+
+    /// Undoes what was done to a thread last, or does it again.
+    pub async fn undo(&self, asked: thread::Undo) -> Result<thread::Undone, ErrorObject> {
+        let thread::Undo { name, redo } = asked;
+        let (FoundThread { row, .. }, turn) = match self.take(&name).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && !redo => {
+                return self.have_back(&name).await?.ok_or(error);
+            }
+            taken => taken?,
+        };
+        check_open(&row)?;
+        let operations = self.operations(&name).await?;
+        let next = match redo {
+            // What was undone last is the first that is undone: nothing is done behind it.
+            true => operations.into_iter().find(|(_, operation)| operation.undone),
+            false => operations.into_iter().rev().find(|(_, operation)| !operation.undone),
+        };
+        let Some((number, operation)) = next else {
+            let what = if redo { "was undone" } else { "can be undone" };
+            let message = format!("nothing that was done to the thread `{name}` {what}");
+            return Err(conflict(
+                message,
+                format!("stead thread drop {name}, which undoes that it was made"),
+            ));
+        };
+        let (moving, of) = (operation.clone(), row.clone());
+        let dir = blocking(move || move_back(&of, number, &moving, redo)).await??;
+        let undone = OperationRow { undone: !redo, ..operation.clone() };
+        self.database.put_operation(number, undone).await.map_err(|error| failure(&error))?;
+        drop(turn);
+        let OperationRow { kind, reference, was, now, .. } = operation;
+        let (was, now) = if redo { (was, Some(now)) } else { (Some(now), was) };
+        Ok(thread::Undone { name, operation: kind, reference, was, now, dir })
+    }
+
+    /// Has a thread show another revision.
+    pub async fn switch(&self, asked: thread::Switch) -> Result<thread::Switched, ErrorObject> {
+        let thread::Switch { name, revision } = asked;
+        if revision.is_empty() || revision.len() > thread::REVISION_BYTES_MAX {
+            return Err(ErrorObject::new(ErrorKind::Usage, "that is not a revision"));
+        }
+        let (row, mount, turn) = self.take_mounted(&name).await?;
+        let from = match revision.strip_prefix("thread:") {
+            Some(other) => Some(self.find(other).await?.row),
+            None => None,
+        };
+        let (of, dir) = (row.clone(), mount.dir.clone());
+        let (was, now) = blocking(move || plan_switch(&of, &dir, &revision, from.as_ref())).await??;
+        let moved = Moved { reference: format!("refs/heads/{}", row.branch), was: Some(was), now };
+        let operation = moved.into_operation(OperationKind::Switch);
+        // What the branch leaves is kept before it goes.
+        let number = self.try_record(&row, operation.clone()).await?;
+        let (of, moving) = (row.clone(), operation);
+        if let Err(error) = blocking(move || move_back(&of, number, &moving, true)).await? {
+            self.forget_operations(&row, vec![number]).await?;
+            return Err(error);
+        }
+        drop(turn);
+        Ok(thread::Switched { name, was: was.to_string(), commit: now.to_string() })
+    }
+}
+
+/// Where a thread's branch is and where it is to be. Blocks.
+fn plan_switch(
+    row: &ThreadRow,
+    dir: &ByteString,
+    revision: &str,
+    from: Option<&ThreadRow>,
+) -> Result<(Oid, Oid), ErrorObject> {
+    let (objects, name) = (repository_of(row)?, &row.name);
+    let found = |error: store::Error| from_store(&error);
+    let to = match from {
+        Some(from) if from.repository != row.repository => {
+            let message = format!("the thread `{}` is of `{}`, another repository", from.name, from.repo);
+            return Err(ErrorObject::new(ErrorKind::Usage, message));
+        }
+        Some(from) => last_of(&objects, from)?.commit,
+        None => {
+            worktree::resolve(&objects, dir.as_path(), revision)
+                .map_err(|error| match error {
+                    store::Error::Git { .. } => {
+                        let message =
+                            format!("there is no commit `{}` in `{}`", revision.escape_debug(), row.repo);
+                        ErrorObject::new(ErrorKind::NotFound, message)
+                    }
+                    error => from_store(&error),
+                })?
+                .commit
+        }
+    };
+    let branch = worktree::current_branch(dir.as_path()).map_err(found)?;
+    let is = worktree::reference(&objects, &format!("refs/heads/{}", row.branch)).map_err(found)?;
+    match is.filter(|_| branch.as_ref() == Some(&row.branch)) {
+        None => Err(conflict(
+            format!("the thread `{name}` is not on its branch `{}`", row.branch),
+            format!("git -C {dir} checkout {}", row.branch),
+        )),
+        Some(is) if is == to => Err(conflict(
+            format!("the thread `{name}` is at {to} already"),
+            format!("stead thread status {name}"),
+        )),
+        Some(is) => Ok((is, to)),
+    }
+}
+
+/// Moves the reference of an operation back, or again to where it was put. Says which worktree went along. Blocks.
+fn move_back(
+    row: &ThreadRow,
+    number: i64,
+    operation: &OperationRow,
+    again: bool,
+) -> Result<Option<ByteString>, ErrorObject> {
+    let objects = repository_of(row)?;
+    let found = |error: store::Error| from_store(&error);
+    let reference = operation.reference.as_str();
+    let (was, now) = (operation.was.as_deref().map(parse).transpose()?, Some(parse(&operation.now)?));
+    let (from, to) = if again { (was, now) } else { (now, was) };
+    let is = worktree::reference(&objects, reference).map_err(found)?;
+    if is != from {
+        let at = is.map_or("gone".to_owned(), |is| format!("at {is}"));
+        let message = format!("`{reference}` was moved since, and is {at} now");
+        return Err(conflict(message, format!("git -C {} log {reference}", row.repo)));
+    }
+    if let Some(left) = from {
+        worktree::keep(&objects, &kept_name(&row.name, number), &left).map_err(found)?;
+    }
+    let changes = match operation.kind {
+        OperationKind::Switch => Uncommitted::Stays,
+        OperationKind::Capture | OperationKind::Land | OperationKind::Drop => Uncommitted::IsRefused,
+    };
+    let dir = match reference.strip_prefix("refs/heads/") {
+        Some(branch) => checkout_of(&objects, branch, changes)?,
+        None => None,
+    };
+    let moved = match (&dir, to) {
+        (Some(dir), Some(to)) => land::go_to(dir.as_path(), &to),
+        (_, to) => move_reference(&objects, reference, from.as_ref(), to.as_ref(), "stead: undone"),
+    };
+    match moved {
+        Ok(()) => Ok(dir),
+        // What git says of files that would be overwritten.
+        Err(error @ store::Error::Git { .. }) => {
+            Err(ErrorObject::new(ErrorKind::Conflict, from_store(&error).message))
+        }
+        Err(error) => Err(from_store(&error)),
+    }
+}
+
+pub(super) fn parse(hex: &str) -> Result<Oid, ErrorObject> {
+    Oid::from_hex(hex.as_bytes())
+        .map_err(|error| ErrorObject::internal(format!("an operation names no commit: {error}")))
+}
+
+/// Lets go of what is kept on a reference.
+pub(super) fn let_go(objects: &Objects, name: &str) -> Result<(), ErrorObject> {
+    let delete = || match worktree::reference(objects, name)? {
+        Some(is) => worktree::delete_reference(objects, name, &is),
+        None => Ok(()),
+    };
+    delete().map_err(|error: store::Error| from_store(&error))
+}
