@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use store::node::{Attributes, Ino, Kind, NAME_BYTES_MAX};
-use store::thread::{AttributeChanges, Hand, New, Remains, Removed};
+use store::thread::{AttributeChanges, Hand, New, Remains, Removed, Thread};
 
 use super::files::{Failed, For};
 use super::translate::{
@@ -17,9 +17,7 @@ use crate::fuse::abi::{self, InitFlags, fopen};
 use crate::fuse::reply::{
     Delivery, Entry, Listing, ListingPlus, Name, Opened, Placed, ReplyError, Responder,
 };
-use crate::fuse::request::{
-    self, CopyFileRange, CopyWidth, Create, Header, Operation, Request, Setattr, Write,
-};
+use crate::fuse::request::{self, CopyFileRange, CopyWidth, Header, Operation, Request, Setattr, Write};
 use crate::fuse::serve::{permissions, wide_device};
 
 const SET_GID: u16 = 0o2000;
@@ -138,8 +136,16 @@ impl Serving {
                 Ok(made)
             }
             Operation::Open { flags, .. } => self.open(&header, at, flags),
-            Operation::Create(create) => self.create(hand, &header, at, &create),
-            Operation::Tmpfile(create) => self.create_unnamed(hand, &header, at, &create),
+            Operation::Create(create) => {
+                let make = |thread: &Thread, new| thread.create(at, create.name, new, now());
+                let (attributes, opened) = self.create(hand, &header, (at, create.mode), make)?;
+                Ok(Answer::Created(attributes, opened))
+            }
+            Operation::Tmpfile(create) => {
+                let make = |thread: &Thread, new| thread.create_unnamed(new, now());
+                let (attributes, opened) = self.create(hand, &header, (at, create.mode), make)?;
+                Ok(Answer::Created(attributes, opened))
+            }
             Operation::Read(read) => self.read(outgoing, at, &read),
             Operation::Write(write) => self.write(at, &write),
             Operation::Release(release) => {
@@ -180,11 +186,11 @@ impl Serving {
             }
             Operation::Setxattr { name, value, flags, .. } => {
                 let mode = xattr_mode(flags)?;
-                let set = |thread: &store::thread::Thread| thread.set_xattr(at, name, value, mode, now());
+                let set = |thread: &Thread| thread.set_xattr(at, name, value, mode, now());
                 self.once(hand, &header, set, |_| Ok(())).map(|()| Answer::Done)
             }
             Operation::Removexattr { name } => {
-                let remove = |thread: &store::thread::Thread| thread.remove_xattr(at, name, now());
+                let remove = |thread: &Thread| thread.remove_xattr(at, name, now());
                 self.once(hand, &header, remove, |_| Ok(())).map(|()| Answer::Done)
             }
             Operation::Fallocate { offset, length, mode, .. } => {
@@ -244,7 +250,7 @@ impl Serving {
         &self,
         hand: &mut Hand,
         header: &Header,
-        operation: impl FnOnce(&store::thread::Thread) -> store::Result<T>,
+        operation: impl FnOnce(&Thread) -> store::Result<T>,
         again: impl FnOnce(Ino) -> store::Result<T>,
     ) -> Result<T, Errno> {
         self.dirty();
@@ -260,7 +266,7 @@ impl Serving {
         &self,
         hand: &mut Hand,
         header: &Header,
-        operation: impl FnOnce(&store::thread::Thread) -> store::Result<Attributes>,
+        operation: impl FnOnce(&Thread) -> store::Result<Attributes>,
     ) -> Result<Answer, Errno> {
         self.once(hand, header, operation, |ino| self.thread.attributes(ino)).map(Answer::Entry)
     }
@@ -269,7 +275,7 @@ impl Serving {
         &self,
         hand: &mut Hand,
         header: &Header,
-        operation: impl FnOnce(&store::thread::Thread) -> store::Result<Option<Removed>>,
+        operation: impl FnOnce(&Thread) -> store::Result<Option<Removed>>,
     ) -> Result<Answer, Errno> {
         // Of what was done before, it is known who has no name.
         let removed = self.once(hand, header, operation, |_| Ok(None))?;
@@ -357,52 +363,27 @@ impl Serving {
         self.failed(self.files.open(header.identity(), at, purpose)).map(Answer::Opened)
     }
 
+    /// Makes a file as `make` does, and opens it.
     fn create(
         &self,
         hand: &mut Hand,
         header: &Header,
-        at: Ino,
-        create: &Create<'_>,
-    ) -> Result<Answer, Errno> {
-        let new = self.new_file(header, at, create.mode, Kind::File)?;
-        let made = self.once(
-            hand,
-            header,
-            |thread| thread.create(at, create.name, new, now()).map(|(is, file)| (is, Some(file))),
-            |ino| Ok((self.thread.attributes(ino)?, None)),
-        )?;
-        self.created(header, made)
-    }
-
-    fn create_unnamed(
-        &self,
-        hand: &mut Hand,
-        header: &Header,
-        at: Ino,
-        create: &Create<'_>,
-    ) -> Result<Answer, Errno> {
-        let new = self.new_file(header, at, create.mode, Kind::File)?;
-        let made = self.once(
-            hand,
-            header,
-            |thread| thread.create_unnamed(new, now()).map(|(is, file)| (is, Some(file))),
-            |ino| Ok((self.thread.attributes(ino)?, None)),
-        )?;
-        self.departed.unnamed(made.0.ino);
-        self.created(header, made)
-    }
-
-    fn created(
-        &self,
-        header: &Header,
-        (attributes, file): (Attributes, Option<File>),
-    ) -> Result<Answer, Errno> {
+        (at, mode): (Ino, u32),
+        make: impl FnOnce(&Thread, New) -> store::Result<(Attributes, File)>,
+    ) -> Result<(Attributes, Opened), Errno> {
+        let new = self.new_file(header, at, mode, Kind::File)?;
+        let make = |thread: &Thread| make(thread, new).map(|(attributes, file)| (attributes, Some(file)));
+        let again = |ino| Ok((self.thread.attributes(ino)?, None));
+        let (attributes, file) = self.once(hand, header, make, again)?;
+        if attributes.links == 0 {
+            self.departed.unnamed(attributes.ino);
+        }
         let number = header.identity();
         let opened = match file {
             Some(file) => self.files.made(number, attributes.ino, file),
             None => self.files.open(number, attributes.ino, For::Writing),
         };
-        Ok(Answer::Created(attributes, self.failed(opened)?))
+        Ok((attributes, self.failed(opened)?))
     }
 
     fn failed<T>(&self, outcome: Result<T, Failed>) -> Result<T, Errno> {
