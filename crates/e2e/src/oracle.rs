@@ -6,7 +6,7 @@
 //!            └── a thread of the same repository ◄── kills of its worker, at any moment
 //! ```
 //!
-//! Operations are of few names, so that most of them meet what others have left; a third is refused, and then with the same
+//! Operations are of few names, so that most of them meet what others have left; more than half are refused, and then with the same
 //! error. Files stay open while they are renamed, removed and replaced. What is compared of times are those that were set, to the
 //! nanosecond; the others are of the moment.
 
@@ -30,9 +30,9 @@ use crate::wait::pause;
 /// How many operations come between two comparisons of the whole trees.
 const COMPARED_EVERY: u64 = 500;
 
-/// Names of one directory, and how deep directories lie in each other.
+/// Names of one directory, and how many a path has: with more long ones, nearly all would lead through what is no directory.
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-const DEPTH_MAX: usize = 3;
+const DEPTHS: [usize; 6] = [1, 1, 1, 2, 2, 3];
 
 /// Files that are open all the time.
 const HELD: usize = 4;
@@ -263,7 +263,7 @@ fn draw(dice: &mut Dice) -> Operation {
 }
 
 fn path(dice: &mut Dice) -> PathBuf {
-    (0..1 + dice.index(DEPTH_MAX)).map(|_| *dice.pick(&NAMES)).collect()
+    (0..*dice.pick(&DEPTHS)).map(|_| *dice.pick(&NAMES)).collect()
 }
 
 /// What there is to say of a file that is the same on every file system.

@@ -12,7 +12,7 @@
 //! **What the kernel believes.** Nobody changes a thread but through its mount. So the kernel keeps names, names that are not there,
 //! attributes, listings, symlinks and the base's contents for [`LIFETIME`], and is told of nothing: what it changes itself it knows.
 //! But where it [passes files through](files), whoever has mapped one writes it without either's knowing: attributes of a file that was
-//! written are then asked for whenever somebody wants them.
+//! written are then asked for whenever somebody wants them, until nobody [can write](lease) it any more.
 //!
 //! **Numbers.** A node's number is the file's number, which stays over remounts. So no table leads from one to the other, and lookups
 //! are not counted: whether the kernel still has a file that has lost its last name, it is [asked](unnamed).
@@ -32,6 +32,7 @@
 
 mod files;
 mod handles;
+mod lease;
 mod operations;
 mod translate;
 mod unnamed;

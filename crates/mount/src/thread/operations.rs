@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -9,9 +10,7 @@ use store::node::{Attributes, Ino, Kind, NAME_BYTES_MAX};
 use store::thread::{AttributeChanges, Hand, New, Remains, Removed, Thread};
 
 use super::files::{Failed, For};
-use super::translate::{
-    attr, entry, file_type, ino, lifetime, now, rename_mode, set_time, special, xattr_mode,
-};
+use super::translate::{attr, entry, file_type, ino, now, rename_mode, set_time, special, xattr_mode};
 use super::{LIFETIME, SET_ID, Serving};
 use crate::fuse::abi::{self, InitFlags, fopen};
 use crate::fuse::reply::{
@@ -81,7 +80,7 @@ impl Serving {
             Answer::Opened(opened) | Answer::Created(_, opened) => Some(opened.handle),
             _ => None,
         };
-        let sent = send(responder, answer, outgoing, self.passes());
+        let sent = self.send(responder, answer, outgoing);
         if let Some(handle) = handle
             && !matches!(sent, Ok(Delivery::Delivered))
         {
@@ -229,6 +228,50 @@ impl Serving {
             | Operation::BatchForget(_)
             | Operation::Interrupt { .. }
             | Operation::Unknown(_) => Err(Errno::NOSYS),
+        }
+    }
+
+    fn send(&self, responder: Responder, answer: Answer, outgoing: &[u8]) -> Result<Delivery, ReplyError> {
+        match answer {
+            Answer::Done => responder.done(),
+            Answer::Absent => responder.entry(&Entry::negative(LIFETIME)),
+            Answer::Entry(attributes) => responder.entry(&self.entry(&attributes)),
+            Answer::Attributes(attributes) => {
+                let (attributes, lifetime) = self.believed(attributes);
+                responder.attr(&attr(&attributes), lifetime)
+            }
+            Answer::Opened(opened) => responder.opened(&opened),
+            Answer::Created(attributes, opened) => responder.created(&self.entry(&attributes), &opened),
+            Answer::Read(bytes) => responder.data(&outgoing[..bytes]),
+            Answer::Bytes(bytes) => responder.data(&bytes),
+            Answer::Size(bytes) => match u32::try_from(bytes) {
+                Ok(bytes) => responder.xattr_size(bytes),
+                Err(_) => responder.errno(Errno::OVERFLOW),
+            },
+            Answer::Listing(listing) => responder.listing(&listing),
+            Answer::ListingPlus(listing) => responder.listing_plus(&listing),
+            Answer::Written(bytes) => responder.written(bytes),
+            Answer::Copied(bytes, width) => responder.copied(bytes, width),
+            Answer::Position(offset) => responder.position(offset),
+            Answer::Space(space) => responder.statfs(&space),
+        }
+    }
+
+    fn entry(&self, attributes: &Attributes) -> Entry {
+        let (attributes, lifetime) = self.believed(*attributes);
+        entry(&attributes, lifetime)
+    }
+
+    /// How long the kernel may believe attributes, and these: those of a file that is found to be [settled](super::files) are looked at
+    /// anew, since they may be from before.
+    fn believed(&self, found: Attributes) -> (Attributes, Duration) {
+        if !self.passes() || !found.is_written {
+            return (found, LIFETIME);
+        }
+        match self.files.is_settled(found.ino).then(|| self.thread.attributes(found.ino)) {
+            Some(Ok(settled)) => (settled, LIFETIME),
+            // What went wrong is told to who asks next.
+            Some(Err(_)) | None => (found, Duration::ZERO),
         }
     }
 
@@ -459,10 +502,8 @@ impl Serving {
         let mut listing = ListingPlus::new(read.size);
         let most = (read.size / LISTED_PLUS_BYTES_MIN).max(1);
         self.each_name(at, read.offset, most, |name, attributes| {
-            let entry = attributes.map_or_else(
-                || Entry::negative(std::time::Duration::ZERO),
-                |attributes| entry(attributes, self.passes()),
-            );
+            let entry = attributes
+                .map_or_else(|| Entry::negative(Duration::ZERO), |attributes| self.entry(attributes));
             listing.push(name, &entry) != Placed::Full
         })?;
         Ok(Answer::ListingPlus(listing))
@@ -500,29 +541,6 @@ impl Serving {
             }
         }
         Ok(())
-    }
-}
-
-fn send(responder: Responder, answer: Answer, outgoing: &[u8], passes: bool) -> Result<Delivery, ReplyError> {
-    match answer {
-        Answer::Done => responder.done(),
-        Answer::Absent => responder.entry(&Entry::negative(LIFETIME)),
-        Answer::Entry(attributes) => responder.entry(&entry(&attributes, passes)),
-        Answer::Attributes(attributes) => responder.attr(&attr(&attributes), lifetime(&attributes, passes)),
-        Answer::Opened(opened) => responder.opened(&opened),
-        Answer::Created(attributes, opened) => responder.created(&entry(&attributes, passes), &opened),
-        Answer::Read(bytes) => responder.data(&outgoing[..bytes]),
-        Answer::Bytes(bytes) => responder.data(&bytes),
-        Answer::Size(bytes) => match u32::try_from(bytes) {
-            Ok(bytes) => responder.xattr_size(bytes),
-            Err(_) => responder.errno(Errno::OVERFLOW),
-        },
-        Answer::Listing(listing) => responder.listing(&listing),
-        Answer::ListingPlus(listing) => responder.listing_plus(&listing),
-        Answer::Written(bytes) => responder.written(bytes),
-        Answer::Copied(bytes, width) => responder.copied(bytes, width),
-        Answer::Position(offset) => responder.position(offset),
-        Answer::Space(space) => responder.statfs(&space),
     }
 }
 
