@@ -3,6 +3,7 @@
 mod crash;
 mod drop;
 mod make;
+mod oracle;
 mod work;
 
 use std::path::{Path, PathBuf};
