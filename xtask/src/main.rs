@@ -28,12 +28,16 @@ cargo xtask TASK
         --quick  --rtt MS[,MS]  --rate MBIT[,MBIT]  --rows NAME[,NAME]  --operations
   bench copy            cp and search without a mount beside scp, rsync, sftp and ripgrep through ssh
         --quick  --rtt MS[,MS]  --runs N
+  bench thread          a thread beside a clone on the local disk, git worktree and overlayfs
+        --quick  --full  --files N  --runs N  --rows NAME[,NAME]
   bench coherence       changes on the machine while everything is cached here: how long until they are seen
         --seed N  --steps N  --on host|ssh|far
   bench recovery        how long a mount waits when its worker is killed
         --quick  --kills N  --files N  --on host|ssh
   soak                  a workload while processes are killed and stopped and the line is cut; stops at the first harm
-        --seed N  --seconds N  --faults N  --on host|ssh  --only FAULT[,FAULT]  --outage MS
+        --seed N  --seconds N  --faults N  --on host|ssh|thread  --only FAULT[,FAULT]  --outage MS
+  soak oracle           the same operations at random in a thread and on the local disk
+        --seed N  --operations N  --kills N
   fuzz [TARGET]         feeds nonsense to everything that decodes bytes from outside; stops at the first crash of each
         --seconds N     for how long, each; 60 by default
   deny                  licences, sources and duplicates of what Stead is made of

@@ -14,6 +14,7 @@ mod link;
 pub mod recovery;
 mod rows;
 mod table;
+pub mod thread;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;

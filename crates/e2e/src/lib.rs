@@ -14,6 +14,7 @@
 //! - [`tree::differences`] compares two trees byte for byte, attributes included.
 //! - [`faults`] kills and cuts at random moments while a workload runs, and looks whether anything came of it.
 //! - [`coherence`] looks whether what is seen here of others' changes may be seen.
+//! - [`oracle`] does the same at random in a thread and on the local disk, and looks whether it comes to the same.
 //! - [`bench`] measures a mount against the local disk and its peers.
 //!
 //! Invariants: a fixture that is dropped leaves no process, no mount and no file, and says so when the program left
@@ -30,6 +31,7 @@ pub mod faults;
 pub mod guest;
 pub mod leftovers;
 pub mod mapping;
+pub mod oracle;
 pub mod place;
 pub mod program;
 pub mod proxy;

@@ -25,6 +25,8 @@ pub enum Kind {
     Host,
     /// A FUSE mount over SSH.
     Ssh,
+    /// A thread, for those who have made it.
+    Thread,
 }
 
 /// A directory under test, empty at first.
@@ -124,7 +126,11 @@ impl Place {
 
 /// What `far` is called on the command line.
 fn source(kind: Kind, far: &Path) -> OsString {
-    let mut source = OsString::from(if kind == Kind::Ssh { "ssh://box" } else { "host:" });
+    let mut source = OsString::from(match kind {
+        Kind::Ssh => "ssh://box",
+        Kind::Disk | Kind::Host => "host:",
+        Kind::Thread => panic!("a thread is not at a place"),
+    });
     source.push(far);
     source
 }

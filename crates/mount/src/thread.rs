@@ -12,7 +12,7 @@
 //! **What the kernel believes.** Nobody changes a thread but through its mount. So the kernel keeps names, names that are not there,
 //! attributes, listings, symlinks and the base's contents for [`LIFETIME`], and is told of nothing: what it changes itself it knows.
 //! But where it [passes files through](files), whoever has mapped one writes it without either's knowing: attributes of a file that was
-//! written are then asked for whenever somebody wants them.
+//! written are then asked for whenever somebody wants them, until nobody [can write](lease) it any more.
 //!
 //! **Numbers.** A node's number is the file's number, which stays over remounts. So no table leads from one to the other, and lookups
 //! are not counted: whether the kernel still has a file that has lost its last name, it is [asked](unnamed).
@@ -32,6 +32,7 @@
 
 mod files;
 mod handles;
+mod lease;
 mod operations;
 mod translate;
 mod unnamed;
@@ -51,12 +52,14 @@ use store::thread::{Hand, Thread};
 use crate::Progress;
 use crate::fuse::abi::InitFlags;
 use crate::fuse::buffer::Buffer;
-use crate::fuse::device::{Device, Incoming};
+use crate::fuse::device::Device;
 use crate::fuse::negotiation::{Negotiated, Wanted};
 use crate::fuse::notify::{self, Notice};
-use crate::fuse::reply::{self, Responder};
-use crate::fuse::request::{Operation, Request};
-use crate::fuse::serve::{Begin, Busy, ServeError, Server, THREAD_PREFIX, Tally, strike};
+use crate::fuse::reply::Responder;
+use crate::fuse::request::Operation;
+use crate::fuse::serve::{
+    Begin, Busy, Read, ServeError, Server, THREAD_PREFIX, Tally, parse, receive, strike, take_again,
+};
 use files::Files;
 use unnamed::Departed;
 
@@ -243,17 +246,6 @@ impl Reader {
     }
 }
 
-/// What was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Read {
-    /// A request that a predecessor had taken, or nothing that has a place in the order of requests.
-    Early,
-    /// Any other request.
-    Usual,
-    /// There is nothing more to be read.
-    End,
-}
-
 impl Serving {
     /// Nobody has anything open, and nobody asks again what an earlier mount was asked.
     fn begin_fresh(&self, unnamed: &[Ino]) -> Result<(), ServeError> {
@@ -266,40 +258,21 @@ impl Serving {
     /// Takes again what the predecessor had taken: the kernel has queued it ahead of everything else. Then all of it is answered.
     fn take_resent(&self, device: Arc<Device>) -> Result<(), ServeError> {
         let mut reader = Reader::new(device.clone(), &self.negotiated)?;
-        // What is there to be read may be taken back before it is.
-        device.set_nonblocking(true)?;
-        while device.has_message() && self.read_one(&mut reader) == Read::Early {}
-        device.set_nonblocking(false)?;
+        take_again(&device, || self.read_one(&mut reader))?;
         self.thread.all_answered().map_err(ServeError::Store)
     }
 
     /// Reads one message, if there is one, and answers it.
     fn read_one(&self, reader: &mut Reader) -> Read {
-        match reader.device.read(&mut reader.incoming) {
-            Ok(Incoming::Message) => {}
-            Ok(Incoming::Retry | Incoming::Empty) => return Read::Early,
-            Ok(Incoming::Unmounted | Incoming::Aborted) => return Read::End,
-            Err(error) => {
-                tracing::error!(%error, "the device cannot be read; the thread ends");
-                return Read::End;
-            }
+        if let Err(read) = receive(&reader.device, &mut reader.incoming) {
+            return read;
         }
         let Reader { device, incoming, outgoing, hand } = reader;
-        let request = match Request::parse_as(incoming.message(), self.negotiated.dialect()) {
-            Ok(request) => request,
-            Err(error) => {
-                self.tally.take_unknown();
-                tracing::error!(%error, "a request cannot be read");
-                if let Some(header) = error.header
-                    && let Err(error) = reply::refuse_malformed(device, &header)
-                {
-                    tracing::error!(%error, "and cannot be refused");
-                }
-                return Read::Early;
-            }
+        let dialect = self.negotiated.dialect();
+        let Some(request) = parse(device, incoming.message(), dialect, &self.tally) else {
+            return Read::Early;
         };
         let header = request.header;
-        self.tally.take(&header);
         let _busy = Busy::with(header.identity());
         match request.operation {
             Operation::Forget { .. } => self.departed.forgotten(std::iter::once(Ino(header.node))),

@@ -77,11 +77,11 @@ pub const GROWTH_BYTES_MIN: u64 = 4 << 20;
 /// Plain files that wait to be removed: with more, an operation waits for the disk itself.
 const CONDEMNED_MAX: usize = 64 << 10;
 
-/// How long a lock is waited for: a process that was just forked by who had the thread holds it until it runs its program.
+/// How long a thread is usually waited for: a process that was just forked by who had it holds its lock until it runs its program.
 const BUSY_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often it is tried meanwhile.
-const BUSY_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+const BUSY_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 const LOCK: &str = "lock";
 const NAMES: &str = "names";
@@ -123,7 +123,7 @@ impl Thread {
         origin: Origin,
     ) -> Result<Thread> {
         make_directory(directory)?;
-        let lock = lock(directory)?;
+        let lock = lock(directory, BUSY_PATIENCE)?;
         let path = directory.join(NAMES);
         if path.exists() {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, "there is a thread");
@@ -156,8 +156,18 @@ impl Thread {
 
     /// Opens a thread that was made before. [`Busy`](Error::Busy) if another process has it.
     pub fn open(directory: &Path, objects: Arc<Objects>, blobs: Arc<BlobCache>) -> Result<Thread> {
+        Thread::open_within(BUSY_PATIENCE, directory, objects, blobs)
+    }
+
+    /// The same when whoever has it may keep it for so long. Waits in the calling thread.
+    pub fn open_within(
+        patience: Duration,
+        directory: &Path,
+        objects: Arc<Objects>,
+        blobs: Arc<BlobCache>,
+    ) -> Result<Thread> {
         let path = directory.join(NAMES);
-        let lock = lock(directory)?;
+        let lock = lock(directory, patience)?;
         let mut names = Names::default();
         let opened =
             Log::open(&path, |record| names.apply_record(record).map_err(|untrue| damaged(&path, untrue)))?;
@@ -386,7 +396,7 @@ fn damaged(path: &Path, Untrue(why): Untrue) -> Error {
     Error::Damaged { path: path.to_owned(), why }
 }
 
-fn lock(directory: &Path) -> Result<File> {
+fn lock(directory: &Path, patience: Duration) -> Result<File> {
     let path = directory.join(LOCK);
     let opened =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -396,7 +406,7 @@ fn lock(directory: &Path) -> Result<File> {
         let locked =
             rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive));
         match locked {
-            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < BUSY_PATIENCE => pause(BUSY_INTERVAL),
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < patience => pause(BUSY_INTERVAL),
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Busy { path: directory.to_owned() }),
             Err(error) => return Err(fails("lock", &path)(error.into())),
             Ok(()) => return Ok(file),

@@ -299,7 +299,7 @@ impl Drop for Contender {
 }
 
 /// Drops the page cache, names and inodes, after everything dirty has been written.
-fn drop_caches() {
+pub fn drop_caches() {
     rustix::fs::sync();
     let _only_root_may = std::fs::write("/proc/sys/vm/drop_caches", "3");
 }

@@ -16,7 +16,9 @@ use super::copying;
 use super::table::median;
 use crate::eventually;
 
+pub use cargo::write_crate;
 pub use sequential::{noise, write_big};
+pub use source::{source_path, write_source_of};
 pub use trees::write_tree;
 
 /// A row may take this long at a distance for a peer that walks.
@@ -213,13 +215,23 @@ impl Row {
 
     /// The median of `first` and as many repetitions as make up for the shortness of one.
     fn again(&self, first: f64, contender: &Contender, size: &Size) -> f64 {
-        let mut values = vec![first];
-        let start = Instant::now();
-        while start.elapsed() < WARM_TIME && values.len() < WARM_REPETITIONS_MAX {
-            values.push((self.work)(contender, size));
-        }
-        median(values).unwrap_or(first)
+        median([vec![first], repeated(|| (self.work)(contender, size))].concat()).unwrap_or(first)
     }
+}
+
+/// As many figures as make up for the shortness of one.
+fn repeated(mut once: impl FnMut() -> f64) -> Vec<f64> {
+    let start = Instant::now();
+    let mut values = Vec::new();
+    while start.elapsed() < WARM_TIME && values.len() < WARM_REPETITIONS_MAX {
+        values.push(once());
+    }
+    values
+}
+
+/// The median of as many figures as make up for the shortness of one.
+pub fn again(once: impl FnMut() -> f64) -> f64 {
+    median(repeated(once)).unwrap_or_default()
 }
 
 fn megabytes_per_second(bytes: u64, start: Instant) -> f64 {

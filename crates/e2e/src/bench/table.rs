@@ -165,7 +165,7 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 /// Three digits that say something, no more.
-fn figure(value: f64) -> String {
+pub fn figure(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),

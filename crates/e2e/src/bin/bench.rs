@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use e2e::bench::{self, Options, coherence, copy, recovery};
+use e2e::bench::{self, Options, coherence, copy, recovery, thread};
 
 const HELP: &str = "\
 bench mount [--quick] [--rtt MS[,MS]] [--rate MBIT[,MBIT]] [--rows NAME[,NAME]] [--runs N]
             [--only CONTENDER[,CONTENDER]] [--operations]
 bench copy [--quick] [--rtt MS[,MS]] [--rows NAME[,NAME]] [--runs N] [--only TOOL[,TOOL]]
+bench thread [--quick] [--full] [--files N] [--runs N] [--rows NAME[,NAME]] [--only CONTENDER[,CONTENDER]]
 bench coherence [--seed N] [--steps N] [--on host|ssh|far]
 bench recovery [--quick] [--kills N] [--files N] [--on host|ssh]
 ";
@@ -21,6 +22,10 @@ fn main() -> ExitCode {
         },
         Some((what, rest)) if what == "copy" => match copy::Options::parse(rest) {
             Ok(options) => copy::run(&options),
+            Err(error) => usage(&error),
+        },
+        Some((what, rest)) if what == "thread" => match thread::Options::parse(rest) {
+            Ok(options) => thread::run(&options),
             Err(error) => usage(&error),
         },
         Some((what, rest)) if what == "recovery" => match recovery::Options::parse(rest) {

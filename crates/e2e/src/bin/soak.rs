@@ -7,21 +7,27 @@ use e2e::Kind;
 use e2e::faults::fault::{SORTS, Sort};
 use e2e::faults::job::{JOBS, Job};
 use e2e::faults::{Plan, crew, run};
+use e2e::oracle;
 
 const HELP: &str = "\
-soak [--seed N] [--seconds N] [--faults N] [--on host|ssh] [--only FAULT[,FAULT]] [--jobs JOB[,JOB]]
+soak [--seed N] [--seconds N] [--faults N] [--on host|ssh|thread] [--only FAULT[,FAULT]] [--jobs JOB[,JOB]]
      [--outage MS] [--rtt MS] [--scale N] [--quiet]
+soak oracle [--seed N] [--operations N] [--kills N]
 
   --seed     what the run is made from; a new one without it, which is printed
   --seconds  ends after so long (600)
   --faults   ends after so many
-  --on       a mount of this host, or over ssh (ssh)
+  --on       a mount of this host, or over ssh, or a thread (ssh)
   --only     sorts of faults; all that this kind of mount can have, without it; `none` for the workload alone
   --jobs     jobs of the workload; all without it
   --outage   the longest outage, in milliseconds (20000)
   --rtt      the round trip of a mount over ssh, in milliseconds (0)
   --scale    how many times as long as the smallest one a pass of the workload is (1)
   --quiet    does not print each fault
+
+  oracle     the same operations at random in a thread and on the local disk
+  --operations  ends after so many (100000)
+  --kills       of the thread's worker meanwhile, at most (0)
 ";
 
 fn main() -> ExitCode {
@@ -32,12 +38,17 @@ fn main() -> ExitCode {
         crew::work(rest);
         return ExitCode::SUCCESS;
     }
+    if let Some((first, rest)) = args.split_first()
+        && first == "oracle"
+    {
+        return match parse_oracle(rest) {
+            Ok(plan) => consult(&plan),
+            Err(error) => usage(&error),
+        };
+    }
     let plan = match parse(&args) {
         Ok(plan) => plan,
-        Err(error) => {
-            eprint!("soak: {error}\n{HELP}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return usage(&error),
     };
     println!("seed {} on {:?}", plan.seed, plan.kind);
     let report = run(&plan);
@@ -49,6 +60,40 @@ fn main() -> ExitCode {
         report.took.as_secs_f64()
     );
     ExitCode::SUCCESS
+}
+
+fn usage(error: &str) -> ExitCode {
+    eprint!("soak: {error}\n{HELP}");
+    ExitCode::from(2)
+}
+
+fn consult(plan: &oracle::Plan) -> ExitCode {
+    println!("seed {}", plan.seed);
+    let report = oracle::run(plan);
+    println!(
+        "seed {}: {} operations, {} of them refused, {} kills, {:.1} s: nothing came of it",
+        plan.seed,
+        report.operations,
+        report.refused,
+        report.kills,
+        report.took.as_secs_f64()
+    );
+    ExitCode::SUCCESS
+}
+
+fn parse_oracle(args: &[String]) -> Result<oracle::Plan, String> {
+    let mut plan = oracle::Plan { seed: any_seed(), operations: 100_000, kills: 0 };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || number(args.next().ok_or_else(|| format!("{arg} needs a value"))?);
+        match arg.as_str() {
+            "--seed" => plan.seed = value()?,
+            "--operations" => plan.operations = value()?,
+            "--kills" => plan.kills = value()?,
+            _ => return Err(format!("unknown argument {arg}")),
+        }
+    }
+    Ok(plan)
 }
 
 fn parse(args: &[String]) -> Result<Plan, String> {
@@ -78,8 +123,8 @@ fn parse(args: &[String]) -> Result<Plan, String> {
         Some("none") => Vec::new(),
         Some(names) => list(names, Sort::named, SORTS.iter().map(|(name, _)| *name))?,
     };
-    if plan.kind == Kind::Host && plan.sorts.iter().any(|sort| sort.needs_line()) {
-        return Err("a mount of this host has no line, no master and no server".to_owned());
+    if !plan.sorts.iter().all(|sort| sort.is_for(plan.kind)) {
+        return Err("what is to be struck is nothing that this kind of mount has".to_owned());
     }
     Ok(plan)
 }
@@ -97,7 +142,8 @@ fn kind(text: &str) -> Result<Kind, String> {
     match text {
         "host" => Ok(Kind::Host),
         "ssh" => Ok(Kind::Ssh),
-        _ => Err(format!("`{text}` is neither host nor ssh")),
+        "thread" => Ok(Kind::Thread),
+        _ => Err(format!("`{text}` is neither host, ssh nor thread")),
     }
 }
 

@@ -70,7 +70,18 @@ impl Sort {
     /// Those that can happen to a mount of this kind.
     pub fn all_for(kind: Kind) -> Vec<Sort> {
         let sorts = SORTS.iter().map(|(_, sort)| *sort);
-        sorts.filter(|sort| kind == Kind::Ssh || !sort.needs_line()).collect()
+        sorts.filter(|sort| sort.is_for(kind)).collect()
+    }
+
+    /// Whether this kind of mount has what is struck.
+    pub fn is_for(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Ssh => true,
+            Kind::Thread => {
+                !self.needs_line() && !matches!(self, Sort::Kill(Role::Agent) | Sort::Stop(Role::Agent))
+            }
+            Kind::Disk | Kind::Host => !self.needs_line(),
+        }
     }
 
     pub fn needs_line(self) -> bool {

@@ -21,12 +21,27 @@ const DESCRIPTORS_SPARE: usize = 12;
 /// How long after the last fault things may take to come to rest.
 const REST_DEADLINE: Duration = Duration::from_secs(30);
 
+/// The thread, its repository in the scratch directory, and the directory of that which has its files.
+const THREAD: &str = "work";
+const REPOSITORY: &str = "app";
+pub const TREE: &str = "tree";
+
+/// The repository's files.
+const BASE: [(&str, &str); 6] = [
+    ("a/a", "a of a\n"),
+    ("a/b", "b of a\n"),
+    ("a/c/d", "deep\n"),
+    ("b/a/a", "deeper\n"),
+    ("c", "c\n"),
+    ("d", ""),
+];
+
 /// See the module's documentation. Dropping it takes everything away.
 pub struct Field {
     pub kind: Kind,
     /// The mount.
     pub dir: PathBuf,
-    /// The same directory on the machine.
+    /// The same directory on the machine; a thread's is the mount itself.
     pub far: PathBuf,
     // In the order in which they have to go.
     mount: Mount,
@@ -36,7 +51,7 @@ pub struct Field {
 }
 
 impl Field {
-    /// A fresh mount of this host or over SSH.
+    /// A fresh mount of this host or over SSH, or a new thread.
     pub fn new(kind: Kind, args: &[&str]) -> Field {
         Field::at_distance(kind, Duration::ZERO, args)
     }
@@ -49,11 +64,24 @@ impl Field {
             sshd.add_host("box", proxy.port(), &[("HostKeyAlias", "box")]);
             (sshd, proxy)
         });
-        let stead = line.as_ref().map_or_else(Stead::new, |(sshd, _)| Stead::with_ssh(sshd));
+        let mut stead = line.as_ref().map_or_else(Stead::new, |(sshd, _)| Stead::with_ssh(sshd));
+        if kind == Kind::Thread {
+            let mount = make_thread(&mut stead);
+            let dir = mount.dir.clone();
+            return Field { kind, far: dir.clone(), dir, mount, stead, line, asked: AtomicU32::new(0) };
+        }
         let (far, dir) = (stead.dir("far"), stead.dir("mnt"));
         let machine = if kind == Kind::Ssh { "ssh://box" } else { "host:" };
         let mount = stead.mount(format!("{machine}{}", far.display()), &dir, args);
         Field { kind, dir, far, mount, stead, line, asked: AtomicU32::new(0) }
+    }
+
+    /// A copy of what a thread began with, on the local disk.
+    #[track_caller]
+    pub fn checked_out(&self, name: &str) -> PathBuf {
+        let copy = self.stead.root().join(name);
+        git(self.stead.root(), &["clone", "-q", REPOSITORY, name]);
+        copy
     }
 
     pub fn stead(&self) -> &Stead {
@@ -176,7 +204,10 @@ impl Field {
     /// Unmounts, stops, and panics with what is left of it, here and on the machine.
     #[track_caller]
     pub fn leaves_nothing(self) {
-        self.stead.unmount(&self.mount);
+        match self.kind {
+            Kind::Thread => drop(self.stead.ok(&["thread", "drop", THREAD, "--force"])),
+            _ => self.stead.unmount(&self.mount),
+        }
         self.stead.ok(&["daemon", "stop"]);
         let mut left = Vec::new();
         let is_clean = holds_within(REST_DEADLINE, || {
@@ -192,7 +223,7 @@ impl Field {
         let processes = leftovers::processes_of(self.stead.root());
         left.extend(processes.iter().map(|process| format!("{}: {}", process.pid, process.command)));
         left.extend(sockets_below(self.stead.home()));
-        left.extend(entries_of(&self.stead.home().join("mounts")));
+        left.extend(["mounts", "threads"].iter().flat_map(|name| entries_of(&self.stead.home().join(name))));
         if let Some(sshd) = self.sshd() {
             left.extend(sockets_below(&sshd.runtime()));
             let processes = sshd.far_processes().into_iter();
@@ -208,6 +239,32 @@ impl Field {
         leftovers::abort_fuse_connection(&self.dir);
         leftovers::kill(&leftovers::processes_of(self.stead.root()));
     }
+}
+
+/// A thread of a repository with some files, directories and a link.
+fn make_thread(stead: &mut Stead) -> Mount {
+    stead.set_env("GIT_CONFIG_GLOBAL", "/dev/null");
+    let repository = stead.dir(REPOSITORY);
+    git(&repository, &["init", "-q", "-b", "main"]);
+    let tree = repository.join(TREE);
+    for (path, content) in BASE {
+        let path = tree.join(path);
+        std::fs::create_dir_all(path.parent().expect("below the root")).expect("making a directory");
+        std::fs::write(path, content).expect("writing a file");
+    }
+    std::os::unix::fs::symlink("a/b", tree.join("f")).expect("making a symlink");
+    git(&repository, &["add", "-A"]);
+    git(&repository, &["commit", "-qm", "first"]);
+    let (repo, dir) = (repository.display().to_string(), stead.root().join("mnt"));
+    let json = stead.json(&["thread", "new", THREAD, "--repo", &repo, "--at", &dir.display().to_string()]);
+    let id = json["mount"].as_str().unwrap_or_else(|| panic!("a thread without a mount: {json}")).to_owned();
+    Mount { id, dir, json }
+}
+
+fn git(dir: &Path, words: &[&str]) {
+    let who = ["-c", "user.name=test", "-c", "user.email=test@example.org"];
+    let git = Program::new("git").env("GIT_CONFIG_GLOBAL", "/dev/null").arg("-C").arg(dir);
+    git.args(who).args(words).ok();
 }
 
 fn sockets_below(dir: &Path) -> Vec<String> {

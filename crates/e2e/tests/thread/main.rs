@@ -5,6 +5,7 @@ mod drop;
 mod land;
 mod make;
 mod many;
+mod oracle;
 mod undo;
 mod work;
 

@@ -187,6 +187,39 @@ fn who_asks_only_when_a_file_was_modified_is_told_of_what_a_mapping_writes() {
 }
 
 #[test]
+fn what_nobody_writes_any_more_is_looked_at_without_asking() {
+    let bench = Bench::new();
+    let dir = bench.thread("fix");
+    let paths = ["README", "src/main.c", "new"].map(|name| dir.join(name));
+    for path in &paths {
+        fs::write(path, "written\n").expect("written");
+    }
+    let mount = text(&bench.json(&["thread", "status", "fix"])["thread"]["mount"]);
+    let asked = || {
+        let status = bench.stead.mount_status(&mount).expect("a mount");
+        status["operations"]["Getattr"].as_u64().unwrap_or_default()
+    };
+    let look = || paths.each_ref().map(|path| modified(path));
+    look();
+    let before = asked();
+    look();
+    assert_eq!(asked(), before, "they are believed");
+    let mut map = Mapping::shared(&read_write(&paths[0]), 8);
+    look();
+    let before = asked();
+    look();
+    assert!(asked() > before, "one of them can be written");
+    map.bytes_mut()[0] = b'W';
+    map.sync();
+    drop(map);
+    look();
+    let before = asked();
+    look();
+    assert_eq!(asked(), before, "and now it cannot");
+    assert_eq!(fs::read_to_string(&paths[0]).expect("read"), "Written\n");
+}
+
+#[test]
 fn looking_at_a_thread_waits_for_its_turn() {
     let bench = Bench::new();
     bench.thread("fix");

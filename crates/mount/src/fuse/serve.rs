@@ -26,6 +26,7 @@ mod answer;
 mod closing;
 mod current;
 mod fault;
+mod incoming;
 mod interrupts;
 mod kernel;
 mod operations;
@@ -64,6 +65,7 @@ use parked::Parked;
 pub(crate) use current::Busy;
 pub use current::current;
 pub(crate) use fault::strike;
+pub(crate) use incoming::{Read, parse, receive, take_again};
 pub use kernel::FuseKernel;
 pub use tally::Tally;
 pub(crate) use translate::{narrow_device, permissions, wide_device};
@@ -294,17 +296,6 @@ fn serve<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>) {
     while read_one(serving, device) != Read::End {}
 }
 
-/// What was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Read {
-    /// A request that a predecessor had taken, or nothing that has a place in the order of requests.
-    Early,
-    /// Any other request.
-    Usual,
-    /// There is nothing more to be read.
-    End,
-}
-
 /// Reads one message, if there is one, and begins to carry it out.
 fn read_one<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>) -> Read {
     let mut buffer = match serving.pool.take() {
@@ -314,34 +305,17 @@ fn read_one<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>) -> Read 
             return Read::End;
         }
     };
-    match device.read(&mut buffer) {
-        Ok(Incoming::Message) => {}
-        Ok(Incoming::Retry | Incoming::Empty) => return Read::Early,
-        Ok(Incoming::Unmounted | Incoming::Aborted) => return Read::End,
-        Err(error) => {
-            tracing::error!(%error, "the device cannot be read; the thread ends");
-            return Read::End;
-        }
+    match receive(device, &mut buffer) {
+        Ok(()) => take(serving, device, &buffer.freeze()),
+        Err(read) => read,
     }
-    take(serving, device, &buffer.freeze())
 }
 
 fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &Bytes) -> Read {
-    let request = match Request::parse_as(message, serving.negotiated.dialect()) {
-        Ok(request) => request,
-        Err(error) => {
-            serving.tally.take_unknown();
-            tracing::error!(%error, "a request cannot be read");
-            if let Some(header) = error.header
-                && let Err(error) = reply::refuse_malformed(device, &header)
-            {
-                tracing::error!(%error, "and cannot be refused");
-            }
-            return Read::Early;
-        }
+    let Some(request) = parse(device, message, serving.negotiated.dialect(), &serving.tally) else {
+        return Read::Early;
     };
     let header = &request.header;
-    serving.tally.take(header);
     let _busy = Busy::with(header.identity());
     tracing::trace!(unique = header.unique, node = header.node, operation = %header.operation_name(), "request");
     match request.operation {
@@ -407,10 +381,7 @@ impl<S: Source> Serving<S> {
     /// in the record. Forgets and interrupts may come in between.
     fn take_resent(self: &Arc<Self>, device: &Arc<Device>) -> std::result::Result<(), DeviceError> {
         let _in_runtime = self.runtime.enter();
-        // What is there to be read may be taken back before it is.
-        device.set_nonblocking(true)?;
-        while device.has_message() && read_one(self, device) == Read::Early {}
-        device.set_nonblocking(false)?;
+        take_again(device, || read_one(self, device))?;
         let gone = std::mem::take(&mut *self.inherited.lock());
         gone.into_iter().for_each(|request| self.vfs.settle(request));
         self.vfs.all_came_again();

@@ -20,9 +20,10 @@
 //! - **What was written is passed through**, but for files with set-id bits: of a write that it is not asked for this process cannot
 //!   take them away. Neither is the bit's being set later seen by who has the file open.
 //! - **Pages are kept for the base alone.** What was passed through has left older ones behind.
-//! - **Attributes of what was written are believed for no time** where files are passed through: of what is written through a mapping
-//!   neither the kernel's inode nor this process learns, also after the last handle was closed. What the kernel believes from when the
-//!   file was the base's it is told to doubt when an open begins to pass it through. That is said by the [`Notifier`]'s thread, and not
+//! - **Attributes of what may be written are believed for no time** where files are passed through: of what is written through a mapping
+//!   neither the kernel's inode nor this process learns, also after the last handle was closed. When nobody has the file open or mapped to
+//!   write they are [believed](Files::is_settled) as those of the base are. What the kernel believes it is told to doubt when an open begins
+//!   to pass the file through. That is said by the [`Notifier`]'s thread, and not
 //!   waited for: who asks for all attributes has the new ones also before, since mapping a file makes the kernel doubt when it was read.
 //!
 //! Invariants:
@@ -49,6 +50,7 @@ use store::thread::{Access, Thread};
 
 use super::SET_ID;
 use super::handles::{Handle, Handles, Slot};
+use super::lease;
 use crate::fuse::abi::{InitFlags, fopen};
 use crate::fuse::device::{BackingId, Device, DeviceError};
 use crate::fuse::negotiation::Negotiated;
@@ -241,6 +243,22 @@ impl Files {
         let file = Arc::new(self.thread.open_content(ino, Access::Write)?);
         self.state.lock().keep(ino, Content::Written(file.clone()));
         Ok(file)
+    }
+
+    /// Whether a file that was written is written by nobody now, and by nobody later without an open. To be asked before its attributes are
+    /// looked at.
+    pub(super) fn is_settled(&self, ino: Ino) -> bool {
+        {
+            let mut state = self.state.lock();
+            match state.open.get(&ino) {
+                Some(open) if open.handles > 0 => return false,
+                // As long as it is open here, it may be written.
+                Some(_) => state.close_content(ino),
+                None => {}
+            }
+        }
+        let opened = self.thread.open_content(ino, Access::Read);
+        opened.is_ok_and(|file| lease::nobody_writes(&file))
     }
 
     /// A file was copied up by others: what is open of the base is not it any more.

@@ -2,24 +2,21 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use store::node::{Attributes, Ino, Kind, NAME_BYTES_MAX};
-use store::thread::{AttributeChanges, Hand, New, Remains, Removed};
+use store::thread::{AttributeChanges, Hand, New, Remains, Removed, Thread};
 
 use super::files::{Failed, For};
-use super::translate::{
-    attr, entry, file_type, ino, lifetime, now, rename_mode, set_time, special, xattr_mode,
-};
+use super::translate::{attr, entry, file_type, ino, now, rename_mode, set_time, special, xattr_mode};
 use super::{LIFETIME, SET_ID, Serving};
 use crate::fuse::abi::{self, InitFlags, fopen};
 use crate::fuse::reply::{
     Delivery, Entry, Listing, ListingPlus, Name, Opened, Placed, ReplyError, Responder,
 };
-use crate::fuse::request::{
-    self, CopyFileRange, CopyWidth, Create, Header, Operation, Request, Setattr, Write,
-};
+use crate::fuse::request::{self, CopyFileRange, CopyWidth, Header, Operation, Request, Setattr, Write};
 use crate::fuse::serve::{permissions, wide_device};
 
 const SET_GID: u16 = 0o2000;
@@ -83,7 +80,7 @@ impl Serving {
             Answer::Opened(opened) | Answer::Created(_, opened) => Some(opened.handle),
             _ => None,
         };
-        let sent = send(responder, answer, outgoing, self.passes());
+        let sent = self.send(responder, answer, outgoing);
         if let Some(handle) = handle
             && !matches!(sent, Ok(Delivery::Delivered))
         {
@@ -138,8 +135,16 @@ impl Serving {
                 Ok(made)
             }
             Operation::Open { flags, .. } => self.open(&header, at, flags),
-            Operation::Create(create) => self.create(hand, &header, at, &create),
-            Operation::Tmpfile(create) => self.create_unnamed(hand, &header, at, &create),
+            Operation::Create(create) => {
+                let make = |thread: &Thread, new| thread.create(at, create.name, new, now());
+                let (attributes, opened) = self.create(hand, &header, (at, create.mode), make)?;
+                Ok(Answer::Created(attributes, opened))
+            }
+            Operation::Tmpfile(create) => {
+                let make = |thread: &Thread, new| thread.create_unnamed(new, now());
+                let (attributes, opened) = self.create(hand, &header, (at, create.mode), make)?;
+                Ok(Answer::Created(attributes, opened))
+            }
             Operation::Read(read) => self.read(outgoing, at, &read),
             Operation::Write(write) => self.write(at, &write),
             Operation::Release(release) => {
@@ -180,11 +185,11 @@ impl Serving {
             }
             Operation::Setxattr { name, value, flags, .. } => {
                 let mode = xattr_mode(flags)?;
-                let set = |thread: &store::thread::Thread| thread.set_xattr(at, name, value, mode, now());
+                let set = |thread: &Thread| thread.set_xattr(at, name, value, mode, now());
                 self.once(hand, &header, set, |_| Ok(())).map(|()| Answer::Done)
             }
             Operation::Removexattr { name } => {
-                let remove = |thread: &store::thread::Thread| thread.remove_xattr(at, name, now());
+                let remove = |thread: &Thread| thread.remove_xattr(at, name, now());
                 self.once(hand, &header, remove, |_| Ok(())).map(|()| Answer::Done)
             }
             Operation::Fallocate { offset, length, mode, .. } => {
@@ -226,6 +231,50 @@ impl Serving {
         }
     }
 
+    fn send(&self, responder: Responder, answer: Answer, outgoing: &[u8]) -> Result<Delivery, ReplyError> {
+        match answer {
+            Answer::Done => responder.done(),
+            Answer::Absent => responder.entry(&Entry::negative(LIFETIME)),
+            Answer::Entry(attributes) => responder.entry(&self.entry(&attributes)),
+            Answer::Attributes(attributes) => {
+                let (attributes, lifetime) = self.believed(attributes);
+                responder.attr(&attr(&attributes), lifetime)
+            }
+            Answer::Opened(opened) => responder.opened(&opened),
+            Answer::Created(attributes, opened) => responder.created(&self.entry(&attributes), &opened),
+            Answer::Read(bytes) => responder.data(&outgoing[..bytes]),
+            Answer::Bytes(bytes) => responder.data(&bytes),
+            Answer::Size(bytes) => match u32::try_from(bytes) {
+                Ok(bytes) => responder.xattr_size(bytes),
+                Err(_) => responder.errno(Errno::OVERFLOW),
+            },
+            Answer::Listing(listing) => responder.listing(&listing),
+            Answer::ListingPlus(listing) => responder.listing_plus(&listing),
+            Answer::Written(bytes) => responder.written(bytes),
+            Answer::Copied(bytes, width) => responder.copied(bytes, width),
+            Answer::Position(offset) => responder.position(offset),
+            Answer::Space(space) => responder.statfs(&space),
+        }
+    }
+
+    fn entry(&self, attributes: &Attributes) -> Entry {
+        let (attributes, lifetime) = self.believed(*attributes);
+        entry(&attributes, lifetime)
+    }
+
+    /// How long the kernel may believe attributes, and these: those of a file that is found to be [settled](super::files) are looked at
+    /// anew, since they may be from before.
+    fn believed(&self, found: Attributes) -> (Attributes, Duration) {
+        if !self.passes() || !found.is_written {
+            return (found, LIFETIME);
+        }
+        match self.files.is_settled(found.ino).then(|| self.thread.attributes(found.ino)) {
+            Some(Ok(settled)) => (settled, LIFETIME),
+            // What went wrong is told to who asks next.
+            Some(Err(_)) | None => (found, Duration::ZERO),
+        }
+    }
+
     /// What the kernel is told of an error: what is not its asker's affair is noted.
     fn told<T>(&self, outcome: store::Result<T>) -> Result<T, Errno> {
         outcome.map_err(|error| {
@@ -244,7 +293,7 @@ impl Serving {
         &self,
         hand: &mut Hand,
         header: &Header,
-        operation: impl FnOnce(&store::thread::Thread) -> store::Result<T>,
+        operation: impl FnOnce(&Thread) -> store::Result<T>,
         again: impl FnOnce(Ino) -> store::Result<T>,
     ) -> Result<T, Errno> {
         self.dirty();
@@ -260,7 +309,7 @@ impl Serving {
         &self,
         hand: &mut Hand,
         header: &Header,
-        operation: impl FnOnce(&store::thread::Thread) -> store::Result<Attributes>,
+        operation: impl FnOnce(&Thread) -> store::Result<Attributes>,
     ) -> Result<Answer, Errno> {
         self.once(hand, header, operation, |ino| self.thread.attributes(ino)).map(Answer::Entry)
     }
@@ -269,7 +318,7 @@ impl Serving {
         &self,
         hand: &mut Hand,
         header: &Header,
-        operation: impl FnOnce(&store::thread::Thread) -> store::Result<Option<Removed>>,
+        operation: impl FnOnce(&Thread) -> store::Result<Option<Removed>>,
     ) -> Result<Answer, Errno> {
         // Of what was done before, it is known who has no name.
         let removed = self.once(hand, header, operation, |_| Ok(None))?;
@@ -357,52 +406,27 @@ impl Serving {
         self.failed(self.files.open(header.identity(), at, purpose)).map(Answer::Opened)
     }
 
+    /// Makes a file as `make` does, and opens it.
     fn create(
         &self,
         hand: &mut Hand,
         header: &Header,
-        at: Ino,
-        create: &Create<'_>,
-    ) -> Result<Answer, Errno> {
-        let new = self.new_file(header, at, create.mode, Kind::File)?;
-        let made = self.once(
-            hand,
-            header,
-            |thread| thread.create(at, create.name, new, now()).map(|(is, file)| (is, Some(file))),
-            |ino| Ok((self.thread.attributes(ino)?, None)),
-        )?;
-        self.created(header, made)
-    }
-
-    fn create_unnamed(
-        &self,
-        hand: &mut Hand,
-        header: &Header,
-        at: Ino,
-        create: &Create<'_>,
-    ) -> Result<Answer, Errno> {
-        let new = self.new_file(header, at, create.mode, Kind::File)?;
-        let made = self.once(
-            hand,
-            header,
-            |thread| thread.create_unnamed(new, now()).map(|(is, file)| (is, Some(file))),
-            |ino| Ok((self.thread.attributes(ino)?, None)),
-        )?;
-        self.departed.unnamed(made.0.ino);
-        self.created(header, made)
-    }
-
-    fn created(
-        &self,
-        header: &Header,
-        (attributes, file): (Attributes, Option<File>),
-    ) -> Result<Answer, Errno> {
+        (at, mode): (Ino, u32),
+        make: impl FnOnce(&Thread, New) -> store::Result<(Attributes, File)>,
+    ) -> Result<(Attributes, Opened), Errno> {
+        let new = self.new_file(header, at, mode, Kind::File)?;
+        let make = |thread: &Thread| make(thread, new).map(|(attributes, file)| (attributes, Some(file)));
+        let again = |ino| Ok((self.thread.attributes(ino)?, None));
+        let (attributes, file) = self.once(hand, header, make, again)?;
+        if attributes.links == 0 {
+            self.departed.unnamed(attributes.ino);
+        }
         let number = header.identity();
         let opened = match file {
             Some(file) => self.files.made(number, attributes.ino, file),
             None => self.files.open(number, attributes.ino, For::Writing),
         };
-        Ok(Answer::Created(attributes, self.failed(opened)?))
+        Ok((attributes, self.failed(opened)?))
     }
 
     fn failed<T>(&self, outcome: Result<T, Failed>) -> Result<T, Errno> {
@@ -478,10 +502,8 @@ impl Serving {
         let mut listing = ListingPlus::new(read.size);
         let most = (read.size / LISTED_PLUS_BYTES_MIN).max(1);
         self.each_name(at, read.offset, most, |name, attributes| {
-            let entry = attributes.map_or_else(
-                || Entry::negative(std::time::Duration::ZERO),
-                |attributes| entry(attributes, self.passes()),
-            );
+            let entry = attributes
+                .map_or_else(|| Entry::negative(Duration::ZERO), |attributes| self.entry(attributes));
             listing.push(name, &entry) != Placed::Full
         })?;
         Ok(Answer::ListingPlus(listing))
@@ -519,29 +541,6 @@ impl Serving {
             }
         }
         Ok(())
-    }
-}
-
-fn send(responder: Responder, answer: Answer, outgoing: &[u8], passes: bool) -> Result<Delivery, ReplyError> {
-    match answer {
-        Answer::Done => responder.done(),
-        Answer::Absent => responder.entry(&Entry::negative(LIFETIME)),
-        Answer::Entry(attributes) => responder.entry(&entry(&attributes, passes)),
-        Answer::Attributes(attributes) => responder.attr(&attr(&attributes), lifetime(&attributes, passes)),
-        Answer::Opened(opened) => responder.opened(&opened),
-        Answer::Created(attributes, opened) => responder.created(&entry(&attributes, passes), &opened),
-        Answer::Read(bytes) => responder.data(&outgoing[..bytes]),
-        Answer::Bytes(bytes) => responder.data(&bytes),
-        Answer::Size(bytes) => match u32::try_from(bytes) {
-            Ok(bytes) => responder.xattr_size(bytes),
-            Err(_) => responder.errno(Errno::OVERFLOW),
-        },
-        Answer::Listing(listing) => responder.listing(&listing),
-        Answer::ListingPlus(listing) => responder.listing_plus(&listing),
-        Answer::Written(bytes) => responder.written(bytes),
-        Answer::Copied(bytes, width) => responder.copied(bytes, width),
-        Answer::Position(offset) => responder.position(offset),
-        Answer::Space(space) => responder.statfs(&space),
     }
 }
 

@@ -60,19 +60,14 @@ pub(super) fn attr(of: &Attributes) -> abi::Attr {
     }
 }
 
-/// How long the kernel may believe attributes. Where it passes files through, it learns nothing of what is written through a mapping
-/// of one, for as long as the mapping is there, which nobody is told.
-pub(super) fn lifetime(of: &Attributes, passes: bool) -> Duration {
-    if passes && of.is_written { Duration::ZERO } else { LIFETIME }
-}
-
-pub(super) fn entry(of: &Attributes, passes: bool) -> Entry {
+/// `lifetime` is that of the attributes.
+pub(super) fn entry(of: &Attributes, lifetime: Duration) -> Entry {
     Entry {
         node: of.ino.0,
         // A number is never of two files.
         generation: 0,
         entry_lifetime: LIFETIME,
-        attr_lifetime: lifetime(of, passes),
+        attr_lifetime: lifetime,
         attr: attr(of),
     }
 }

@@ -27,7 +27,6 @@ use store::objects::Objects;
 use store::thread::Thread;
 use supervisor::keeper::Kept;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::Instant;
 use wire::api::ErrorKind;
 use wire::api::mount::{self, BackendName, Force};
 use wire::api::status::{Counters, Journal, MountStatus};
@@ -53,8 +52,8 @@ const KERNEL: &str = "kernel";
 /// How long a predecessor that is dead may keep the thread: until the last of its threads has ended.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
 
-/// How often it is looked meanwhile.
-const BUSY_INTERVAL: Duration = Duration::from_millis(2);
+/// How long anybody else may: a daemon that has just looked at it, or a process that one has forked.
+const USUAL_WAIT: Duration = Duration::from_millis(500);
 
 /// How long a mount that is taken away is waited for to end: longer than syncing names takes, and shorter than who uses it on wants
 /// to be waited for.
@@ -127,7 +126,7 @@ impl MountedThread {
     pub(super) async fn begin(home: Home, place: &ThreadPlace) -> Result<MountedThread, WorkerError> {
         let choices = MountChoices::parse(&home.config.options)?;
         check_backend(home.config.backend, &choices)?;
-        let thread = Arc::new(open(place, hash(place)?).map_err(|error| not_opened(&home, &error))?);
+        let thread = open(&home, place, USUAL_WAIT).await?;
         let (shown, troubles) = shown(&home, &choices, &thread);
         let fuse = FuseMount::begin(&home, &choices, shown).await?;
         Ok(MountedThread::of(home, thread, fuse, troubles))
@@ -146,7 +145,7 @@ impl MountedThread {
         }
         let choices = MountChoices::parse(&home.config.options)?;
         let part = read_part(&home.directory.join(KERNEL))?;
-        let thread = open_after(place, hash(place)?).await.map_err(|error| not_opened(&home, &error))?;
+        let thread = open(&home, place, BUSY_WAIT).await?;
         let (shown, troubles) = shown(&home, &choices, &thread);
         let refused = note_panics(&home.directory);
         let fuse = FuseMount::take_over(part, descriptors, shown, &home, refused).await?;
@@ -316,7 +315,17 @@ fn hash(place: &ThreadPlace) -> Result<store::Hash, WorkerError> {
     place.hash.parse().map_err(|_| unknown())
 }
 
-fn open(place: &ThreadPlace, hash: store::Hash) -> store::Result<Thread> {
+/// Opens the thread, which somebody else may have for so long.
+async fn open(home: &Home, place: &ThreadPlace, patience: Duration) -> Result<Arc<Thread>, WorkerError> {
+    let (hash, place) = (hash(place)?, place.clone());
+    let opening = tokio::task::spawn_blocking(move || open_now(&place, hash, patience));
+    match opening.await {
+        Ok(opened) => opened.map(Arc::new).map_err(|error| not_opened(home, &error)),
+        Err(error) => Err(failure(ErrorKind::Failure, format!("opening a thread has failed: {error}"))),
+    }
+}
+
+fn open_now(place: &ThreadPlace, hash: store::Hash, patience: Duration) -> store::Result<Thread> {
     let objects = Arc::new(Objects::open(place.repository.as_path(), hash)?);
     let blobs = place.blobs.as_path();
     // The cache is made where there is a directory for it.
@@ -327,20 +336,7 @@ fn open(place: &ThreadPlace, hash: store::Hash) -> store::Result<Thread> {
         }
     }
     let blobs = Arc::new(BlobCache::open(blobs, place.blobs_bytes_max)?);
-    Thread::open(place.directory.as_path(), objects, blobs)
-}
-
-/// The same when a predecessor that is dead may have it for a moment.
-async fn open_after(place: &ThreadPlace, hash: store::Hash) -> store::Result<Arc<Thread>> {
-    let until = Instant::now() + BUSY_WAIT;
-    loop {
-        match open(place, hash) {
-            Err(store::Error::Busy { .. }) if Instant::now() < until => {
-                tokio::time::sleep(BUSY_INTERVAL).await;
-            }
-            opened => return opened.map(Arc::new),
-        }
-    }
+    Thread::open_within(patience, place.directory.as_path(), objects, blobs)
 }
 
 fn not_opened(home: &Home, error: &store::Error) -> WorkerError {

@@ -19,7 +19,8 @@ pub fn prepare(contender: &mut Contender, _: &Size) {
     contender.make_cold();
 }
 
-fn write_crate(root: &Path) {
+/// What there is to build.
+pub fn write_crate(root: &Path) {
     let source = root.join("src");
     std::fs::create_dir_all(&source).expect("creating the crate");
     let manifest = "[workspace]\n[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2021\"\n";

@@ -19,17 +19,26 @@ const NEEDLE: &str = "the_needle_in_the_haystack";
 
 /// Text of the length and the repetitions of source code, always the same.
 pub fn write_source(root: &Path, files: usize) {
+    write_source_of(root, files, LINES_MAX);
+}
+
+/// Where in its tree a file of source is.
+pub fn source_path(number: usize) -> PathBuf {
+    let directory = number / FILES_PER_DIRECTORY;
+    let directory = format!("module{}/src{directory}", directory / DIRECTORIES_PER_MODULE);
+    Path::new(&directory).join(format!("file{number}.rs"))
+}
+
+/// The same with so many lines in a file at most.
+pub fn write_source_of(root: &Path, files: usize, lines_max: usize) {
     let mut dice = Dice::new(7);
     for number in 0..files {
-        let directory = number / FILES_PER_DIRECTORY;
-        let path = root
-            .join(format!("module{}/src{directory}", directory / DIRECTORIES_PER_MODULE))
-            .join(format!("file{number}.rs"));
+        let path = root.join(source_path(number));
         if number % FILES_PER_DIRECTORY == 0 {
             std::fs::create_dir_all(path.parent().unwrap_or(root)).expect("creating a directory of source");
         }
         let line = |dice: &mut Dice| format!("    let value{} = {};\n", dice.below(99), dice.below(1 << 40));
-        let lines = 1 + dice.index(LINES_MAX);
+        let lines = 1 + dice.index(lines_max);
         let mut text: String = (0..lines).map(|_| line(&mut dice)).collect();
         if number % FILES_PER_NEEDLE == 0 {
             text += NEEDLE;
