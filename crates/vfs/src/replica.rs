@@ -43,7 +43,8 @@
 //! 5. A removal is sent only of a file that no directory here has any more.
 //! 6. Without changes on either side, a finite number of steps leads to a state in which both are the same, but for what was refused.
 //! 7. What differs is settled in the order in which it was found to, but for what has to be done before: directories before what
-//!    is in them, and names given up before they are taken. Two files that exchange their names use a third for a moment.
+//!    is in them, and names given up before they are taken. Two files that exchange their names use a third for a moment,
+//!    `.stead-moving-` and a number; whoever gives another file such a name keeps it.
 
 mod changes;
 mod database;
@@ -77,6 +78,15 @@ use names::NameRules;
 /// A replica cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicaError {
+    /// Its database was not made.
+    #[error("could not make the database `{}`", path.display())]
+    Make {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// Its database was not opened.
     #[error("could not open the database `{}`", path.display())]
     Open {
@@ -103,11 +113,19 @@ pub enum ReplicaError {
         /// Which.
         item: ItemId,
     },
-    /// A side names a file by more than is kept.
-    #[error("a side has told of {bytes} bytes that should be at most {}", item::TOKEN_BYTES_MAX)]
-    TokenTooLong {
+    /// A side tells of a file by more than is kept.
+    #[error("a side has told of {bytes} bytes where at most {most} can be")]
+    TooLong {
         /// How many.
         bytes: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// A side says that a directory is in itself.
+    #[error("a side has told that directory {} is in itself", item.0)]
+    Tangled {
+        /// Which.
+        item: ItemId,
     },
 }
 
@@ -132,10 +150,15 @@ impl Replica {
         Ok(Replica { database, host: host.to_owned() })
     }
 
+    #[cfg(test)]
+    fn in_memory(rules: NameRules, host: &str) -> Result<Replica> {
+        Ok(Replica { database: Database::in_memory(rules)?, host: host.to_owned() })
+    }
+
     /// Says what the root is on a side. Whether it is another directory than before, in which case nothing is done: what was known
     /// would be taken for removed.
     pub fn set_root(&mut self, side: SideName, identity: item::Identity) -> Result<bool> {
-        database::check_token(&identity)?;
+        database::check_identity(&identity)?;
         self.database.write(|rows| {
             let seen = Seen {
                 identity,

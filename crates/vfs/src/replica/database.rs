@@ -10,13 +10,17 @@
 //! | `holding` | which bytes of a file are here, as of which version of the machine's, and whether they are to stay |
 //! | `counter` | `epoch`, a number that no other database has; `change`, the last one given; `forgotten`, the last change of which `gone` no longer tells |
 
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, params};
 
-use super::item::{Agreed, Identity, Item, ItemId, Kind, Seen, SideName, TOKEN_BYTES_MAX, Version};
+use super::item::{
+    Agreed, Entry, Identity, Item, ItemId, Kind, NAME_BYTES_MAX, Seen, SideName, TOKEN_BYTES_MAX, Version,
+};
 use super::names::NameRules;
 use super::{ReplicaError, Result};
+use crate::owned::owners_only;
 
 const VERSION: i64 = 1;
 
@@ -59,8 +63,23 @@ pub(crate) struct Database {
 impl Database {
     /// Opens the file, or makes it.
     pub(crate) fn open(path: &Path, rules: NameRules) -> Result<Database> {
+        let mut options = OpenOptions::new();
+        // SQLite would give it the permissions of any file, and gives those of this one to what it puts beside it.
+        let made = owners_only(options.write(true).create(true).truncate(false)).open(path);
+        made.map_err(|source| ReplicaError::Make { path: path.to_owned(), source })?;
+        let connection = Connection::open(path);
+        Database::with(connection, path, rules)
+    }
+
+    /// One that ends with its owner.
+    #[cfg(test)]
+    pub(crate) fn in_memory(rules: NameRules) -> Result<Database> {
+        Database::with(Connection::open_in_memory(), Path::new(":memory:"), rules)
+    }
+
+    fn with(connection: rusqlite::Result<Connection>, path: &Path, rules: NameRules) -> Result<Database> {
         let cannot = |source| ReplicaError::Open { path: path.to_owned(), source };
-        let mut connection = Connection::open(path).map_err(cannot)?;
+        let mut connection = connection.map_err(cannot)?;
         prepare(&mut connection).map_err(cannot)?;
         let version: i64 =
             connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(cannot)?;
@@ -348,10 +367,18 @@ fn number_of(kind: Kind) -> i64 {
     }
 }
 
-/// Refuses what a side may not say.
-pub(crate) fn check_token(token: &[u8]) -> Result<()> {
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err(ReplicaError::TokenTooLong { bytes: token.len() });
-    }
-    Ok(())
+/// Refuses more than is kept of what a side says.
+pub(crate) fn check(entry: &Entry) -> Result<()> {
+    check_identity(&entry.identity)?;
+    check_identity(&entry.content)?;
+    check_identity(entry.edit.as_deref().unwrap_or_default())?;
+    within(entry.name.len(), NAME_BYTES_MAX)
+}
+
+pub(crate) fn check_identity(identity: &[u8]) -> Result<()> {
+    within(identity.len(), TOKEN_BYTES_MAX)
+}
+
+fn within(bytes: usize, most: usize) -> Result<()> {
+    if bytes > most { Err(ReplicaError::TooLong { bytes, most }) } else { Ok(()) }
 }

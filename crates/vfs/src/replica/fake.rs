@@ -9,6 +9,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::item::{Entry, Identity, Kind, SideName, Token};
 use super::names::NameRules;
+use super::plan::parked_item;
 use super::side::{Answer, At, Facts, Here, Refusal, Side, There};
 
 /// Numbers from a seed (SplitMix64).
@@ -173,7 +174,7 @@ impl Disk {
             (SideName::Here, b"con") if self.rules == NameRules::Windows => b"co".to_vec(),
             (_, name) => self.stored_name(name),
         };
-        let choice = random.below(12);
+        let choice = random.below(13);
         let is_directory = self.nodes[&node].kind == Kind::Directory;
         world.borrow_mut().random = random;
         match choice {
@@ -192,7 +193,22 @@ impl Disk {
                 node.mode ^= 0o100;
             }
             11 if node != ROOT && self.world.borrow_mut().random.below(4) == 0 => self.change_kind(node),
+            12 => self.exchange(node, *all.last().unwrap_or(&ROOT)),
             _ => {}
+        }
+    }
+
+    pub(super) fn exchange(&mut self, one: u64, other: u64) {
+        // Names of a moment are ours: whoever gives one to another file keeps it.
+        let is_ours = [one, other].iter().any(|id| parked_item(&self.nodes[id].name).is_some());
+        if is_ours || self.is_within(one, other) || self.is_within(other, one) {
+            return;
+        }
+        let place = |node: &Node| (node.parent, node.name.clone());
+        let (first, second) = (place(&self.nodes[&one]), place(&self.nodes[&other]));
+        for (id, (parent, name)) in [(one, second), (other, first)] {
+            let node = self.nodes.get_mut(&id).unwrap();
+            (node.parent, node.name) = (parent, name);
         }
     }
 
@@ -259,6 +275,9 @@ impl Disk {
 
     fn change_kind(&mut self, id: u64) {
         let node = self.nodes[&id].clone();
+        if parked_item(&node.name).is_some() {
+            return;
+        }
         self.delete(id);
         if node.kind == Kind::Directory {
             self.create(node.parent, &node.name);

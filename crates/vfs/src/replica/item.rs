@@ -12,6 +12,9 @@ impl ItemId {
 /// The longest [`Identity`] and [`Token`], in bytes: four numbers, with room for a digest. File Provider keeps at most 128.
 pub const TOKEN_BYTES_MAX: usize = 64;
 
+/// The longest name, in bytes: 255 units of UTF-16 have three times as many in UTF-8.
+pub const NAME_BYTES_MAX: usize = 3 * 255;
+
 /// What a side knows a file by, whatever its name. Two names on one side never have the same one: a side that has several
 /// names for a file puts the name into it.
 pub type Identity = Box<[u8]>;

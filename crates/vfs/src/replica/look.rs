@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::database::{Rows, check_token};
+use super::database::{Rows, check};
 use super::item::{Entry, Identity, Item, ItemId, Kind, Seen, SideName};
 use super::plan::parked_item;
 use super::side::{Answer, Refusal, Side};
@@ -30,7 +30,12 @@ impl Replica {
         let mut listings = Vec::new();
         let mut items = 0;
         let mut waiting = VecDeque::from([root.identity.clone()]);
+        let mut listed = HashSet::new();
         while let Some(directory) = waiting.pop_front() {
+            if !listed.insert(directory.clone()) {
+                // It was moved meanwhile; or the side says that it is in itself.
+                return Ok(Err(Refusal::Changed));
+            }
             let entries = match tree.list(&directory) {
                 Ok(entries) => entries,
                 Err(refusal) => return Ok(Err(refusal)),
@@ -63,9 +68,7 @@ impl Replica {
     /// A directory that is not known, and in no listing before its own, is left out.
     pub fn observe(&mut self, side: SideName, listings: Vec<Listing>) -> Result<()> {
         for entry in listings.iter().flat_map(|listing| &listing.entries) {
-            check_token(&entry.identity)?;
-            check_token(&entry.content)?;
-            check_token(entry.edit.as_deref().unwrap_or_default())?;
+            check(entry)?;
         }
         self.database.write(|rows| Observation::new(rows, side, &listings).take_down(listings))
     }
@@ -107,25 +110,46 @@ impl<'a> Observation<'a> {
         if let Some(mut item) = self.rows.by_identity(self.side, &seen.identity)? {
             if item.kind == kind {
                 let id = item.id;
+                self.check_place(id, directory)?;
                 self.change(&mut item, seen)?;
                 return Ok(id);
             }
             // The number of a file that is gone was given to another.
             lose(self.rows, self.side, item.id, &self.present)?;
         }
-        // A file that took the place of another is that one, with other content: so most programs save.
-        let before = self.rows.named(self.side, directory, &seen.name)?;
+        // A file that took the place of another is that one, with other content: so most programs save. The place may be one that
+        // was given for a moment, and not yet taken down.
+        let holder = self.rows.named(self.side, directory, &seen.name)?;
+        let holder = holder.filter(|holder| holder.on(self.side).is_some_and(|was| was.name == seen.name));
+        let before = match (holder, parked_item(&seen.name)) {
+            (None, Some(parked)) => self.rows.get(parked)?,
+            (holder, _) => holder,
+        };
         if let Some(mut item) = before
             && item.kind == kind
-            && item
-                .on(self.side)
-                .is_some_and(|was| *was.name == *seen.name && !self.present.contains(&was.identity))
+            && item.on(self.side).is_some_and(|was| !self.present.contains(&was.identity))
         {
             let id = item.id;
+            self.check_place(id, directory)?;
             self.change(&mut item, seen)?;
             return Ok(id);
         }
         Ok(self.rows.add(kind, self.side, seen)?.id)
+    }
+
+    /// A side may say anything, but not that a directory is in itself: nobody would find a way out.
+    fn check_place(&self, item: ItemId, directory: ItemId) -> Result<()> {
+        let mut at = directory;
+        while at != item {
+            if at == ItemId::ROOT {
+                return Ok(());
+            }
+            at = match self.rows.known(at)?.on(self.side) {
+                Some(seen) => seen.parent,
+                None => return Ok(()),
+            };
+        }
+        Err(ReplicaError::Tangled { item })
     }
 
     fn change(&self, item: &mut Item, seen: Seen) -> Result<()> {

@@ -41,6 +41,9 @@ const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
 impl NameRules {
     /// What a file of the machine is called here.
     pub fn to_here(self, name: &[u8]) -> Result<Box<[u8]>, Refusal> {
+        if !is_name(name) {
+            return Err(Refusal::Refused("the machine has told of a name that is none".to_owned()));
+        }
         let mut here = String::with_capacity(name.len());
         for chunk in name.utf8_chunks() {
             for character in chunk.valid().chars() {
@@ -164,6 +167,11 @@ impl NameRules {
     }
 }
 
+/// Whether it names something in a directory, and not a way out of it.
+fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && !name.contains(&b'/') && !name.contains(&0) && name != b"." && name != b".."
+}
+
 fn private(byte: u8) -> char {
     char::from_u32(PRIVATE + u32::from(byte)).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
@@ -240,6 +248,12 @@ mod tests {
     fn names_that_cannot_be_are_refused() {
         for name in ["a/b", "\u{f02f}", "a\u{f000}", "\u{f02e}\u{f02e}", "."] {
             assert!(NameRules::Windows.to_there(name.as_bytes()).is_err(), "{name:?}");
+        }
+        for (name, rules) in [&b".."[..], b".", b"", b"../x", b"/", b"a\0"]
+            .into_iter()
+            .flat_map(|name| ALL.map(|rules| (name, rules)))
+        {
+            assert!(rules.to_here(name).is_err(), "{name:?}");
         }
         assert!(NameRules::Mac.to_here(&[0xff; 255]).is_err());
         assert!(NameRules::Windows.to_here(&[0xff; 255]).is_ok());

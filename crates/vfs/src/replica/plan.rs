@@ -46,11 +46,6 @@ pub(crate) enum Action {
     Compare {
         item: ItemId,
     },
-    /// Both are new, with the same name.
-    CompareTwins {
-        here: ItemId,
-        there: ItemId,
-    },
 }
 
 /// What a renaming means.
@@ -399,17 +394,13 @@ impl<'a> Planner<'a> {
         Ok(follows && !is_same)
     }
 
-    /// Two new files with one name, each on its side.
+    /// Two new files with one name, each on its side, are one; if their contents differ that is a conflict as any other.
     fn twins(&mut self, here: &Item, there: &Item) -> Result<Plan> {
         if here.kind != there.kind {
             return self.rename_for_conflict(here);
         }
-        let is_written = here.here.as_ref().is_some_and(|seen| seen.edit.is_some());
-        if here.kind == Kind::Directory || !is_written {
-            join(self.rows, here, there)?;
-            return Ok(Plan::Done);
-        }
-        Ok(Plan::Do(Action::CompareTwins { here: here.id, there: there.id }))
+        join(self.rows, here, there)?;
+        Ok(Plan::Done)
     }
 
     fn rename_for_conflict(&mut self, item: &Item) -> Result<Plan> {
@@ -464,10 +455,10 @@ pub(crate) fn conflict_name(rows: &Rows<'_>, host: &str, here: &Seen) -> Result<
 }
 
 /// Two items are found to be one. What is here has what the machine had as its version, so far as is known.
-pub(crate) fn join(rows: &Rows<'_>, here: &Item, there: &Item) -> Result<Item> {
+fn join(rows: &Rows<'_>, here: &Item, there: &Item) -> Result<()> {
     rows.take_over(there.id, here.id)?;
     let (Some(at), Some(other)) = (rows.known(here.id)?.here, rows.known(there.id)?.there) else {
-        return rows.known(here.id);
+        return Ok(());
     };
     rows.remove(there.id)?;
     let agreed = Agreed {
@@ -478,6 +469,5 @@ pub(crate) fn join(rows: &Rows<'_>, here: &Item, there: &Item) -> Result<Item> {
         content: at.content.clone(),
     };
     let item = Item { here: Some(at), there: Some(other), agreed: Some(agreed), ..here.clone() };
-    rows.save(&item)?;
-    Ok(item)
+    rows.save(&item)
 }

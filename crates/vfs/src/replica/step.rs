@@ -3,7 +3,7 @@
 use super::database::Rows;
 use super::item::{Agreed, Entry, Identity, Item, ItemId, Kind, Seen, SideName};
 use super::look::set_aside;
-use super::plan::{Action, Plan, Planner, Why, conflict_name, join};
+use super::plan::{Action, Plan, Planner, Why, conflict_name};
 use super::side::{Answer, At, Facts, Here, Refusal, Side, There};
 use super::{Replica, ReplicaError, Result};
 
@@ -71,9 +71,6 @@ impl Replica {
             Action::Send { item } => (*item, self.send(*item, here, there)?),
             Action::Refresh { item } => (*item, self.refresh(*item, here)?),
             Action::Compare { item } => (*item, self.compare(*item, here, there)?),
-            Action::CompareTwins { here: twin, there: other } => {
-                (*twin, self.compare_twins((*twin, *other), here, there)?)
-            }
         };
         match answer {
             Ok(()) => Ok(Outcome::Stepped),
@@ -248,50 +245,19 @@ impl Replica {
 
     fn compare(&mut self, id: ItemId, here: &mut impl Here, there: &mut impl There) -> Result<Answer<()>> {
         let item = self.known(id)?;
-        match self.is_same((&item, &item), here, there)? {
+        match self.is_same(&item, here, there)? {
             Err(refusal) => Ok(Err(refusal)),
             Ok(true) => self.settle(&item, here),
             Ok(false) => self.set_aside(&item, here),
         }
     }
 
-    fn compare_twins(
-        &mut self,
-        (twin, other): (ItemId, ItemId),
-        here: &mut impl Here,
-        there: &mut impl There,
-    ) -> Result<Answer<()>> {
-        let (twin, other) = (self.known(twin)?, self.known(other)?);
-        match self.is_same((&twin, &other), here, there)? {
-            Err(refusal) => Ok(Err(refusal)),
-            Ok(true) => {
-                let item = self.database.write(|rows| join(rows, &twin, &other))?;
-                self.settle(&item, here)
-            }
-            Ok(false) => {
-                let seen = seen_on(&twin, SideName::Here)?;
-                let host = &self.host;
-                let Some(name) = self.database.write(|rows| conflict_name(rows, host, seen))? else {
-                    return Ok(Err(Refusal::Refused(
-                        "every name for a conflicting copy is taken".to_owned(),
-                    )));
-                };
-                self.rename(SideName::Here, here, twin.id, (seen.parent, &name), Why::Conflict)
-            }
-        }
-    }
-
-    fn is_same(
-        &mut self,
-        (one, other): (&Item, &Item),
-        here: &mut impl Here,
-        there: &mut impl There,
-    ) -> Result<Answer<bool>> {
-        let (seen, against) = (seen_on(one, SideName::Here)?, seen_on(other, SideName::There)?);
+    fn is_same(&mut self, item: &Item, here: &mut impl Here, there: &mut impl There) -> Result<Answer<bool>> {
+        let (seen, against) = (seen_on(item, SideName::Here)?, seen_on(item, SideName::There)?);
         if seen.size != against.size {
             return Ok(Ok(false));
         }
-        let (at, against_at) = (self.at(SideName::Here, one)?, self.at(SideName::There, other)?);
+        let (at, against_at) = (self.at(SideName::Here, item)?, self.at(SideName::There, item)?);
         let Some(edit) = &seen.edit else { return Ok(Ok(false)) };
         let mut content = match here.open(&at, edit) {
             Ok(content) => content,

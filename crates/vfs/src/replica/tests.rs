@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::rc::Rc;
 
 use super::fake::{Disk, ROOT, World, identity};
@@ -26,14 +25,13 @@ struct Model {
 
 impl Model {
     fn new(seed: u64, rules: NameRules) -> Model {
-        Model::at(Path::new(":memory:"), seed, rules)
+        Model::of(Replica::in_memory(rules, "box").unwrap(), seed, rules)
     }
 
-    fn at(path: &Path, seed: u64, rules: NameRules) -> Model {
+    fn of(mut replica: Replica, seed: u64, rules: NameRules) -> Model {
         let world = World::new(seed);
         let here = Disk::new(SideName::Here, rules, &world);
         let there = Disk::new(SideName::There, rules, &world);
-        let mut replica = Replica::open(path, rules, "box").unwrap();
         for side in [SideName::Here, SideName::There] {
             assert!(!replica.set_root(side, identity(ROOT)).unwrap());
         }
@@ -325,6 +323,29 @@ fn directories_that_were_put_into_each_other_end_where_the_machine_has_them() {
 }
 
 #[test]
+fn files_that_exchange_their_names_do_so_on_the_other_side() {
+    for side in [SideName::Here, SideName::There] {
+        let mut model = Model::new(1, NameRules::Windows);
+        for name in ["a", "b", "c"] {
+            model.put(SideName::There, ROOT, name, name);
+        }
+        model.settle();
+        let disk = if side == SideName::Here { &mut model.here } else { &mut model.there };
+        let [a, b, c] = ["a", "b", "c"].map(|name| disk.named(ROOT, name.as_bytes()).unwrap());
+        disk.exchange(a, b);
+        disk.exchange(a, c);
+        // A directory takes the name of what is moved into it.
+        let directory = disk.directory(ROOT, "d");
+        disk.rename_to(b, directory, "a");
+        disk.rename_to(directory, ROOT, "a");
+        model.settle();
+        for side in [SideName::Here, SideName::There] {
+            assert_eq!(model.tree(side), ["a/", "a/a=b", "b=c", "c=a"], "{side:?}");
+        }
+    }
+}
+
+#[test]
 fn names_that_this_computer_cannot_tell_apart_are_both_here() {
     let mut model = Model::new(1, NameRules::Windows);
     model.put(SideName::There, ROOT, "Makefile", "one");
@@ -431,20 +452,11 @@ fn anchors_of_other_databases_and_of_long_ago_have_expired() {
     assert_eq!(model.replica.changes(other).unwrap(), Err(Expired));
     assert_eq!(model.replica.changes(Anchor::from_bytes(b"nonsense")).unwrap(), Err(Expired));
     let listing = |entries| vec![Listing { directory: identity(ROOT), entries }];
-    let entry = |number: u64| Entry {
-        identity: identity(number),
-        name: number.to_string().into_bytes().into(),
-        kind: Kind::Directory,
-        mode: 0,
-        size: 0,
-        content: Box::default(),
-        edit: None,
-    };
     for round in 0..3 {
         let half = super::database::GONE_MAX as u64 / 2;
         model
             .replica
-            .observe(SideName::Here, listing((1..=half).map(|n| entry(round * half + n)).collect()))
+            .observe(SideName::Here, listing((1..=half).map(|n| entry_of(round * half + n)).collect()))
             .unwrap();
         model.replica.observe(SideName::Here, listing(Vec::new())).unwrap();
     }
@@ -457,14 +469,15 @@ fn anchors_of_other_databases_and_of_long_ago_have_expired() {
 fn a_replica_goes_on_where_the_last_process_was_cut_off() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replica");
-    let mut model = Model::at(&path, 3, NameRules::Windows);
+    let open = || Replica::open(&path, NameRules::Windows, "box");
+    let mut model = Model::of(open().unwrap(), 3, NameRules::Windows);
     for _ in 0..10 {
         model.meddle(5);
         model.world.borrow_mut().cuts = 4;
         if model.look() {
             model.step(20);
         }
-        model.replica = Replica::open(&path, NameRules::Windows, "box").unwrap();
+        model.replica = open().unwrap();
     }
     model.settle();
     model.check();
@@ -473,10 +486,43 @@ fn a_replica_goes_on_where_the_last_process_was_cut_off() {
     let newer = rusqlite::Connection::open(&path).unwrap();
     newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
+    assert!(matches!(open(), Err(ReplicaError::Foreign { version: 99, .. })));
+}
+
+fn entry_of(number: u64) -> Entry {
+    Entry {
+        identity: identity(number),
+        name: number.to_string().into_bytes().into(),
+        kind: Kind::Directory,
+        mode: 0,
+        size: 0,
+        content: Box::default(),
+        edit: None,
+    }
+}
+
+#[test]
+fn a_side_that_tells_nonsense_is_not_believed() {
+    let mut model = Model::new(1, NameRules::Posix);
+    let listing = |directory: u64, entries: &[Entry]| Listing {
+        directory: identity(directory),
+        entries: entries.to_vec(),
+    };
+    let mut observe = |listings| model.replica.observe(SideName::There, listings);
+    let within_itself =
+        vec![listing(ROOT, &[entry_of(1)]), listing(1, &[entry_of(2)]), listing(2, &[entry_of(1)])];
+    assert!(matches!(observe(within_itself), Err(ReplicaError::Tangled { .. })));
+    assert!(matches!(observe(vec![listing(ROOT, &[entry_of(ROOT)])]), Err(ReplicaError::Tangled { .. })));
+    let long = Entry { content: vec![0; 65].into(), ..entry_of(1) };
     assert!(matches!(
-        Replica::open(&path, NameRules::Windows, "box"),
-        Err(ReplicaError::Foreign { version: 99, .. })
+        observe(vec![listing(ROOT, &[long])]),
+        Err(ReplicaError::TooLong { bytes: 65, most: 64 })
     ));
+    let outside = Entry { name: b"..".as_slice().into(), ..entry_of(1) };
+    observe(vec![listing(ROOT, &[outside])]).unwrap();
+    let outcome = model.replica.step(&mut model.here, &mut model.there).unwrap();
+    assert_eq!((outcome, model.replica.refused().unwrap().len()), (Outcome::Stepped, 1));
+    assert!(model.here.tree().is_empty());
 }
 
 /// A disk of which one file is in no listing, as if it had been moved from a directory not yet listed to one that was.
