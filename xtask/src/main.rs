@@ -7,6 +7,7 @@ mod build;
 mod deny;
 mod dist;
 mod fuzz;
+mod platforms;
 mod run;
 mod setup;
 mod soak;
@@ -41,6 +42,8 @@ cargo xtask TASK
   fuzz [TARGET]         feeds nonsense to everything that decodes bytes from outside; stops at the first crash of each
         --seconds N     for how long, each; 60 by default
   deny                  licences, sources and duplicates of what Stead is made of
+  check-platforms [TARGET]...
+                        type-checks what Windows, macOS and FreeBSD need; the first time it makes what that takes
   dist                  packs a release into target/dist
   docs                  regenerates docs/cli.md and docs/api.md
 ";
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         ["soak", rest @ ..] => soak::soak(rest),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["deny"] => deny::deny(),
+        ["check-platforms", targets @ ..] => platforms::check(targets),
         ["dist"] => dist::dist(),
         ["docs"] => docs(),
         ["help" | "--help" | "-h"] => {

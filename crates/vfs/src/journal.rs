@@ -24,7 +24,6 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, IoSlice, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -33,6 +32,7 @@ use tokio::sync::Notify;
 
 use crate::behind::UNWRITTEN_BYTES_MAX;
 use crate::file::Content;
+use crate::owned::owners_only;
 use crate::request::{RequestId, Sequence};
 use crate::source::Place;
 use crate::table::Ino;
@@ -184,9 +184,9 @@ impl Segment {
     }
 
     fn open(path: PathBuf) -> Result<Segment, JournalError> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        match file {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        match owners_only(&mut options).open(&path) {
             Ok(file) => Ok(Segment { path, file, epoch: 0, length: 0, pending: 0 }),
             Err(source) => Err(JournalError { path, what: "open", source }),
         }

@@ -4,6 +4,8 @@
 //! a [`Vfs`]. In between: the table of nodes and names ([`table`]), what is believed and for how long, open files, reading
 //! ahead, writing behind.
 //!
+//! A [`Replica`](replica::Replica) is for systems that keep files themselves: it has two trees be the same.
+//!
 //! This crate knows no socket, no frame, no kernel interface and no process. It takes the time and the errors it is
 //! given. Invariants:
 //!
@@ -24,8 +26,10 @@ pub mod errno;
 pub mod file;
 pub mod journal;
 pub mod log;
+mod owned;
 mod prefetch;
 pub mod replay;
+pub mod replica;
 pub mod request;
 pub mod source;
 pub mod table;

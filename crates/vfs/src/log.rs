@@ -21,8 +21,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use crate::owned::owners_only;
 
 const MAGIC: [u8; 8] = *b"steadlog";
 const VERSION: u32 = 1;
@@ -121,14 +122,9 @@ impl Log {
 
     fn create_beside(path: &Path, fresh: &Path, records: &Records) -> Result<Log, LogError> {
         let fails = |what| move |source| LogError::Access { path: path.to_owned(), what, source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(fresh)
-            .map_err(fails("begin"))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let mut file = owners_only(&mut options).open(fresh).map_err(fails("begin"))?;
         let mut header = Vec::with_capacity(HEADER_BYTES as usize);
         header.extend_from_slice(&MAGIC);
         header.extend_from_slice(&VERSION.to_le_bytes());

@@ -1,9 +1,9 @@
 //! Names and paths: bytes that are usually, but not always, UTF-8.
 
-use std::ffi::{OsStr, OsString};
+#[cfg(unix)]
+mod system;
+
 use std::fmt;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
@@ -27,16 +27,6 @@ impl ByteString {
     /// The bytes as they are.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    /// The bytes as a path of this system.
-    pub fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
-    }
-
-    /// The bytes as a string of this system.
-    pub fn as_os_str(&self) -> &OsStr {
-        OsStr::from_bytes(&self.0)
     }
 
     /// Gives the bytes away.
@@ -99,36 +89,6 @@ impl From<&[u8]> for ByteString {
 impl From<Vec<u8>> for ByteString {
     fn from(bytes: Vec<u8>) -> ByteString {
         ByteString(bytes)
-    }
-}
-
-impl From<&Path> for ByteString {
-    fn from(path: &Path) -> ByteString {
-        ByteString(path.as_os_str().as_bytes().to_vec())
-    }
-}
-
-impl From<PathBuf> for ByteString {
-    fn from(path: PathBuf) -> ByteString {
-        ByteString(path.into_os_string().into_vec())
-    }
-}
-
-impl From<OsString> for ByteString {
-    fn from(text: OsString) -> ByteString {
-        ByteString(text.into_vec())
-    }
-}
-
-impl From<ByteString> for PathBuf {
-    fn from(bytes: ByteString) -> PathBuf {
-        PathBuf::from(OsString::from_vec(bytes.0))
-    }
-}
-
-impl From<ByteString> for OsString {
-    fn from(bytes: ByteString) -> OsString {
-        OsString::from_vec(bytes.0)
     }
 }
 

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod guest;
 pub mod hello;
 pub mod packing;
+#[cfg(unix)]
 pub mod paths;
 pub mod worker;
 
