@@ -59,7 +59,7 @@ pub fn make(directory: &Path, image: &Path) -> Result<()> {
     let overlay = directory.join(Format::Qcow2.file());
     let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"].map(Into::into);
     let paths = [image.as_os_str().to_owned(), overlay.clone().into_os_string()];
-    program::run("qemu-img", "qemu-utils", arguments.into_iter().chain(paths), MAKE_TIMEOUT)?;
+    program::run("qemu-img", "qemu-utils", arguments.into_iter().chain(paths), MAKE_TIMEOUT, None)?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&overlay, private).map_err(|error| Error::file("narrow", &overlay, &error))
 }

@@ -11,6 +11,7 @@ use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use wire::api::ErrorKind;
 
+use crate::course::Course;
 use crate::error::{Error, Result};
 
 /// What a program that fails is quoted with.
@@ -26,12 +27,13 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Runs a program to its end, for as long as that may take. `package` is what brings it. Blocks.
+/// Runs a program to its end, for as long as that may take and somebody wants it. `package` is what brings it. Blocks.
 pub(crate) fn run(
     name: &str,
     package: &str,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     patience: Duration,
+    course: Option<&Course>,
 ) -> Result<()> {
     let path = find(name).ok_or_else(|| {
         let message = format!("there is no `{name}` on this computer");
@@ -54,12 +56,16 @@ pub(crate) fn run(
     let until = Timespec::try_from(patience).ok();
     let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
     let has_ended = end.and_then(|end| {
+        let mut awaited = vec![PollFd::new(&end, PollFlags::IN)];
+        awaited.extend(course.map(|course| PollFd::new(course, PollFlags::IN)));
         // A signal begins the time anew: nobody sends many.
-        retry_on_intr(|| poll(&mut [PollFd::new(&end, PollFlags::IN)], until.as_ref()))
+        retry_on_intr(|| poll(&mut awaited, until.as_ref()))
     });
-    if !has_ended.is_ok_and(|ended| ended > 0) {
+    let called_off = course.map_or(Ok(()), Course::check);
+    if !has_ended.is_ok_and(|ended| ended > 0) || called_off.is_err() {
         // It may have ended by itself just now.
         let _ended = (child.kill(), child.wait());
+        called_off?;
         let message = format!("`{name}` did not end within {} s", patience.as_secs());
         return Err(Error::new(ErrorKind::TimedOut, message));
     }

@@ -370,6 +370,8 @@ notes! {
         EventHappened = "event.happened": event::Notice;
         /// Events were dropped: this connection reads too slowly.
         EventMissed = "event.missed": event::Missed;
+        /// What is being done to make an image.
+        ImageProgress = "image.progress": image::Progress;
         /// Somebody has to type something for a request of this connection to go on.
         PromptAsk = "prompt.ask": prompt::Ask;
     }

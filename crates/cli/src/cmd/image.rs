@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use wire::api::image::{Build, Delete, Image, List, Show};
+use wire::api::image::{Build, Delete, Image, List, Show, Source};
+use wire::api::{Call, Method, ServerNotification};
 use wire::bytestring::ByteString;
 
 use crate::context::Context;
-use crate::error::Result;
-use crate::output::text::{age, bytes};
+use crate::error::{Error, Result};
+use crate::output::text::{age, bytes, one_line};
 use crate::output::{Align, Table};
 
 /// Make and show images: what vms boot from.
@@ -23,7 +24,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make an image of a directory that is a root file system, and a kernel
+    /// Make an image of a root file system and a kernel
     Build(BuildArgs),
     /// Show the images
     List,
@@ -44,8 +45,11 @@ struct BuildArgs {
     /// What to call it: up to 32 small letters, digits and `-`
     name: String,
     /// The directory that is to be its root, with the owners that its files have here
-    #[arg(long, value_name = "DIR")]
-    root: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "from", conflicts_with = "from")]
+    root: Option<PathBuf>,
+    /// The archive that is to be its root: a tar, which may be packed by gzip or zstd, with the owners that it says
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
     /// The kernel: a vmlinuz of x86-64 that is packed by lz4 or zstd, or a vmlinux. `auto` is the newest in /boot
     #[arg(long, value_name = "FILE", default_value = "auto")]
     kernel: PathBuf,
@@ -84,19 +88,37 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
 
 fn build(args: BuildArgs, context: &mut Context) -> Result<()> {
     let absolute = |path: PathBuf| ByteString::from(context.cwd.join(path));
+    let source = match (args.root, args.from) {
+        (Some(root), _) => Source::Directory(absolute(root)),
+        (None, Some(archive)) => Source::Archive(absolute(archive)),
+        (None, None) => return Err(Error::usage("an image is made of something: --root or --from")),
+    };
     let build = Build {
         name: args.name,
-        root: absolute(args.root),
+        source,
         kernel: (args.kernel.as_os_str() != "auto").then(|| absolute(args.kernel)),
         modules: args.modules.map(absolute),
     };
+    let image = make(build, context)?;
+    print(&image, context)
+}
+
+/// Has an image made, and shows how far that is. It is called off when this process ends.
+fn make<M: Method<Reply = Image> + Into<Call>>(params: M, context: &mut Context) -> Result<Image> {
     let client = context.daemon()?;
-    if context.output.shows_progress() {
-        context.output.note(format_args!("the root file system is written"));
-    }
-    let image = client.call(build)?;
+    let ticket = client.send(params)?;
+    client.wait_noting(ticket, |notification| {
+        if let ServerNotification::ImageProgress(progress) = notification
+            && context.output.shows_progress()
+        {
+            context.output.note(format_args!("{}: {}", progress.name, one_line(&progress.part)));
+        }
+    })
+}
+
+fn print(image: &Image, context: &mut Context) -> Result<()> {
     if context.output.is_json() {
-        return context.output.document(&image);
+        return context.output.document(image);
     }
     context.output.line(format_args!("{}  {}", image.name, bytes(image.occupied)))
 }
