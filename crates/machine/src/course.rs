@@ -32,8 +32,13 @@ impl Course {
     /// The next part begins.
     pub fn begin(&self, part: &str) -> Result<()> {
         self.check()?;
-        (self.told)(part);
+        self.tell(part);
         Ok(())
+    }
+
+    /// Says more of the part that is under way.
+    pub fn tell(&self, what: &str) {
+        (self.told)(what);
     }
 
     /// An error once nobody wants it any more.

@@ -13,6 +13,7 @@
 //! removed by the next daemon or with the next image. Whoever changes something under `IMAGES` holds the daemon's lock of images.
 
 mod archive;
+pub mod debian;
 mod ext4;
 mod root;
 mod tree;
@@ -21,11 +22,13 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use root::Examined;
 use serde::{Deserialize, Serialize};
 use supervisor::socket::private_directory;
 use wire::api::ErrorKind;
 
 use crate::course::Course;
+use crate::disk::{self, Format};
 use crate::error::{Error, Result};
 use crate::kernel::{self, read_bounded};
 use crate::modules::{self, MODULES_BYTES_MAX, Module};
@@ -95,6 +98,19 @@ pub enum Source {
     Directory(PathBuf),
     /// A tar, which may be packed by gzip or zstd.
     Archive(PathBuf),
+    /// Packages of this release of Debian.
+    Debian(String),
+    /// A disk that is an ext4 file system as a whole, raw or qcow2, of whatever origin.
+    Disk(PathBuf),
+    /// The disk of a microVM that does not run, with the kernel of the image that it boots from.
+    Vm {
+        /// The disk.
+        disk: PathBuf,
+        /// How it is written down.
+        format: Format,
+        /// What it is over.
+        image: Image,
+    },
 }
 
 /// Checks that this can be the name of a new image or vm.
@@ -261,13 +277,17 @@ fn remove_tree(path: &Path) -> Result<()> {
 }
 
 fn fill(new: &Path, build: &Build, course: &Course) -> Result<()> {
-    let (kernel, modules) = kernel_of(build)?;
-    course.begin("looking at the root file system")?;
-    let examined = root::examine(&build.source, course)?;
+    let stage = new.join("stage");
+    let (examined, boot) = examine(build, &stage, course)?;
     course.begin("unpacking the kernel")?;
-    let kernel_content = kernel::read(&kernel)?;
+    let (kernel_content, modules) = match &build.source {
+        Source::Vm { image, .. } => (kernel::read(&image.kernel())?, image.modules()?),
+        _ => {
+            let (kernel, modules) = kernel_of(build, &boot)?;
+            (kernel::read(&kernel)?, modules::gather(&modules)?)
+        }
+    };
     write(&new.join("kernel"), &kernel_content)?;
-    let modules = modules::gather(&modules)?;
     fs::DirBuilder::new()
         .mode(0o700)
         .create(new.join("modules"))
@@ -280,6 +300,9 @@ fn fill(new: &Path, build: &Build, course: &Course) -> Result<()> {
     course.begin("writing the root file system")?;
     let root = new.join("root.ext4");
     examined.write(&root, course)?;
+    if stage.exists() {
+        remove_tree(&stage)?;
+    }
     let content = content_of(&root)?;
     let manifest = Manifest {
         version: VERSION,
@@ -294,6 +317,29 @@ fn fill(new: &Path, build: &Build, course: &Course) -> Result<()> {
     };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest has only texts and numbers");
     write(&new.join("image.json"), &text)
+}
+
+/// What is to be the root, and where a kernel is looked for. `stage` is made if a place is needed meanwhile.
+fn examine(build: &Build, stage: &Path, course: &Course) -> Result<(Examined, PathBuf)> {
+    const LOOKING: &str = "looking at the root file system";
+    let boot = PathBuf::from("/boot");
+    match &build.source {
+        Source::Directory(path) => {
+            course.begin(LOOKING)?;
+            Ok((root::examine_directory(path)?, boot))
+        }
+        Source::Archive(path) => {
+            course.begin(LOOKING)?;
+            Ok((root::examine_archive(path, course)?, boot))
+        }
+        Source::Debian(release) => {
+            let installed = debian::install(stage, release, course)?;
+            course.begin(LOOKING)?;
+            Ok((root::examine_archive(&installed.archive, course)?, installed.boot))
+        }
+        Source::Disk(path) => Ok((Examined::Disk(path.clone(), disk::examine(path)?), boot)),
+        Source::Vm { disk, format, .. } => Ok((Examined::Disk(disk.clone(), *format), boot)),
+    }
 }
 
 fn content_of(path: &Path) -> Result<Content> {
@@ -318,10 +364,10 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// The kernel to take, and the directory of its modules.
-fn kernel_of(build: &Build) -> Result<(PathBuf, PathBuf)> {
+fn kernel_of(build: &Build, boot: &Path) -> Result<(PathBuf, PathBuf)> {
     let kernel = match &build.kernel {
         Some(kernel) => kernel.clone(),
-        None => newest_kernel(Path::new("/boot"))?,
+        None => newest_kernel(boot)?,
     };
     if let Some(modules) = &build.modules {
         return Ok((kernel, modules.clone()));
@@ -407,7 +453,7 @@ mod tests {
             kernel,
             modules: None,
         };
-        assert!(kernel_of(&wanted).unwrap_err().hint.unwrap().contains("--modules"));
+        assert!(kernel_of(&wanted, Path::new("/boot")).unwrap_err().hint.unwrap().contains("--modules"));
     }
 
     #[test]

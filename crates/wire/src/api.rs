@@ -271,6 +271,8 @@ methods! {
     VmLogs = "vm.logs": vm::Logs => vm::Console;
     /// Make an image of a kernel and a root file system.
     ImageBuild = "image.build": image::Build => image::Image;
+    /// Make an image of a microVM's disk.
+    ImagePromote = "image.promote": image::Promote => image::Image;
     /// One image.
     ImageShow = "image.show": image::Show => image::Image;
     /// All images.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use wire::api::image::{Build, Delete, Image, List, Show, Source};
+use wire::api::image::{Build, Delete, Image, List, Promote, Show, Source};
 use wire::api::{Call, Method, ServerNotification};
 use wire::bytestring::ByteString;
 
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::output::text::{age, bytes, one_line};
 use crate::output::{Align, Table};
 
@@ -24,8 +24,19 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make an image of a root file system and a kernel
+    /// Make an image of a root file system and a kernel; of Debian's packages unless a root is named
+    ///
+    /// Without --root and --from packages of Debian are downloaded by mmdebstrap, with systemd, git and their own kernel.
     Build(BuildArgs),
+    /// Make an image of a disk that is there
+    Register(RegisterArgs),
+    /// Make an image of what a vm has written, which has to be stopped
+    Promote {
+        /// Which vm
+        vm: String,
+        /// What to call the image
+        name: String,
+    },
     /// Show the images
     List,
     /// Show an image
@@ -45,15 +56,33 @@ struct BuildArgs {
     /// What to call it: up to 32 small letters, digits and `-`
     name: String,
     /// The directory that is to be its root, with the owners that its files have here
-    #[arg(long, value_name = "DIR", required_unless_present = "from", conflicts_with = "from")]
+    #[arg(long, value_name = "DIR", conflicts_with = "from")]
     root: Option<PathBuf>,
     /// The archive that is to be its root: a tar, which may be packed by gzip or zstd, with the owners that it says
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// The kernel: a vmlinuz of x86-64 that is packed by lz4 or zstd, or a vmlinux. `auto` is the newest in /boot
+    /// The release of Debian whose packages are to be its root [default: bookworm]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["root", "from"])]
+    release: Option<String>,
+    /// The kernel: a vmlinuz of x86-64 that is packed by lz4 or zstd, or a vmlinux. `auto` is the newest in /boot, or Debian's
     #[arg(long, value_name = "FILE", default_value = "auto")]
     kernel: PathBuf,
     /// The directory of the kernel's modules [default: ../lib/modules/VERSION, seen from a kernel called vmlinuz-VERSION]
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RegisterArgs {
+    /// What to call it: up to 32 small letters, digits and `-`
+    name: String,
+    /// The disk, which is copied: an ext4 file system as a whole, raw or a qcow2 that stands alone
+    #[arg(long, value_name = "FILE")]
+    disk: PathBuf,
+    /// The kernel, as for `build`
+    #[arg(long, value_name = "FILE", default_value = "auto")]
+    kernel: PathBuf,
+    /// The directory of the kernel's modules, as for `build`
     #[arg(long, value_name = "DIR")]
     modules: Option<PathBuf>,
 }
@@ -62,6 +91,12 @@ struct BuildArgs {
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     match args.command {
         Command::Build(args) => build(args, context),
+        Command::Register(args) => {
+            let source = Source::Disk(absolute(args.disk, context));
+            let build = wanted(args.name, source, args.kernel, args.modules, context);
+            print(&make(build, context)?, context)
+        }
+        Command::Promote { vm, name } => print(&make(Promote { vm, name }, context)?, context),
         Command::List => {
             let images = context.daemon()?.call(List {})?;
             if context.output.is_json() {
@@ -87,20 +122,28 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
 }
 
 fn build(args: BuildArgs, context: &mut Context) -> Result<()> {
-    let absolute = |path: PathBuf| ByteString::from(context.cwd.join(path));
     let source = match (args.root, args.from) {
-        (Some(root), _) => Source::Directory(absolute(root)),
-        (None, Some(archive)) => Source::Archive(absolute(archive)),
-        (None, None) => return Err(Error::usage("an image is made of something: --root or --from")),
+        (Some(root), _) => Source::Directory(absolute(root, context)),
+        (None, Some(archive)) => Source::Archive(absolute(archive, context)),
+        (None, None) => Source::Debian(args.release),
     };
-    let build = Build {
-        name: args.name,
-        source,
-        kernel: (args.kernel.as_os_str() != "auto").then(|| absolute(args.kernel)),
-        modules: args.modules.map(absolute),
-    };
-    let image = make(build, context)?;
-    print(&image, context)
+    let build = wanted(args.name, source, args.kernel, args.modules, context);
+    print(&make(build, context)?, context)
+}
+
+fn absolute(path: PathBuf, context: &Context) -> ByteString {
+    ByteString::from(context.cwd.join(path))
+}
+
+fn wanted(
+    name: String,
+    source: Source,
+    kernel: PathBuf,
+    modules: Option<PathBuf>,
+    context: &Context,
+) -> Build {
+    let kernel = (kernel.as_os_str() != "auto").then(|| absolute(kernel, context));
+    Build { name, source, kernel, modules: modules.map(|path| absolute(path, context)) }
 }
 
 /// Has an image made, and shows how far that is. It is called off when this process ends.

@@ -637,8 +637,14 @@ fn image_methods() -> Vec<Method> {
             call: build.into(),
             reply: json(&an_image),
             text: "Makes an image of a root file system and a kernel. `source` is `{\"directory\": PATH}` or `{\"archive\": PATH}`, a tar\n\
-                   which may be packed by gzip or zstd. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
+                   which may be packed by gzip or zstd, `{\"debian\": RELEASE}`, where `null` is a release that is\n\
+                   known to work, or `{\"disk\": PATH}`, an ext4 file system as a whole, raw or qcow2. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
                    beside the kernel. `image.progress` tells what is being done; the end of the connection calls it off.",
+        },
+        Method {
+            call: image::Promote { vm: "dev".to_owned(), name: name() }.into(),
+            reply: json(&an_image),
+            text: "Makes an image of the disk of a microVM, which has to be stopped and stays so meanwhile. It keeps the kernel.",
         },
         Method {
             call: image::Show { name: name() }.into(),

@@ -3,16 +3,18 @@
 //! Whoever makes or removes an image, or a microVM from one, holds the daemon's one lock of images for as long as that takes.
 
 use machine::course::Course;
+use machine::disk;
+use machine::image::debian::RELEASE;
 use machine::image::{self, check_name};
 use tokio::sync::mpsc;
-use wire::api::image::{Build, Delete, Deleted, Image, Images, Progress, Show, Source};
+use wire::api::image::{Build, Delete, Deleted, Image, Images, Progress, Promote, Show, Source};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 
 use super::{Daemon, vm};
 use crate::session::ClientContext;
-use crate::vm::{blocking, from_machine};
+use crate::vm::{Command, blocking, from_machine, places};
 
 /// Parts of the work that may wait to be told to a client. There are fewer.
 const PARTS_MAX: usize = 64;
@@ -30,6 +32,8 @@ pub async fn build(daemon: &Daemon, context: &ClientContext, build: Build) -> Re
         source: match build.source {
             Source::Directory(path) => image::Source::Directory(absolute(path, "root")?),
             Source::Archive(path) => image::Source::Archive(absolute(path, "archive")?),
+            Source::Disk(path) => image::Source::Disk(absolute(path, "disk")?),
+            Source::Debian(release) => image::Source::Debian(release.unwrap_or_else(|| RELEASE.to_owned())),
         },
         kernel: build.kernel.map(|path| absolute(path, "kernel")).transpose()?,
         modules: build.modules.map(|path| absolute(path, "directory of modules")).transpose()?,
@@ -38,6 +42,29 @@ pub async fn build(daemon: &Daemon, context: &ClientContext, build: Build) -> Re
     let name = wanted.name.clone();
     let built = make(daemon, context, name, move |course| image::build(&images, &wanted, course)).await?;
     Ok(shown(&built, Vec::new()))
+}
+
+/// Makes an image of what a microVM has written. It stays stopped meanwhile.
+pub async fn promote(
+    daemon: &Daemon,
+    context: &ClientContext,
+    promote: Promote,
+) -> Result<Image, ErrorObject> {
+    check_name(&promote.name, "image").map_err(|error| from_machine(&error))?;
+    let lease = vm::tell(daemon, &promote.vm, Command::Lend).await?;
+    let (images, places) = (daemon.paths.images_dir(), places(&daemon.paths, &promote.vm));
+    let name = promote.name.clone();
+    let built = make(daemon, context, name, move |course| {
+        let _stopped = lease;
+        let gone =
+            || machine::Error::new(ErrorKind::NotFound, format!("the vm `{}` has no disk", promote.vm));
+        let record = places.read()?.ok_or_else(gone)?;
+        let (disk, format) = disk::find(&places.directory).ok_or_else(gone)?;
+        let source = image::Source::Vm { disk, format, image: image::Image::open(&images, &record.image)? };
+        let wanted = image::Build { name: promote.name, source, kernel: None, modules: None };
+        image::build(&images, &wanted, course)
+    });
+    Ok(shown(&built.await?, Vec::new()))
 }
 
 /// Does what makes an image, tells the client of each part, and calls it off when the client goes. Its end is waited for by nobody

@@ -63,6 +63,64 @@ fn a_vm_boots_from_an_archive_and_no_name_in_it_leads_out() {
 }
 
 #[test]
+fn what_a_vm_has_written_becomes_an_image() {
+    let stead = Stead::new();
+    stead.boot();
+    stead.ok(&["exec", "vm://dev", "--", "sh", "-c", "echo written > /root/kept"]);
+    let running = stead.run(&["image", "promote", "dev", "next"]);
+    assert!(running.code() == 5 && running.errors().contains("stead vm stop dev"), "{running}");
+    stead.vm(&["stop", "dev"]);
+    stead.program().args(["image", "promote", "dev", "next"]).deadline(GUEST_DEADLINE).ok();
+    stead.ok(&["vm", "delete", "dev"]);
+    stead.ok(&["image", "delete", "tiny"]);
+
+    // What it is made of is whole by itself, and nothing but a whole file system is taken for one.
+    let disk = stead.home().join("images/next/root.ext4");
+    let register = |disk: &Path| {
+        let program = stead.program().args(["image", "register", "other", "--disk"]).arg(disk);
+        program.arg("--kernel").arg(kernel()).deadline(GUEST_DEADLINE)
+    };
+    let over = stead.root().join("over.qcow2");
+    let made = Program::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
+    made.arg(&disk).arg(&over).ok();
+    let refused = register(&over).run();
+    assert!(refused.code() == 4 && refused.errors().contains("over another"), "{refused}");
+    let refused = register(&kernel()).run();
+    assert!(refused.code() == 2 && refused.errors().contains("no ext4"), "{refused}");
+    assert_eq!(left(&stead, "images"), 1);
+    register(&disk).ok();
+    let [next, other] = ["next", "other"].map(|name| stead.json(&["image", "show", name])["root"].clone());
+    assert_eq!(next, other);
+
+    stead.ok(&["vm", "create", "dev", "--image", "next", "--memory", "192M"]);
+    stead.vm(&["start", "dev"]);
+    assert_eq!(stead.ok(&["exec", "vm://dev", "--", "cat", "/root/kept"]).text(), "written\n");
+    stead.vm(&["kill", "dev"]);
+    stead.ok(&["vm", "delete", "dev"]);
+}
+
+/// The whole of Debian's default image: minutes, and the network.
+#[test]
+#[ignore = "downloads packages of Debian; `cargo nextest run -p e2e --run-ignored all of_debian`"]
+fn a_vm_of_debian_is_made_of_its_packages_and_begins_with_its_init() {
+    let stead = Stead::new();
+    let building = stead.program().args(["image", "build", "debian"]);
+    building.deadline(Duration::from_secs(1500)).ok();
+    stead.ok(&["vm", "create", "dev", "--image", "debian"]);
+    stead.vm(&["start", "dev"]);
+    let system = || stead.run(&["exec", "vm://dev", "--", "systemctl", "is-system-running", "--wait"]).text();
+    eventually(GUEST_DEADLINE, "the init is done", || system() == "running\n");
+    let said =
+        stead.ok(&["exec", "vm://dev", "--", "sh", "-c", "hostname; cat /etc/hostname; git --version"]);
+    assert!(said.text().starts_with("dev\ndev\ngit version"), "{said}");
+    stead.vm(&["stop", "dev"]);
+    eventually(DEADLINE, "it was powered off by its own init", || {
+        stead.ok(&["vm", "logs", "dev"]).text().contains("Power down")
+    });
+    stead.ok(&["vm", "delete", "dev"]);
+}
+
+#[test]
 fn an_image_that_is_called_off_leaves_nothing() {
     let stead = Stead::new();
     // Little, that unpacks to so much that reading it takes longer than calling it off.

@@ -12,10 +12,11 @@ use wire::api::ErrorKind;
 
 use super::ext4::{Ext4, Identity, Layout};
 use super::tree::{Kind, Owner, Tree};
-use super::{Source, archive, sync};
+use super::{archive, sync};
 use crate::course::Course;
+use crate::disk::{self, Format};
 use crate::error::{Error, Result};
-use crate::program;
+use crate::program::Program;
 
 /// What a root file system has to spare at least, for what a guest writes.
 const SPARE_BYTES: u64 = 512 << 20;
@@ -42,26 +43,25 @@ pub(super) enum Examined {
     Directory(PathBuf, Size),
     /// An archive, and what is in it.
     Archive(PathBuf, Tree),
+    /// A disk.
+    Disk(PathBuf, Format),
 }
 
-/// Looks whether this is something to boot from, within limits. Blocks.
-pub(super) fn examine(source: &Source, course: &Course) -> Result<Examined> {
-    match source {
-        Source::Directory(path) => Ok(Examined::Directory(path.clone(), measure(path)?)),
-        Source::Archive(path) => {
-            let mut tree = archive::scan(path, course)?;
-            if tree.is_empty() {
-                return Err(empty(path));
-            }
-            // What is found again after a damage is put there.
-            tree.put(
-                b"lost+found",
-                Kind::Directory(Default::default()),
-                Owner { mode: 0o700, ..Owner::default() },
-            )?;
-            Ok(Examined::Archive(path.clone(), tree))
-        }
+/// Looks whether this directory is something to boot from, within limits. Blocks.
+pub(super) fn examine_directory(path: &Path) -> Result<Examined> {
+    Ok(Examined::Directory(path.to_owned(), measure(path)?))
+}
+
+/// Looks whether this archive is, within limits. Blocks.
+pub(super) fn examine_archive(path: &Path, course: &Course) -> Result<Examined> {
+    let mut tree = archive::scan(path, course)?;
+    if tree.is_empty() {
+        return Err(empty(path));
     }
+    // What is found again after a damage is put there.
+    let owner = Owner { mode: 0o700, ..Owner::default() };
+    tree.put(b"lost+found", Kind::Directory(Default::default()), owner)?;
+    Ok(Examined::Archive(path.to_owned(), tree))
 }
 
 impl Examined {
@@ -70,6 +70,7 @@ impl Examined {
         match self {
             Examined::Directory(from, size) => copy(from, to, *size, course)?,
             Examined::Archive(from, tree) => unpack(from, to, tree, course)?,
+            Examined::Disk(from, format) => flatten(from, to, *format, course)?,
         }
         sync(to)
     }
@@ -101,6 +102,32 @@ fn unpack(from: &Path, to: &Path, tree: &Tree, course: &Course) -> Result<()> {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let ext4 = Ext4::write(file, to, tree, &layout, Identity { uuid: new_uuid(), created })?;
     archive::fill(from, tree, &ext4, course)
+}
+
+/// Writes a disk as its guest sees it. What is no ext4 file system as a whole is refused.
+fn flatten(from: &Path, to: &Path, format: Format, course: &Course) -> Result<()> {
+    let bytes = disk::bytes_max(from, format)?;
+    if bytes > ROOT_BYTES_MAX {
+        return Err(too_large(from));
+    }
+    let file = create(to)?;
+    check_space(to, &file, bytes)?;
+    file.set_len(bytes).map_err(|error| Error::file("make", to, &error))?;
+    disk::flatten(from, format, to, course)?;
+    if is_ext4(to).map_err(|error| Error::file("read", to, &error))? {
+        return Ok(());
+    }
+    let message = format!("`{}` is no ext4 file system as a whole", from.display());
+    Err(Error::new(ErrorKind::Usage, message)
+        .hint("a disk with partitions is none: take the partition of its root alone"))
+}
+
+/// Whether a file is one: its superblock is at 1024, and has a mark at 56.
+fn is_ext4(path: &Path) -> std::io::Result<bool> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    fs::File::open(path)?.take(2048).read_to_end(&mut head)?;
+    Ok(head.get(1080..1082) == Some(&[0x53, 0xef]))
 }
 
 /// Refuses what would fill the file system that it is written to.
@@ -177,7 +204,11 @@ fn copy(from: &Path, to: &Path, Size { bytes, files }: Size, course: &Course) ->
     let more = ["lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0", "-d"];
     let arguments = options.into_iter().chain(["-N", &inodes, "-E"]).chain(more).map(Into::into);
     let paths = [from.as_os_str().to_owned(), to.as_os_str().to_owned()];
-    program::run("mke2fs", "e2fsprogs", arguments.chain(paths), BUILD_TIMEOUT, Some(course))
+    Program { name: "mke2fs", package: "e2fsprogs", patience: BUILD_TIMEOUT }.run_telling(
+        arguments.chain(paths),
+        course,
+        |_| None,
+    )
 }
 
 #[cfg(test)]
@@ -197,6 +228,47 @@ mod tests {
         let head: Vec<u8> = std::io::Read::bytes(head).collect::<std::io::Result<_>>().unwrap();
         let free = u64::from(u32::from_le_bytes(head[1040..1044].try_into().unwrap()));
         assert!(free > files + SPARE_BYTES / BYTES_PER_FILE, "{free}");
+    }
+
+    #[test]
+    fn a_disk_is_what_its_guest_sees_and_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = |name: &str| scratch.path().join(name);
+        let (course, _client) = Course::new(|_| ()).unwrap();
+        fs::create_dir(path("root")).unwrap();
+        fs::write(path("root/file"), "content").unwrap();
+        copy(&path("root"), &path("raw"), Size { bytes: 5000, files: 1 }, &course).unwrap();
+        let make = |arguments: &[&str]| {
+            let making = Program { name: "qemu-img", package: "qemu-utils", patience: BUILD_TIMEOUT };
+            making.run(arguments).unwrap();
+        };
+        let text = |name: &str| path(name).to_str().unwrap().to_owned();
+        make(&["convert", "-c", "-f", "raw", "-O", "qcow2", &text("raw"), &text("qcow2")]);
+        for (name, format) in [("raw", Format::Raw), ("qcow2", Format::Qcow2)] {
+            assert_eq!(disk::examine(&path(name)).unwrap(), format);
+            let to = path(&format!("{name}.ext4"));
+            flatten(&path(name), &to, format, &course).unwrap();
+            assert!(fs::read(&to).unwrap() == fs::read(path("raw")).unwrap(), "{name}");
+        }
+        // A disk over another one would show what its maker may not read.
+        make(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &text("raw"), &text("over")]);
+        make(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            &format!("data_file={}", text("data")),
+            &text("outside"),
+            "1M",
+        ]);
+        for (name, said) in [("over", "over another"), ("outside", "in another file")] {
+            let error = disk::examine(&path(name)).unwrap_err();
+            assert!(error.kind == ErrorKind::Refused && error.message.contains(said), "{error}");
+        }
+        fs::write(path("zeros"), vec![0; 1 << 20]).unwrap();
+        let error = flatten(&path("zeros"), &path("none"), Format::Raw, &course).unwrap_err();
+        assert!(error.message.contains("no ext4"), "{error}");
     }
 
     #[test]

@@ -30,6 +30,20 @@ pub enum Source {
     Directory(ByteString),
     /// Of this tar, an absolute path. It may be packed by gzip or zstd.
     Archive(ByteString),
+    /// Of packages of this release of Debian; without a name the one that is known to work.
+    Debian(Option<String>),
+    /// Of this disk, an absolute path: an ext4 file system as a whole, raw or qcow2.
+    Disk(ByteString),
+}
+
+/// Makes an image of the disk of a microVM that does not run. It keeps its kernel. Answered once it is there, as [`Build`] is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    /// The microVM.
+    pub vm: String,
+    /// What the image is to be called.
+    pub name: String,
 }
 
 /// What is being done for a request of this connection that makes an image.

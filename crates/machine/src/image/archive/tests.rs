@@ -3,8 +3,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
-use super::super::Source;
-use super::super::root::examine;
+use super::super::root::examine_archive;
 use super::*;
 
 /// An archive that is being made.
@@ -90,7 +89,7 @@ fn make(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let (from, to) = (scratch.path().join("root.tar"), scratch.path().join("root.ext4"));
     std::fs::write(&from, bytes).unwrap();
     let (course, _client) = course();
-    examine(&Source::Archive(from), &course).unwrap().write(&to, &course).unwrap();
+    examine_archive(&from, &course).unwrap().write(&to, &course).unwrap();
     asked("e2fsck", &["-f", "-n"], &to);
     (scratch, to)
 }
@@ -212,7 +211,7 @@ fn an_archive_that_changes_while_it_is_read_is_refused() {
     let (from, to) = (scratch.path().join("root.tar"), scratch.path().join("root.ext4"));
     let (course, client) = course();
     std::fs::write(&from, Making::new().file("a", b"before").end()).unwrap();
-    let examined = examine(&Source::Archive(from.clone()), &course).unwrap();
+    let examined = examine_archive(&from, &course).unwrap();
     std::fs::write(&from, Making::new().file("a", b"afterwards").end()).unwrap();
     assert_eq!(examined.write(&to, &course).unwrap_err().kind, ErrorKind::Conflict);
     drop(client);
