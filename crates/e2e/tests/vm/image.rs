@@ -23,6 +23,10 @@ fn build(stead: &Stead, archive: &Path) -> Program {
     program.arg("--kernel").arg(kernel()).deadline(GUEST_DEADLINE)
 }
 
+fn promote(stead: &Stead) {
+    stead.program().args(["image", "promote", "dev", "next"]).deadline(GUEST_DEADLINE).ok();
+}
+
 /// What is below a directory of the daemon's.
 fn left(stead: &Stead, directory: &str) -> usize {
     fs::read_dir(stead.home().join(directory)).into_iter().flatten().count()
@@ -58,20 +62,28 @@ fn a_vm_boots_from_an_archive_and_no_name_in_it_leads_out() {
     let script = "cat /home/again /etc/hostname; ls -ln /root/kept; ls -d /lost+found";
     let said = stead.ok(&["exec", "vm://dev", "--", "sh", "-c", script]).text();
     assert!(said.starts_with("from the archivedev\n-rwsr-x---    2 1234     70000"), "{said}");
-    stead.vm(&["kill", "dev"]);
+
+    // What it writes is in an image that is made of it, once it is stopped.
+    stead.ok(&["exec", "vm://dev", "--", "sh", "-c", "echo written > /root/new"]);
+    let running = stead.run(&["image", "promote", "dev", "next"]);
+    assert!(running.code() == 5 && running.errors().contains("stead vm stop dev"), "{running}");
+    stead.vm(&["stop", "dev"]);
+    promote(&stead);
+    let ask = Program::new("/usr/sbin/debugfs").args(["-R", "cat /root/new"]);
+    let said = ask.arg(stead.home().join("images/next/root.ext4")).ok();
+    assert_eq!(said.text(), "written\n");
     stead.ok(&["vm", "delete", "dev"]);
 }
 
 #[test]
 fn what_a_vm_has_written_becomes_an_image() {
     let stead = Stead::new();
-    stead.boot();
-    stead.ok(&["exec", "vm://dev", "--", "sh", "-c", "echo written > /root/kept"]);
-    let running = stead.run(&["image", "promote", "dev", "next"]);
-    assert!(running.code() == 5 && running.errors().contains("stead vm stop dev"), "{running}");
-    stead.vm(&["stop", "dev"]);
-    stead.program().args(["image", "promote", "dev", "next"]).deadline(GUEST_DEADLINE).ok();
+    stead.make_image();
+    stead.ok(&["vm", "create", "dev", "--image", "tiny"]);
+    promote(&stead);
     stead.ok(&["vm", "delete", "dev"]);
+    let image = |name: &str| stead.json(&["image", "show", name]);
+    let tiny = image("tiny");
     stead.ok(&["image", "delete", "tiny"]);
 
     // What it is made of is whole by itself, and nothing but a whole file system is taken for one.
@@ -89,14 +101,12 @@ fn what_a_vm_has_written_becomes_an_image() {
     assert!(refused.code() == 2 && refused.errors().contains("no ext4"), "{refused}");
     assert_eq!(left(&stead, "images"), 1);
     register(&disk).ok();
-    let [next, other] = ["next", "other"].map(|name| stead.json(&["image", "show", name])["root"].clone());
-    assert_eq!(next, other);
-
-    stead.ok(&["vm", "create", "dev", "--image", "next", "--memory", "192M"]);
-    stead.vm(&["start", "dev"]);
-    assert_eq!(stead.ok(&["exec", "vm://dev", "--", "cat", "/root/kept"]).text(), "written\n");
-    stead.vm(&["kill", "dev"]);
-    stead.ok(&["vm", "delete", "dev"]);
+    for name in ["next", "other"] {
+        let made = image(name);
+        assert_eq!((&made["root"], &made["kernel"]), (&tiny["root"], &tiny["kernel"]), "{name}");
+        let occupied = |image: &serde_json::Value| image["occupied"].as_u64().unwrap();
+        assert!(occupied(&made) < 2 * occupied(&tiny), "{made}: {tiny}");
+    }
 }
 
 /// The whole of Debian's default image: minutes, and the network.
