@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use wire::api::ErrorKind;
 
 use crate::course::Course;
@@ -130,8 +130,8 @@ impl Program {
         if wait(self.patience, course) {
             return child.wait().map(Some).map_err(|error| self.failed(&error));
         }
-        // It may have ended by itself just now.
-        let _ended = kill_process(pid, Signal::TERM);
+        // To all of it, as a terminal does. It may have ended by itself just now.
+        let _ended = kill_process_group(pid, Signal::INT);
         wait(END_TIMEOUT, None);
         let _ended = kill_process_group(pid, Signal::KILL);
         child.wait().map(|_killed| None).map_err(|error| self.failed(&error))
@@ -184,8 +184,7 @@ mod tests {
         let (begun, awaited) = std::sync::mpsc::channel();
         let begun = std::sync::Mutex::new(begun);
         let (course, client) = Course::new(move |_| begun.lock().unwrap().send(()).unwrap()).unwrap();
-        let script =
-            format!("trap 'touch {}; exit' TERM; echo begun >&2; sleep 60 & wait", cleaned.display());
+        let script = format!("trap 'touch {}; exit' INT; echo begun >&2; sleep 60 & wait", cleaned.display());
         let ending = std::thread::spawn(move || {
             awaited.recv().unwrap();
             drop(client);
