@@ -37,8 +37,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::termios::Winsize;
 use wire::agent::process::{
-    DETACHED_END_KEPT_SECONDS, DETACHED_MAX, ENDED_KEPT_MAX, ExitStatus, ProcessId, ProcessReply,
-    ProcessRequest, TerminalSize,
+    DETACHED_END_KEPT_SECONDS, DETACHED_MAX, ENDED_KEPT_MAX, ExitStatus, OUTPUT_KEPT_BYTES_MAX, ProcessId,
+    ProcessReply, ProcessRequest, TerminalSize,
 };
 use wire::agent::{Failure, Reply, RequestId, Sequence};
 
@@ -201,6 +201,8 @@ struct Follower {
     ticket: Arc<Ticket>,
     /// How many bytes of output it has.
     from: u64,
+    /// What its credit is for before it is for anything that it is sent.
+    owed: usize,
 }
 
 impl Follower {
@@ -551,11 +553,13 @@ impl Session {
                 let command = spawn::Command { words, environment, directory, terminal, detached };
                 return match self.processes.claim(process, asked.stream.number(), detached) {
                     Ok(Claim::Ours) => self.spawn(asked, process, command),
-                    Ok(Claim::Earlier) => self.follow(asked, process, 0),
+                    Ok(Claim::Earlier) => self.follow(asked, process, 0, 0),
                     Err(errno) => errno.into(),
                 };
             }
-            ProcessRequest::Follow { process, from, window: _ } => return self.follow(asked, process, from),
+            ProcessRequest::Follow { process, from, window: _, owed } => {
+                return self.follow(asked, process, from, owed);
+            }
             ProcessRequest::Wait { process } => return self.wait_for_end(asked, process),
             ProcessRequest::Detach { process } => self.detach(process),
             ProcessRequest::Release { process } => self.processes.release(process),
@@ -645,7 +649,7 @@ impl Session {
         table.running.insert(process, running.clone());
         drop(table);
         running.wake_with(&ticket);
-        let follower = Some(Follower { stream: asked.stream.clone(), ticket, from: 0 });
+        let follower = Some(Follower { stream: asked.stream.clone(), ticket, from: 0, owed: 0 });
         let mut mover = Mover {
             running,
             follower,
@@ -661,11 +665,12 @@ impl Session {
     }
 
     /// Sends the output of a process that an earlier stream has started.
-    fn follow(&self, asked: &Asked<'_>, process: ProcessId, from: u64) -> Outcome {
+    fn follow(&self, asked: &Asked<'_>, process: ProcessId, from: u64, owed: u32) -> Outcome {
         let Some(ticket) = asked.ticket.cloned() else {
             return Errno::INVAL.into();
         };
-        let follower = Follower { stream: asked.stream.clone(), ticket, from };
+        let owed = owed.min(OUTPUT_KEPT_BYTES_MAX) as usize;
+        let follower = Follower { stream: asked.stream.clone(), ticket, from, owed };
         let table = lock(&self.processes.table);
         let Some(running) = table.running.get(&process).cloned() else {
             self.tell_ended(table, process, follower);

@@ -203,6 +203,7 @@ impl Mover {
             lock(&self.running.state).followed = self.follower.is_some();
             return next.finish(Err(failure(Errno::NODATA)));
         };
+        self.tail.note_other(next.owed);
         if let Some(before) = self.follower.replace(next) {
             before.finish(Err(failure(Errno::INTR)));
         }

@@ -392,8 +392,12 @@ impl Followed {
     }
 
     fn follow(&mut self, client: &mut Client, window: u32) {
+        self.follow_owing(client, window, 0);
+    }
+
+    fn follow_owing(&mut self, client: &mut Client, window: u32, owed: u32) {
         let from = self.output.len() as u64;
-        let request = ProcessRequest::Follow { process: self.process, from, window };
+        let request = ProcessRequest::Follow { process: self.process, from, window, owed };
         self.id = client.send(Request::Process(request), &[]);
         self.started(client);
     }
@@ -465,6 +469,37 @@ fn a_process_goes_on_and_not_a_byte_of_its_output_is_lost_or_told_twice() {
 }
 
 #[test]
+fn output_is_kept_until_credit_is_given_for_it_and_not_for_what_came_before() {
+    let home = Home::new();
+    let mut client = home.start(LONG_SECONDS);
+    const LINES: usize = 200_000;
+    const WINDOW: u32 = 200_000;
+    let mut process = Followed::spawn(&mut client, &format!("seq 1 {LINES}; exit 3"), WINDOW);
+    loop {
+        let mut owed = 0;
+        // More than one of those that come next.
+        while owed < WINDOW / 2 && process.status.is_none() {
+            owed += process.hear(&mut client) as u32;
+        }
+        if process.status.is_some() {
+            break;
+        }
+        // Credit for what has come is given when another stream has begun, and what comes on that is lost with it.
+        for _ in 0..2 {
+            client = home.cut(client);
+            process.follow_owing(&mut client, WINDOW.saturating_sub(owed).max(1), owed);
+            client.send_frame(&ClientFrame::Credit { id: process.id, bytes: owed }, &[]);
+            assert!(client.reply(process.id).1.is_ok());
+        }
+        client = home.cut(client);
+        process.follow(&mut client, WINDOW);
+    }
+    let expected: String = (1..=LINES).map(|line| format!("{line}\n")).collect();
+    assert!(process.output == expected.as_bytes(), "{} of {}", process.output.len(), expected.len());
+    goodbye(client);
+}
+
+#[test]
 fn a_process_without_a_client_waits_and_is_not_ended() {
     let home = Home::new();
     let directory = tempdir().unwrap();
@@ -530,7 +565,7 @@ fn a_detached_process_outlives_a_goodbye_and_what_it_says_is_kept() {
     }
     forget(&mut client, process.process);
     process.output.clear();
-    let follow = ProcessRequest::Follow { process: process.process, from: 0, window: NO_LIMIT };
+    let follow = ProcessRequest::Follow { process: process.process, from: 0, window: NO_LIMIT, owed: 0 };
     let id = client.send(Request::Process(follow), &[]);
     assert_eq!(client.reply(id).1.unwrap_err().errno, Errno(libc::ESRCH as u16));
     goodbye(client);
@@ -621,10 +656,10 @@ fn an_end_that_was_not_heard_of_is_told_again() {
         process.hear(&mut client);
     }
     assert_eq!((process.output.len(), process.status), (8, Some(ExitStatus::Exited(9))));
-    let unknown = ProcessRequest::Follow { process: ProcessId(99), from: 0, window: 1 };
+    let unknown = ProcessRequest::Follow { process: ProcessId(99), from: 0, window: 1, owed: 0 };
     let id = client.send(Request::Process(unknown), &[]);
     assert_eq!(errno(client.reply(id).1), libc::ESRCH);
-    let beyond = ProcessRequest::Follow { process: process.process, from: 99, window: 1 };
+    let beyond = ProcessRequest::Follow { process: process.process, from: 99, window: 1, owed: 0 };
     let id = client.send(Request::Process(beyond), &[]);
     assert_eq!(errno(client.reply(id).1), libc::ENODATA);
     goodbye(client);

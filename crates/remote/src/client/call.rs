@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
@@ -191,11 +191,10 @@ impl ReplyStream {
             self.state = StreamState::Finished;
             return Poll::Ready(None);
         };
-        asked.held.fetch_sub(bytes, Ordering::Relaxed);
         self.owed += bytes;
         // Behind the last reply the agent has no use for credit.
         if self.owed > 0 && self.owed >= self.window / 2 && !asked.pages.is_closed() {
-            asked.cancel.session.allow(asked.cancel.id, self.owed);
+            asked.cancel.session.allow(asked.cancel.id, self.owed, &asked.held);
             self.owed = 0;
         }
         Poll::Ready(Some(answer))

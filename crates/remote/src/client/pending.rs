@@ -49,7 +49,8 @@ pub(super) enum Waiter {
 
 pub(super) struct StreamWaiter {
     pub(super) pages: mpsc::UnboundedSender<Page>,
-    /// Bytes delivered and not yet taken.
+    /// Bytes delivered for which no credit has been given yet. Less of them are only with the outbox locked, so that what is
+    /// asked for again on another stream and what credit is given for on it agree.
     pub(super) held: Arc<AtomicUsize>,
     pub(super) window: usize,
 }
@@ -373,20 +374,22 @@ impl Entry {
     }
 
     fn rest_of(&mut self, mut request: Request) -> Request {
+        let mut owed = 0;
         if let Waiter::Stream(stream) = &self.waiter
             && let Some(window) = super::request::window_mut(&mut request)
         {
-            // What has been delivered and not taken is paid for when it is.
-            let held = u32::try_from(stream.held.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-            *window = window.saturating_sub(held).max(1);
+            // What has been delivered is paid for when it has been taken.
+            owed = u32::try_from(stream.held.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+            *window = window.saturating_sub(owed).max(1);
         }
         let Progress { touched, output_bytes, .. } = self.progress;
         match request {
             Request::Process(ProcessRequest::Spawn { process, window, .. }) if touched => {
-                Request::Process(ProcessRequest::Follow { process, from: output_bytes, window })
+                Request::Process(ProcessRequest::Follow { process, from: output_bytes, window, owed })
             }
-            Request::Process(ProcessRequest::Follow { process, from, window }) => {
-                Request::Process(ProcessRequest::Follow { process, from: from + output_bytes, window })
+            Request::Process(ProcessRequest::Follow { process, from, window, .. }) => {
+                let from = from + output_bytes;
+                Request::Process(ProcessRequest::Follow { process, from, window, owed })
             }
             Request::File(FileRequest::Watch { .. }) => {
                 self.progress.rescan = touched;

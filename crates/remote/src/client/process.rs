@@ -82,7 +82,7 @@ impl AgentClient {
 
     /// Reads what is kept of a detached process's output, and follows it from there on, with so much credit.
     pub fn process_follow(&self, process: ProcessId, window: StreamWindow) -> ProcessStream {
-        self.spawn(ProcessRequest::Follow { process, from: 0, window })
+        self.spawn(ProcessRequest::Follow { process, from: 0, window, owed: 0 })
     }
 
     /// Has a process go on without its client.

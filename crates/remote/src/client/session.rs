@@ -11,7 +11,7 @@
 //! so that the agent carries each out once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -500,10 +500,12 @@ impl Session {
         }
     }
 
-    /// Allows `bytes` more for the stream `id`.
-    pub(super) fn allow(&self, id: RequestId, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.post(&ClientFrame::Credit { id, bytes }, What::Concerning(id));
+    /// Allows `bytes` more for the stream `id`, which are not among those that are `held` any more.
+    pub(super) fn allow(&self, id: RequestId, bytes: usize, held: &AtomicUsize) {
+        let credit = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.post_and(&ClientFrame::Credit { id, bytes: credit }, What::Concerning(id), || {
+            held.fetch_sub(bytes, Ordering::Relaxed);
+        });
     }
 
     /// The agent's reply was not one to the request that was made: the link ends.
@@ -516,7 +518,13 @@ impl Session {
     /// Sends a frame that belongs to no limit because it is small and bound to a request that does. Without a stream it
     /// is dropped.
     fn post(&self, frame: &ClientFrame, what: What) {
+        self.post_and(frame, what, || ());
+    }
+
+    /// Does something in the moment in which the frame is put to the others, or is dropped because there is no stream.
+    fn post_and(&self, frame: &ClientFrame, what: What, at_once: impl FnOnce()) {
         let queued = self.outbox.push(Lane::Recovery, |_| {
+            at_once();
             encode_head(frame, 0).map(|head| Outgoing { head, payload: Bytes::new(), share: 0, what })
         });
         match queued {

@@ -24,6 +24,8 @@ use wire::hello::{Hello, SessionId};
 
 use super::fake::{Asked, DEADLINE, Peer, data, done, encoded, failure, reply, soon};
 
+mod processes;
+
 const FIRST: SessionId = SessionId([1; 16]);
 const SECOND: SessionId = SessionId([2; 16]);
 

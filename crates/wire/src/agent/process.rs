@@ -116,6 +116,9 @@ pub enum ProcessRequest {
         from: u64,
         /// Credit for output.
         window: StreamWindow,
+        /// For so much that came on earlier streams credit has not been given and will be: by that nothing is taken of what
+        /// comes now. At most [`OUTPUT_KEPT_BYTES_MAX`] are believed.
+        owed: u32,
     },
     /// Sends the payload to the process's standard input. → [`ProcessReply::Done`] when it has been taken.
     Input {

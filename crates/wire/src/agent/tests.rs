@@ -144,7 +144,7 @@ fn requests() -> Vec<Request> {
             detached: false,
             window,
         },
-        ProcessRequest::Follow { process, from: 9, window },
+        ProcessRequest::Follow { process, from: 9, window, owed: 5 },
         ProcessRequest::Detach { process },
         ProcessRequest::Release { process },
         ProcessRequest::Forget { process },

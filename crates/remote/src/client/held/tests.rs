@@ -257,7 +257,7 @@ fn what_could_not_be_given_back_is_not_had_again_and_is_owed() {
 #[test]
 fn a_process_that_nobody_follows_any_more_is_released_unless_it_was_to_be_left() {
     let (first, second) = (ProcessId(1), ProcessId(2));
-    let follow = |process| Request::Process(ProcessRequest::Follow { process, from: 0, window: 9 });
+    let follow = |process| Request::Process(ProcessRequest::Follow { process, from: 0, window: 9, owed: 0 });
     let release = |process| Request::Process(ProcessRequest::Release { process });
     let detach = |process| Request::Process(ProcessRequest::Detach { process });
     let mut held = Held::default();
