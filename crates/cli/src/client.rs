@@ -256,6 +256,27 @@ impl Client {
         })
     }
 
+    /// Waits for the answer of the only request that is under way, and tells what is said unasked meanwhile.
+    pub fn wait_noting<M: Method>(
+        &self,
+        ticket: Ticket<M>,
+        mut note: impl FnMut(ServerNotification),
+    ) -> Result<M::Reply> {
+        loop {
+            while let Some(notification) = self.take_notification()? {
+                note(notification);
+            }
+            let is_over = {
+                let state = lock(&self.state);
+                state.answers.contains_key(&ticket.id) || state.ended.is_some()
+            };
+            if is_over {
+                return self.wait(ticket);
+            }
+            self.receive()?;
+        }
+    }
+
     /// Takes the reading over from those who wait, for a thread that does nothing else. Nobody may be waiting yet.
     ///
     /// A thread that writes does not read; and the daemon takes no more requests from a client that does not read its

@@ -149,7 +149,10 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::VmShow(show) => done::<api::vm::Show>(vm::show(&daemon, show).await),
         Call::VmList(_) => done::<api::vm::List>(vm::list(&daemon).await),
         Call::VmLogs(logs) => done::<api::vm::Logs>(vm::logs(&daemon, logs).await),
-        Call::ImageBuild(build) => done::<api::image::Build>(image::build(&daemon, build).await),
+        Call::ImageBuild(build) => done::<api::image::Build>(image::build(&daemon, &context, build).await),
+        Call::ImagePromote(promote) => {
+            done::<api::image::Promote>(image::promote(&daemon, &context, promote).await)
+        }
         Call::ImageShow(show) => done::<api::image::Show>(image::show(&daemon, show).await),
         Call::ImageList(_) => done::<api::image::List>(image::list(&daemon).await),
         Call::ImageDelete(delete) => done::<api::image::Delete>(image::delete(&daemon, delete).await),

@@ -34,7 +34,7 @@ use remote::transport::vm::{power_off, serving};
 use rustix::process::Signal;
 use supervisor::process::AdoptError;
 use supervisor::{Exit, Process};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use wire::api::event::VmState;
 use wire::api::{ErrorKind, ErrorObject};
@@ -76,6 +76,8 @@ pub enum Command {
     Stop(Duration, Answer<()>),
     /// To end at once.
     Kill(Answer<()>),
+    /// To stay stopped until the lease is dropped. Refused if it runs.
+    Lend(Answer<Lease>),
     /// To be no more.
     Delete {
         /// Also if it runs.
@@ -85,15 +87,23 @@ pub enum Command {
     },
 }
 
+/// As long as this is there, a microVM does nothing.
+#[derive(Debug)]
+pub struct Lease {
+    _end: oneshot::Sender<std::convert::Infallible>,
+}
+
 impl Command {
     /// Answers it with an error.
     fn refuse(self, error: ErrorObject) {
-        let (Command::Start(answer)
-        | Command::Stop(_, answer)
-        | Command::Kill(answer)
-        | Command::Delete { answer, .. }) = self;
         // Whoever asked may have gone.
-        drop(answer.send(Err(error)));
+        match self {
+            Command::Start(answer)
+            | Command::Stop(_, answer)
+            | Command::Kill(answer)
+            | Command::Delete { answer, .. } => drop(answer.send(Err(error))),
+            Command::Lend(answer) => drop(answer.send(Err(error))),
+        }
     }
 }
 
@@ -349,9 +359,23 @@ impl Vm {
             },
             Command::Stop(grace, answer) => self.stop(Some(grace), answer).await,
             Command::Kill(answer) => self.stop(None, answer).await,
+            Command::Lend(answer) => self.lend(answer).await,
             Command::Delete { force, answer } => return self.delete(force, answer).await,
         }
         ControlFlow::Continue(())
+    }
+
+    /// Does nothing until what it has is given back.
+    async fn lend(&self, answer: Answer<Lease>) {
+        if self.process.is_some() {
+            let error = self.busy("is running").with_hint(format!("stead vm stop {}", self.name));
+            drop(answer.send(Err(error)));
+            return;
+        }
+        let (end, back) = oneshot::channel();
+        drop(answer.send(Ok(Lease { _end: end })));
+        // Nothing is ever sent: it is dropped.
+        drop(back.await);
     }
 
     fn busy(&self, what: &str) -> ErrorObject {

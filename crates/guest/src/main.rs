@@ -1,7 +1,7 @@
 //! The first process of a microVM, and what serves its ports.
 //!
 //! ```text
-//!  kernel ─► /init ── boot: modules, root, /run/stead ──┬─► the image's init, if it has one
+//!  kernel ─► /init ── boot: modules, root, network ─────┬─► the image's init, if it has one
 //!             │                                         └─► init: reaps, powers off
 //!             └─► guard ─► ports ─┬─► agent       a stream of one port
 //!              (starts it again)  └─► agent       a stream of another ..
@@ -12,7 +12,10 @@
 //!
 //! | on the kernel's command line | |
 //! |---|---|
-//! | `stead.name=NAME` | the guest's host name |
+//! | `stead.name=NAME` | the guest's host name, also written to `/etc/hostname` |
+//! | `stead.ip=ADDRESS/PREFIX` | the IPv4 address of its first virtio network card; without it there is no network |
+//! | `stead.gw=ADDRESS` | where packets to everywhere else go |
+//! | `stead.dns=ADDRESS` | who resolves names, written to `/etc/resolv.conf` |
 //! | `stead.init=PATH` | the init to become; without it `/sbin/init`, if there is one |
 //!
 //! What does not work is said on the console, and ends the guest if it cannot do without.
@@ -21,6 +24,7 @@
 
 mod boot;
 mod init;
+mod network;
 mod port;
 mod ports;
 

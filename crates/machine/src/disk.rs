@@ -7,16 +7,30 @@
 //!
 //! Neither takes time or room by the size of the image. A full copy is never made.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use wire::api::ErrorKind;
+
+use crate::course::Course;
+use crate::engine::qemu::value;
 use crate::error::{Error, Result};
-use crate::program;
+use crate::program::Program;
 
 /// How long making an overlay may take: it is a file of some blocks.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long writing a disk anew may take.
+const CONVERT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+const QCOW2: &[u8] = b"QFI\xfb";
+
+/// What is looked at of a disk.
+const HEAD_BYTES: u64 = 104;
 
 /// How a disk is written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,9 +73,82 @@ pub fn make(directory: &Path, image: &Path) -> Result<()> {
     let overlay = directory.join(Format::Qcow2.file());
     let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"].map(Into::into);
     let paths = [image.as_os_str().to_owned(), overlay.clone().into_os_string()];
-    program::run("qemu-img", "qemu-utils", arguments.into_iter().chain(paths), MAKE_TIMEOUT)?;
+    let making = Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT };
+    making.run(arguments.into_iter().chain(paths))?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&overlay, private).map_err(|error| Error::file("narrow", &overlay, &error))
+}
+
+/// How a disk of whatever origin is written down, by what it begins with. One that has its content elsewhere is refused: it would
+/// show whatever file of this computer it names. Of qcow2 (QEMU's `docs/interop/qcow2.rst`), highest byte first:
+///
+/// | offset | size | content |
+/// |---|---|---|
+/// | 0 | 4 | `QFI` and 0xfb |
+/// | 4 | 4 | the version, 2 or 3 |
+/// | 8 | 8 | where the name of the disk is that it is over; 0 if it is over none |
+/// | 24 | 8 | the length of the disk |
+/// | 72 | 8 | of version 3, what has to be understood: bit 2, that its content is in another file |
+pub fn examine(path: &Path) -> Result<Format> {
+    let head = head(path)?;
+    if !head.starts_with(QCOW2) {
+        return Ok(Format::Raw);
+    }
+    let refused = |why: &str| {
+        let message = format!("`{}` {why}", path.display());
+        Err(Error::new(ErrorKind::Refused, message)
+            .hint("qemu-img convert -O qcow2 makes one that stands alone"))
+    };
+    let version = number(&head, 4) >> 32;
+    match version {
+        2 | 3 if number(&head, 8) != 0 => refused("is a disk over another one"),
+        3 if number(&head, 72) & 4 != 0 => refused("is a disk with its content in another file"),
+        2 | 3 => Ok(Format::Qcow2),
+        _ => refused("is a qcow2 disk of an unknown version"),
+    }
+}
+
+/// How much room a disk takes at the most when it is written as its guest sees it.
+pub fn bytes_max(path: &Path, format: Format) -> Result<u64> {
+    match format {
+        // What it has packed may come to as much.
+        Format::Qcow2 => Ok(number(&head(path)?, 24)),
+        Format::Raw => {
+            let found = std::fs::metadata(path).map_err(|error| Error::file("look at", path, &error))?;
+            Ok(found.len())
+        }
+    }
+}
+
+/// Writes a disk as its guest sees it to a file that is as long, and empty. Zeros are left out. What it is over is trusted. Blocks.
+pub fn flatten(from: &Path, format: Format, to: &Path, course: &Course) -> Result<()> {
+    let mut file = OsString::from(format!("driver={},file.driver=file,file.filename=", format.name()));
+    // As a value of a list: a comma is doubled.
+    file.push(value(from));
+    let mut arguments: Vec<OsString> =
+        ["convert", "-q", "-n", "--target-is-zero", "-O", "raw", "--image-opts"].map(Into::into).into();
+    arguments.extend([file, to.as_os_str().to_owned()]);
+    let converting = Program { name: "qemu-img", package: "qemu-utils", patience: CONVERT_TIMEOUT };
+    converting.run_telling(arguments, course, |_| None)
+}
+
+fn head(path: &Path) -> Result<Vec<u8>> {
+    let failed = |error| Error::file("read", path, &error);
+    // A pipe that nobody writes to would be waited for to open.
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Error::new(ErrorKind::Usage, format!("`{}` is no regular file", path.display())));
+    }
+    let mut head = Vec::new();
+    file.take(HEAD_BYTES).read_to_end(&mut head).map_err(failed)?;
+    Ok(head)
+}
+
+/// The eight bytes there, as a number. What is not there is zero.
+fn number(head: &[u8], at: usize) -> u64 {
+    let bytes = head.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_be_bytes)
 }
 
 /// Makes a copy that shares all blocks. Whether that can be done here.

@@ -12,19 +12,26 @@
 //! It is made in `IMAGES/.new-NUMBER`, and renamed when it is whole and on the disk; what is left there by whoever was killed is
 //! removed by the next daemon or with the next image. Whoever changes something under `IMAGES` holds the daemon's lock of images.
 
+mod archive;
+pub mod debian;
+mod ext4;
+mod root;
+mod tree;
+
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use root::Examined;
 use serde::{Deserialize, Serialize};
 use supervisor::socket::private_directory;
 use wire::api::ErrorKind;
 
+use crate::course::Course;
+use crate::disk::{self, Format};
 use crate::error::{Error, Result};
 use crate::kernel::{self, read_bounded};
 use crate::modules::{self, MODULES_BYTES_MAX, Module};
-use crate::program;
 
 /// The longest manifest.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
@@ -34,21 +41,6 @@ const IMAGES_MAX: usize = 1024;
 
 /// The longest name of an image or a vm: a vm's is also its host name, and part of the path of a socket.
 pub const NAME_BYTES_MAX: usize = 32;
-
-/// What a root file system has to spare at least, for what a guest writes.
-const SPARE_BYTES: u64 = 512 << 20;
-
-/// The most that is taken as a root file system.
-const ROOT_BYTES_MAX: u64 = 256 << 30;
-
-/// The most files of one.
-const FILES_MAX: u64 = 5_000_000;
-
-/// How much of a root file system there is for each file that a guest may add, on average: what `mke2fs` takes by itself.
-const BYTES_PER_FILE: u64 = 16 << 10;
-
-/// How long writing one may take.
-const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// The version of what is on disk.
 const VERSION: u32 = 1;
@@ -91,12 +83,34 @@ pub struct Image {
 pub struct Build {
     /// What it is to be called.
     pub name: String,
-    /// The directory that is to be its root.
-    pub root: PathBuf,
+    /// What is to be its root.
+    pub source: Source,
     /// The kernel's file; none for the one of this computer.
     pub kernel: Option<PathBuf>,
     /// The directory of the kernel's modules, `lib/modules/VERSION`; none for the one beside the kernel.
     pub modules: Option<PathBuf>,
+}
+
+/// What a root file system is made of.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A directory, with the owners that its files have here.
+    Directory(PathBuf),
+    /// A tar, which may be packed by gzip or zstd.
+    Archive(PathBuf),
+    /// Packages of this release of Debian.
+    Debian(String),
+    /// A disk that is an ext4 file system as a whole, raw or qcow2, of whatever origin.
+    Disk(PathBuf),
+    /// The disk of a microVM that does not run, with the kernel of the image that it boots from.
+    Vm {
+        /// The disk.
+        disk: PathBuf,
+        /// How it is written down.
+        format: Format,
+        /// What it is over.
+        image: Image,
+    },
 }
 
 /// Checks that this can be the name of a new image or vm.
@@ -205,7 +219,7 @@ pub fn delete(images: &Path, name: &str) -> Result<()> {
 }
 
 /// Makes an image, and says before each part what it does. Nothing is left of one that could not be made. Blocks.
-pub fn build(images: &Path, build: &Build, progress: impl Fn(&str)) -> Result<Image> {
+pub fn build(images: &Path, build: &Build, course: &Course) -> Result<Image> {
     check_name(&build.name, "image")?;
     private_directory(images).map_err(|error| Error::new(ErrorKind::Failure, error.to_string()))?;
     sweep(images);
@@ -218,7 +232,7 @@ pub fn build(images: &Path, build: &Build, progress: impl Fn(&str)) -> Result<Im
     }
     let new = images.join(format!(".new-{}", std::process::id()));
     fs::DirBuilder::new().mode(0o700).create(&new).map_err(|error| Error::file("make", &new, &error))?;
-    let made = fill(&new, build, progress)
+    let made = fill(&new, build, course)
         .and_then(|()| sync(&new.join("modules")))
         .and_then(|()| sync(&new))
         .and_then(|()| fs::rename(&new, &place).map_err(|error| Error::file("make", &place, &error)));
@@ -262,14 +276,18 @@ fn remove_tree(path: &Path) -> Result<()> {
     fs::remove_dir_all(path).map_err(|error| Error::file("remove", path, &error))
 }
 
-fn fill(new: &Path, build: &Build, progress: impl Fn(&str)) -> Result<()> {
-    progress("looking at the root file system");
-    let size = measure(&build.root)?;
-    let (kernel, modules) = kernel_of(build)?;
-    progress("unpacking the kernel");
-    let kernel_content = kernel::read(&kernel)?;
+fn fill(new: &Path, build: &Build, course: &Course) -> Result<()> {
+    let stage = new.join("stage");
+    let (examined, boot) = examine(build, &stage, course)?;
+    course.begin("unpacking the kernel")?;
+    let (kernel_content, modules) = match &build.source {
+        Source::Vm { image, .. } => (kernel::read(&image.kernel())?, image.modules()?),
+        _ => {
+            let (kernel, modules) = kernel_of(build, &boot)?;
+            (kernel::read(&kernel)?, modules::gather(&modules)?)
+        }
+    };
     write(&new.join("kernel"), &kernel_content)?;
-    let modules = modules::gather(&modules)?;
     fs::DirBuilder::new()
         .mode(0o700)
         .create(new.join("modules"))
@@ -279,9 +297,13 @@ fn fill(new: &Path, build: &Build, progress: impl Fn(&str)) -> Result<()> {
     }
     let order: String = modules.iter().map(|module| format!("{}\n", module.name)).collect();
     write(&new.join("modules/order"), order.as_bytes())?;
-    progress("writing the root file system");
+    course.begin("writing the root file system")?;
     let root = new.join("root.ext4");
-    let content = make_root(&build.root, &root, size)?;
+    examined.write(&root, course)?;
+    if stage.exists() {
+        remove_tree(&stage)?;
+    }
+    let content = content_of(&root)?;
     let manifest = Manifest {
         version: VERSION,
         kernel: Content {
@@ -297,68 +319,34 @@ fn fill(new: &Path, build: &Build, progress: impl Fn(&str)) -> Result<()> {
     write(&new.join("image.json"), &text)
 }
 
-/// How large a root file system has to be.
-#[derive(Debug, Clone, Copy)]
-struct Size {
-    /// The length of all files, with what each takes beside its content.
-    bytes: u64,
-    files: u64,
-}
-
-/// How large a root file system has to be for what is in this directory; refused if that is none to boot from.
-fn measure(root: &Path) -> Result<Size> {
-    /// A file's last block, its inode, and its name.
-    const FILE_BYTES: u64 = 4096 + 512;
-    let (mut bytes, mut files) = (0_u64, 0_u64);
-    let mut directories = vec![root.to_owned()];
-    while let Some(directory) = directories.pop() {
-        let failed = |error| Error::file("list", &directory, &error);
-        for entry in fs::read_dir(&directory).map_err(failed)? {
-            let found = entry.map_err(failed)?;
-            // Links are not followed: whatever they name is the guest's.
-            let metadata = found.metadata().map_err(failed)?;
-            files += 1;
-            bytes = bytes.saturating_add(FILE_BYTES);
-            if metadata.is_dir() {
-                directories.push(found.path());
-            } else if metadata.is_file() {
-                bytes = bytes.saturating_add(metadata.len());
-            }
-            if files > FILES_MAX || bytes > ROOT_BYTES_MAX {
-                let message = format!(
-                    "`{}` is too large for a root file system: more than {} GiB or {FILES_MAX} files",
-                    root.display(),
-                    ROOT_BYTES_MAX >> 30
-                );
-                return Err(Error::new(ErrorKind::Usage, message));
-            }
+/// What is to be the root, and where a kernel is looked for. `stage` is made if a place is needed meanwhile.
+fn examine(build: &Build, stage: &Path, course: &Course) -> Result<(Examined, PathBuf)> {
+    const LOOKING: &str = "looking at the root file system";
+    let boot = PathBuf::from("/boot");
+    match &build.source {
+        Source::Directory(path) => {
+            course.begin(LOOKING)?;
+            Ok((root::examine_directory(path)?, boot))
         }
-    }
-    match files {
-        0 => Err(Error::new(ErrorKind::Usage, format!("`{}` is empty", root.display()))),
-        _ => Ok(Size { bytes, files }),
+        Source::Archive(path) => {
+            course.begin(LOOKING)?;
+            Ok((root::examine_archive(path, course)?, boot))
+        }
+        Source::Debian(release) => {
+            let installed = debian::install(stage, release, course)?;
+            course.begin(LOOKING)?;
+            Ok((root::examine_archive(&installed.archive, course)?, installed.boot))
+        }
+        Source::Disk(path) => Ok((Examined::Disk(path.clone(), disk::examine(path)?), boot)),
+        Source::Vm { disk, format, .. } => Ok((Examined::Disk(disk.clone(), *format), boot)),
     }
 }
 
-fn make_root(from: &Path, to: &Path, Size { bytes, files }: Size) -> Result<Content> {
-    let failed = |error| Error::file("make", to, &error);
-    let mut options = fs::OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
-    // What the file system itself takes is a part of its size.
-    let size = (bytes + bytes / 4 + SPARE_BYTES).next_multiple_of(1 << 20);
-    file.set_len(size).map_err(failed)?;
-    // A file system of many small files has a place for each of them, and as many to spare as any other.
-    let inodes = (files + size / BYTES_PER_FILE).to_string();
-    let options = ["-q", "-F", "-t", "ext4", "-m", "0", "-L", "stead-root"];
-    let more = ["lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0", "-d"];
-    let arguments = options.into_iter().chain(["-N", &inodes, "-E"]).chain(more).map(Into::into);
-    let paths = [from.as_os_str().to_owned(), to.as_os_str().to_owned()];
-    program::run("mke2fs", "e2fsprogs", arguments.chain(paths), BUILD_TIMEOUT)?;
-    sync(to)?;
+fn content_of(path: &Path) -> Result<Content> {
     let mut hasher = blake3::Hasher::new();
-    let read = fs::File::open(to).and_then(|file| hash(file, &mut hasher));
+    let read = fs::File::open(path).and_then(|file| hash(file, &mut hasher));
     Ok(Content {
-        bytes: read.map_err(|error| Error::file("read", to, &error))?,
+        bytes: read.map_err(|error| Error::file("read", path, &error))?,
         blake3: hasher.finalize().to_hex().to_string(),
     })
 }
@@ -376,10 +364,10 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// The kernel to take, and the directory of its modules.
-fn kernel_of(build: &Build) -> Result<(PathBuf, PathBuf)> {
+fn kernel_of(build: &Build, boot: &Path) -> Result<(PathBuf, PathBuf)> {
     let kernel = match &build.kernel {
         Some(kernel) => kernel.clone(),
-        None => newest_kernel(Path::new("/boot"))?,
+        None => newest_kernel(boot)?,
     };
     if let Some(modules) = &build.modules {
         return Ok((kernel, modules.clone()));
@@ -430,25 +418,17 @@ mod tests {
         fs::create_dir_all(root.join("bin")).unwrap();
         fs::write(scratch.path().join("vmlinuz"), "no kernel").unwrap();
         let kernel = Some(scratch.path().join("vmlinuz"));
-        let wanted = Build { name: "a".into(), root, kernel, modules: Some(scratch.path().to_owned()) };
-        let error = build(&images, &wanted, |_| ()).unwrap_err();
+        let wanted = Build {
+            name: "a".into(),
+            source: Source::Directory(root),
+            kernel,
+            modules: Some(scratch.path().to_owned()),
+        };
+        let (course, _client) = Course::new(|_| ()).unwrap();
+        let error = build(&images, &wanted, &course).unwrap_err();
         assert!(error.message.contains("no kernel that can be booted"), "{error}");
         assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
         assert_eq!(list(&images).unwrap(), []);
-    }
-
-    #[test]
-    fn a_root_of_many_small_files_has_a_place_for_each_and_some_to_spare() {
-        let scratch = tempfile::tempdir().unwrap();
-        let (from, to) = (scratch.path().join("root"), scratch.path().join("root.ext4"));
-        fs::create_dir_all(from.join("bin")).unwrap();
-        let files = 200_000;
-        make_root(&from, &to, Size { bytes: files * 4608, files }).unwrap();
-        // The superblock is at 1024 and begins with the number of inodes; the fifth number is that of the free ones.
-        let head = std::io::Read::take(fs::File::open(&to).unwrap(), 2048);
-        let head: Vec<u8> = std::io::Read::bytes(head).collect::<std::io::Result<_>>().unwrap();
-        let free = u64::from(u32::from_le_bytes(head[1040..1044].try_into().unwrap()));
-        assert!(free > files + SPARE_BYTES / BYTES_PER_FILE, "{free}");
     }
 
     #[test]
@@ -464,13 +444,16 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_root_and_a_kernel_without_modules_are_refused() {
+    fn a_kernel_without_modules_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
-        let error = measure(scratch.path()).unwrap_err();
-        assert!(error.message.contains("is empty"), "{error}");
         let kernel = Some(scratch.path().join("boot/vmlinuz-1"));
-        let wanted = Build { name: "a".into(), root: scratch.path().to_owned(), kernel, modules: None };
-        assert!(kernel_of(&wanted).unwrap_err().hint.unwrap().contains("--modules"));
+        let wanted = Build {
+            name: "a".into(),
+            source: Source::Directory(scratch.path().to_owned()),
+            kernel,
+            modules: None,
+        };
+        assert!(kernel_of(&wanted, Path::new("/boot")).unwrap_err().hint.unwrap().contains("--modules"));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! MicroVMs: what they boot from, what they write to, and what runs them.
 //!
-//! - [`image`]: a kernel, its modules and a root file system, under a name.
+//! - [`image`]: a kernel, its modules and a root file system, under a name. [`image::tree`], [`image::archive`] and
+//!   [`image::ext4`] make that file system of an archive.
 //! - [`kernel`], [`modules`], [`initramfs`]: what a guest's kernel is given.
 //! - [`disk`]: a guest's root disk, which holds only what differs from the image.
 //! - [`vm`]: what is written down of a microVM, and the places of its files.
 //! - [`engine`]: how a guest is run. [`engine::qemu`] is the one there is.
 //! - [`console`]: what a guest says, within a limit.
+//! - [`course`]: how work that takes its time is followed, and called off.
 //!
 //! ```text
 //!  IMAGES/NAME/    image.json  kernel  modules/  root.ext4            shared, never written to again
@@ -25,6 +27,7 @@
 //! - An image is not trusted: its kernel, modules and files are read within limits, and only a guest runs them.
 
 pub mod console;
+pub mod course;
 pub mod disk;
 pub mod engine;
 pub mod error;

@@ -279,6 +279,8 @@ methods! {
     VmLogs = "vm.logs": vm::Logs => vm::Console;
     /// Make an image of a kernel and a root file system.
     ImageBuild = "image.build": image::Build => image::Image;
+    /// Make an image of a microVM's disk.
+    ImagePromote = "image.promote": image::Promote => image::Image;
     /// One image.
     ImageShow = "image.show": image::Show => image::Image;
     /// All images.
@@ -382,6 +384,8 @@ notes! {
         EventHappened = "event.happened": event::Notice;
         /// Events were dropped: this connection reads too slowly.
         EventMissed = "event.missed": event::Missed;
+        /// What is being done to make an image.
+        ImageProgress = "image.progress": image::Progress;
         /// Somebody has to type something for a request of this connection to go on.
         PromptAsk = "prompt.ask": prompt::Ask;
     }

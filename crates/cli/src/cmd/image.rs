@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use wire::api::image::{Build, Delete, Image, List, Show};
+use wire::api::image::{Build, Delete, Image, List, Promote, Show, Source};
+use wire::api::{Call, Method, ServerNotification};
 use wire::bytestring::ByteString;
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::output::text::{age, bytes};
+use crate::output::text::{age, bytes, one_line};
 use crate::output::{Align, Table};
 
 /// Make and show images: what vms boot from.
@@ -23,8 +24,19 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make an image of a directory that is a root file system, and a kernel
+    /// Make an image of a root file system and a kernel; of Debian's packages unless a root is named
+    ///
+    /// Without --root and --from packages of Debian are downloaded by mmdebstrap, with systemd, git and their own kernel.
     Build(BuildArgs),
+    /// Make an image of a disk that is there
+    Register(RegisterArgs),
+    /// Make an image of what a vm has written, which has to be stopped
+    Promote {
+        /// Which vm
+        vm: String,
+        /// What to call the image
+        name: String,
+    },
     /// Show the images
     List,
     /// Show an image
@@ -44,12 +56,33 @@ struct BuildArgs {
     /// What to call it: up to 32 small letters, digits and `-`
     name: String,
     /// The directory that is to be its root, with the owners that its files have here
-    #[arg(long, value_name = "DIR")]
-    root: PathBuf,
-    /// The kernel: a vmlinuz of x86-64 that is packed by lz4 or zstd, or a vmlinux. `auto` is the newest in /boot
+    #[arg(long, value_name = "DIR", conflicts_with = "from")]
+    root: Option<PathBuf>,
+    /// The archive that is to be its root: a tar, which may be packed by gzip or zstd, with the owners that it says
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// The release of Debian whose packages are to be its root [default: bookworm]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["root", "from"])]
+    release: Option<String>,
+    /// The kernel: a vmlinuz of x86-64 that is packed by lz4 or zstd, or a vmlinux. `auto` is the newest in /boot, or Debian's
     #[arg(long, value_name = "FILE", default_value = "auto")]
     kernel: PathBuf,
     /// The directory of the kernel's modules [default: ../lib/modules/VERSION, seen from a kernel called vmlinuz-VERSION]
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RegisterArgs {
+    /// What to call it: up to 32 small letters, digits and `-`
+    name: String,
+    /// The disk, which is copied: an ext4 file system as a whole, raw or a qcow2 that stands alone
+    #[arg(long, value_name = "FILE")]
+    disk: PathBuf,
+    /// The kernel, as for `build`
+    #[arg(long, value_name = "FILE", default_value = "auto")]
+    kernel: PathBuf,
+    /// The directory of the kernel's modules, as for `build`
     #[arg(long, value_name = "DIR")]
     modules: Option<PathBuf>,
 }
@@ -58,6 +91,12 @@ struct BuildArgs {
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     match args.command {
         Command::Build(args) => build(args, context),
+        Command::Register(args) => {
+            let source = Source::Disk(absolute(args.disk, context));
+            let build = wanted(args.name, source, args.kernel, args.modules, context);
+            print(&make(build, context)?, context)
+        }
+        Command::Promote { vm, name } => print(&make(Promote { vm, name }, context)?, context),
         Command::List => {
             let images = context.daemon()?.call(List {})?;
             if context.output.is_json() {
@@ -83,20 +122,46 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
 }
 
 fn build(args: BuildArgs, context: &mut Context) -> Result<()> {
-    let absolute = |path: PathBuf| ByteString::from(context.cwd.join(path));
-    let build = Build {
-        name: args.name,
-        root: absolute(args.root),
-        kernel: (args.kernel.as_os_str() != "auto").then(|| absolute(args.kernel)),
-        modules: args.modules.map(absolute),
+    let source = match (args.root, args.from) {
+        (Some(root), _) => Source::Directory(absolute(root, context)),
+        (None, Some(archive)) => Source::Archive(absolute(archive, context)),
+        (None, None) => Source::Debian(args.release),
     };
+    let build = wanted(args.name, source, args.kernel, args.modules, context);
+    print(&make(build, context)?, context)
+}
+
+fn absolute(path: PathBuf, context: &Context) -> ByteString {
+    ByteString::from(context.cwd.join(path))
+}
+
+fn wanted(
+    name: String,
+    source: Source,
+    kernel: PathBuf,
+    modules: Option<PathBuf>,
+    context: &Context,
+) -> Build {
+    let kernel = (kernel.as_os_str() != "auto").then(|| absolute(kernel, context));
+    Build { name, source, kernel, modules: modules.map(|path| absolute(path, context)) }
+}
+
+/// Has an image made, and shows how far that is. It is called off when this process ends.
+fn make<M: Method<Reply = Image> + Into<Call>>(params: M, context: &mut Context) -> Result<Image> {
     let client = context.daemon()?;
-    if context.output.shows_progress() {
-        context.output.note(format_args!("the root file system is written"));
-    }
-    let image = client.call(build)?;
+    let ticket = client.send(params)?;
+    client.wait_noting(ticket, |notification| {
+        if let ServerNotification::ImageProgress(progress) = notification
+            && context.output.shows_progress()
+        {
+            context.output.note(format_args!("{}: {}", progress.name, one_line(&progress.part)));
+        }
+    })
+}
+
+fn print(image: &Image, context: &mut Context) -> Result<()> {
     if context.output.is_json() {
-        return context.output.document(&image);
+        return context.output.document(image);
     }
     context.output.line(format_args!("{}  {}", image.name, bytes(image.occupied)))
 }

@@ -682,7 +682,7 @@ fn image_methods() -> Vec<Method> {
     let name = || "tiny".to_owned();
     let build = image::Build {
         name: name(),
-        root: "/srv/root".into(),
+        source: image::Source::Directory("/srv/root".into()),
         kernel: Some("/boot/vmlinuz-6.1.0".into()),
         modules: Some("/lib/modules/6.1.0".into()),
     };
@@ -699,8 +699,15 @@ fn image_methods() -> Vec<Method> {
         Method {
             call: build.into(),
             reply: json(&an_image),
-            text: "Makes an image of a directory and a kernel. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
-                   beside the kernel. It is made whether whoever asked for it stays or not.",
+            text: "Makes an image of a root file system and a kernel. `source` is `{\"directory\": PATH}` or `{\"archive\": PATH}`, a tar\n\
+                   which may be packed by gzip or zstd, `{\"debian\": RELEASE}`, where `null` is a release that is\n\
+                   known to work, or `{\"disk\": PATH}`, an ext4 file system as a whole, raw or qcow2. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
+                   beside the kernel. `image.progress` tells what is being done; the end of the connection calls it off.",
+        },
+        Method {
+            call: image::Promote { vm: "dev".to_owned(), name: name() }.into(),
+            reply: json(&an_image),
+            text: "Makes an image of the disk of a microVM, which has to be stopped and stays so meanwhile. It keeps the kernel.",
         },
         Method {
             call: image::Show { name: name() }.into(),
@@ -805,6 +812,11 @@ fn server_notifications() -> Vec<(ServerNotification, &'static str)> {
             process::Exited { process: PROCESS, outcome: process::Outcome::Exited { code: 0 } }.into(),
             "The end of a process: `exited` with its status, `signalled`, or `lost` with the reason; `detached` when it goes on by\n\
              itself.",
+        ),
+        (
+            image::Progress { name: "tiny".to_owned(), part: "writing the root file system".to_owned() }
+                .into(),
+            "What is being done for a request of this connection that makes an image, in words for people.",
         ),
         (
             prompt::Ask { prompt: PROMPT, kind: PromptKind::Secret, text }.into(),

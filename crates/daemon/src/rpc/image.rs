@@ -2,17 +2,25 @@
 //!
 //! Whoever makes or removes an image, or a microVM from one, holds the daemon's one lock of images for as long as that takes.
 
+use machine::course::Course;
+use machine::disk;
+use machine::image::debian::RELEASE;
 use machine::image::{self, check_name};
-use wire::api::image::{Build, Delete, Deleted, Image, Images, Show};
+use tokio::sync::mpsc;
+use wire::api::image::{Build, Delete, Deleted, Image, Images, Progress, Promote, Show, Source};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 
 use super::{Daemon, vm};
-use crate::vm::blocking;
+use crate::session::ClientContext;
+use crate::vm::{Command, blocking, from_machine, places};
 
-/// Makes an image. It is made whether whoever asked for it stays or not.
-pub async fn build(daemon: &Daemon, build: Build) -> Result<Image, ErrorObject> {
+/// Parts of the work that may wait to be told to a client. There are fewer.
+const PARTS_MAX: usize = 64;
+
+/// Makes an image, for as long as the client that asked for it is there.
+pub async fn build(daemon: &Daemon, context: &ClientContext, build: Build) -> Result<Image, ErrorObject> {
     let absolute = |path: ByteString, what: &str| match path.as_path().is_absolute() {
         true => Ok(path.as_path().to_owned()),
         false => {
@@ -21,19 +29,76 @@ pub async fn build(daemon: &Daemon, build: Build) -> Result<Image, ErrorObject> 
     };
     let wanted = image::Build {
         name: build.name,
-        root: absolute(build.root, "root")?,
+        source: match build.source {
+            Source::Directory(path) => image::Source::Directory(absolute(path, "root")?),
+            Source::Archive(path) => image::Source::Archive(absolute(path, "archive")?),
+            Source::Disk(path) => image::Source::Disk(absolute(path, "disk")?),
+            Source::Debian(release) => image::Source::Debian(release.unwrap_or_else(|| RELEASE.to_owned())),
+        },
         kernel: build.kernel.map(|path| absolute(path, "kernel")).transpose()?,
         modules: build.modules.map(|path| absolute(path, "directory of modules")).transpose()?,
     };
-    let (lock, images) = (std::sync::Arc::clone(&daemon.images), daemon.paths.images_dir());
-    let building = tokio::spawn(async move {
-        let _alone = lock.lock().await;
-        let name = wanted.name.clone();
-        let told = move |stage: &str| tracing::info!(image = name, stage, "an image is made");
-        blocking(move || image::build(&images, &wanted, told)).await
-    });
-    let built = building.await.map_err(|error| ErrorObject::internal(error.to_string()))??;
+    let images = daemon.paths.images_dir();
+    let name = wanted.name.clone();
+    let built = make(daemon, context, name, move |course| image::build(&images, &wanted, course)).await?;
     Ok(shown(&built, Vec::new()))
+}
+
+/// Makes an image of what a microVM has written. It stays stopped meanwhile.
+pub async fn promote(
+    daemon: &Daemon,
+    context: &ClientContext,
+    promote: Promote,
+) -> Result<Image, ErrorObject> {
+    check_name(&promote.name, "image").map_err(|error| from_machine(&error))?;
+    let lease = vm::tell(daemon, &promote.vm, Command::Lend).await?;
+    let (images, places) = (daemon.paths.images_dir(), places(&daemon.paths, &promote.vm));
+    let name = promote.name.clone();
+    let built = make(daemon, context, name, move |course| {
+        let _stopped = lease;
+        let gone =
+            || machine::Error::new(ErrorKind::NotFound, format!("the vm `{}` has no disk", promote.vm));
+        let record = places.read()?.ok_or_else(gone)?;
+        let (disk, format) = disk::find(&places.directory).ok_or_else(gone)?;
+        let source = image::Source::Vm { disk, format, image: image::Image::open(&images, &record.image)? };
+        let wanted = image::Build { name: promote.name, source, kernel: None, modules: None };
+        image::build(&images, &wanted, course)
+    });
+    Ok(shown(&built.await?, Vec::new()))
+}
+
+/// Does what makes an image, tells the client of each part, and calls it off when the client goes. Its end is waited for by nobody
+/// then: the lock of images is kept until nothing of it is left.
+async fn make(
+    daemon: &Daemon,
+    context: &ClientContext,
+    name: String,
+    work: impl FnOnce(&Course) -> machine::Result<image::Image> + Send + 'static,
+) -> Result<image::Image, ErrorObject> {
+    let (parts, mut begun) = mpsc::channel(PARTS_MAX);
+    let told = {
+        let name = name.clone();
+        move |part: &str| {
+            tracing::info!(image = name, part, "an image is made");
+            // A client that reads nothing is told less.
+            drop(parts.try_send(part.to_owned()));
+        }
+    };
+    let (course, wanted) = Course::new(told).map_err(|error| from_machine(&error))?;
+    let lock = std::sync::Arc::clone(&daemon.images);
+    let making = tokio::spawn(async move {
+        let _alone = lock.lock().await;
+        blocking(move || work(&course)).await
+    });
+    // The work has the other end, and ends before it.
+    while let Some(part) = begun.recv().await {
+        if context.client.notify(Progress { name: name.clone(), part }).await.is_err() {
+            break;
+        }
+    }
+    let made = making.await.map_err(|error| ErrorObject::internal(error.to_string()))?;
+    drop(wanted);
+    made
 }
 
 /// One of them.
@@ -57,7 +122,7 @@ pub async fn list(daemon: &Daemon) -> Result<Images, ErrorObject> {
 
 /// Removes one that no microVM boots from.
 pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObject> {
-    check_name(&delete.name, "image").map_err(|error| crate::vm::from_machine(&error))?;
+    check_name(&delete.name, "image").map_err(|error| from_machine(&error))?;
     let _alone = daemon.images.lock().await;
     let users = users(daemon, &delete.name).await?;
     if let Some(first) = users.first() {

@@ -70,11 +70,11 @@ pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObj
 }
 
 /// Has the task of a microVM do something, and waits for what comes of it.
-async fn tell(
+pub(super) async fn tell<T>(
     daemon: &Daemon,
     name: &str,
-    command: impl FnOnce(Answer<()>) -> Command,
-) -> Result<(), ErrorObject> {
+    command: impl FnOnce(Answer<T>) -> Command,
+) -> Result<T, ErrorObject> {
     let name = name.to_owned();
     let gone = ErrorObject::new(ErrorKind::NotFound, format!("the vm `{name}` was deleted"));
     let task = daemon.owner.ask(|answer| Event::SelectVm { name, answer }).await?;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test every unexpected error is a failure")]
 
+mod image;
 mod kill;
 mod life;
 mod refusals;

@@ -125,7 +125,7 @@ fn hindrance(processor: &str, kvm: std::io::Result<()>) -> Option<String> {
 }
 
 /// A path in one of QEMU's lists, where a comma is doubled.
-fn value(path: &Path) -> OsString {
+pub(crate) fn value(path: &Path) -> OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let mut escaped = Vec::new();
     for &byte in path.as_os_str().as_bytes() {

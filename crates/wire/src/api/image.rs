@@ -5,20 +5,54 @@ use serde::{Deserialize, Serialize};
 use super::time::Timestamp;
 use crate::bytestring::ByteString;
 
-/// Makes an image of a kernel and a root file system. Answered once it is there.
+/// Makes an image of a kernel and a root file system. Answered once it is there; until then [`Progress`] tells how far it is. It is
+/// called off when the connection ends, and leaves nothing then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Build {
     /// What it is to be called.
     pub name: String,
-    /// The directory that is to be its root: an absolute path.
-    pub root: ByteString,
+    /// What its root file system is made of.
+    pub source: Source,
     /// The kernel's file, an absolute path; without it the newest in `/boot`.
     #[serde(default)]
     pub kernel: Option<ByteString>,
     /// The directory of the kernel's modules, an absolute path; without it the one beside the kernel.
     #[serde(default)]
     pub modules: Option<ByteString>,
+}
+
+/// What a root file system is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Of this directory, an absolute path.
+    Directory(ByteString),
+    /// Of this tar, an absolute path. It may be packed by gzip or zstd.
+    Archive(ByteString),
+    /// Of packages of this release of Debian; without a name the one that is known to work.
+    Debian(Option<String>),
+    /// Of this disk, an absolute path: an ext4 file system as a whole, raw or qcow2.
+    Disk(ByteString),
+}
+
+/// Makes an image of the disk of a microVM that does not run. It keeps its kernel. Answered once it is there, as [`Build`] is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    /// The microVM.
+    pub vm: String,
+    /// What the image is to be called.
+    pub name: String,
+}
+
+/// What is being done for a request of this connection that makes an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Which image.
+    pub name: String,
+    /// A few words for people.
+    pub part: String,
 }
 
 /// An image.

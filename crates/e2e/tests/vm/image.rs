@@ -1,0 +1,150 @@
+//! What images are made of, and what is not taken for one.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use e2e::guest::{GUEST_DEADLINE, kernel, make_root};
+use e2e::{Program, Stead, eventually};
+
+/// For what the daemon does by itself.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Packs what is in a directory.
+fn pack(stead: &Stead, name: &str, root: &Path, more: &[&str]) -> PathBuf {
+    let archive = stead.root().join(name);
+    Program::new("tar").args(more).arg("-cf").arg(&archive).arg("-C").arg(root).arg(".").ok();
+    archive
+}
+
+fn build(stead: &Stead, archive: &Path) -> Program {
+    let program = stead.program().args(["image", "build", "tiny", "--from"]).arg(archive);
+    program.arg("--kernel").arg(kernel()).deadline(GUEST_DEADLINE)
+}
+
+fn promote(stead: &Stead) {
+    stead.program().args(["image", "promote", "dev", "next"]).deadline(GUEST_DEADLINE).ok();
+}
+
+/// What is below a directory of the daemon's.
+fn left(stead: &Stead, directory: &str) -> usize {
+    fs::read_dir(stead.home().join(directory)).into_iter().flatten().count()
+}
+
+#[test]
+fn a_vm_boots_from_an_archive_and_no_name_in_it_leads_out() {
+    let stead = Stead::new();
+    let root = stead.root().join("root");
+    make_root(&root);
+    // What is behind a link is where the guest would find it.
+    symlink("/root", root.join("home")).unwrap();
+    fs::write(root.join("root/kept"), "from the archive").unwrap();
+    fs::set_permissions(root.join("root/kept"), fs::Permissions::from_mode(0o4750)).unwrap();
+    fs::hard_link(root.join("root/kept"), root.join("root/again")).unwrap();
+    let archive = pack(&stead, "root.tar.gz", &root, &["-z", "--owner=:1234", "--group=:70000"]);
+
+    let outside = stead.root().join("escaped");
+    let hostile = stead.root().join("hostile");
+    fs::create_dir_all(hostile.join("bin")).unwrap();
+    fs::write(hostile.join("file"), "").unwrap();
+    let out = format!("--transform=s,^./file$,../../../../..{},", outside.display());
+    for more in [&["-P", &out][..], &["-P", "--transform=s,^./file$,a/../../file,"]] {
+        let refused = build(&stead, &pack(&stead, "hostile.tar", &hostile, more)).run();
+        assert!(refused.code() == 2 && refused.errors().contains("leads out"), "{refused}");
+    }
+    assert!(!outside.exists());
+    assert_eq!(left(&stead, "images"), 0);
+
+    build(&stead, &archive).ok();
+    stead.ok(&["vm", "create", "dev", "--image", "tiny", "--memory", "192M"]);
+    stead.vm(&["start", "dev"]);
+    let script = "cat /home/again /etc/hostname; ls -ln /root/kept; ls -d /lost+found";
+    let said = stead.ok(&["exec", "vm://dev", "--", "sh", "-c", script]).text();
+    assert!(said.starts_with("from the archivedev\n-rwsr-x---    2 1234     70000"), "{said}");
+
+    // What it writes is in an image that is made of it, once it is stopped.
+    stead.ok(&["exec", "vm://dev", "--", "sh", "-c", "echo written > /root/new"]);
+    let running = stead.run(&["image", "promote", "dev", "next"]);
+    assert!(running.code() == 5 && running.errors().contains("stead vm stop dev"), "{running}");
+    stead.vm(&["stop", "dev"]);
+    promote(&stead);
+    let ask = Program::new("/usr/sbin/debugfs").args(["-R", "cat /root/new"]);
+    let said = ask.arg(stead.home().join("images/next/root.ext4")).ok();
+    assert_eq!(said.text(), "written\n");
+    stead.ok(&["vm", "delete", "dev"]);
+}
+
+#[test]
+fn what_a_vm_has_written_becomes_an_image() {
+    let stead = Stead::new();
+    stead.make_image();
+    stead.ok(&["vm", "create", "dev", "--image", "tiny"]);
+    promote(&stead);
+    stead.ok(&["vm", "delete", "dev"]);
+    let image = |name: &str| stead.json(&["image", "show", name]);
+    let tiny = image("tiny");
+    stead.ok(&["image", "delete", "tiny"]);
+
+    // What it is made of is whole by itself, and nothing but a whole file system is taken for one.
+    let disk = stead.home().join("images/next/root.ext4");
+    let register = |disk: &Path| {
+        let program = stead.program().args(["image", "register", "other", "--disk"]).arg(disk);
+        program.arg("--kernel").arg(kernel()).deadline(GUEST_DEADLINE)
+    };
+    let over = stead.root().join("over.qcow2");
+    let made = Program::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
+    made.arg(&disk).arg(&over).ok();
+    let refused = register(&over).run();
+    assert!(refused.code() == 4 && refused.errors().contains("over another"), "{refused}");
+    let refused = register(&kernel()).run();
+    assert!(refused.code() == 2 && refused.errors().contains("no ext4"), "{refused}");
+    assert_eq!(left(&stead, "images"), 1);
+    register(&disk).ok();
+    for name in ["next", "other"] {
+        let made = image(name);
+        assert_eq!((&made["root"], &made["kernel"]), (&tiny["root"], &tiny["kernel"]), "{name}");
+        let occupied = |image: &serde_json::Value| image["occupied"].as_u64().unwrap();
+        assert!(occupied(&made) < 2 * occupied(&tiny), "{made}: {tiny}");
+    }
+}
+
+/// The whole of Debian's default image: minutes, and the network.
+#[test]
+#[ignore = "downloads packages of Debian; `cargo nextest run -p e2e --run-ignored all of_debian`"]
+fn a_vm_of_debian_is_made_of_its_packages_and_begins_with_its_init() {
+    let stead = Stead::new();
+    let building = stead.program().args(["image", "build", "debian"]);
+    building.deadline(Duration::from_secs(1500)).ok();
+    stead.ok(&["vm", "create", "dev", "--image", "debian"]);
+    stead.vm(&["start", "dev"]);
+    let system = || stead.run(&["exec", "vm://dev", "--", "systemctl", "is-system-running", "--wait"]).text();
+    eventually(GUEST_DEADLINE, "the init is done", || system() == "running\n");
+    let said =
+        stead.ok(&["exec", "vm://dev", "--", "sh", "-c", "hostname; cat /etc/hostname; git --version"]);
+    assert!(said.text().starts_with("dev\ndev\ngit version"), "{said}");
+    stead.vm(&["stop", "dev"]);
+    eventually(DEADLINE, "it was powered off by its own init", || {
+        stead.ok(&["vm", "logs", "dev"]).text().contains("Power down")
+    });
+    stead.ok(&["vm", "delete", "dev"]);
+}
+
+#[test]
+fn an_image_that_is_called_off_leaves_nothing() {
+    let stead = Stead::new();
+    // Little, that unpacks to so much that reading it takes longer than calling it off.
+    let part = "truncate -s 64M large && tar -cf - large | head -c 67109376 | gzip -1c";
+    let part = Program::new("sh").args(["-c", part]).cwd(stead.root()).ok().stdout;
+    let archive = stead.root().join("bomb.tar.gz");
+    fs::write(&archive, part.repeat(1000)).unwrap();
+
+    let mut building = build(&stead, &archive).spawn();
+    eventually(DEADLINE, "the image is being made", || left(&stead, "images") == 1);
+    building.kill().unwrap();
+    building.wait().unwrap();
+    eventually(DEADLINE, "nothing of it is left", || left(&stead, "images") == 0);
+    assert_eq!(stead.json(&["image", "list"])["images"], serde_json::json!([]));
+    let refused = stead.run(&["image", "delete", "tiny"]);
+    assert_eq!(refused.code(), 3, "{refused}");
+}
