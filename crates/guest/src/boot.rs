@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 
+use crate::network::{LOOPBACK, Settings, bring_up};
 use crate::{AGENT, GUARD, PROGRAM, log};
 
 /// The modules that the host has put there, in the order in which they are loaded.
@@ -46,7 +47,8 @@ pub fn boot() -> Result<u32, String> {
     if let Some(name) = setting("stead.name=") {
         said("the host name", rustix::system::sethostname(name.as_bytes()));
     }
-    said("the loopback", loopback());
+    said("the loopback", bring_up(LOOPBACK));
+    said("the network", Settings::read(&line).and_then(|network| network.map_or(Ok(()), |it| it.apply())));
     let guard = start_guard().map_err(failed(PROGRAM))?;
     become_init(setting("stead.init=").unwrap_or("/sbin/init"));
     for (at, options) in [("/dev/pts", "mode=0620,ptmxmode=0666"), ("/dev/shm", "mode=1777"), ("/tmp", "")] {
@@ -142,22 +144,6 @@ fn enter_root() -> Result<(), String> {
     mount_move(".", "/").map_err(failed("the root"))?;
     rustix::process::chroot(".").map_err(failed("the root"))?;
     rustix::process::chdir("/").map_err(failed("the root"))
-}
-
-/// Brings up the network that every machine has: what listens there is what tunnels lead to.
-fn loopback() -> Result<(), std::io::Error> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    use std::os::fd::AsRawFd;
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    // SAFETY: all of it may be zero.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: the request is a whole one, and lives until the call is over. rustix has no such call.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
 }
 
 /// Becomes the image's own init. Returns if it has none that runs.

@@ -13,6 +13,7 @@
 //! | on the kernel's command line | |
 //! |---|---|
 //! | `stead.name=NAME` | the guest's host name |
+//! | `stead.ip=`, `stead.gw=`, `stead.dns=` | its [network] |
 //! | `stead.init=PATH` | the init to become; without it `/sbin/init`, if there is one |
 //!
 //! What does not work is said on the console, and ends the guest if it cannot do without.
@@ -21,6 +22,7 @@
 
 mod boot;
 mod init;
+mod network;
 mod port;
 mod ports;
 

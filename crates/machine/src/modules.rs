@@ -17,7 +17,7 @@ use crate::kernel::read_bounded;
 const NEEDED: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_console", "ext4"];
 
 /// What it is better off with.
-const WANTED: [&str; 4] = ["crc32c_generic", "virtio_rng", "button", "overlay"];
+const WANTED: [&str; 5] = ["crc32c_generic", "virtio_rng", "virtio_net", "button", "overlay"];
 
 /// The longest module.
 const MODULE_BYTES_MAX: u64 = 32 << 20;

@@ -16,6 +16,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::image::{Image, check_name};
 use crate::kernel::read_bounded;
+use crate::network::Network;
 
 /// The longest record.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
@@ -38,16 +39,23 @@ pub struct Record {
     pub cpus: u32,
     /// Memory, in MiB.
     pub memory_mib: u32,
+    /// Its network, if it has one.
+    #[serde(default)]
+    pub network: Option<Network>,
     /// The VMM, if it was running when that was written.
     #[serde(default)]
     pub process: Option<Identity>,
+    /// The gate of its network while the VMM runs.
+    #[serde(default)]
+    pub gate: Option<Identity>,
 }
 
 impl Record {
     /// A microVM that does not run.
     pub fn new(image: &str, engine: &str, cpus: u32, memory_mib: u32) -> Record {
         let (image, engine) = (image.to_owned(), engine.to_owned());
-        Record { version: VERSION, id: new_id(), image, engine, cpus, memory_mib, process: None }
+        let (process, gate, network) = (None, None, None);
+        Record { version: VERSION, id: new_id(), image, engine, cpus, memory_mib, network, process, gate }
     }
 }
 

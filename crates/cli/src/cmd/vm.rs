@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use wire::api::status::Vm;
-use wire::api::vm::{Create, Delete, Kill, List, Logs, Show, Start, Stop, Vms};
+use wire::api::vm::{Create, Delete, Forward, Kill, List, Logs, Show, Start, Stop, Vms};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -79,6 +79,21 @@ struct CreateArgs {
     /// How much memory it has: `512M`, `2G` [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     memory: Option<u32>,
+    /// Give it a network: it reaches what this computer reaches, but not what listens on this computer's loopback, nor other vms
+    #[arg(long)]
+    nat: bool,
+    /// Have a port of this computer's loopback lead to one of it, which has a network then; repeatable
+    #[arg(long = "port", value_name = "HOST:GUEST", value_parser = forward)]
+    ports: Vec<Forward>,
+}
+
+/// A port here and one there.
+fn forward(text: &str) -> std::result::Result<Forward, String> {
+    let ports = text
+        .split_once(':')
+        .and_then(|(host, guest)| Some(Forward { host: host.parse().ok()?, guest: guest.parse().ok()? }));
+    let ports = ports.filter(|ports| ports.host != 0 && ports.guest != 0);
+    ports.ok_or_else(|| format!("`{text}` is no pair of ports such as 8080:80"))
 }
 
 /// A size as people write it, in MiB.
@@ -97,8 +112,9 @@ fn mebibytes(text: &str) -> std::result::Result<u32, String> {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     match args.command {
-        Command::Create(CreateArgs { name, image, cpus, memory }) => {
-            let vm = context.daemon()?.call(Create { name, image, cpus, memory_mib: memory })?;
+        Command::Create(CreateArgs { name, image, cpus, memory, nat, ports }) => {
+            let create = Create { name, image, cpus, memory_mib: memory, nat, ports };
+            let vm = context.daemon()?.call(create)?;
             print(&vm, context)
         }
         Command::Start { name } => {
@@ -189,6 +205,14 @@ fn logs(name: String, context: &mut Context) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_read_as_a_pair() {
+        assert_eq!(forward("8080:80"), Ok(Forward { host: 8080, guest: 80 }));
+        for wrong in ["", "80", "80:", ":80", "0:80", "80:0", "80:65536", "1:2:3", "a:b"] {
+            assert!(forward(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn memory_is_read_with_its_unit_only() {

@@ -561,6 +561,7 @@ fn thread_methods() -> Vec<Method> {
 
 fn vm_methods() -> Vec<Method> {
     let name = || "dev".to_owned();
+    let ports = || vec![vm::Forward { host: 8080, guest: 80 }];
     let a_vm = |state, pid| status::Vm {
         name: name(),
         state,
@@ -569,11 +570,20 @@ fn vm_methods() -> Vec<Method> {
         pid,
         cpus: 1,
         memory_mib: 512,
+        nat: true,
+        ports: ports(),
         reason: None,
         since: Timestamp::from_unix(1_767_225_600),
     };
     let (stopped, running) = (a_vm(event::VmState::Stopped, None), a_vm(event::VmState::Running, Some(125)));
-    let create = vm::Create { name: name(), image: "tiny".to_owned(), cpus: Some(1), memory_mib: Some(512) };
+    let create = vm::Create {
+        name: name(),
+        image: "tiny".to_owned(),
+        cpus: Some(1),
+        memory_mib: Some(512),
+        nat: true,
+        ports: ports(),
+    };
     vec![
         Method {
             call: create.into(),

@@ -56,6 +56,8 @@ impl Owner {
             pid: None,
             cpus: record.cpus,
             memory_mib: record.memory_mib,
+            nat: record.network.is_some(),
+            ports: record.network.clone().map(|network| network.ports).unwrap_or_default(),
             reason: None,
             since: now(),
         };

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use machine::console;
 use machine::image::{Image, check_name};
+use machine::network::Network;
 use machine::vm::Record;
 use tokio::sync::oneshot;
 use wire::api::status::Vm;
 use wire::api::vm::{
-    CPUS_MAX, Console, Create, Delete, Deleted, Kill, Logs, MEMORY_MIB_MAX, MEMORY_MIB_MIN, Show, Start,
-    Stop, Vms,
+    CPUS_MAX, Console, Create, Delete, Deleted, Forward, Kill, Logs, MEMORY_MIB_MAX, MEMORY_MIB_MIN, Show,
+    Start, Stop, Vms,
 };
 use wire::api::{ErrorKind, ErrorObject};
 
@@ -34,13 +35,24 @@ pub async fn create(daemon: &Daemon, create: Create) -> Result<Vm, ErrorObject> 
         let message = format!("a vm has {MEMORY_MIB_MIN} MiB to {} GiB of memory", MEMORY_MIB_MAX >> 10);
         return Err(ErrorObject::new(ErrorKind::Usage, message));
     }
+    let network = network(create.nat, create.ports)?;
     let _unchanged = daemon.images.lock().await;
     let (images, image) = (daemon.paths.images_dir(), create.image.clone());
     let image = blocking(move || Image::open(&images, &image)).await?;
-    let record = Record::new(&image.name, daemon.engine.name(), cpus, memory);
+    let record = Record { network, ..Record::new(&image.name, daemon.engine.name(), cpus, memory) };
     let name = create.name.clone();
     daemon.owner.ask(|answer| Event::CreateVm { name, record: Box::new((record, image)), answer }).await?;
     show(daemon, Show { name: create.name }).await
+}
+
+/// The network that is wanted.
+fn network(nat: bool, ports: Vec<Forward>) -> Result<Option<Network>, ErrorObject> {
+    if !nat && ports.is_empty() {
+        return Ok(None);
+    }
+    let network = Network { ports };
+    network.check().map_err(|error| from_machine(&error))?;
+    Ok(Some(network))
 }
 
 /// Starts one, and waits until it can be reached.

@@ -28,6 +28,19 @@ pub const MEMORY_MIB_MAX: u32 = 1 << 20;
 /// The most microVMs of one daemon.
 pub const VMS_MAX: usize = 256;
 
+/// The most ports that are forwarded to one microVM.
+pub const FORWARDS_MAX: usize = 64;
+
+/// A port of this computer's loopback that leads to a port of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Here.
+    pub host: u16,
+    /// There.
+    pub guest: u16,
+}
+
 /// Makes a microVM, which does not run. Answered once its disk is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,6 +55,13 @@ pub struct Create {
     /// Memory in MiB, [`MEMORY_MIB_MIN`] to [`MEMORY_MIB_MAX`]; 512 without it.
     #[serde(default)]
     pub memory_mib: Option<u32>,
+    /// Whether it has a network, on which it reaches what this computer does, but neither this computer's loopback nor any other
+    /// microVM.
+    #[serde(default)]
+    pub nat: bool,
+    /// Ports that lead to it, up to [`FORWARDS_MAX`]. It has a network then.
+    #[serde(default)]
+    pub ports: Vec<Forward>,
 }
 
 /// Starts a microVM. Answered once its agent can be reached; at once if it runs already.
