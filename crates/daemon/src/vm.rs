@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use machine::engine::Engine;
+use machine::image::Image;
+use machine::network::Network;
 use machine::vm::{Places, Record};
 use rustix::process::Signal;
 use supervisor::Process;
@@ -62,6 +64,8 @@ pub enum Command {
     Stop(Duration, Answer<()>),
     /// To end at once.
     Kill(Answer<()>),
+    /// To be something else from the next start on.
+    Set(Box<Change>, Answer<()>),
     /// To be no more.
     Delete {
         /// Also if it runs.
@@ -77,6 +81,7 @@ impl Command {
         let (Command::Start(answer)
         | Command::Stop(_, answer)
         | Command::Kill(answer)
+        | Command::Set(_, answer)
         | Command::Delete { answer, .. }) = self;
         // Whoever asked may have gone.
         drop(answer.send(Err(error)));
@@ -95,8 +100,34 @@ pub enum VmEvent {
         /// The VMM.
         pid: Option<u32>,
     },
+    /// It has been changed while it did not run.
+    Changed(Box<Record>),
     /// Nothing of it is left.
     Gone,
+}
+
+/// What a microVM is to be that is to be made.
+#[derive(Debug)]
+pub struct Wanted {
+    /// As it will be written down.
+    pub record: Record,
+    /// What it boots from.
+    pub image: Image,
+    /// How large its disk is to be, if not as large as the image's.
+    pub disk_mib: Option<u32>,
+}
+
+/// What becomes different of a microVM.
+#[derive(Debug)]
+pub struct Change {
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// Memory, in MiB.
+    pub memory_mib: Option<u32>,
+    /// The size of its disk, in MiB.
+    pub disk_mib: Option<u32>,
+    /// Its network, or that it has none.
+    pub network: Option<Option<Network>>,
 }
 
 /// What every task needs.
@@ -164,6 +195,8 @@ enum Phase {
     Starting(Attempt),
     Running,
     Stopping,
+    /// The grace of its guest is over, and its VMM has been told to end.
+    Ending,
 }
 
 /// What a guest that does not serve its ports yet comes from.

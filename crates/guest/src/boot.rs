@@ -47,6 +47,7 @@ pub fn boot() -> Result<u32, String> {
     if let Some(name) = setting("stead.name=") {
         said("the host name", rustix::system::sethostname(name.as_bytes()));
     }
+    said("the size of the root", crate::disk::grow());
     said("the loopback", bring_up(LOOPBACK));
     said("the network", Settings::read(&line).and_then(|network| network.map_or(Ok(()), |it| it.apply())));
     let guard = start_guard().map_err(failed(PROGRAM))?;

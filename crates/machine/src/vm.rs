@@ -91,14 +91,19 @@ impl Places {
     }
 
     /// Makes all that a microVM has while it does not run. Nothing is left of one that could not be made. Blocks.
-    pub fn create(&self, image: &Image, record: &Record) -> Result<()> {
+    pub fn create(&self, image: &Image, disk_mib: Option<u32>, record: &Record) -> Result<()> {
         if let Some(parent) = self.directory.parent() {
             supervisor::socket::private_directory(parent)
                 .map_err(|error| Error::new(ErrorKind::Failure, error.to_string()))?;
         }
         let made = fs::DirBuilder::new().mode(0o700).create(&self.directory);
         made.map_err(|error| Error::file("make", &self.directory, &error))?;
-        let filled = disk::make(&self.directory, &image.root()).and_then(|()| self.write(record));
+        let filled = disk::make(&self.directory, &image.root())
+            .and_then(|()| match disk_mib {
+                Some(disk_mib) => disk::grow(&self.directory, u64::from(disk_mib) << 20),
+                None => Ok(()),
+            })
+            .and_then(|()| self.write(record));
         filled.inspect_err(|_| {
             if let Err(error) = self.remove() {
                 tracing::warn!(%error, "what was made of a vm stays");

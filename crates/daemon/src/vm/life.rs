@@ -4,7 +4,9 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use machine::disk;
 use machine::image::Image;
+use machine::vm::Record;
 use remote::transport::vm::power_off;
 use rustix::process::Signal;
 use supervisor::{Exit, Process};
@@ -14,11 +16,14 @@ use wire::api::event::VmState;
 use wire::api::{ErrorKind, ErrorObject};
 
 use super::boot::BOOT_TIMEOUT;
-use super::{Attempt, Command, Phase, Vm, VmEvent, Waiting, answer_all, blocking};
+use super::{Attempt, Change, Command, Phase, Vm, VmEvent, Waiting, answer_all, blocking};
 use crate::owner::{Answer, Event};
 
 /// How long after a guest has not been reached it is asked again to power itself off.
 const POWER_OFF_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a VMM has to end by itself at the end of its guest's grace, before it is killed.
+const VMM_GRACE: Duration = Duration::from_secs(5);
 
 enum Wake {
     Ended(Exit),
@@ -30,9 +35,15 @@ enum Wake {
 
 impl Vm {
     /// Makes it first, over this image. Nothing is left of one that cannot be made.
-    pub async fn create(self, image: Image, answer: Answer<()>, commands: mpsc::Receiver<Command>) {
+    pub async fn create(
+        self,
+        image: Image,
+        disk_mib: Option<u32>,
+        answer: Answer<()>,
+        commands: mpsc::Receiver<Command>,
+    ) {
         let (places, record) = (self.context.places(&self.name), self.record.clone());
-        let made = blocking(move || places.create(&image, &record)).await;
+        let made = blocking(move || places.create(&image, disk_mib, &record)).await;
         match &made {
             Ok(()) => self.tell(VmState::Stopped, None).await,
             Err(_) => self.owner.send(Event::Vm(self.name.clone(), VmEvent::Gone)).await,
@@ -85,7 +96,7 @@ impl Vm {
                     self.starts.push(answer);
                     self.deadline.get_or_insert_with(|| Instant::now() + BOOT_TIMEOUT);
                 }
-                Phase::Stopping => drop(answer.send(Err(self.busy("is stopping")))),
+                Phase::Stopping | Phase::Ending => drop(answer.send(Err(self.busy("is stopping")))),
                 Phase::Stopped => {
                     self.starts.push(answer);
                     self.start(Attempt::First).await;
@@ -93,6 +104,11 @@ impl Vm {
             },
             Command::Stop(grace, answer) => self.stop(Some(grace), answer).await,
             Command::Kill(answer) => self.stop(None, answer).await,
+            Command::Set(change, answer) => {
+                let outcome = self.change(*change).await;
+                // Whoever asked may have gone.
+                drop(answer.send(outcome));
+            }
             Command::Delete { force, answer } => return self.delete(force, answer).await,
         }
         ControlFlow::Continue(())
@@ -113,7 +129,7 @@ impl Vm {
                     self.power_off(POWER_OFF_PAUSE);
                 }
             }
-            Phase::Stopped | Phase::Running => {}
+            Phase::Stopped | Phase::Running | Phase::Ending => {}
         }
         ControlFlow::Continue(())
     }
@@ -130,6 +146,13 @@ impl Vm {
                 return ControlFlow::Continue(());
             }
             self.reason = Some(why);
+        }
+        if self.phase == Phase::Stopping {
+            // What it holds of what the guest has written, it writes before it ends.
+            self.phase = Phase::Ending;
+            (self.waiting, self.deadline) = (None, Some(Instant::now() + VMM_GRACE));
+            self.signal(Signal::TERM);
+            return ControlFlow::Continue(());
         }
         self.signal(Signal::KILL);
         ControlFlow::Continue(())
@@ -158,7 +181,7 @@ impl Vm {
                     self.fail(ErrorObject::new(ErrorKind::Failure, reason)).await;
                 }
             },
-            Phase::Stopping => self.rest().await,
+            Phase::Stopping | Phase::Ending => self.rest().await,
         }
         ControlFlow::Continue(())
     }
@@ -204,6 +227,8 @@ impl Vm {
                 (self.waiting, self.deadline) = (None, None);
                 self.signal(Signal::KILL);
             }
+            // It ends within seconds.
+            (Some(_), Phase::Ending) => self.phase = Phase::Ending,
             // Somebody has asked it already; the sooner end holds.
             (Some(grace), Phase::Stopping) => {
                 let end = Instant::now() + grace;
@@ -228,6 +253,32 @@ impl Vm {
             tokio::time::sleep(pause).await;
             power_off(ports).await
         }));
+    }
+
+    /// Makes something else of one that does not run: all of what is wanted, or nothing.
+    async fn change(&mut self, change: Change) -> Result<(), ErrorObject> {
+        if self.process.is_some() {
+            return Err(self.busy("is running").with_hint(format!("stead vm stop {}", self.name)));
+        }
+        let Change { cpus, memory_mib, disk_mib, network } = change;
+        let was = self.record.clone();
+        let record = Record {
+            cpus: cpus.unwrap_or(was.cpus),
+            memory_mib: memory_mib.unwrap_or(was.memory_mib),
+            network: network.unwrap_or(was.network),
+            ..was
+        };
+        let (places, new) = (self.context.places(&self.name), record.clone());
+        let changed = blocking(move || {
+            if let Some(disk_mib) = disk_mib {
+                disk::grow(&places.directory, u64::from(disk_mib) << 20)?;
+            }
+            places.write(&new)
+        });
+        changed.await?;
+        self.record = record.clone();
+        self.owner.send(Event::Vm(self.name.clone(), VmEvent::Changed(Box::new(record)))).await;
+        Ok(())
     }
 
     async fn delete(&mut self, force: bool, answer: Answer<()>) -> ControlFlow<()> {

@@ -79,12 +79,12 @@ fn a_vm_with_a_network_reaches_what_is_outside_and_is_reached_by_its_ports_only(
         stead.vm(&["start", "dev"]);
         other.join().unwrap();
     });
-    let get = |vm: &str, address: Ipv4Addr, port: u16| {
-        let script = format!("/bin/busybox nc -w 5 {address} {port} </dev/null");
+    let get = |vm: &str, address: Ipv4Addr, port: u16, seconds: u8| {
+        let script = format!("/bin/busybox nc -w {seconds} {address} {port} </dev/null");
         stead.run(&["exec", vm, "--", "sh", "-c", &script])
     };
     let reaches = |vm: &str| {
-        let got = get(vm, HOST, page.port());
+        let got = get(vm, HOST, page.port(), 60);
         assert_eq!(got.text(), "outside", "{got}");
     };
     reaches("vm://dev");
@@ -98,7 +98,7 @@ fn a_vm_with_a_network_reaches_what_is_outside_and_is_reached_by_its_ports_only(
     let [gateway, itself] = [Ipv4Addr::new(192, 0, 0, 1), Ipv4Addr::new(192, 0, 0, 2)];
     let kept = [(gateway, loopback.port()), (gateway, port.port()), (HOST, port.port()), (itself, 7000)];
     for (address, port) in kept {
-        let got = get("vm://other", address, port);
+        let got = get("vm://other", address, port, 1);
         assert!(got.code() != 0 && got.text().is_empty(), "{address}:{port}: {got}");
     }
 
@@ -115,7 +115,7 @@ fn a_vm_with_a_network_reaches_what_is_outside_and_is_reached_by_its_ports_only(
         other()["reason"].as_str().is_some_and(|reason| reason.contains("network"))
     });
     assert_eq!(other()["state"], "running");
-    assert!(get("vm://other", HOST, page.port()).text().is_empty());
+    assert!(get("vm://other", HOST, page.port(), 1).text().is_empty());
 
     // A VMM that is killed takes its network along, and one that is powered off too.
     let gates = ["dev", "other"].map(|name| gate(&stead, name).unwrap());

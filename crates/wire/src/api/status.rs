@@ -350,6 +350,8 @@ pub struct Thread {
 pub struct Vm {
     /// Its name.
     pub name: String,
+    /// What no other microVM has, whatever it is called.
+    pub id: String,
     /// Where it is in its life.
     pub state: VmState,
     /// What it boots from.
