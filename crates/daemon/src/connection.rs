@@ -11,6 +11,7 @@
 //! How a machine is reached is a [`Connector`]'s business. This module runs one task for each try, which opens the link,
 //! watches it as long as it lasts, and closes it.
 
+mod carried;
 mod commands;
 mod control;
 mod docker;

@@ -161,6 +161,8 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::FileWrite(write) => done::<api::file::Write>(file::write(write, node).await),
         Call::FileGet(get) => done::<api::file::Get>(file::get(&daemon, &context, get).await),
         Call::FilePut(put) => done::<api::file::Put>(file::put(&daemon, &context, put).await),
+        Call::FileGetMany(get) => done::<api::file::GetMany>(file::many::get(&daemon, &context, get).await),
+        Call::FilePutMany(put) => done::<api::file::PutMany>(file::many::put(&daemon, &context, put).await),
         Call::FileSync(sync) => done::<api::file::Sync>(file::sync(sync, node).await),
         Call::FileClose(close) => done::<api::file::Close>(file::close(close, node).await),
         Call::FileSetAttributes(set) => {

@@ -10,17 +10,18 @@ use tokio::net::UnixStream;
 use wire::api::error::ErrorKind;
 use wire::bytestring::ByteString;
 use wire::hello::SessionId;
-use wire::worker::{Dial, DockerDial, SshDial, VmDial};
+use wire::worker::{Dial, SshDial};
 
 use crate::client::relink::{DialFailed, Dialed, Dialer, Later};
 use crate::client::{AgentClient, ByteStream, ConnectError, ConnectOptions, EventSink, Introduced};
 use crate::link::Hindrance;
 use crate::place::{self, Absence, Agents, PlaceError};
 use crate::spare::{self, Room, Spare, SpareCarrier};
-use crate::transport::docker::{self, ContainerError};
+use crate::transport::docker;
+use crate::transport::errand::CarrierError;
 use crate::transport::host::{self, HostOptions};
 use crate::transport::ssh::{self, Route, SshError, SshOptions};
-use crate::transport::vm::{self, VmError};
+use crate::transport::vm;
 use crate::transport::{Exit, Program, ProgramError};
 
 /// How long the process behind a stream that has ended may take to end too, so that its reason can be told.
@@ -52,12 +53,9 @@ pub enum OpenError {
     /// ssh does not get there.
     #[error(transparent)]
     Ssh(#[from] SshError),
-    /// The container is not there for us, or its engine is not.
+    /// The container or microVM is not there for us, or does not run, or what runs it is not there.
     #[error(transparent)]
-    Container(#[from] ContainerError),
-    /// The microVM is not there, or does not run.
-    #[error(transparent)]
-    Vm(#[from] VmError),
+    Carrier(#[from] CarrierError),
     /// There is no agent there, and none can be put there.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -92,8 +90,7 @@ impl OpenError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             OpenError::Ssh(error) => error.kind(),
-            OpenError::Container(error) => error.kind,
-            OpenError::Vm(error) => error.kind,
+            OpenError::Carrier(error) => error.kind,
             OpenError::Place(error) => match error {
                 PlaceError::Ssh(error) => error.kind(),
                 PlaceError::Foreign { .. } | PlaceError::NoShell { .. } | PlaceError::NoExec { .. } => {
@@ -126,10 +123,9 @@ impl OpenError {
                 Hindrance::Lasting
             }
             // It was removed. One that is started again comes back; and while it stops, its engine refuses this and that.
-            OpenError::Container(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Usage) => {
+            OpenError::Carrier(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Usage) => {
                 Hindrance::Lasting
             }
-            OpenError::Vm(error) if error.kind == ErrorKind::NotFound => Hindrance::Lasting,
             // A host key, a login: somebody has to answer for it.
             OpenError::Ssh(error) if error.kind() == ErrorKind::Refused => Hindrance::NeedsPerson,
             _ => Hindrance::Passing,
@@ -140,8 +136,7 @@ impl OpenError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             OpenError::Ssh(error) => return error.hint(),
-            OpenError::Container(error) => return error.hint.clone(),
-            OpenError::Vm(error) => return error.hint.clone(),
+            OpenError::Carrier(error) => return error.hint.clone(),
             OpenError::Place(PlaceError::Ssh(error)) => return error.hint(),
             OpenError::Place(PlaceError::NoExec { .. }) => {
                 "let XDG_CACHE_HOME on the machine name a directory from which programs may run"
@@ -183,21 +178,9 @@ pub async fn connect(
 
 /// Ends a session that its client has left with the agent, as [`AgentClient::leave`] does or by its death: there must be
 /// nobody any more who serves it. Returns when nothing of it is left there. One that is gone already has been ended.
-pub async fn end_session(dial: &SshDial, session: SessionId) -> Result<(), OpenError> {
-    let (stream, program) = reach_ssh(dial, ConnectOptions { session, ..ConnectOptions::default() }).await?;
-    part(stream, program, session).await
-}
-
-/// The same for a session with the agent of a container.
-pub async fn end_docker_session(dial: &DockerDial, session: SessionId) -> Result<(), OpenError> {
-    let (stream, program) =
-        reach_docker(dial, ConnectOptions { session, ..ConnectOptions::default() }).await?;
-    part(stream, program, session).await
-}
-
-/// The same for a session with the agent of a microVM.
-pub async fn end_vm_session(dial: &VmDial, session: SessionId) -> Result<(), OpenError> {
-    let (stream, program) = reach_vm(dial, ConnectOptions { session, ..ConnectOptions::default() }).await?;
+pub async fn end_session(dial: &Dial, session: SessionId) -> Result<(), OpenError> {
+    let options = ConnectOptions { session, ..ConnectOptions::default() };
+    let (stream, program) = reach(dial, &HostOptions::default(), options).await?;
     part(stream, program, session).await
 }
 
@@ -237,25 +220,19 @@ async fn reach(dial: &Dial, host: &HostOptions, options: ConnectOptions) -> Resu
     match dial {
         Dial::Host => reach_host(host, options).await,
         Dial::Ssh(dial) => reach_ssh(dial, options).await,
-        Dial::Docker(dial) => reach_docker(dial, options).await,
-        Dial::Vm(dial) => reach_vm(dial, options).await,
+        Dial::Docker(dial) => reach_carried(docker::channel(dial, options.session), options).await,
+        Dial::Vm(dial) => reach_carried(vm::channel(dial, options.session), options).await,
     }
 }
 
-async fn reach_vm(dial: &VmDial, options: ConnectOptions) -> Result<Reached, OpenError> {
-    let (program, stream) = vm::channel(dial, options.session)?;
+/// Through an errand that was started.
+async fn reach_carried(
+    started: Result<(Program, UnixStream), ProgramError>,
+    options: ConnectOptions,
+) -> Result<Reached, OpenError> {
+    let (program, stream) = started?;
     introduce(program, stream, options).await.map_err(|failed| {
-        match failed.exit.as_ref().and_then(VmError::of) {
-            Some(error) => error.into(),
-            None => failed.into_error(),
-        }
-    })
-}
-
-async fn reach_docker(dial: &DockerDial, options: ConnectOptions) -> Result<Reached, OpenError> {
-    let (program, stream) = docker::channel(dial, options.session)?;
-    introduce(program, stream, options).await.map_err(|failed| {
-        match failed.exit.as_ref().and_then(ContainerError::of) {
+        match failed.exit.as_ref().and_then(CarrierError::of) {
             Some(error) => error.into(),
             None => failed.into_error(),
         }

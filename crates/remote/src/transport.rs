@@ -1,6 +1,7 @@
 //! How a byte stream to an agent is got.
 
 pub mod docker;
+pub mod errand;
 pub mod host;
 mod program;
 pub mod ssh;

@@ -301,6 +301,10 @@ methods! {
     FileGet = "file.get": file::Get => file::Got;
     /// Make a small file at once.
     FilePut = "file.put": file::Put => file::Entry;
+    /// Small files of a directory at once.
+    FileGetMany = "file.get_many": file::GetMany => file::GotMany;
+    /// Make small files in a directory at once.
+    FilePutMany = "file.put_many": file::PutMany => file::MadeMany;
     /// Copy from one opened file to another.
     FileCopyRange = "file.copy_range": file::CopyRange => file::CopiedRange;
     /// What is in an opened file, without its content.

@@ -28,6 +28,7 @@ mod files;
 mod large;
 mod one;
 mod progress;
+mod together;
 mod work;
 
 use files::Files;

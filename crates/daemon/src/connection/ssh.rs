@@ -248,7 +248,7 @@ impl Link for SshLink {
 
     fn end_session(&self, session: SessionId, _: &Caller) -> Later<'_, Result<(), ErrorObject>> {
         Box::pin(async move {
-            let ended = end_session(&self.dial, session).await;
+            let ended = end_session(&self.dial(), session).await;
             ended.map_err(|error| from_open(self.control.machine(), &error))
         })
     }

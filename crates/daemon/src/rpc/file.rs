@@ -30,6 +30,7 @@ use crate::owner::Wanted;
 use crate::session::{ClientContext, Done, Effect, done_with, failed};
 
 pub mod content;
+pub mod many;
 pub mod sessions;
 pub mod trees;
 
@@ -182,24 +183,29 @@ impl<'a> Subject<'a> {
         let name = Name::new(name)
             .map_err(|error| usage(format!("could not {} `{}`: {error}", self.what, self.source)))?;
         let session = self.session().await?;
-        if let Some(directory) = session.known(parent) {
-            return Ok(Parent { session, directory, name, is_kept: true });
+        let (directory, is_kept) = self.directory(&session, parent).await?;
+        Ok(Parent { session, directory, name, is_kept })
+    }
+
+    /// The directory that a path leads to, and whether that is known from an earlier request.
+    async fn directory(&self, session: &FarSession, path: &[u8]) -> Result<(Directory, bool), ErrorObject> {
+        if let Some(directory) = session.known(path) {
+            return Ok((directory, true));
         }
         let since = Instant::now();
-        let located = session.client().locate(parent.to_vec(), LastLink::Followed).await;
+        let located = session.client().locate(path.to_vec(), LastLink::Followed).await;
         let located = located.map_err(|error| self.refused(&error))?;
         if located.entry.attributes.kind != Kind::Directory {
             return Err(self.failed(Errno::NOTDIR));
         }
         let directory = Directory { place: located.place, since };
-        session.keep(parent, directory.clone());
-        Ok(Parent { session, directory, name, is_kept: false })
+        session.keep(path, directory.clone());
+        Ok((directory, false))
     }
 
     /// After a failure: the directory the path is in now, if it may be another one than was thought.
     async fn parent_again(&self, parent: Parent, error: &CallError) -> Result<Parent, ErrorObject> {
-        let is_gone = [Errno::STALE, Errno::NOENT, Errno::NOTDIR].iter().any(|&gone| is(error, gone));
-        if !parent.is_kept || !is_gone {
+        if !parent.is_kept || !is_gone(error) {
             return Err(self.refused(error));
         }
         if let Some((directory, _)) = split(self.path) {
@@ -207,6 +213,11 @@ impl<'a> Subject<'a> {
         }
         self.parent().await
     }
+}
+
+/// Whether a path may lead elsewhere than was thought.
+fn is_gone(error: &CallError) -> bool {
+    [Errno::STALE, Errno::NOENT, Errno::NOTDIR].iter().any(|&gone| is(error, gone))
 }
 
 /// Whether the machine has refused with this error number.

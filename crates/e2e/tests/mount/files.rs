@@ -284,6 +284,47 @@ fn a_copy_that_was_cut_short_goes_on_where_it_ended() {
 }
 
 #[test]
+fn small_files_are_copied_together_and_each_is_its_own_matter() {
+    let sshd = Sshd::start();
+    let stead = Stead::with_ssh(&sshd);
+    let (from, far) = (stead.dir("from"), stead.dir("far"));
+    for n in 0..150 {
+        let path = from.join(format!("small {n}"));
+        std::fs::write(&path, noise(n * 40)).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(if n % 2 == 0 { 0o600 } else { 0o755 }))
+            .unwrap();
+    }
+    // More than goes with others, as much as one request takes, and more than that.
+    for bytes in [70_000, 256 << 10, 300_000] {
+        std::fs::write(from.join(bytes.to_string()), noise(bytes)).unwrap();
+    }
+    let taken = far.join("from");
+    std::fs::create_dir_all(taken.join("small 4")).unwrap();
+    std::fs::write(taken.join("small 3"), noise(100_000)).unwrap();
+    std::fs::hard_link(taken.join("small 3"), far.join("kept")).unwrap();
+    std::fs::write(far.join("linked"), "").unwrap();
+    std::os::unix::fs::symlink("../linked", taken.join("small 5")).unwrap();
+
+    let copied = stead.run(&["cp", from.to_str().unwrap(), &format!("ssh://box{}", far.display())]);
+    assert_eq!(copied.code(), 5, "{copied}");
+    assert!(copied.errors().contains("small 4` is a directory"), "{copied}");
+    assert_eq!(copied.errors().lines().count(), 1, "{copied}");
+    assert_eq!(std::fs::read(far.join("kept")).unwrap().len(), 100_000, "written in place");
+    assert_eq!(std::fs::read(far.join("linked")).unwrap(), noise(200), "not written through the link");
+    assert!(std::fs::symlink_metadata(taken.join("small 5")).unwrap().is_symlink());
+    assert_eq!(part_of(&taken), None);
+
+    std::fs::remove_dir(taken.join("small 4")).unwrap();
+    std::fs::remove_file(taken.join("small 5")).unwrap();
+    stead.ok(&["cp", from.to_str().unwrap(), &format!("ssh://box{}", far.display())]);
+    let times = Compare { times: true, ..Compare::CONTENTS };
+    assert_same(&from, &taken, times);
+    let back = stead.root().join("back");
+    stead.ok(&["cp", &format!("ssh://box{}", taken.display()), back.to_str().unwrap()]);
+    assert_same(&from, &back, times);
+}
+
+#[test]
 fn a_tree_is_copied_between_two_machines() {
     let sshd = Sshd::start();
     let stead = Stead::with_ssh(&sshd);

@@ -28,12 +28,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::process::Command;
 use wire::api::error::ErrorKind;
 use wire::bytestring::ByteString;
 use wire::hello::SessionId;
 use wire::worker::{AgentFile, DockerDial};
 
+use super::errand::CarrierError;
 use super::program::{Exit, Program, ProgramError};
 use crate::place::Agents;
 
@@ -51,55 +51,6 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What an errand that is no stream prints at most.
 const OUTPUT_BYTES_MAX: u64 = 64 << 10;
-
-/// An errand that fails for a reason of its own exits with this and the reason's exit code.
-const STATUS_BASE: u8 = 64;
-
-/// Why a container's agent is not reached: what its errand said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub struct ContainerError {
-    /// What sort of failure it is.
-    pub kind: ErrorKind,
-    /// One line.
-    pub message: String,
-    /// What mends it.
-    pub hint: Option<String>,
-}
-
-impl ContainerError {
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> ContainerError {
-        ContainerError { kind, message: message.into(), hint: None }
-    }
-
-    pub(crate) fn with_hint(self, hint: impl Into<String>) -> ContainerError {
-        ContainerError { hint: Some(hint.into()), ..self }
-    }
-
-    /// The status with which an errand says it.
-    pub(super) fn status(&self) -> u8 {
-        STATUS_BASE + self.kind.exit_code().min(STATUS_BASE - 1)
-    }
-
-    /// What the errand that ended so has said. `None` for one that ended with the agent, or was ended.
-    pub fn of(exit: &Exit) -> Option<ContainerError> {
-        let code = exit.status?.code()?;
-        let kinds = ErrorKind::ALL.into_iter();
-        let kind = kinds
-            .filter(|kind| *kind != ErrorKind::Interrupted)
-            .find(|kind| code == i32::from(STATUS_BASE + kind.exit_code()))?;
-        let said = |start: &str| {
-            let line = exit.last_words.iter().rev().find_map(|line| line.strip_prefix(start));
-            line.map(str::to_owned)
-        };
-        let message = said(ERROR).unwrap_or_else(|| "the container's engine failed".to_owned());
-        Some(ContainerError { kind, message, hint: said(HINT) })
-    }
-}
-
-/// How the lines of an errand's standard error begin that say why it failed.
-const ERROR: &str = "error: ";
-const HINT: &str = "hint: ";
 
 /// What an errand is told, as its one argument. No secret is in it: an engine that asks for one is refused before.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -133,7 +84,7 @@ pub struct Examined {
     /// Its name and version.
     pub engine: String,
     /// The container, in one line.
-    pub container: Result<String, ContainerError>,
+    pub container: Result<String, CarrierError>,
 }
 
 /// Why an errand failed that is no stream.
@@ -144,7 +95,7 @@ pub enum ErrandError {
     Program(#[from] ProgramError),
     /// It said why.
     #[error(transparent)]
-    Container(#[from] ContainerError),
+    Container(#[from] CarrierError),
     /// It ended without a word that could be read.
     #[error("the process that asks the container's engine {exit}")]
     Died {
@@ -206,15 +157,9 @@ pub(crate) fn channel(dial: &DockerDial, session: SessionId) -> Result<(Program,
     start(&Errand::Stream { dial: Box::new(dial.clone()), session })
 }
 
+/// What is asked of the engine is in the errand, and not in its environment.
 fn start(errand: &Errand) -> Result<(Program, UnixStream), ProgramError> {
-    let mut command = Command::new(supervisor::spawn::OWN_PROGRAM);
-    let told = serde_json::to_string(errand).expect("an errand has only texts and numbers");
-    command.arg(PART).arg(told).process_group(0);
-    // What is asked of the engine is in the errand.
-    for name in wire::api::machine::ENGINE_VARIABLES {
-        command.env_remove(name);
-    }
-    Program::start(command, PART)
+    super::errand::start(PART, errand, wire::api::machine::ENGINE_VARIABLES)
 }
 
 async fn run<T: for<'a> Deserialize<'a>>(errand: &Errand, patience: Duration) -> Result<T, ErrandError> {
@@ -227,7 +172,7 @@ async fn run<T: for<'a> Deserialize<'a>>(errand: &Errand, patience: Duration) ->
     };
     let exit = tokio::time::timeout(patience, ending).await;
     let exit = exit.map_err(|_| ErrandError::TimedOut { waited: patience })?;
-    if let Some(error) = ContainerError::of(&exit) {
+    if let Some(error) = CarrierError::of(&exit) {
         return Err(error.into());
     }
     serde_json::from_slice(&output).map_err(|_| ErrandError::Died { exit })
@@ -243,15 +188,15 @@ fn name_of(hash: NonZeroU64) -> String {
 }
 
 /// The program itself, if it is what it was when its hash was taken.
-fn content_of(file: &AgentFile) -> Result<Vec<u8>, ContainerError> {
+fn content_of(file: &AgentFile) -> Result<Vec<u8>, CarrierError> {
     let path: &Path = file.path.as_path();
     let content = crate::place::read(path)
-        .map_err(|error| ContainerError::new(ErrorKind::Failure, in_one_line(&error)))?;
+        .map_err(|error| CarrierError::new(ErrorKind::Failure, in_one_line(&error)))?;
     match crate::place::hash(&content) == file.hash {
         true => Ok(content),
         false => {
             let message = format!("the agent `{}` has changed since it was read", path.display());
-            Err(ContainerError::new(ErrorKind::Failure, message).with_hint("stead daemon restart"))
+            Err(CarrierError::new(ErrorKind::Failure, message).with_hint("stead daemon restart"))
         }
     }
 }
@@ -268,35 +213,4 @@ fn in_one_line(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text.replace(char::is_control, " ")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::ExitStatus;
-
-    use super::*;
-
-    fn exit(code: u8, words: &[&str]) -> Exit {
-        let status = ExitStatus::from_raw(i32::from(code) << 8);
-        Exit { status: Some(status), last_words: words.iter().map(|word| (*word).to_owned()).collect() }
-    }
-
-    #[test]
-    fn what_an_errand_says_is_read_back() {
-        for kind in ErrorKind::ALL.into_iter().filter(|kind| *kind != ErrorKind::Interrupted) {
-            let error = ContainerError::new(kind, "no").with_hint("yes");
-            let words = ["what the agent said", "error: no", "hint: yes"];
-            assert_eq!(ContainerError::of(&exit(error.status(), &words)), Some(error));
-        }
-    }
-
-    #[test]
-    fn the_end_of_an_agent_is_no_failure_of_the_errand() {
-        for code in [0, 1, 2, 126, 127, 64, 255] {
-            assert_eq!(ContainerError::of(&exit(code, &["error: no"])), None, "{code}");
-        }
-        let killed = Exit { status: Some(ExitStatus::from_raw(9)), last_words: Vec::new() };
-        assert_eq!(ContainerError::of(&killed), None);
-    }
 }

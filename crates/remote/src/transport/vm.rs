@@ -26,14 +26,13 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::process::Command;
 use wire::api::error::ErrorKind;
 use wire::guest::{Mark, Nonce, PORTS, Piece, Reader};
 use wire::hello::SessionId;
 use wire::worker::VmDial;
 
-use super::docker::ContainerError;
-use super::program::{Exit, Program, ProgramError};
+use super::errand::{self, CarrierError};
+use super::program::{Program, ProgramError};
 
 /// What makes this program an errand.
 pub const PART: &str = "guest";
@@ -50,26 +49,6 @@ const RECORD_BYTES_MAX: u64 = 64 << 10;
 /// How long a guest that is there may take to say that it begins to power off.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why a microVM's agent is not reached.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct VmError {
-    /// What sort of failure it is.
-    pub kind: ErrorKind,
-    /// One line.
-    pub message: String,
-    /// What mends it.
-    pub hint: Option<String>,
-}
-
-impl VmError {
-    /// What the errand that ended so has said. `None` for one that ended with the agent, or was ended.
-    pub fn of(exit: &Exit) -> Option<VmError> {
-        let ContainerError { kind, message, hint } = ContainerError::of(exit)?;
-        Some(VmError { kind, message, hint })
-    }
-}
-
 /// What an errand is told, as its one argument.
 #[derive(Debug, Serialize, Deserialize)]
 struct Errand {
@@ -80,10 +59,7 @@ struct Errand {
 /// Runs the errand, for this session, with a socket as its standard input and output. It waits for nothing.
 pub(crate) fn channel(dial: &VmDial, session: SessionId) -> Result<(Program, UnixStream), ProgramError> {
     let errand = Errand { dial: dial.clone(), session };
-    let told = serde_json::to_string(&errand).expect("an errand has only texts and numbers");
-    let mut command = Command::new(supervisor::spawn::OWN_PROGRAM);
-    command.arg(PART).arg(told).process_group(0);
-    Program::start(command, PART)
+    errand::start(PART, &errand, &[])
 }
 
 /// Carries out the errand that the one argument is.
@@ -102,9 +78,9 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn carry(dial: &VmDial, session: SessionId) -> Result<ExitCode, ContainerError> {
+fn carry(dial: &VmDial, session: SessionId) -> Result<ExitCode, CarrierError> {
     let failed = |error: io::Error| {
-        ContainerError::new(ErrorKind::Failure, format!("the stream to the vm `{}`: {error}", dial.name))
+        CarrierError::new(ErrorKind::Failure, format!("the stream to the vm `{}`: {error}", dial.name))
     };
     let (port, _lock) = take_port(dial)?;
     let nonce = nonce();
@@ -131,15 +107,20 @@ fn send(mut client: File, mut port: &Socket, is_open: &AtomicBool) {
     let (mut chunk, mut escaped) = (vec![0; CHUNK_BYTES], Vec::new());
     loop {
         escaped.clear();
-        match client.read(&mut chunk) {
-            Ok(read) if read > 0 => wire::guest::write_data(&chunk[..read], &mut escaped),
-            _ if is_open.load(Ordering::Acquire) => Mark::End.write(&mut escaped),
+        let is_end = match client.read(&mut chunk) {
+            Ok(read) if read > 0 => {
+                wire::guest::write_data(&chunk[..read], &mut escaped);
+                false
+            }
+            _ if is_open.load(Ordering::Acquire) => {
+                Mark::End.write(&mut escaped);
+                true
+            }
             _ => {
                 let _gone = port.shutdown(Shutdown::Both);
                 return;
             }
-        }
-        let is_end = escaped.ends_with(&[wire::guest::ESCAPE, b'E']) && escaped.len() == 2;
+        };
         if port.write_all(&escaped).is_err() || is_end {
             return;
         }
@@ -153,7 +134,7 @@ fn receive(
     nonce: Nonce,
     is_open: &AtomicBool,
     name: &str,
-) -> Result<ExitCode, ContainerError> {
+) -> Result<ExitCode, CarrierError> {
     let (mut chunk, mut reader) = (vec![0; CHUNK_BYTES], Reader::default());
     loop {
         let read = match port.read(&mut chunk) {
@@ -176,7 +157,7 @@ fn receive(
         }
     }
     let message = format!("the vm `{name}` has ended, or the stream to it was cut");
-    Err(ContainerError::new(ErrorKind::Unreachable, message))
+    Err(CarrierError::new(ErrorKind::Unreachable, message))
 }
 
 /// What tells this stream from all others of a port.
@@ -191,7 +172,7 @@ fn nonce() -> Nonce {
 }
 
 /// A port that nobody has, and the lock that says who has it.
-fn take_port(dial: &VmDial) -> Result<(Socket, File), ContainerError> {
+fn take_port(dial: &VmDial) -> Result<(Socket, File), CarrierError> {
     let directory = dial.ports.as_path();
     let streams = PORTS - 1;
     // Errands that come at once begin at different ports.
@@ -212,7 +193,7 @@ fn take_port(dial: &VmDial) -> Result<(Socket, File), ContainerError> {
         return Ok((socket, lock));
     }
     let message = format!("all {streams} streams to the vm `{}` are in use", dial.name);
-    Err(ContainerError::new(ErrorKind::Conflict, message))
+    Err(CarrierError::new(ErrorKind::Conflict, message))
 }
 
 /// What is read of a vm's record.
@@ -222,7 +203,7 @@ struct Known {
 }
 
 /// Whether the vm that is written down is the one that is meant.
-fn check(dial: &VmDial) -> Result<(), ContainerError> {
+fn check(dial: &VmDial) -> Result<(), CarrierError> {
     let name = &dial.name;
     let record = File::open(dial.record.as_path()).and_then(|file| {
         let mut text = Vec::new();
@@ -231,31 +212,31 @@ fn check(dial: &VmDial) -> Result<(), ContainerError> {
     });
     match record {
         Ok(known) if known.id == dial.id => Ok(()),
-        Ok(_) => Err(ContainerError::new(ErrorKind::NotFound, format!("`{name}` is another vm now"))
+        Ok(_) => Err(CarrierError::new(ErrorKind::NotFound, format!("`{name}` is another vm now"))
             .with_hint("stead vm list")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(ContainerError::new(ErrorKind::NotFound, format!("there is no vm `{name}`"))
+            Err(CarrierError::new(ErrorKind::NotFound, format!("there is no vm `{name}`"))
                 .with_hint("stead vm list"))
         }
         Err(error) => {
             let record = dial.record.as_path().display();
-            Err(ContainerError::new(ErrorKind::Failure, format!("could not read `{record}`: {error}")))
+            Err(CarrierError::new(ErrorKind::Failure, format!("could not read `{record}`: {error}")))
         }
     }
 }
 
 /// Why it is not reached that there was this error on the way to its ports.
-fn absent(dial: &VmDial, error: &io::Error) -> ContainerError {
+fn absent(dial: &VmDial, error: &io::Error) -> CarrierError {
     let name = &dial.name;
     if let Err(error) = check(dial) {
         return error;
     }
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ContainerError::new(ErrorKind::Unreachable, format!("the vm `{name}` is not running"))
+            CarrierError::new(ErrorKind::Unreachable, format!("the vm `{name}` is not running"))
                 .with_hint(format!("stead vm start {name}"))
         }
-        _ => ContainerError::new(ErrorKind::Unreachable, format!("the vm `{name}` is not reached: {error}")),
+        _ => CarrierError::new(ErrorKind::Unreachable, format!("the vm `{name}` is not reached: {error}")),
     }
 }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::error::ErrorObject;
 use super::find::LeftOut;
 use super::id::HandleId;
 use super::machine::{Caller, Source};
@@ -304,6 +305,76 @@ pub struct Put {
     pub content: Content,
     /// Who asks.
     pub caller: Caller,
+}
+
+/// The most files in one [`GetMany`] or [`PutMany`]: their names and what is said of them stay far below a line's limit.
+pub const FILES_MAX: usize = 64;
+
+/// What became of one of several files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Each<T> {
+    /// It was done.
+    Done(T),
+    /// It was not, which has kept none of the others from being done.
+    Failed(ErrorObject),
+}
+
+/// Reads small files of one directory at once. A conflict are a link, what is not a regular file, one that changes meanwhile,
+/// and those with which all together would have more than [`CHUNK_BYTES_MAX`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetMany {
+    /// The directory.
+    pub directory: Source,
+    /// Their names in it, at most [`FILES_MAX`].
+    pub names: Vec<ByteString>,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// What several files hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GotMany {
+    /// In the order in which they were asked for.
+    pub files: Vec<Each<Content>>,
+}
+
+/// Makes small files in one directory at once. Each is made under a name beside its own, which it gets when it is complete, in
+/// the place of what has it. One that fails is not left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutMany {
+    /// The directory.
+    pub directory: Source,
+    /// At most [`FILES_MAX`], with at most [`CHUNK_BYTES_MAX`] in all of them together.
+    pub files: Vec<NewFile>,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// One of several files to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewFile {
+    /// Its name in the directory.
+    pub name: ByteString,
+    /// What it is called until it is complete. A file that is there under this name is used; a link is refused.
+    pub beside: ByteString,
+    /// Permission bits, whatever the login's umask.
+    pub mode: u32,
+    /// Last change of content; the present if it is absent.
+    #[serde(default)]
+    pub modified: Option<FileTime>,
+    /// All of it.
+    pub content: Content,
+}
+
+/// What became of several files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeMany {
+    /// In the order in which they were given.
+    pub files: Vec<Each<Done>>,
 }
 
 /// The most that one [`CopyRange`] copies: a second on a slow link.

@@ -40,8 +40,10 @@ pub struct Files<'a> {
 /// What a copy keeps of its original.
 #[derive(Debug, Clone, Copy)]
 pub struct Attributes {
-    mode: u32,
-    modified: FileTime,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last change of content.
+    pub modified: FileTime,
 }
 
 impl Attributes {
@@ -65,6 +67,11 @@ impl<'a> Files<'a> {
     /// Whether all of them are of this computer.
     pub fn are_local(&self) -> bool {
         self.client.is_none()
+    }
+
+    /// Whether it is of this computer.
+    pub fn is_here(&self, at: &Source) -> bool {
+        matches!(at, Source::Files { machine: Machine::Host, .. })
     }
 
     /// Who asks.

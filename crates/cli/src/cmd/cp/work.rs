@@ -2,23 +2,26 @@
 //!
 //! ```text
 //!   waiting ──► a worker takes one entry ──► file, link: copied ─────────────► ended
-//!      ▲                                └──► directory: made, listed ─┐          │ the last one in a directory
-//!      └────────────────── what is in it, to be taken next ───────────┘          ▼
-//!                                                    the directory gets its attributes, and has ended itself
+//!      ▲     │                          └──► directory: made, listed ─┐          │ the last one in a directory
+//!      │     └► or small files of one directory: copied together      │          ▼
+//!      └────────────────── what is in it, to be taken next ───────────┘  the directory gets its attributes,
+//!                                                                        and has ended itself
 //! ```
 //!
 //! What was found last is taken first, so what waits is little more than the rest of the directories on the way down.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use wire::api::ErrorKind;
 use wire::api::file::{CHUNK_BYTES_MAX, Entry, FileKind, HANDLES_MAX, Links};
 use wire::api::machine::Source;
+use wire::bytestring::ByteString;
 
-use super::files::{Attributes, Files};
-use super::one;
+use super::files::{Attributes, Files, is_small};
 use super::progress::Progress;
+use super::{one, together};
 use crate::cmd::place::Place;
 use crate::error::{Error, Failure, Result};
 
@@ -50,7 +53,7 @@ pub struct Pair {
 /// Whether something can have the copy's name already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// It is in a directory that this copy has made.
+    /// Nothing has, or a file that the copy replaces.
     New,
     /// It has to be looked at.
     Unknown,
@@ -70,11 +73,24 @@ impl Item {
     pub fn named(pair: Pair) -> Item {
         Item { pair, target: Target::Unknown, outer: None }
     }
+
+    /// Whether both were found in the same directory.
+    fn is_beside(&self, other: &Item) -> bool {
+        match (&self.outer, &other.outer) {
+            (Some(own), Some(others)) => Arc::ptr_eq(own, others),
+            _ => false,
+        }
+    }
 }
 
 /// A directory that was made and has not been finished.
-struct Directory {
-    to: Source,
+pub struct Directory {
+    /// The original.
+    pub from: Source,
+    /// The copy.
+    pub to: Source,
+    /// Held by who makes files in it, where it is of this computer.
+    pub turn: Mutex<()>,
     attributes: Attributes,
     /// What in it has not ended, and one more until all in it is known.
     left: AtomicUsize,
@@ -96,6 +112,21 @@ pub struct Work<'a> {
 struct Queue {
     waiting: Vec<Item>,
     under_way: usize,
+}
+
+impl Queue {
+    /// What waits and can be copied together with this.
+    fn take_with(&mut self, first: &Item) -> Vec<Item> {
+        let mut room = together::Room::default();
+        let mut with = Vec::new();
+        if room.takes(first) {
+            let mut is_with = |next: &mut Item| next.is_beside(first) && room.takes(next);
+            while let Some(next) = self.waiting.pop_if(&mut is_with) {
+                with.push(next);
+            }
+        }
+        with
+    }
 }
 
 /// Something that was taken, until it is dropped.
@@ -196,8 +227,14 @@ impl<'a> Work<'a> {
 
     /// Takes part until nothing is left to do.
     pub fn run(&self) {
-        while let Some((item, _under_way)) = self.take() {
-            self.carry_out(item);
+        while let Some((item, with, _under_way)) = self.take() {
+            match item.outer.clone() {
+                Some(directory) if !with.is_empty() => {
+                    let items = std::iter::once(item).chain(with).collect();
+                    self.carry_out_together(&directory, items);
+                }
+                _ => self.carry_out(item),
+            }
         }
     }
 
@@ -208,8 +245,8 @@ impl<'a> Work<'a> {
         self.changed.notify_all();
     }
 
-    /// The next thing to do; none when there is nothing any more.
-    fn take(&self) -> Option<(Item, UnderWay<'_>)> {
+    /// The next thing to do, and what is done together with it; none when there is nothing any more.
+    fn take(&self) -> Option<(Item, Vec<Item>, UnderWay<'_>)> {
         let mut queue = lock(&self.queue);
         loop {
             if self.is_interrupted() {
@@ -217,7 +254,8 @@ impl<'a> Work<'a> {
             }
             if let Some(item) = queue.waiting.pop() {
                 queue.under_way += 1;
-                return Some((item, UnderWay(self)));
+                let with = if self.files.are_local() { Vec::new() } else { queue.take_with(&item) };
+                return Some((item, with, UnderWay(self)));
             }
             if queue.under_way == 0 {
                 return None;
@@ -251,6 +289,18 @@ impl<'a> Work<'a> {
         self.ended(outer);
     }
 
+    fn carry_out_together(&self, directory: &Directory, items: Vec<Item>) {
+        let alone = if self.gives_up() { items } else { together::copy(self, directory, items) };
+        alone.into_iter().for_each(|item| self.carry_out(item));
+    }
+
+    /// A file has been copied together with others.
+    pub fn together_done(&self, item: Item, bytes: u64) {
+        self.progress.bytes_copied(bytes);
+        self.progress.file_done();
+        self.ended(item.outer);
+    }
+
     fn link(&self, pair: &Pair, target: Target) -> Result<()> {
         // A listing need not say where its links point.
         let points_to = match &pair.entry.target {
@@ -273,21 +323,25 @@ impl<'a> Work<'a> {
             Target::New => None,
             Target::Unknown => self.files.stat(&to, Links::Follow)?,
         };
-        let target = match there {
+        let taken = match there {
             None => {
                 self.files.make_directory(&to)?;
-                Target::New
+                Some(HashMap::new())
             }
-            Some(there) if there.kind == FileKind::Directory => Target::Unknown,
+            Some(there) if there.kind == FileKind::Directory => {
+                // One that may be entered and not be read is made use of all the same.
+                let there = self.files.list(&to).ok();
+                there.map(|there| there.into_iter().map(|entry| (entry.name, entry.kind)).collect())
+            }
             Some(_) => {
                 let message = format!("`{to}` is not a directory, and `{from}` is one");
                 return Err(Error::new(ErrorKind::Conflict, message));
             }
         };
         self.progress.directory_done();
-        let directory =
-            Arc::new(Directory { to, attributes: Attributes::of(&entry), left: AtomicUsize::new(1), outer });
-        match self.inside(&from, &directory, target) {
+        let (attributes, left, turn) = (Attributes::of(&entry), AtomicUsize::new(1), Mutex::default());
+        let directory = Arc::new(Directory { from, to, turn, attributes, left, outer });
+        match self.inside(&directory, taken.as_ref()) {
             Ok(items) => {
                 directory.left.fetch_add(items.len(), Ordering::Relaxed);
                 self.put(items);
@@ -297,14 +351,24 @@ impl<'a> Work<'a> {
         Ok(directory)
     }
 
-    fn inside(&self, from: &Source, directory: &Arc<Directory>, target: Target) -> Result<Vec<Item>> {
+    /// What is to be copied of what is in a directory. `taken` are the names that the copy has already, if that is known.
+    fn inside(
+        &self,
+        directory: &Arc<Directory>,
+        taken: Option<&HashMap<ByteString, FileKind>>,
+    ) -> Result<Vec<Item>> {
         let below =
             |source: &Source, entry: &Entry| Place::of(source).and_then(|place| place.source_of(&entry.name));
         let item = |entry: Entry| {
-            let (from, to) = (below(from, &entry)?, below(&directory.to, &entry)?);
+            let (from, to) = (below(&directory.from, &entry)?, below(&directory.to, &entry)?);
+            let target = match taken.map(|taken| taken.get(&entry.name)) {
+                Some(None) => Target::New,
+                Some(Some(FileKind::File)) if is_small(&entry) => Target::New,
+                _ => Target::Unknown,
+            };
             Ok(Item { pair: Pair { from, entry, to }, target, outer: Some(Arc::clone(directory)) })
         };
-        self.files.list(from)?.into_iter().map(item).collect()
+        self.files.list(&directory.from)?.into_iter().map(item).collect()
     }
 
     /// Something in this directory has ended. With the last, the directory gets its attributes: a time would not stay while

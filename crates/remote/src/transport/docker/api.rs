@@ -22,7 +22,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::io::AsyncWrite;
 use wire::api::error::ErrorKind;
 
-use super::{ContainerError, Engine, in_one_line};
+use super::{CarrierError, Engine, in_one_line};
 
 /// How long an engine may take to begin its answer. An agent travels meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ pub(super) struct Program {
 
 impl Api {
     /// Opens nothing yet, but for a look at a socket.
-    pub fn new(engine: Engine) -> Result<Api, ContainerError> {
+    pub fn new(engine: Engine) -> Result<Api, CarrierError> {
         let (seconds, version) = (ANSWER_TIMEOUT.as_secs(), bollard::API_DEFAULT_VERSION);
         let docker = match &engine {
             Engine::Unix(path) => Docker::connect_with_unix(path, seconds, version),
@@ -80,12 +80,12 @@ impl Api {
     }
 
     /// What goes wrong between here and the engine.
-    pub fn explain(&self, error: &Error) -> ContainerError {
+    pub fn explain(&self, error: &Error) -> CarrierError {
         explain(&self.engine, error)
     }
 
     /// The engine's name, version and architecture.
-    pub async fn version(&self) -> Result<(String, String), ContainerError> {
+    pub async fn version(&self) -> Result<(String, String), CarrierError> {
         let version = self.docker.version().await.map_err(|error| self.explain(&error))?;
         let components = version.components.unwrap_or_default();
         let is_podman = components.iter().any(|component| component.name.contains("Podman"));
@@ -95,7 +95,7 @@ impl Api {
     }
 
     /// Looks at a container, by its id or as the user calls it. `None` if there is none.
-    pub async fn find(&self, container: &str, name: &str) -> Result<Option<Container>, ContainerError> {
+    pub async fn find(&self, container: &str, name: &str) -> Result<Option<Container>, CarrierError> {
         match self.docker.inspect_container(container, None).await {
             Ok(found) => Ok(Some(Container::from_answer(found, name)?)),
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
@@ -104,7 +104,7 @@ impl Api {
     }
 
     /// What the container's programs are made for, as Rust names it; otherwise as the engine does.
-    pub async fn architecture(&self, container: &Container) -> Result<String, ContainerError> {
+    pub async fn architecture(&self, container: &Container) -> Result<String, CarrierError> {
         let image = self.docker.inspect_image(&container.image).await;
         let of_image = image.ok().and_then(|image| Some((image.os, image.architecture?)));
         // The image of a container that runs may be gone.
@@ -124,7 +124,7 @@ impl Api {
         container: &str,
         path: &str,
         bytes_max: usize,
-    ) -> Result<Option<Vec<u8>>, ContainerError> {
+    ) -> Result<Option<Vec<u8>>, CarrierError> {
         let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
         let mut stream = Box::pin(self.docker.download_from_container(container, Some(options)));
         let mut archive = Vec::new();
@@ -143,7 +143,7 @@ impl Api {
     }
 
     /// Unpacks an archive in a container's root. A directory there stays one, and a file a file.
-    pub async fn unpack(&self, container: &str, archive: Vec<u8>) -> Result<(), ContainerError> {
+    pub async fn unpack(&self, container: &str, archive: Vec<u8>) -> Result<(), CarrierError> {
         let options =
             UploadToContainerOptionsBuilder::default().path("/").no_overwrite_dir_non_dir("1").build();
         let body = bollard::body_full(Bytes::from(archive));
@@ -152,7 +152,7 @@ impl Api {
     }
 
     /// Starts a program in a container. That it cannot be run may be told by the answer or by its output and status.
-    pub async fn start(&self, container: &Container, program: Program) -> Result<Streams, ContainerError> {
+    pub async fn start(&self, container: &Container, program: Program) -> Result<Streams, CarrierError> {
         let options = CreateExecOptions {
             attach_stdin: Some(true),
             attach_stdout: Some(true),
@@ -165,7 +165,7 @@ impl Api {
             Error::DockerResponseServerError { status_code: 404, .. } => container.removed(),
             // Between the look and the start it stopped, or was paused.
             Error::DockerResponseServerError { status_code: 409, message } => {
-                ContainerError::new(ErrorKind::Unreachable, one_line(message))
+                CarrierError::new(ErrorKind::Unreachable, one_line(message))
             }
             Error::DockerResponseServerError { status_code: 400 | 500, message } => {
                 container.does_not_run(message)
@@ -177,7 +177,7 @@ impl Api {
         match self.docker.start_exec(&exec, Some(options)).await.map_err(|error| failed(&error))? {
             StartExecResults::Attached { output, input } => Ok(Streams { exec, input, output }),
             StartExecResults::Detached => {
-                Err(ContainerError::new(ErrorKind::Failure, "the engine did not give the agent's streams"))
+                Err(CarrierError::new(ErrorKind::Failure, "the engine did not give the agent's streams"))
             }
         }
     }
@@ -201,12 +201,12 @@ impl Api {
 }
 
 impl Container {
-    fn from_answer(found: ContainerInspectResponse, name: &str) -> Result<Container, ContainerError> {
+    fn from_answer(found: ContainerInspectResponse, name: &str) -> Result<Container, CarrierError> {
         let state = found.state.unwrap_or_default();
         let host = found.host_config.unwrap_or_default();
         let id = found.id.filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         let id = id.ok_or_else(|| {
-            ContainerError::new(ErrorKind::Failure, "the engine tells of a container without an id")
+            CarrierError::new(ErrorKind::Failure, "the engine tells of a container without an id")
         })?;
         Ok(Container {
             name: name.to_owned(),
@@ -237,9 +237,9 @@ impl Container {
     }
 
     /// Whether a program can be started in it.
-    pub fn check(&self) -> Result<(), ContainerError> {
+    pub fn check(&self) -> Result<(), CarrierError> {
         let name = &self.name;
-        let unreachable = |what: String| Err(ContainerError::new(ErrorKind::Unreachable, what));
+        let unreachable = |what: String| Err(CarrierError::new(ErrorKind::Unreachable, what));
         if self.is_restarting {
             return unreachable(format!("the container `{name}` is being started again"));
         }
@@ -256,19 +256,19 @@ impl Container {
     }
 
     /// It was there, and is not any more.
-    pub fn removed(&self) -> ContainerError {
+    pub fn removed(&self) -> CarrierError {
         removed(&self.name)
     }
 
     /// The engine could not run the agent.
-    pub fn does_not_run(&self, why: &str) -> ContainerError {
+    pub fn does_not_run(&self, why: &str) -> CarrierError {
         let message = format!("the container `{}` does not run the agent: {}", self.name, one_line(why));
-        ContainerError::new(ErrorKind::Refused, message)
+        CarrierError::new(ErrorKind::Refused, message)
     }
 }
 
-pub(super) fn removed(name: &str) -> ContainerError {
-    ContainerError::new(ErrorKind::NotFound, format!("the container `{name}` was removed"))
+pub(super) fn removed(name: &str) -> CarrierError {
+    CarrierError::new(ErrorKind::NotFound, format!("the container `{name}` was removed"))
 }
 
 /// An architecture of Go's as Rust names it.
@@ -281,8 +281,8 @@ fn rust_name(architecture: &str) -> &str {
     }
 }
 
-fn explain(engine: &Engine, error: &Error) -> ContainerError {
-    let new = ContainerError::new;
+fn explain(engine: &Engine, error: &Error) -> CarrierError {
+    let new = CarrierError::new;
     if let Error::DockerResponseServerError { message, .. } = error {
         return new(ErrorKind::Failure, format!("the engine at {engine} refuses: {}", one_line(message)));
     }

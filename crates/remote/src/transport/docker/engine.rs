@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use wire::api::error::ErrorKind;
 
-use super::ContainerError;
+use super::CarrierError;
 
 /// The port of an engine without TLS, where none is said.
 const PORT: u16 = 2375;
@@ -58,7 +58,7 @@ impl fmt::Display for Engine {
 
 impl Engine {
     /// Reads an endpoint as `docker -H` takes it. `origin` is who says it, for errors.
-    pub fn parse(text: &str, origin: &str) -> Result<Engine, ContainerError> {
+    pub fn parse(text: &str, origin: &str) -> Result<Engine, CarrierError> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(wrong(origin, "is not a URL like unix:///var/run/docker.sock"));
         };
@@ -74,7 +74,7 @@ impl Engine {
     }
 }
 
-fn socket(path: &str, origin: &str) -> Result<Engine, ContainerError> {
+fn socket(path: &str, origin: &str) -> Result<Engine, CarrierError> {
     if !path.starts_with('/') || path.contains('\0') {
         return Err(wrong(origin, "names a socket without an absolute path"));
     }
@@ -84,7 +84,7 @@ fn socket(path: &str, origin: &str) -> Result<Engine, ContainerError> {
     }
 }
 
-fn address(rest: &str, origin: &str) -> Result<Engine, ContainerError> {
+fn address(rest: &str, origin: &str) -> Result<Engine, CarrierError> {
     let address = rest.strip_suffix('/').unwrap_or(rest);
     if address.contains('@') {
         return Err(wrong(origin, "has a user name, which a tcp:// engine does not take"));
@@ -101,11 +101,11 @@ fn address(rest: &str, origin: &str) -> Result<Engine, ContainerError> {
     }
 }
 
-fn wrong(origin: &str, why: &str) -> ContainerError {
-    ContainerError::new(ErrorKind::Usage, format!("{origin} {why}"))
+fn wrong(origin: &str, why: &str) -> CarrierError {
+    CarrierError::new(ErrorKind::Usage, format!("{origin} {why}"))
 }
 
-fn tls(origin: &str) -> ContainerError {
+fn tls(origin: &str) -> CarrierError {
     wrong(origin, "wants TLS, which stead does not speak with an engine").with_hint(
         "ssh -N -L /tmp/docker.sock:/var/run/docker.sock HOST, and DOCKER_HOST=unix:///tmp/docker.sock",
     )
@@ -115,8 +115,8 @@ fn tls(origin: &str) -> ContainerError {
 pub fn resolve(
     variable: impl Fn(&str) -> Option<PathBuf>,
     runtime_dir: Option<&Path>,
-) -> Result<Engine, ContainerError> {
-    let text = |name: &str| -> Result<Option<String>, ContainerError> {
+) -> Result<Engine, CarrierError> {
+    let text = |name: &str| -> Result<Option<String>, CarrierError> {
         let value = variable(name).filter(|value| !value.as_os_str().is_empty());
         let is_text = |value: PathBuf| {
             value.into_os_string().into_string().map_err(|_| wrong(name, "is not text in UTF-8"))
@@ -146,7 +146,7 @@ pub fn resolve(
 }
 
 /// The engine that listens where engines usually do.
-fn usual(runtime_dir: Option<&Path>) -> Result<Engine, ContainerError> {
+fn usual(runtime_dir: Option<&Path>) -> Result<Engine, CarrierError> {
     let users = runtime_dir.map(|directory| directory.join("podman/podman.sock"));
     let users = users.and_then(|path| path.into_os_string().into_string().ok());
     let known = [Some("/var/run/docker.sock".to_owned()), users, Some("/run/podman/podman.sock".to_owned())];
@@ -158,14 +158,14 @@ fn usual(runtime_dir: Option<&Path>) -> Result<Engine, ContainerError> {
         Some(path) => Ok(Engine::Unix(path.clone())),
         None => {
             let message = format!("there is no container engine: none of {} is there", known.join(", "));
-            Err(ContainerError::new(ErrorKind::Unreachable, message)
+            Err(CarrierError::new(ErrorKind::Unreachable, message)
                 .with_hint("start Docker or Podman, or say with DOCKER_HOST where it listens"))
         }
     }
 }
 
 /// The context that the user has chosen for good.
-fn current_context(directory: &Path) -> Result<Option<String>, ContainerError> {
+fn current_context(directory: &Path) -> Result<Option<String>, CarrierError> {
     #[derive(Deserialize)]
     struct Config {
         #[serde(rename = "currentContext", default)]
@@ -196,11 +196,11 @@ struct Endpoint {
     host: String,
 }
 
-fn of_context(directory: &Path, name: &str) -> Result<Engine, ContainerError> {
+fn of_context(directory: &Path, name: &str) -> Result<Engine, CarrierError> {
     let origin = format!("the docker context `{}`", name.escape_default());
     let missing = || {
         let message = format!("{origin} is not there");
-        ContainerError::new(ErrorKind::NotFound, message).with_hint("docker context ls")
+        CarrierError::new(ErrorKind::NotFound, message).with_hint("docker context ls")
     };
     // The directories are called after digests of the names, which are in them too.
     let entries = std::fs::read_dir(directory.join("contexts/meta")).map_err(|_| missing())?;
@@ -221,10 +221,10 @@ fn of_context(directory: &Path, name: &str) -> Result<Engine, ContainerError> {
 }
 
 /// `None` where there is no such file.
-fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, ContainerError> {
+fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, CarrierError> {
     let shown = path.display();
     let failed = |why: &dyn fmt::Display| {
-        ContainerError::new(ErrorKind::Failure, format!("could not read `{shown}`: {why}"))
+        CarrierError::new(ErrorKind::Failure, format!("could not read `{shown}`: {why}"))
     };
     let mut text = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text));
@@ -248,7 +248,7 @@ fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, Conta
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Engine, ContainerError> {
+    fn parse(text: &str) -> Result<Engine, CarrierError> {
         Engine::parse(text, "DOCKER_HOST")
     }
 

@@ -25,13 +25,11 @@ use wire::worker::DockerDial;
 
 use super::api::{Api, Container, Program, Streams, removed};
 use super::place::place;
-use super::{ContainerError, ERROR, Engine, Errand, Examined, HINT, Offered, PREPARE_TIMEOUT, Prepared};
+use super::{CarrierError, Engine, Errand, Examined, Offered, PREPARE_TIMEOUT, Prepared};
+use crate::transport::errand::ERROR;
 
 /// What all that an engine has answered may take, with an agent's program and its archive.
 const MEMORY_BYTES_MAX: u64 = 1 << 30;
-
-/// The longest reason that is told: a line of an errand's standard error is not longer.
-const REASON_CHARACTERS_MAX: usize = 600;
 
 /// What is read from a client at once.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -67,22 +65,12 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
             runtime.shutdown_background();
             outcome
         }
-        Err(error) => Err(ContainerError::new(ErrorKind::Failure, format!("could not start: {error}"))),
+        Err(error) => Err(CarrierError::new(ErrorKind::Failure, format!("could not start: {error}"))),
     };
     outcome.unwrap_or_else(|error| {
         error.say();
         ExitCode::from(error.status())
     })
-}
-
-impl ContainerError {
-    /// Says it to whoever started the errand.
-    pub(in crate::transport) fn say(&self) {
-        let short = |text: &str| -> String { text.chars().take(REASON_CHARACTERS_MAX).collect() };
-        let hint = self.hint.as_deref().map(|hint| format!("{HINT}{}\n", short(hint))).unwrap_or_default();
-        // Whoever waited for it may be gone.
-        let _untold = write!(std::io::stderr(), "{ERROR}{}\n{hint}", short(&self.message));
-    }
 }
 
 /// An engine that answers without end ends this process.
@@ -94,7 +82,7 @@ fn limit_memory() {
     }
 }
 
-async fn carry_out(errand: Errand) -> Result<ExitCode, ContainerError> {
+async fn carry_out(errand: Errand) -> Result<ExitCode, CarrierError> {
     match errand {
         Errand::Examine { engine, container } => print(&in_time(examine(&engine, &container)).await?),
         Errand::Prepare { engine, container, agents } => {
@@ -104,33 +92,33 @@ async fn carry_out(errand: Errand) -> Result<ExitCode, ContainerError> {
     }
 }
 
-fn print<T: serde::Serialize>(found: &T) -> Result<ExitCode, ContainerError> {
-    let failed = |why: String| ContainerError::new(ErrorKind::Failure, why);
+fn print<T: serde::Serialize>(found: &T) -> Result<ExitCode, CarrierError> {
+    let failed = |why: String| CarrierError::new(ErrorKind::Failure, why);
     let text = serde_json::to_vec(found).map_err(|error| failed(error.to_string()))?;
     std::io::stdout().write_all(&text).map_err(|error| failed(error.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// An engine may begin an answer and never end it, and whoever waited for this errand may have been killed.
-async fn in_time<T>(asking: impl Future<Output = Result<T, ContainerError>>) -> Result<T, ContainerError> {
+async fn in_time<T>(asking: impl Future<Output = Result<T, CarrierError>>) -> Result<T, CarrierError> {
     tokio::time::timeout(PREPARE_TIMEOUT, asking).await.unwrap_or_else(|_| {
         let message = format!("the container's engine did not answer within {} s", PREPARE_TIMEOUT.as_secs());
-        Err(ContainerError::new(ErrorKind::TimedOut, message))
+        Err(CarrierError::new(ErrorKind::TimedOut, message))
     })
 }
 
-fn open(engine: &str) -> Result<Api, ContainerError> {
+fn open(engine: &str) -> Result<Api, CarrierError> {
     Api::new(Engine::parse(engine, "the engine")?)
 }
 
-async fn find(api: &Api, engine: &str, name: &str) -> Result<Container, ContainerError> {
+async fn find(api: &Api, engine: &str, name: &str) -> Result<Container, CarrierError> {
     api.find(name, name).await?.ok_or_else(|| {
         let message = format!("there is no container `{name}` at {engine}");
-        ContainerError::new(ErrorKind::NotFound, message).with_hint("docker ps --all")
+        CarrierError::new(ErrorKind::NotFound, message).with_hint("docker ps --all")
     })
 }
 
-async fn examine(engine: &str, name: &str) -> Result<Examined, ContainerError> {
+async fn examine(engine: &str, name: &str) -> Result<Examined, CarrierError> {
     let api = open(engine)?;
     let (version, _) = api.version().await?;
     let looked = async {
@@ -143,7 +131,7 @@ async fn examine(engine: &str, name: &str) -> Result<Examined, ContainerError> {
     Ok(Examined { engine: format!("{version} at {engine}"), container: looked.await })
 }
 
-async fn prepare(engine: &str, name: &str, agents: &[Offered]) -> Result<Prepared, ContainerError> {
+async fn prepare(engine: &str, name: &str, agents: &[Offered]) -> Result<Prepared, CarrierError> {
     let api = open(engine)?;
     let container = find(&api, engine, name).await?;
     container.check()?;
@@ -155,7 +143,7 @@ async fn prepare(engine: &str, name: &str, agents: &[Offered]) -> Result<Prepare
             "there is no agent for the container `{name}`, which is made for {architecture}; there are agents for Linux on {}",
             have.join(", ")
         );
-        ContainerError::new(ErrorKind::Refused, message)
+        CarrierError::new(ErrorKind::Refused, message)
     })?;
     let agent = place(&api, &container, &offered.file).await?;
     let dial = DockerDial {
@@ -179,7 +167,7 @@ enum Ended {
     WithContainer,
 }
 
-async fn stream(dial: DockerDial, session: String) -> Result<ExitCode, ContainerError> {
+async fn stream(dial: DockerDial, session: String) -> Result<ExitCode, CarrierError> {
     let api = open(&dial.engine)?;
     let (container, streams) = in_time(start(&api, dial, session)).await?;
     let exec = streams.exec.clone();
@@ -197,7 +185,7 @@ async fn stream(dial: DockerDial, session: String) -> Result<ExitCode, Container
 }
 
 /// Starts the agent, after it was looked at if that is needed.
-async fn start(api: &Api, dial: DockerDial, session: String) -> Result<(Container, Streams), ContainerError> {
+async fn start(api: &Api, dial: DockerDial, session: String) -> Result<(Container, Streams), CarrierError> {
     let found = api.find(&dial.container, &dial.name).await?;
     let container = found.ok_or_else(|| removed(&dial.name))?;
     container.check()?;
@@ -215,11 +203,11 @@ async fn start(api: &Api, dial: DockerDial, session: String) -> Result<(Containe
 }
 
 /// Why an agent's stream has ended that its client had not closed.
-async fn why(api: &Api, was: &Container, exec: &str, noise: &[u8]) -> Result<ExitCode, ContainerError> {
+async fn why(api: &Api, was: &Container, exec: &str, noise: &[u8]) -> Result<ExitCode, CarrierError> {
     let is = api.find(&was.id, &was.name).await?.ok_or_else(|| was.removed())?;
     if is.started != was.started {
         let message = format!("the container `{}` was started again", was.name);
-        return Err(ContainerError::new(ErrorKind::Unreachable, message));
+        return Err(CarrierError::new(ErrorKind::Unreachable, message));
     }
     is.check()?;
     match api.status(exec).await {
@@ -230,14 +218,14 @@ async fn why(api: &Api, was: &Container, exec: &str, noise: &[u8]) -> Result<Exi
 }
 
 /// The socket that is standard input and output.
-fn own_stream() -> Result<UnixStream, ContainerError> {
+fn own_stream() -> Result<UnixStream, CarrierError> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map(std::os::unix::net::UnixStream::from);
     let stream = socket.and_then(|socket| {
         socket.set_nonblocking(true)?;
         UnixStream::from_std(socket)
     });
     stream.map_err(|error| {
-        ContainerError::new(ErrorKind::Failure, format!("standard input is no socket: {error}"))
+        CarrierError::new(ErrorKind::Failure, format!("standard input is no socket: {error}"))
     })
 }
 

@@ -22,7 +22,7 @@ use wire::api::error::ErrorKind;
 use wire::worker::AgentFile;
 
 use super::api::{Api, Container, Program};
-use super::{ContainerError, content_of, directory_name, tar};
+use super::{CarrierError, content_of, directory_name, tar};
 
 /// Where agents lie, in the root of a container.
 const HOME: &str = ".stead";
@@ -45,7 +45,7 @@ pub(super) async fn place(
     api: &Api,
     container: &Container,
     file: &AgentFile,
-) -> Result<String, ContainerError> {
+) -> Result<String, CarrierError> {
     let content = content_of(file)?;
     let directory = directory_name(file);
     if container.is_read_only {
@@ -89,7 +89,7 @@ enum Owned {
 }
 
 /// Looks at a directory; `None` if there is none.
-async fn look(api: &Api, container: &str, path: &str) -> Result<Option<Owned>, ContainerError> {
+async fn look(api: &Api, container: &str, path: &str) -> Result<Option<Owned>, CarrierError> {
     /// The first header, with what may be said about it before.
     const HEADER_BYTES_MAX: usize = 8 << 10;
     let Some(archive) = api.archive(container, path, HEADER_BYTES_MAX).await? else { return Ok(None) };
@@ -105,7 +105,7 @@ async fn is_intact(
     container: &Container,
     directory: &str,
     content: &[u8],
-) -> Result<bool, ContainerError> {
+) -> Result<bool, CarrierError> {
     if look(api, &container.id, &format!("/{HOME}")).await? != Some(Owned::Root) {
         return Ok(false);
     }
@@ -118,21 +118,21 @@ async fn is_intact(
     Ok(all_are_roots && own.is_directory && program.is_file && program.content == content)
 }
 
-fn untrusted(container: &Container, path: &str) -> ContainerError {
+fn untrusted(container: &Container, path: &str) -> CarrierError {
     let name = &container.name;
     let message = format!(
         "the agent is not run in the container `{name}`: others than root could change it at `{path}`"
     );
-    let error = ContainerError::new(ErrorKind::Refused, message);
+    let error = CarrierError::new(ErrorKind::Refused, message);
     match path {
         "/" => error.with_hint(format!("docker exec -u 0 {name} chown root:root /")),
         _ => error.with_hint(format!("docker exec -u 0 {name} rm -r /{HOME}")),
     }
 }
 
-fn unplaced(container: &Container, error: &ContainerError) -> ContainerError {
+fn unplaced(container: &Container, error: &CarrierError) -> CarrierError {
     let message = format!("could not put the agent into the container `{}`: {error}", container.name);
-    ContainerError { message, ..error.clone() }
+    CarrierError { message, ..error.clone() }
 }
 
 /// Waits until no other errand of this computer puts an agent into a container. Gives up after a while: then the engine
@@ -186,11 +186,11 @@ async fn place_in_memory(
     container: &Container,
     directory: &str,
     content: &[u8],
-) -> Result<String, ContainerError> {
+) -> Result<String, CarrierError> {
     let name = &container.name;
     let refused = |why: &str| {
         let message = format!("the root of the container `{name}` is read-only, and {why}");
-        ContainerError::new(ErrorKind::Refused, message)
+        CarrierError::new(ErrorKind::Refused, message)
             .with_hint("run the container with --tmpfs /run:exec, in which the agent has room")
     };
     let bytes = content.len().to_string();
