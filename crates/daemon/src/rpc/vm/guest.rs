@@ -94,10 +94,9 @@ async fn ask<T>(
     let prompter = context.prompter(&caller);
     let wanted = Wanted::new(Machine::Vm { name: vm.name.clone() }, caller, prompter);
     let asking = async {
-        let lease = daemon.owner.acquire(wanted).await?;
-        let connection = lease.link().shared().await?;
+        let session = context.sessions.get(&daemon.owner, wanted).await?;
         let what = format!("the vm `{}` does not tell", vm.name);
-        question(&connection.client).await.map_err(|error| from_call(&what, &error))
+        question(session.client()).await.map_err(|error| from_call(&what, &error))
     };
     let late = || ErrorObject::new(ErrorKind::TimedOut, format!("the vm `{}` does not answer", vm.name));
     tokio::time::timeout(ANSWER_TIMEOUT, asking).await.unwrap_or_else(|_| Err(late()))
