@@ -34,6 +34,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("mke2fs", "e2fsprogs"),
     ("qemu-img", "qemu-utils"),
     ("qemu-system-x86_64", QEMU),
+    ("ip", "iproute2"),
 ];
 
 /// What runs microVMs. It has to be of the same release as the other parts of QEMU that are there.

@@ -168,8 +168,8 @@ pub enum Event {
     CreateVm {
         /// What it is to be called.
         name: String,
-        /// What it is to be, and what it boots from.
-        record: Box<(machine::vm::Record, machine::image::Image)>,
+        /// What it is to be.
+        wanted: Box<crate::vm::Wanted>,
         /// Answered once its disk is there.
         answer: Answer<()>,
     },
@@ -567,7 +567,7 @@ impl Owner {
             Event::TunnelClosed(id, reason) => self.on_tunnel_closed(id, reason),
             Event::CloseTunnel { id, told, answer } => drop(answer.send(self.close_tunnel(id, told))),
             Event::CloseTunnelsOf { machine, answer } => drop(answer.send(self.close_tunnels_of(&machine))),
-            Event::CreateVm { name, record, answer } => self.create_vm(name, record.0, record.1, answer),
+            Event::CreateVm { name, wanted, answer } => self.create_vm(name, *wanted, answer),
             Event::AdoptVm(name, record) => self.adopt_vm(name, *record),
             Event::SelectVm { name, answer } => drop(answer.send(self.select_vm(&name))),
             Event::Vm(name, event) => self.on_vm(&name, event),

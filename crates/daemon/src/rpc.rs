@@ -148,6 +148,10 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::VmDelete(delete) => done::<api::vm::Delete>(vm::delete(&daemon, delete).await),
         Call::VmShow(show) => done::<api::vm::Show>(vm::show(&daemon, show).await),
         Call::VmList(_) => done::<api::vm::List>(vm::list(&daemon).await),
+        Call::VmSet(set) => done::<api::vm::Set>(vm::set(&daemon, set).await),
+        Call::VmPing(ping) => done::<api::vm::Ping>(vm::guest::ping(&daemon, &context, ping).await),
+        Call::VmStats(stats) => done::<api::vm::Stats>(vm::guest::stats(&daemon, &context, stats).await),
+        Call::VmPorts(ports) => done::<api::vm::Ports>(vm::guest::ports(&daemon, &context, ports).await),
         Call::VmLogs(logs) => done::<api::vm::Logs>(vm::logs(&daemon, logs).await),
         Call::ImageBuild(build) => done::<api::image::Build>(image::build(&daemon, &context, build).await),
         Call::ImagePromote(promote) => {

@@ -48,6 +48,7 @@ pub fn boot() -> Result<u32, String> {
         said("the host name", rustix::system::sethostname(name.as_bytes()));
         said("the host name", network::name_host(name));
     }
+    said("the size of the root", crate::disk::grow());
     said("the loopback", network::loopback());
     match Network::read(&line) {
         Ok(network) => said("the network", network.map_or(Ok(()), |network| network.apply())),

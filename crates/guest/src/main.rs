@@ -23,6 +23,7 @@
 //! What this crate must not know: the agent's protocol, and anything of a host but its ports.
 
 mod boot;
+mod disk;
 mod init;
 mod network;
 mod port;

@@ -19,7 +19,7 @@ const CLASS: &str = "/sys/class/net";
 const DRIVER: &str = "virtio_net";
 
 /// How long a card may take to be found.
-const CARD_TIMEOUT: Duration = Duration::from_secs(20);
+const CARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often it is looked for.
 const CARD_INTERVAL: Duration = Duration::from_millis(5);
@@ -127,7 +127,10 @@ impl Card {
                 return Card::named(name);
             }
             if Instant::now() > until {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "there is no network card"));
+                return Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "there is no network card: the image's kernel may have none of its modules",
+                ));
             }
             std::thread::sleep(CARD_INTERVAL);
         }

@@ -108,8 +108,25 @@ pub fn examine(path: &Path) -> Result<Format> {
     }
 }
 
-/// How much room a disk takes at the most when it is written as its guest sees it.
-pub fn bytes_max(path: &Path, format: Format) -> Result<u64> {
+/// Makes the root disk of the vm in this directory larger. The guest's file system takes all of it when it boots next. One
+/// cannot be made smaller. Blocks.
+pub fn grow(directory: &Path, bytes: u64) -> Result<()> {
+    let (path, format) = find(directory).ok_or_else(|| {
+        Error::new(ErrorKind::Failure, format!("there is no disk in `{}`", directory.display()))
+    })?;
+    let is = bytes_seen(&path, format)?;
+    if bytes < is {
+        let message = format!("the disk has {} MiB, and cannot be made smaller", is.div_ceil(1 << 20));
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    let arguments = ["resize", "-q", "-f", format.name()].map(Into::into);
+    let what = [path.into_os_string(), bytes.to_string().into()];
+    let resizing = Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT };
+    resizing.run(arguments.into_iter().chain(what))
+}
+
+/// How large a guest sees a disk: the most room that it takes when it is written so.
+pub fn bytes_seen(path: &Path, format: Format) -> Result<u64> {
     match format {
         // What it has packed may come to as much.
         Format::Qcow2 => Ok(number(&head(path)?, 24)),
@@ -163,5 +180,31 @@ fn share(from: &Path, to: &Path) -> Result<bool> {
             std::fs::remove_file(to).map_err(failed)?;
             Ok(false)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_grows_and_never_shrinks() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (image, vm) = (scratch.path().join("image"), scratch.path().join("vm"));
+        std::fs::write(&image, vec![0; 3 << 20]).unwrap();
+        std::fs::create_dir(&vm).unwrap();
+        make(&vm, &image).unwrap();
+        let sees = || {
+            let (path, format) = find(&vm).unwrap();
+            bytes_seen(&path, format).unwrap()
+        };
+        assert_eq!(sees(), 3 << 20);
+        for bytes in [5 << 20, 5 << 20, 8 << 20] {
+            grow(&vm, bytes).unwrap();
+            assert_eq!(sees(), bytes);
+        }
+        let error = grow(&vm, 7 << 20).unwrap_err();
+        assert!(error.kind == ErrorKind::Usage && error.message.contains("8 MiB"), "{error}");
+        assert_eq!(std::fs::metadata(&image).unwrap().len(), 3 << 20);
     }
 }

@@ -8,6 +8,7 @@ use supervisor::{Identity, Process};
 
 use crate::disk::Format;
 use crate::error::Result;
+use crate::network::Network;
 
 /// What runs guests: one implementation for each VMM.
 pub trait Engine: Send + Sync {
@@ -79,4 +80,6 @@ pub struct Spec {
     pub console: PathBuf,
     /// This very program, which writes that log.
     pub own_program: PathBuf,
+    /// Its network, if it has one. The sockets of its gate are beside those of its ports.
+    pub network: Option<Network>,
 }

@@ -6,6 +6,7 @@
 //! - [`disk`]: a guest's root disk, which holds only what differs from the image.
 //! - [`vm`]: what is written down of a microVM, and the places of its files.
 //! - [`engine`]: how a guest is run. [`engine::qemu`] is the one there is.
+//! - [`network`]: a guest's way to other computers.
 //! - [`console`]: what a guest says, within a limit.
 //! - [`course`]: how work that takes its time is followed, and called off.
 //!
@@ -13,6 +14,7 @@
 //!  IMAGES/NAME/    image.json  kernel  modules/  root.ext4            shared, never written to again
 //!  VMS/NAME/       vm.json  root.qcow2 | root.raw  initrd  console.log
 //!  RUN/vm-NAME/    0 .. 15                                            a socket for each port of a guest that runs
+//!                  frames-out  frames-back                            those of the gate of its network, if it has one
 //! ```
 //!
 //! What this crate must not know: who asks, what a mount or a session is, and what is said through a port. It has no state in
@@ -35,6 +37,7 @@ pub mod image;
 pub mod initramfs;
 pub mod kernel;
 pub mod modules;
+pub mod network;
 pub mod program;
 pub mod vm;
 

@@ -16,6 +16,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::image::{Image, check_name};
 use crate::kernel::read_bounded;
+use crate::network::Network;
 
 /// The longest record.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
@@ -38,16 +39,23 @@ pub struct Record {
     pub cpus: u32,
     /// Memory, in MiB.
     pub memory_mib: u32,
+    /// Its network, if it has one.
+    #[serde(default)]
+    pub network: Option<Network>,
     /// The VMM, if it was running when that was written.
     #[serde(default)]
     pub process: Option<Identity>,
+    /// The gate of its network while the VMM runs.
+    #[serde(default)]
+    pub gate: Option<Identity>,
 }
 
 impl Record {
     /// A microVM that does not run.
     pub fn new(image: &str, engine: &str, cpus: u32, memory_mib: u32) -> Record {
         let (image, engine) = (image.to_owned(), engine.to_owned());
-        Record { version: VERSION, id: new_id(), image, engine, cpus, memory_mib, process: None }
+        let (process, gate, network) = (None, None, None);
+        Record { version: VERSION, id: new_id(), image, engine, cpus, memory_mib, network, process, gate }
     }
 }
 
@@ -83,14 +91,19 @@ impl Places {
     }
 
     /// Makes all that a microVM has while it does not run. Nothing is left of one that could not be made. Blocks.
-    pub fn create(&self, image: &Image, record: &Record) -> Result<()> {
+    pub fn create(&self, image: &Image, disk_mib: Option<u32>, record: &Record) -> Result<()> {
         if let Some(parent) = self.directory.parent() {
             supervisor::socket::private_directory(parent)
                 .map_err(|error| Error::new(ErrorKind::Failure, error.to_string()))?;
         }
         let made = fs::DirBuilder::new().mode(0o700).create(&self.directory);
         made.map_err(|error| Error::file("make", &self.directory, &error))?;
-        let filled = disk::make(&self.directory, &image.root()).and_then(|()| self.write(record));
+        let filled = disk::make(&self.directory, &image.root())
+            .and_then(|()| match disk_mib {
+                Some(disk_mib) => disk::grow(&self.directory, u64::from(disk_mib) << 20),
+                None => Ok(()),
+            })
+            .and_then(|()| self.write(record));
         filled.inspect_err(|_| {
             if let Err(error) = self.remove() {
                 tracing::warn!(%error, "what was made of a vm stays");

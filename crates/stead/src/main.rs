@@ -9,6 +9,7 @@
 //! | `stead container ERRAND` | what speaks with the engine of a container, for the daemon and for workers |
 //! | `stead guest ERRAND` | what carries a stream to a microVM, for the daemon and for workers |
 //! | `stead console LOG` | what writes down what a microVM says, within a limit |
+//! | `stead network SOCKETS` | what all frames of a microVM go through |
 //! | `stead probe DIR` | one request to a mount, for the daemon's monitor |
 //! | `stead daemon run` | the daemon |
 //! | anything else | the command line |
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Some(remote::transport::docker::PART) => remote::transport::docker::main(arguments),
         Some(remote::transport::vm::PART) => remote::transport::vm::main(arguments),
         Some(machine::console::PART) => machine::console::main(arguments),
+        Some(machine::network::gate::PART) => machine::network::gate::main(arguments),
         Some("probe") => mount::probe::main(arguments),
         _ => match cli::main() {
             cli::Next::Exit(code) => ExitCode::from(code),

@@ -275,6 +275,14 @@ methods! {
     VmShow = "vm.show": vm::Show => status::Vm;
     /// All of them.
     VmList = "vm.list": vm::List => vm::Vms;
+    /// Change one that does not run.
+    VmSet = "vm.set": vm::Set => status::Vm;
+    /// Whether the agent of one answers.
+    VmPing = "vm.ping": vm::Ping => vm::Pong;
+    /// What one takes.
+    VmStats = "vm.stats": vm::Stats => vm::Usage;
+    /// On which ports of one something listens.
+    VmPorts = "vm.ports": vm::Ports => vm::Listeners;
     /// What a guest has said on its console.
     VmLogs = "vm.logs": vm::Logs => vm::Console;
     /// Make an image of a kernel and a root file system.

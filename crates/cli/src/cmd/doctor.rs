@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
-use wire::api::machine::{Check, Doctor, Machine, Verdict};
+use wire::api::machine::{Check, Doctor, Machine, Report, Verdict};
 use wire::bytestring::ByteString;
 
 use crate::completion;
@@ -51,7 +51,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         Some(text) => {
             let request = Doctor { machine: context.machine(text)?, caller: context.caller() };
             let report = context.daemon()?.call(request)?;
-            Document { machine: report.machine, checks: report.checks, values: Vec::new() }
+            return show(report, context);
         }
         None => Document {
             machine: Machine::Host,
@@ -59,10 +59,12 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
             values: values::values(context)?,
         },
     };
-    if context.output.is_json() {
-        return context.output.document(&document);
-    }
     print(&document, context)
+}
+
+/// Shows what was found of a machine.
+pub fn show(report: Report, context: &mut Context) -> Result<()> {
+    print(&Document { machine: report.machine, checks: report.checks, values: Vec::new() }, context)
 }
 
 /// What a mount through the kernel needs.
@@ -71,6 +73,9 @@ pub fn mount_checks(context: &Context) -> Vec<Check> {
 }
 
 fn print(document: &Document, context: &mut Context) -> Result<()> {
+    if context.output.is_json() {
+        return context.output.document(document);
+    }
     let mut checks = Table::without_heading(&[Align::Left, Align::Left, Align::Left]);
     for check in &document.checks {
         let (word, style) = match check.verdict {

@@ -1,11 +1,19 @@
 //! `stead vm`
 
+use std::time::Duration;
+
 use clap::Subcommand;
+use wire::api::machine::{Doctor, Machine, Verdict};
 use wire::api::status::Vm;
-use wire::api::vm::{Create, Delete, Kill, List, Logs, Show, Start, Stop, Vms};
+use wire::api::vm::{
+    Create, Delete, Forward, Kill, List, Logs, Ping, Ports, Set, Show, Start, Stats, Stop, Vms,
+};
+use wire::api::{ErrorKind, ErrorObject};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::output::text::bytes;
+use crate::output::{Align, Table};
 
 /// Run microVMs: computers of their own, each with its own kernel, reached as `vm://NAME`.
 ///
@@ -52,10 +60,32 @@ enum Command {
         #[arg(long, short)]
         force: bool,
     },
+    /// Change a vm that does not run
+    Set(SetArgs),
     /// Show the vms
     List,
     /// Show a vm
     Show {
+        /// Which one
+        name: String,
+    },
+    /// Ask a vm's agent for nothing, and show how long it took
+    Ping {
+        /// Which one
+        name: String,
+    },
+    /// Show what a vm takes of this computer, and what it says of itself
+    Stats {
+        /// Which one
+        name: String,
+    },
+    /// Look at all that a vm needs to be reached; fails if any of it is broken
+    Health {
+        /// Which one
+        name: String,
+    },
+    /// Show on which TCP ports something listens in a vm
+    Ports {
         /// Which one
         name: String,
     },
@@ -79,6 +109,51 @@ struct CreateArgs {
     /// How much memory it has: `512M`, `2G` [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     memory: Option<u32>,
+    /// Give it a network: it reaches what this computer reaches, but not what listens on this computer's loopback, nor other vms
+    #[arg(long)]
+    nat: bool,
+    /// Have a port of this computer's loopback lead to one of it, which has a network then; repeatable
+    #[arg(long = "port", value_name = "HOST:GUEST", value_parser = forward)]
+    ports: Vec<Forward>,
+    /// How large its disk is: `4G` [default: as large as the image's, and never smaller]
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    disk: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+struct SetArgs {
+    /// Which one
+    name: String,
+    /// How many processors it has
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// How much memory it has: `512M`, `2G`
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    memory: Option<u32>,
+    /// How large its disk is, never smaller than it was: `4G`
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    disk: Option<u32>,
+    /// Give it a network
+    #[arg(long)]
+    nat: bool,
+    /// Take its network away
+    #[arg(long, conflicts_with_all = ["nat", "ports"])]
+    no_nat: bool,
+    /// Have this port of this computer's loopback lead to it, in place of those that did; repeatable
+    #[arg(long = "port", value_name = "HOST:GUEST", value_parser = forward)]
+    ports: Vec<Forward>,
+    /// Have no port lead to it
+    #[arg(long, conflicts_with = "ports")]
+    no_ports: bool,
+}
+
+/// A port here and one there.
+fn forward(text: &str) -> std::result::Result<Forward, String> {
+    let ports = text
+        .split_once(':')
+        .and_then(|(host, guest)| Some(Forward { host: host.parse().ok()?, guest: guest.parse().ok()? }));
+    let ports = ports.filter(|ports| ports.host != 0 && ports.guest != 0);
+    ports.ok_or_else(|| format!("`{text}` is no pair of ports such as 8080:80"))
 }
 
 /// A size as people write it, in MiB.
@@ -97,8 +172,9 @@ fn mebibytes(text: &str) -> std::result::Result<u32, String> {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     match args.command {
-        Command::Create(CreateArgs { name, image, cpus, memory }) => {
-            let vm = context.daemon()?.call(Create { name, image, cpus, memory_mib: memory })?;
+        Command::Create(CreateArgs { name, image, cpus, memory, nat, ports, disk }) => {
+            let create = Create { name, image, cpus, memory_mib: memory, nat, ports, disk_mib: disk };
+            let vm = context.daemon()?.call(create)?;
             print(&vm, context)
         }
         Command::Start { name } => {
@@ -119,11 +195,16 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
             print(&vm, context)
         }
         Command::Delete { name, force } => delete(name, force, context),
+        Command::Set(args) => set(args, context),
         Command::List => list(context),
         Command::Show { name } => {
             let vm = context.daemon()?.call(Show { name })?;
             show(&vm, context)
         }
+        Command::Ping { name } => ping(name, context),
+        Command::Stats { name } => stats(name, context),
+        Command::Health { name } => health(name, context),
+        Command::Ports { name } => ports(name, context),
         Command::Logs { name } => logs(name, context),
     }
 }
@@ -178,6 +259,80 @@ fn delete(name: String, force: bool, context: &mut Context) -> Result<()> {
     context.output.line(format_args!("{}  deleted", deleted.name))
 }
 
+fn set(args: SetArgs, context: &mut Context) -> Result<()> {
+    let SetArgs { name, cpus, memory, disk, nat, no_nat, ports, no_ports } = args;
+    let ports = (no_ports || !ports.is_empty()).then_some(ports);
+    let nat = (nat || no_nat).then_some(nat);
+    if (cpus, memory, disk, nat, &ports) == (None, None, None, None, &None) {
+        return Err(Error::usage("nothing is said that is to change: see `stead vm set --help`"));
+    }
+    let vm = context.daemon()?.call(Set { name, cpus, memory_mib: memory, disk_mib: disk, nat, ports })?;
+    print(&vm, context)
+}
+
+fn ping(name: String, context: &mut Context) -> Result<()> {
+    let caller = context.caller();
+    let pong = context.daemon()?.call(Ping { name, caller })?;
+    if context.output.is_json() {
+        return context.output.document(&pong);
+    }
+    let milliseconds = Duration::from_micros(pong.round_trip_us).as_secs_f64() * 1000.0;
+    context.output.line(format_args!("{}  {milliseconds:.1} ms", pong.name))
+}
+
+fn stats(name: String, context: &mut Context) -> Result<()> {
+    let caller = context.caller();
+    let usage = context.daemon()?.call(Stats { name, caller })?;
+    if context.output.is_json() {
+        return context.output.document(&usage);
+    }
+    let mut table = Table::without_heading(&[Align::Left, Align::Left]);
+    table.row(["cpu".into(), format!("{:.1} s", Duration::from_millis(usage.cpu_ms).as_secs_f64()).into()]);
+    table.row(["memory here".into(), bytes(usage.memory_bytes).into()]);
+    table.row(["disk here".into(), bytes(usage.disk_bytes).into()]);
+    if let Some(guest) = &usage.guest {
+        let used = guest.memory_bytes.saturating_sub(guest.available_bytes);
+        table.row([
+            "memory inside".into(),
+            format!("{} of {}", bytes(used), bytes(guest.memory_bytes)).into(),
+        ]);
+        table.row(["load inside".into(), format!("{:.2}", f64::from(guest.load_hundredths) / 100.0).into()]);
+        let network = format!("{} in, {} out", bytes(guest.received_bytes), bytes(guest.sent_bytes));
+        table.row(["network".into(), network.into()]);
+    }
+    context.output.table(&table)
+}
+
+fn health(name: String, context: &mut Context) -> Result<()> {
+    let caller = context.caller();
+    let client = context.daemon()?;
+    let machine = Machine::Vm { name: client.call(Show { name })?.name };
+    let report = client.call(Doctor { machine, caller })?;
+    let broken: Vec<&str> = report
+        .checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::Broken)
+        .map(|check| &check.name[..])
+        .collect();
+    let failure = (!broken.is_empty())
+        .then(|| Error::from(ErrorObject::new(ErrorKind::Failure, format!("{} broken", broken.join(", ")))));
+    super::doctor::show(report, context)?;
+    failure.map_or(Ok(()), Err)
+}
+
+fn ports(name: String, context: &mut Context) -> Result<()> {
+    let caller = context.caller();
+    let listeners = context.daemon()?.call(Ports { name, caller })?;
+    if context.output.is_json() {
+        return context.output.document(&listeners);
+    }
+    let mut table = Table::new(&[("PORT", Align::Right), ("ADDRESS", Align::Left)]);
+    for listener in &listeners.ports {
+        table.row([u32::from(listener.port).into(), listener.address.to_string().into()]);
+    }
+    context.output.table(&table)
+}
+
 fn logs(name: String, context: &mut Context) -> Result<()> {
     let console = context.daemon()?.call(Logs { name })?;
     if context.output.is_json() {
@@ -189,6 +344,14 @@ fn logs(name: String, context: &mut Context) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_read_as_a_pair() {
+        assert_eq!(forward("8080:80"), Ok(Forward { host: 8080, guest: 80 }));
+        for wrong in ["", "80", "80:", ":80", "0:80", "80:0", "80:65536", "1:2:3", "a:b"] {
+            assert!(forward(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn memory_is_read_with_its_unit_only() {

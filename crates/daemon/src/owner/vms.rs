@@ -1,12 +1,11 @@
 //! The part of the owner's state that is microVMs. Each is served by a task of its own, see [`crate::vm`].
 
-use machine::image::Image;
 use machine::vm::Record;
 use wire::api::event::VmState;
 use wire::api::vm::VMS_MAX;
 
 use super::*;
-use crate::vm::{COMMANDS_MAX, Command as VmCommand, Vm, VmEvent};
+use crate::vm::{COMMANDS_MAX, Command as VmCommand, Vm, VmEvent, Wanted};
 
 /// A microVM, as the owner knows it.
 #[derive(Debug)]
@@ -16,7 +15,7 @@ pub(super) struct VmRecord {
 }
 
 impl Owner {
-    pub(super) fn create_vm(&mut self, name: String, record: Record, image: Image, answer: Answer<()>) {
+    pub(super) fn create_vm(&mut self, name: String, wanted: Wanted, answer: Answer<()>) {
         let refused = match self.vms.len() {
             _ if !matches!(self.course, Course::Serving) => Some(ending()),
             _ if self.vms.contains_key(&name) => {
@@ -35,9 +34,10 @@ impl Owner {
             drop(answer.send(Err(error)));
             return;
         }
+        let Wanted { record, image, disk_mib } = wanted;
         let commands = self.insert_vm(&name, &record, VmState::Creating);
         let vm = Vm::new(name, record, self.surroundings.vms.clone(), self.handle.clone());
-        tokio::spawn(vm.create(image, answer, commands));
+        tokio::spawn(vm.create(image, disk_mib, answer, commands));
     }
 
     pub(super) fn adopt_vm(&mut self, name: String, record: Record) {
@@ -48,17 +48,7 @@ impl Owner {
 
     fn insert_vm(&mut self, name: &str, record: &Record, state: VmState) -> mpsc::Receiver<VmCommand> {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-        let shown = status::Vm {
-            name: name.to_owned(),
-            state,
-            image: record.image.clone(),
-            engine: record.engine.clone(),
-            pid: None,
-            cpus: record.cpus,
-            memory_mib: record.memory_mib,
-            reason: None,
-            since: now(),
-        };
+        let shown = shown(name, record, state);
         self.vms.insert(name.to_owned(), VmRecord { shown, commands: sender });
         self.tell_vm(name, state, None);
         commands
@@ -73,12 +63,25 @@ impl Owner {
     }
 
     pub(super) fn on_vm(&mut self, name: &str, event: VmEvent) {
-        let VmEvent::State { state, reason, pid } = event else {
-            self.vms.remove(name);
-            self.tell_vm(name, VmState::Deleted, None);
-            return;
-        };
         let Some(vm) = self.vms.get_mut(name) else { return };
+        let (state, reason, pid) = match event {
+            VmEvent::State { state, reason, pid } => (state, reason, pid),
+            VmEvent::Changed(record) => {
+                let status::Vm { pid, reason, since, state, .. } = &vm.shown;
+                vm.shown = status::Vm {
+                    pid: *pid,
+                    reason: reason.clone(),
+                    since: *since,
+                    ..shown(name, &record, *state)
+                };
+                return;
+            }
+            VmEvent::Gone => {
+                self.vms.remove(name);
+                self.tell_vm(name, VmState::Deleted, None);
+                return;
+            }
+        };
         let was = std::mem::replace(&mut vm.shown.state, state);
         (vm.shown.pid, vm.shown.reason) = (pid, reason.clone());
         if was != state {
@@ -93,5 +96,22 @@ impl Owner {
 
     pub(super) fn shown_vms(&self) -> Vec<status::Vm> {
         self.vms.values().map(|vm| vm.shown.clone()).collect()
+    }
+}
+
+fn shown(name: &str, record: &Record, state: VmState) -> status::Vm {
+    status::Vm {
+        name: name.to_owned(),
+        id: record.id.clone(),
+        state,
+        image: record.image.clone(),
+        engine: record.engine.clone(),
+        pid: None,
+        cpus: record.cpus,
+        memory_mib: record.memory_mib,
+        nat: record.network.is_some(),
+        ports: record.network.clone().map(|network| network.ports).unwrap_or_default(),
+        reason: None,
+        since: now(),
     }
 }

@@ -4,18 +4,21 @@ use std::time::Duration;
 
 use machine::console;
 use machine::image::{Image, check_name};
+use machine::network::Network;
 use machine::vm::Record;
 use tokio::sync::oneshot;
 use wire::api::status::Vm;
 use wire::api::vm::{
-    CPUS_MAX, Console, Create, Delete, Deleted, Kill, Logs, MEMORY_MIB_MAX, MEMORY_MIB_MIN, Show, Start,
-    Stop, Vms,
+    CPUS_MAX, Console, Create, DISK_MIB_MAX, Delete, Deleted, Forward, Kill, Logs, MEMORY_MIB_MAX,
+    MEMORY_MIB_MIN, Set, Show, Start, Stop, Vms,
 };
 use wire::api::{ErrorKind, ErrorObject};
 
 use super::Daemon;
 use crate::owner::{Answer, Event, ending};
-use crate::vm::{Command, STOP_GRACE, STOP_GRACE_MAX, blocking, from_machine, places};
+use crate::vm::{Change, Command, STOP_GRACE, STOP_GRACE_MAX, Wanted, blocking, from_machine, places};
+
+pub mod guest;
 
 /// Memory of a microVM for which none is asked, in MiB.
 const MEMORY_MIB: u32 = 512;
@@ -27,46 +30,91 @@ const CONSOLE_BYTES: u64 = 128 << 10;
 pub async fn create(daemon: &Daemon, create: Create) -> Result<Vm, ErrorObject> {
     check_name(&create.name, "vm").map_err(|error| from_machine(&error))?;
     let (cpus, memory) = (create.cpus.unwrap_or(1), create.memory_mib.unwrap_or(MEMORY_MIB));
-    if !(1..=CPUS_MAX).contains(&cpus) {
-        return Err(ErrorObject::new(ErrorKind::Usage, format!("a vm has 1 to {CPUS_MAX} processors")));
-    }
-    if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&memory) {
-        let message = format!("a vm has {MEMORY_MIB_MIN} MiB to {} GiB of memory", MEMORY_MIB_MAX >> 10);
-        return Err(ErrorObject::new(ErrorKind::Usage, message));
-    }
+    check(Some(cpus), Some(memory), create.disk_mib)?;
+    let network = network(create.nat, create.ports)?;
     let _unchanged = daemon.images.lock().await;
     let (images, image) = (daemon.paths.images_dir(), create.image.clone());
     let image = blocking(move || Image::open(&images, &image)).await?;
-    let record = Record::new(&image.name, daemon.engine.name(), cpus, memory);
+    let record = Record { network, ..Record::new(&image.name, daemon.engine.name(), cpus, memory) };
     let name = create.name.clone();
-    daemon.owner.ask(|answer| Event::CreateVm { name, record: Box::new((record, image)), answer }).await?;
+    let wanted = Box::new(Wanted { record, image, disk_mib: create.disk_mib });
+    daemon.owner.ask(|answer| Event::CreateVm { name, wanted, answer }).await?;
     show(daemon, Show { name: create.name }).await
+}
+
+/// Refuses what no microVM can have.
+fn check(cpus: Option<u32>, memory_mib: Option<u32>, disk_mib: Option<u32>) -> Result<(), ErrorObject> {
+    let refused = |message: String| Err(ErrorObject::new(ErrorKind::Usage, message));
+    if cpus.is_some_and(|cpus| !(1..=CPUS_MAX).contains(&cpus)) {
+        return refused(format!("a vm has 1 to {CPUS_MAX} processors"));
+    }
+    if memory_mib.is_some_and(|memory| !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&memory)) {
+        return refused(format!("a vm has {MEMORY_MIB_MIN} MiB to {} GiB of memory", MEMORY_MIB_MAX >> 10));
+    }
+    if disk_mib.is_some_and(|disk| disk > DISK_MIB_MAX) {
+        return refused(format!("a vm's disk has at most {} TiB", DISK_MIB_MAX >> 20));
+    }
+    Ok(())
+}
+
+/// Changes one that does not run.
+pub async fn set(daemon: &Daemon, set: Set) -> Result<Vm, ErrorObject> {
+    let Set { name, cpus, memory_mib, disk_mib, nat, ports } = set;
+    check(cpus, memory_mib, disk_mib)?;
+    let vm = named(daemon, &name).await?;
+    let network = match (nat, ports) {
+        (None, None) => None,
+        (Some(false), Some(ports)) if !ports.is_empty() => {
+            let message = "a vm without a network has no forwarded ports";
+            return Err(ErrorObject::new(ErrorKind::Usage, message));
+        }
+        (Some(false), _) => Some(None),
+        (Some(true), ports) => Some(network(true, ports.unwrap_or(vm.ports))?),
+        (None, Some(ports)) => Some(network(vm.nat, ports)?),
+    };
+    let change = Box::new(Change { cpus, memory_mib, disk_mib, network });
+    tell(daemon, &vm.name, |answer| Command::Set(change, answer)).await?;
+    show(daemon, Show { name: vm.name }).await
+}
+
+/// The network that is wanted.
+fn network(nat: bool, ports: Vec<Forward>) -> Result<Option<Network>, ErrorObject> {
+    if !nat && ports.is_empty() {
+        return Ok(None);
+    }
+    let network = Network { ports };
+    network.check().map_err(|error| from_machine(&error))?;
+    Ok(Some(network))
 }
 
 /// Starts one, and waits until it can be reached.
 pub async fn start(daemon: &Daemon, start: Start) -> Result<Vm, ErrorObject> {
-    tell(daemon, &start.name, Command::Start).await?;
-    show(daemon, Show { name: start.name }).await
+    let name = named(daemon, &start.name).await?.name;
+    tell(daemon, &name, Command::Start).await?;
+    show(daemon, Show { name }).await
 }
 
 /// Stops one, and waits until it has.
 pub async fn stop(daemon: &Daemon, stop: Stop) -> Result<Vm, ErrorObject> {
     let grace = stop.grace_ms.map_or(STOP_GRACE, Duration::from_millis).min(STOP_GRACE_MAX);
-    tell(daemon, &stop.name, |answer| Command::Stop(grace, answer)).await?;
-    show(daemon, Show { name: stop.name }).await
+    let name = named(daemon, &stop.name).await?.name;
+    tell(daemon, &name, |answer| Command::Stop(grace, answer)).await?;
+    show(daemon, Show { name }).await
 }
 
 /// Ends one.
 pub async fn kill(daemon: &Daemon, kill: Kill) -> Result<Vm, ErrorObject> {
-    tell(daemon, &kill.name, Command::Kill).await?;
-    show(daemon, Show { name: kill.name }).await
+    let name = named(daemon, &kill.name).await?.name;
+    tell(daemon, &name, Command::Kill).await?;
+    show(daemon, Show { name }).await
 }
 
 /// Removes one.
 pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObject> {
     let force = delete.force;
-    tell(daemon, &delete.name, |answer| Command::Delete { force, answer }).await?;
-    Ok(Deleted { name: delete.name })
+    let name = named(daemon, &delete.name).await?.name;
+    tell(daemon, &name, |answer| Command::Delete { force, answer }).await?;
+    Ok(Deleted { name })
 }
 
 /// Has the task of a microVM do something, and waits for what comes of it.
@@ -87,11 +135,34 @@ pub(super) async fn tell<T>(
 
 /// One of them.
 pub async fn show(daemon: &Daemon, show: Show) -> Result<Vm, ErrorObject> {
-    let vms = list(daemon).await?.vms;
-    vms.into_iter().find(|vm| vm.name == show.name).ok_or_else(|| {
-        let message = format!("there is no vm `{}`", show.name.escape_debug());
-        ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list")
-    })
+    named(daemon, &show.name).await
+}
+
+/// The one that has this name, or this id, or is the only one of which either begins so.
+async fn named(daemon: &Daemon, given: &str) -> Result<Vm, ErrorObject> {
+    let mut vms = list(daemon).await?.vms;
+    let at = find(&vms, given)?;
+    Ok(vms.swap_remove(at))
+}
+
+fn find(vms: &[Vm], given: &str) -> Result<usize, ErrorObject> {
+    let place = |is: &dyn Fn(&Vm) -> bool| vms.iter().position(is);
+    if let Some(at) = place(&|vm| vm.name == given).or_else(|| place(&|vm| vm.id == given)) {
+        return Ok(at);
+    }
+    let begins = |vm: &Vm| !given.is_empty() && (vm.name.starts_with(given) || vm.id.starts_with(given));
+    let names: Vec<&str> = vms.iter().filter(|vm| begins(vm)).map(|vm| vm.name.as_str()).collect();
+    match (names.len(), place(&begins)) {
+        (1, Some(at)) => Ok(at),
+        (0, _) | (_, None) => {
+            let message = format!("there is no vm `{}`", given.escape_debug());
+            Err(ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list"))
+        }
+        _ => {
+            let message = format!("`{given}` may be {}", names.join(" or "));
+            Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"))
+        }
+    }
 }
 
 /// All of them.
@@ -117,3 +188,6 @@ pub async fn logs(daemon: &Daemon, logs: Logs) -> Result<Console, ErrorObject> {
     let is_shown = |shown: &char| !shown.is_control() || matches!(shown, '\n' | '\t');
     Ok(Console { text: String::from_utf8_lossy(&said.await?).chars().filter(is_shown).collect() })
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,16 +5,11 @@ use std::time::Duration;
 
 use e2e::guest::GUEST_DEADLINE;
 use e2e::{Stead, eventually, leftovers};
-use rustix::process::{Pid, Signal, kill_process};
 
-use super::{traces, vmms};
+use super::{kill, traces, vmms};
 
 /// For what the daemon does by itself.
 const DEADLINE: Duration = Duration::from_secs(60);
-
-fn kill(pid: i32) {
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-}
 
 #[test]
 fn a_vm_outlives_the_daemon_and_the_end_of_its_vmm_is_seen_at_once() {

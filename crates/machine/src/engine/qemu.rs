@@ -1,7 +1,8 @@
 //! Guests that QEMU runs.
 //!
 //! The machine is `q35` without anything that was not asked for: a disk, a source of randomness, a console, and one serial
-//! device with the ports of [`wire::guest`], each a unix socket that QEMU listens to. The kernel is booted by its entry for
+//! device with the ports of [`wire::guest`], each a unix socket that QEMU listens to. A network, if it is to have one, is the one
+//! that QEMU makes up, with all that the guest sends through two further sockets. The kernel is booted by its entry for
 //! hypervisors.
 //!
 //! `/dev/kvm` that opens is not enough: some kernels offer it without the processor's help, and run none but kernels made for
@@ -9,6 +10,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,7 @@ use super::{Accelerator, Engine, Examined, Spec};
 use crate::console;
 use crate::error::{Error, Result};
 use crate::kernel::read_bounded;
+use crate::network::{BACK, GATEWAY, GUEST, Network, OUT, PREFIX, RESOLVER};
 use crate::program;
 
 /// QEMU's program.
@@ -28,6 +31,9 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// What brings it.
 const PACKAGE: &str = "qemu-system-x86";
+
+/// What a guest's network device is known by. There is no other one on its network.
+const MAC: &str = "52:54:00:73:74:64";
 
 /// The longest command line that is looked at. Ours are far shorter.
 const COMMAND_BYTES_MAX: u64 = 256 << 10;
@@ -139,9 +145,25 @@ pub(crate) fn value(path: &Path) -> OsString {
 
 /// Where a port's socket is.
 fn port(ports: &Path, number: usize) -> OsString {
-    let mut argument = OsString::from(format!("socket,id=port{number},server=on,wait=off,path="));
-    argument.push(value(&ports.join(number.to_string())));
+    socket(&format!("port{number}"), &ports.join(number.to_string()))
+}
+
+/// A socket that QEMU listens to, for one at a time.
+fn socket(id: &str, path: &Path) -> OsString {
+    let mut argument = OsString::from(format!("socket,id={id},server=on,wait=off,path="));
+    argument.push(value(path));
     argument
+}
+
+/// The network that QEMU makes up. Nobody asks there for an address.
+fn user_network(network: &Network) -> String {
+    let mut list = format!(
+        "user,id=net,ipv6=off,net={GATEWAY}/{PREFIX},host={GATEWAY},dns={RESOLVER},dhcpstart={GUEST}"
+    );
+    for forward in &network.ports {
+        list += &format!(",hostfwd=tcp:{}:{}-{GUEST}:{}", Ipv4Addr::LOCALHOST, forward.host, forward.guest);
+    }
+    list
 }
 
 /// Whether these are the arguments, each with a zero byte behind it, of a VMM that has its ports there.
@@ -164,7 +186,10 @@ fn arguments(spec: &Spec, accelerator: Accelerator) -> Vec<OsString> {
         Accelerator::Kvm => ("kvm", "host"),
         Accelerator::Tcg => ("tcg,thread=multi", "max"),
     };
-    let line = format!("console=ttyS0 panic=-1 quiet stead.name={}", spec.name);
+    let mut line = format!("console=ttyS0 panic=-1 quiet stead.name={}", spec.name);
+    if let Some(network) = &spec.network {
+        line.extend([" ", &network.settings()]);
+    }
     add("-name", &spec.name, None);
     add("-machine", "q35,usb=off,smbus=off,sata=off", None);
     add("-accel", accel, None);
@@ -172,7 +197,18 @@ fn arguments(spec: &Spec, accelerator: Accelerator) -> Vec<OsString> {
     add("-smp", &spec.cpus.to_string(), None);
     add("-m", &format!("{}M", spec.memory_mib), None);
     add("-display", "none", None);
-    add("-nic", "none", None);
+    match &spec.network {
+        None => add("-nic", "none", None),
+        Some(network) => {
+            add("-netdev", &user_network(network), None);
+            add(
+                "-object",
+                &format!("filter-redirector,id=gate,netdev=net,queue=rx,indev={BACK},outdev={OUT}"),
+                None,
+            );
+            add("-device", &format!("virtio-net-pci,netdev=net,mac={MAC},romfile="), None);
+        }
+    }
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", None);
     add("-append", &line, None);
     add("-chardev", "file,id=console,path=/proc/self/fd/1", None);
@@ -190,7 +226,9 @@ fn arguments(spec: &Spec, accelerator: Accelerator) -> Vec<OsString> {
     let files = [("-kernel", &spec.kernel), ("-initrd", &spec.initrd)];
     let files = files.into_iter().flat_map(|(option, path)| [option.into(), path.clone().into()]);
     // A device names the socket that it is behind, so sockets come first.
-    let sockets = (0..PORTS).flat_map(|number| ["-chardev".into(), port(&spec.ports, number)]);
+    let sockets = (0..PORTS).map(|number| port(&spec.ports, number));
+    let gate = spec.network.iter().flat_map(|_| [OUT, BACK].map(|name| socket(name, &spec.ports.join(name))));
+    let sockets = sockets.chain(gate).flat_map(|socket| ["-chardev".into(), socket]);
     plain.into_iter().chain(files).chain(sockets).chain(list).collect()
 }
 
@@ -223,6 +261,7 @@ mod tests {
             ports: path("ports"),
             console: path("console"),
             own_program: path("stead"),
+            network: None,
         }
     }
 
@@ -234,6 +273,21 @@ mod tests {
         assert_eq!(after("-initrd"), "/a,readonly=on/initrd");
         assert!(after("-drive").to_str().unwrap().ends_with("file=/a,,readonly=on/disk"));
         assert!(after("-chardev").to_str().unwrap().ends_with("path=/a,,readonly=on/ports/0"));
+    }
+
+    #[test]
+    fn a_network_is_behind_its_gate_and_its_ports_are_on_the_loopback() {
+        let list = |network| arguments(&Spec { network, ..spec("/a") }, Accelerator::Tcg);
+        let has =
+            |list: &[OsString], part: &str| list.iter().any(|word| word.to_string_lossy().contains(part));
+        let without = list(None);
+        assert!(has(&without, "none") && !has(&without, "user,") && !has(&without, "stead.ip"));
+        let ports = vec![wire::api::vm::Forward { host: 8080, guest: 80 }];
+        let with = list(Some(Network { ports }));
+        let parts =
+            ["hostfwd=tcp:127.0.0.1:8080-192.0.0.2:80", "queue=rx,indev=frames-back,outdev=frames-out"];
+        assert!(parts.iter().all(|part| has(&with, part)), "{with:?}");
+        assert!(has(&with, "path=/a/ports/frames-out") && has(&with, "stead.ip=192.0.0.2/29"), "{with:?}");
     }
 
     #[test]

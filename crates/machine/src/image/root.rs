@@ -106,7 +106,7 @@ fn unpack(from: &Path, to: &Path, tree: &Tree, course: &Course) -> Result<()> {
 
 /// Writes a disk as its guest sees it. What is no ext4 file system as a whole is refused.
 fn flatten(from: &Path, to: &Path, format: Format, course: &Course) -> Result<()> {
-    let bytes = disk::bytes_max(from, format)?;
+    let bytes = disk::bytes_seen(from, format)?;
     if bytes > ROOT_BYTES_MAX {
         return Err(too_large(from));
     }

@@ -9,6 +9,7 @@ use super::id::{ConnectionId, MountId, ProcessId, TunnelId};
 use super::machine::{Machine, Source};
 use super::mount::{Access, BackendName, SyncMode};
 use super::time::Timestamp;
+use super::vm::Forward;
 use crate::bytestring::ByteString;
 use crate::endpoint::Endpoint;
 
@@ -349,6 +350,8 @@ pub struct Thread {
 pub struct Vm {
     /// Its name.
     pub name: String,
+    /// What no other microVM has, whatever it is called.
+    pub id: String,
     /// Where it is in its life.
     pub state: VmState,
     /// What it boots from.
@@ -361,6 +364,12 @@ pub struct Vm {
     pub cpus: u32,
     /// Memory, in MiB.
     pub memory_mib: u32,
+    /// Whether it has a network.
+    #[serde(default)]
+    pub nat: bool,
+    /// Ports of this computer's loopback that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Forward>,
     /// Why it failed, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
