@@ -84,6 +84,10 @@ impl Policy {
 /// The pause between tries that only a person can make succeed: each of them is a refused login in the machine's log.
 const PERSON_PAUSE: Duration = Duration::from_secs(60);
 
+/// The longest pause after a connection that was open, but not for long: the machine is there. Longer ones would keep who waits for
+/// it from most of what a line brings that is cut again and again.
+const SHORT_LIFE_PAUSE_MAX: Duration = Duration::from_secs(8);
+
 fn shortened(pause: Duration, chance: u32) -> Duration {
     pause - pause.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 4.0)
 }
@@ -228,13 +232,18 @@ impl Circumstances<'_> {
         if state == State::Disconnected {
             return (state, actions);
         }
-        let (state, after) = self.failed(times, Hindrance::Passing);
+        let (state, after) = self.failed_for_at_most(SHORT_LIFE_PAUSE_MAX, times, Hindrance::Passing);
         actions.truncate(1);
         actions.extend(after);
         (state, actions)
     }
 
     fn failed(&self, attempt: u32, hindrance: Hindrance) -> (State, Vec<Action>) {
+        self.failed_for_at_most(Duration::MAX, attempt, hindrance)
+    }
+
+    /// As [`Circumstances::failed`], with no longer pause than this.
+    fn failed_for_at_most(&self, most: Duration, attempt: u32, hindrance: Hindrance) -> (State, Vec<Action>) {
         let out_of_tries = attempt >= self.policy.tries && self.policy.afterwards == Afterwards::GiveUp;
         if hindrance == Hindrance::Lasting || out_of_tries || !self.needed {
             return (State::Disconnected, vec![Action::Announce]);
@@ -246,7 +255,7 @@ impl Circumstances<'_> {
         };
         let pause = match hindrance {
             Hindrance::NeedsPerson => shortened(PERSON_PAUSE, self.chance),
-            Hindrance::Passing | Hindrance::Lasting => self.policy.pause(attempt, self.chance),
+            Hindrance::Passing | Hindrance::Lasting => self.policy.pause(attempt, self.chance).min(most),
         };
         let at = self.now + pause;
         let state = State::Reconnecting { attempt, next: Some(at), hindrance: Some(hindrance) };
@@ -385,7 +394,7 @@ mod tests {
     #[test]
     fn a_connection_that_is_lost_at_once_is_not_opened_again_in_a_hurry() {
         let mut world = World::connected(Policy::SSH);
-        for (times, pause) in [(1, 2), (2, 4), (3, 8)] {
+        for (times, pause) in [(1, 2), (2, 4), (3, 8), (4, 8), (100, 8)] {
             world.state = State::Connected;
             let at = world.now + pause * SECOND;
             let actions = world.on(Event::LostAtOnce { times });
