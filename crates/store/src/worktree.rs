@@ -259,17 +259,27 @@ pub fn resolve(objects: &Objects, within: &Path, revision: &str) -> Result<Revis
     objects.revision(commit)
 }
 
-/// The commit of a reference by its full name, if there is one. One that lies below it is in its way and is told of instead.
+/// The commit of a reference by its full name, if there is one.
 pub fn reference(objects: &Objects, name: &str) -> Result<Option<Oid>> {
-    let said = objects.git("look for a reference", |git| {
-        git.args(["for-each-ref", "--count=1", "--format=%(objectname)", name])
+    let found = first_reference(objects, name)?.filter(|(found, _)| found == name.as_bytes());
+    Ok(found.map(|(_, commit)| commit))
+}
+
+/// Whether there is a reference of this full name, or one that lies below it and is in its way.
+pub fn is_reference_taken(objects: &Objects, name: &str) -> Result<bool> {
+    Ok(first_reference(objects, name)?.is_some())
+}
+
+/// The first reference that git takes these words for: one of this name if there is one, or else one that lies below it, or that matches
+/// it.
+fn first_reference(objects: &Objects, name: &str) -> Result<Option<(Vec<u8>, Oid)>> {
+    const WHAT: &str = "look for a reference";
+    let said = objects.git(WHAT, |git| {
+        git.args(["for-each-ref", "--count=1", "--format=%(objectname) %(refname)", name])
     })?;
-    match said.trim_ascii() {
-        b"" => Ok(None),
-        hex => Oid::from_hex(hex)
-            .map(Some)
-            .map_err(|error| objects.git_failed("look for a reference", error.to_string())),
-    }
+    let Some(end) = said.iter().position(|byte| *byte == b' ') else { return Ok(None) };
+    let commit = Oid::from_hex(&said[..end]).map_err(|error| objects.git_failed(WHAT, error.to_string()))?;
+    Ok(Some((said[end..].trim_ascii().to_vec(), commit)))
 }
 
 /// Puts a reference, by its full name, where it is to be, if it is where it was: `None` is not there. The reason is for its log.
@@ -351,10 +361,12 @@ pub fn checked_out(objects: &Objects, branch: &str) -> Result<Option<PathBuf>> {
     let name = format!("refs/heads/{branch}");
     let _others = lock(objects.repository(), FlockOperation::NonBlockingLockShared)?;
     let said = objects.git("look for who has a branch", |git| {
-        git.args(["for-each-ref", "--count=1", "--format=%(worktreepath)", &name])
+        git.args(["for-each-ref", "--count=1", "--format=%(refname) %(worktreepath)", &name])
     })?;
-    let path = said.strip_suffix(b"\n").unwrap_or(&said);
-    Ok((!path.is_empty()).then(|| Path::new(OsStr::from_bytes(path)).to_owned()))
+    // It may be of one that lies below the name, or matches it.
+    let path = said.strip_prefix(name.as_bytes()).and_then(|said| said.strip_prefix(b" "));
+    let path = path.and_then(|path| path.strip_suffix(b"\n")).filter(|path| !path.is_empty());
+    Ok(path.map(|path| Path::new(OsStr::from_bytes(path)).to_owned()))
 }
 
 /// Deletes a branch that is at this commit. One that is elsewhere by now is an error; one that is checked out stays.

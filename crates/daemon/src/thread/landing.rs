@@ -4,7 +4,7 @@ use std::path::Path;
 
 use store::Oid;
 use store::objects::Objects;
-use store::worktree::land::{self, Checkout, Merged, Tip};
+use store::worktree::land::{self, Begun, Checkout, Merged, Move, Tip};
 use store::worktree::{self, is_ancestor, move_reference};
 use wire::api::thread::{LandMode, LandedHow, OperationKind};
 use wire::api::{ErrorKind, ErrorObject, thread};
@@ -85,13 +85,20 @@ impl ThreadContext {
             }
             Attempt::Conflicts(paths) => {
                 let (merging, into) = (branch.clone(), mount.dir.clone());
-                let has_begun =
+                let begun =
                     self.in_worktree(&row, &mount, move |mounted, _, _| mounted.begin_merge(&tip, &merging));
-                return Err(match has_begun.await? {
-                    true => to_be_resolved(&name, &branch, &paths, &into),
-                    false => conflict(
+                return Err(match begun.await? {
+                    Begun::Conflicts => to_be_resolved(&name, &branch, &paths, &into),
+                    Begun::Merged => conflict(
                         format!("the branch `{branch}` has moved, and was merged into the thread `{name}`"),
                         format!("stead thread land {name}"),
+                    ),
+                    Begun::Staged => conflict(
+                        format!(
+                            "the thread `{name}` and the branch `{branch}` do not merge, and what is staged in the thread differs from \
+                             its files"
+                        ),
+                        format!("git commit in {into}, or git add the files, and land again"),
                     ),
                 });
             }
@@ -170,7 +177,10 @@ impl Landing {
         };
         let reason = format!("stead: landed {}", self.row.name);
         let moved = match &dir {
-            Some(dir) => land::advance(dir.as_path(), &commit),
+            Some(dir) => {
+                let moving = Move { objects: &objects, reference: &reference, from: Some(was), to: commit };
+                moving.advance(dir.as_path())
+            }
             None => move_reference(&objects, &reference, Some(&was), Some(&commit), &reason),
         };
         match moved {

@@ -203,14 +203,14 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
             last_of(&objects, from)?
         }
     };
-    let is_taken = |reference: &str| worktree::reference(&objects, reference).map_err(found);
+    let is_taken = |reference: &str| worktree::is_reference_taken(&objects, reference).map_err(found);
     let copy = worktree::working_copy(&objects, &within);
-    if is_taken(&format!("refs/heads/{name}"))?.is_some() {
+    if is_taken(&format!("refs/heads/{name}"))? {
         let message = format!("`{}` has a branch `{name}` already", copy.display());
         return Err(conflict(message, "choose another name".to_owned()));
     }
     let captures = captures_name(&name);
-    if is_taken(&captures)?.is_some() {
+    if is_taken(&captures)? {
         let message = format!("`{}` has captures of a thread `{name}` that was dropped", copy.display());
         let hint = format!(
             "stead thread undo {name}, or choose another name, or git -C {} update-ref -d {captures}",

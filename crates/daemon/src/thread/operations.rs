@@ -258,7 +258,7 @@ fn move_back(
         None => None,
     };
     let moved = match (&dir, to) {
-        (Some(dir), Some(to)) => land::go_to(dir.as_path(), &to),
+        (Some(dir), Some(to)) => land::Move { objects: &objects, reference, from, to }.go_to(dir.as_path()),
         (_, to) => move_reference(&objects, reference, from.as_ref(), to.as_ref(), "stead: undone"),
     };
     match moved {
