@@ -304,6 +304,21 @@ pub fn keep(objects: &Objects, name: &str, commit: &Oid) -> Result<()> {
     Ok(())
 }
 
+/// The references below one, by their full names. It ends with a slash.
+pub fn references(objects: &Objects, below: &str) -> Result<Vec<(String, Oid)>> {
+    let said = objects.git("look for references", |git| {
+        git.args(["for-each-ref", "--format=%(objectname) %(refname)", below])
+    })?;
+    let said = String::from_utf8_lossy(&said);
+    let entries = said.lines().filter_map(|line| line.split_once(' '));
+    let parsed = entries.map(|(hex, name)| {
+        Oid::from_hex(hex.as_bytes())
+            .map(|oid| (name.to_owned(), oid))
+            .map_err(|error| objects.git_failed("look for references", error.to_string()))
+    });
+    parsed.collect()
+}
+
 /// Whether a commit is another one, or is contained in it.
 pub fn is_ancestor(objects: &Objects, of: &Oid, commit: &Oid) -> Result<bool> {
     let said = objects.git("look for commits", |git| {

@@ -11,14 +11,17 @@
 //! refs/stead/dropped/NAME/AT/branch   where its branch was, if that went with it
 //!                           /captures its captures, if they went with it
 //!                           /head     its `HEAD`, if that was elsewhere
+//!                           /kept/N   what was kept for what was done to it
 //! ```
 //!
 //! The row of a dropped thread is written before anything of it is moved, and goes when nothing is left, or when the thread is whole again.
 //! One without a directory is of a drop that did not begin, or of a return that came to its end. A thread that is half on its way, in either
-//! direction, has the phase *dropping*, and goes aside to its end in the next daemon.
+//! direction, has the phase *dropping*, and goes aside to its end in the next daemon. A directory that is to be removed has another name before,
+//! `NUMBER.gone`: so nobody has half of one back.
 
 use std::fs::Metadata;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -26,6 +29,7 @@ use std::time::{Duration, SystemTime};
 use store::Oid;
 use store::objects::Objects;
 use store::worktree::{self, aside, move_reference};
+use tokio::sync::Mutex;
 use wire::api::thread::{DROPPED_KEPT_SECONDS, OperationKind};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorObject, thread};
@@ -52,8 +56,18 @@ const KEPT: [&str; 3] = ["branch", "captures", "head"];
 
 const REGISTRATION: &str = "registration";
 
+/// What the name of a directory ends with that is being removed.
+const GONE: &str = ".gone";
+
+/// Whoever has one back or removes one for good: none is half of both.
+static MOVING: Mutex<()> = Mutex::const_new(());
+
 /// Removes what is left of threads that were dropped long enough ago, for ever.
 pub async fn sweep(context: ThreadContext) {
+    let dir = context.paths.dropped_dir();
+    if let Err(error) = blocking(move || remove_gone(&dir)).await.flatten() {
+        tracing::warn!(%error, "dropped threads that are half removed stay");
+    }
     loop {
         match context.collect(thread::Collect::default()).await {
             Ok(collected) if collected.threads.is_empty() => {}
@@ -83,8 +97,9 @@ impl ThreadContext {
         let now = SystemTime::now();
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let kept = format!("{DROPPED}{}/{since}", row.name);
-        let at = Timestamp::from(now);
-        let dropped = DroppedRow { row: row.clone(), at, branch_at, captures_at, kept: kept.clone() };
+        let (at, operations) = (Timestamp::from(now), self.operations(&row.name).await?);
+        let dropped =
+            DroppedRow { row: row.clone(), at, branch_at, captures_at, kept: kept.clone(), operations };
         let number = self.database.add_dropped(dropped).await.map_err(|error| failure(&error))?;
         Ok(Some(Aside { number, kept }))
     }
@@ -95,6 +110,7 @@ impl ThreadContext {
 
     /// Has the thread of this name back that was dropped last, if there is one.
     pub(super) async fn have_back(&self, name: &str) -> Result<Option<thread::Undone>, ErrorObject> {
+        let moving = MOVING.lock().await;
         let dir = self.paths.dropped_dir();
         let is_there = |number: i64| dir.join(number.to_string()).exists();
         let mut dropped = self.dropped().await?.into_iter().rev();
@@ -103,8 +119,8 @@ impl ThreadContext {
         else {
             return Ok(None);
         };
-        let (of, at) = (dropped.clone(), self.paths.thread_dir(name));
-        blocking(move || check_back(&of, &at).map(drop)).await??;
+        let (of, from, at) = (dropped.clone(), dir.join(number.to_string()), self.paths.thread_dir(name));
+        blocking(move || check_back(&of, &from, &at).map(drop)).await??;
         let DroppedRow { row, branch_at, captures_at, kept, .. } = dropped.clone();
         let aside = Some(Aside { number, kept: kept.clone() });
         let row = ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at, aside }, ..row };
@@ -114,7 +130,10 @@ impl ThreadContext {
         let back = match self.database.put_thread(row.clone()).await {
             Ok(()) => {
                 let (of, paths) = (dropped.clone(), self.paths.clone());
-                blocking(move || bring_back(&of, number, &paths)).await.flatten()
+                match blocking(move || bring_back(&of, number, &paths)).await.flatten() {
+                    Ok(()) => self.have_operations_back(&dropped).await,
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => Err(failure(&error)),
         };
@@ -125,6 +144,7 @@ impl ThreadContext {
         self.put(ThreadRow { phase: ThreadPhase::Open, ..row.clone() }).await?;
         drop(turn);
         self.forget(number, &dropped).await?;
+        drop(moving);
         Ok(Some(thread::Undone {
             name: name.to_owned(),
             operation: OperationKind::Drop,
@@ -135,22 +155,18 @@ impl ThreadContext {
         }))
     }
 
-    /// Lets go of a thread that was dropped: of what is kept for it, and of its row.
+    /// Lets go of a thread that was dropped and is not there any more: of what is kept for it, and of its row.
     async fn forget(&self, number: i64, dropped: &DroppedRow) -> Result<(), ErrorObject> {
         let (of, paths) = (dropped.clone(), self.paths.clone());
         blocking(move || {
-            let directory = paths.dropped_dir().join(number.to_string());
-            match std::fs::remove_dir_all(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(from_io(&format!("could not remove `{}`", directory.display()), &error));
-                }
-                _ => {}
-            }
+            remove_all(&gone_of(&paths.dropped_dir().join(number.to_string())))?;
             if is_gone(&of.row) {
                 return Ok(());
             }
             let objects = repository_of(&of.row)?;
-            KEPT.iter().try_for_each(|what| let_go(&objects, &format!("{}/{what}", of.kept)))
+            let kept = worktree::references(&objects, &format!("{}/", of.kept));
+            let kept = kept.map_err(|error| from_store(&error))?;
+            kept.iter().try_for_each(|(name, _)| let_go(&objects, name))
         })
         .await??;
         self.database.remove_dropped(number).await.map_err(|error| failure(&error))
@@ -166,6 +182,7 @@ impl ThreadContext {
             let looking = directory.clone();
             let (is_there, disk_bytes) =
                 blocking(move || (looking.exists(), disk_bytes_below(&looking))).await?;
+            let moving = MOVING.lock().await;
             let is_on_its_way = self.find(&dropped.row.name).await.is_ok_and(|found| {
                 matches!(&found.row.phase, ThreadPhase::Dropping { aside: Some(aside), .. } if aside.number == number)
             });
@@ -174,9 +191,18 @@ impl ThreadContext {
                 collected.kept += u64::from(is_there);
                 continue;
             }
-            if !asked.dry_run
-                && let Err(error) = self.forget(number, &dropped).await
-            {
+            let forgotten = match asked.dry_run {
+                true => Ok(()),
+                false => {
+                    let taken = blocking(move || take_away(&directory, is_there)).await.flatten();
+                    drop(moving);
+                    match taken {
+                        Ok(()) => self.forget(number, &dropped).await,
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            if let Err(error) = forgotten {
                 // Its repository may be another user's now, say. The others go.
                 tracing::warn!(thread = dropped.row.name, %error, "a dropped thread stays");
                 collected.kept += u64::from(is_there);
@@ -220,7 +246,11 @@ pub(super) fn put_aside(
 }
 
 /// The references that a thread which comes back has to have again. Refuses one with something in its way. Blocks.
-fn check_back(dropped: &DroppedRow, directory: &Path) -> Result<Vec<(String, Oid)>, ErrorObject> {
+pub(super) fn check_back(
+    dropped: &DroppedRow,
+    from: &Path,
+    directory: &Path,
+) -> Result<Vec<(String, Oid)>, ErrorObject> {
     let row = &dropped.row;
     let objects = repository_of(row)?;
     let found = |error: store::Error| from_store(&error);
@@ -241,6 +271,10 @@ fn check_back(dropped: &DroppedRow, directory: &Path) -> Result<Vec<(String, Oid
         }
     }
     let registration = row.registration.as_ref().map(|registration| registration.as_path());
+    // It has stayed where the repository was not there when the thread went aside.
+    let registration = registration.filter(|registration| {
+        from.join(REGISTRATION).exists() || !aside::is_of(registration, &[row.dir.as_path()])
+    });
     if let Some(taken) = registration.into_iter().chain([directory]).find(|path| path.exists()) {
         let message = format!("`{}` is another one's by now", taken.display());
         return Err(conflict(message, format!("git -C {} worktree list", row.repo)));
@@ -249,21 +283,56 @@ fn check_back(dropped: &DroppedRow, directory: &Path) -> Result<Vec<(String, Oid
 }
 
 /// Has all of a thread where it was. After an error some of it may be. Blocks.
-fn bring_back(dropped: &DroppedRow, number: i64, paths: &Paths) -> Result<(), ErrorObject> {
+pub(super) fn bring_back(dropped: &DroppedRow, number: i64, paths: &Paths) -> Result<(), ErrorObject> {
     let row = &dropped.row;
     let directory = paths.thread_dir(&row.name);
-    let missing = check_back(dropped, &directory)?;
+    let from = paths.dropped_dir().join(number.to_string());
+    let missing = check_back(dropped, &from, &directory)?;
     let objects = repository_of(row)?;
     let found = |error: store::Error| from_store(&error);
-    let from = paths.dropped_dir().join(number.to_string());
     let failed = |error| from_io(&format!("could not move `{}`", from.display()), &error);
     std::fs::rename(&from, &directory).map_err(failed)?;
-    if let Some(registration) = &row.registration {
-        let registration = registration.as_path();
-        aside::bring_back(&directory.join(REGISTRATION), registration).map_err(found)?;
+    let put_aside = directory.join(REGISTRATION);
+    if let Some(registration) = row.registration.as_ref().filter(|_| put_aside.exists()) {
+        aside::bring_back(&put_aside, registration.as_path()).map_err(found)?;
     }
     let put = |(name, at): &(String, Oid)| move_reference(&objects, name, None, Some(at), "stead: had back");
     missing.iter().try_for_each(put).map_err(found)
+}
+
+fn gone_of(directory: &Path) -> PathBuf {
+    let mut gone = directory.as_os_str().to_owned();
+    gone.push(GONE);
+    PathBuf::from(gone)
+}
+
+/// Has a dropped thread be none that can be had back: from here on it is being removed. Blocks.
+pub(super) fn take_away(directory: &Path, is_there: bool) -> Result<(), ErrorObject> {
+    match std::fs::rename(directory, gone_of(directory)) {
+        Err(error) if is_there || error.kind() != io::ErrorKind::NotFound => {
+            Err(from_io(&format!("could not remove `{}`", directory.display()), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes what daemons before this one were removing when they died. Blocks.
+pub(super) fn remove_gone(dropped: &Path) -> Result<(), ErrorObject> {
+    for entry in std::fs::read_dir(dropped).into_iter().flatten().flatten() {
+        if entry.file_name().as_bytes().ends_with(GONE.as_bytes()) {
+            remove_all(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_all(directory: &Path) -> Result<(), ErrorObject> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(from_io(&format!("could not remove `{}`", directory.display()), &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What all below a directory takes on the disk, as far as that can be seen. Blocks.

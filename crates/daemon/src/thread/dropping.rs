@@ -13,6 +13,7 @@ use wire::api::{ErrorKind, ErrorObject, thread};
 use wire::paths::Paths;
 
 use super::aside::put_aside;
+use super::operations::put_kept_aside;
 use super::{ThreadContext, blocking, captures_name, captures_of, conflict, from_store, is_gone};
 use super::{repository_of, unmounted};
 use crate::database::threads::Aside;
@@ -173,7 +174,7 @@ impl ThreadContext {
 /// Removes what there is of a thread that is not mounted: its worktree, its branch if that is to go, its files. Blocks.
 pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> {
     let directory = paths.thread_dir(&row.name);
-    // A repository that is gone has taken its part with it.
+    // A repository that is gone has taken its part with it, or has it again when it is back.
     if !is_gone(row) {
         let objects = repository_of(row)?;
         let places = [directory.as_path(), row.dir.as_path()];
@@ -188,6 +189,9 @@ pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> 
                 None => worktree::unregister(&registration, &places),
             };
             gone.map_err(|error| from_store(&error))?;
+        }
+        if let Some(aside) = aside_of(row) {
+            put_kept_aside(&objects, &row.name, &aside.kept).map_err(|error| from_store(&error))?;
         }
         let (branch_at, captures_at) = match &row.phase {
             // Only its maker could have made it: it was not there before.
@@ -215,7 +219,7 @@ pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> 
     if row.phase == ThreadPhase::Making && row.makes_dir {
         plan::remove_made(&[row.dir.as_path().to_owned()]);
     }
-    let gone = match aside_of(row).filter(|_| !is_gone(row)) {
+    let gone = match aside_of(row) {
         Some(aside) => std::fs::rename(&directory, paths.dropped_dir().join(aside.number.to_string())),
         None => std::fs::remove_dir_all(&directory),
     };

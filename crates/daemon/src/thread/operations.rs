@@ -9,7 +9,11 @@
 //! nothing is undone over what somebody else has done since. A worktree that has the reference goes along. The commit that a reference leaves
 //! is kept on `refs/stead/kept/THREAD/NUMBER` as long as the operation is known.
 //!
-//! An operation is written down when it has come to its end: a daemon that dies in between leaves one that is done and cannot be undone.
+//! An operation is written down when it has come to its end: a daemon that dies in between leaves one that is done and cannot be undone. A
+//! switch is written down before, and so is what an undoing undoes: a reference that is already where it is to go has come there by one whose
+//! daemon died.
+//!
+//! What was done to a thread that is dropped goes aside with it, and what is kept for it too.
 
 use std::time::SystemTime;
 
@@ -27,7 +31,7 @@ use super::landing::{Uncommitted, checkout_of};
 use super::making::last_of;
 use super::{ThreadContext, blocking, captures_name, check_open, conflict, from_store, repository_of};
 use crate::database::ThreadRow;
-use crate::database::threads::OperationRow;
+use crate::database::threads::{DroppedRow, OperationRow};
 use crate::failure::failure;
 use crate::owner::FoundThread;
 
@@ -36,6 +40,9 @@ const OPERATIONS_MAX: usize = 100;
 
 /// Where commits are kept that a reference has left: by thread and operation.
 const KEPT: &str = "refs/stead/kept/";
+
+/// Where they are with a thread that was dropped, below its reference.
+const ASIDE: &str = "kept";
 
 /// A reference that was moved.
 pub(super) struct Moved {
@@ -66,8 +73,11 @@ impl ThreadContext {
     /// Writes down what was done to a thread, and forgets what cannot be undone or done again any more. What was done is done, whether it
     /// can be written down or not.
     pub(super) async fn record(&self, row: &ThreadRow, operation: OperationRow) -> Option<i64> {
-        match self.try_record(row, operation).await {
-            Ok(number) => Some(number),
+        match self.add_operation(row, operation).await {
+            Ok(number) => {
+                self.forget_before(row, number).await;
+                Some(number)
+            }
             Err(error) => {
                 tracing::error!(thread = row.name, %error, "what was done to a thread cannot be undone");
                 None
@@ -75,25 +85,24 @@ impl ThreadContext {
         }
     }
 
-    async fn try_record(&self, row: &ThreadRow, operation: OperationRow) -> Result<i64, ErrorObject> {
-        let known = self.operations(&row.name).await?;
+    async fn add_operation(&self, row: &ThreadRow, operation: OperationRow) -> Result<i64, ErrorObject> {
         let added = self.database.add_operation(row.name.clone(), operation).await;
-        let number = added.map_err(|error| failure(&error))?;
-        let done = known.iter().filter(|(_, operation)| !operation.undone).count();
-        let mut surplus = (done + 1).saturating_sub(OPERATIONS_MAX);
-        let mut forgotten = Vec::new();
-        for (number, operation) in known {
-            let is_surplus = !operation.undone && surplus > 0;
-            surplus -= usize::from(is_surplus);
-            if operation.undone || is_surplus {
-                forgotten.push(number);
-            }
-        }
-        self.forget_operations(row, forgotten).await?;
-        Ok(number)
+        added.map_err(|error| failure(&error))
     }
 
-    async fn operations(&self, name: &str) -> Result<Vec<(i64, OperationRow)>, ErrorObject> {
+    /// Forgets what cannot be undone or done again any more since this operation is done. What cannot be forgotten is tried again behind
+    /// the next one.
+    async fn forget_before(&self, row: &ThreadRow, number: i64) {
+        let forgotten = match self.operations(&row.name).await {
+            Ok(known) => self.forget_operations(row, forgotten_by(&known, number)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
+            tracing::warn!(thread = row.name, %error, "what cannot be done again stays known");
+        }
+    }
+
+    pub(super) async fn operations(&self, name: &str) -> Result<Vec<(i64, OperationRow)>, ErrorObject> {
         self.database.operations(name.to_owned()).await.map_err(|error| failure(&error))
     }
 
@@ -124,6 +133,21 @@ impl ThreadContext {
         self.forget_operations(row, numbers).await
     }
 
+    /// Has a thread which comes back know again what was done to it.
+    pub(super) async fn have_operations_back(&self, dropped: &DroppedRow) -> Result<(), ErrorObject> {
+        for (was, operation) in &dropped.operations {
+            let number = self.add_operation(&dropped.row, operation.clone()).await?;
+            let (of, was) = (dropped.clone(), *was);
+            blocking(move || {
+                let objects = repository_of(&of.row)?;
+                have_kept_back(&objects, &of.row.name, &of.kept, (was, number))
+                    .map_err(|error| from_store(&error))
+            })
+            .await??;
+        }
+        Ok(())
+    }
+
     /// Undoes what was done to a thread last, or does it again.
     pub async fn undo(&self, asked: thread::Undo) -> Result<thread::Undone, ErrorObject> {
         let thread::Undo { name, redo } = asked;
@@ -135,12 +159,7 @@ impl ThreadContext {
         };
         check_open(&row)?;
         let operations = self.operations(&name).await?;
-        let next = match redo {
-            // What was undone last is the first that is undone: nothing is done behind it.
-            true => operations.into_iter().find(|(_, operation)| operation.undone),
-            false => operations.into_iter().rev().find(|(_, operation)| !operation.undone),
-        };
-        let Some((number, operation)) = next else {
+        let Some((number, operation)) = next_of(operations, redo) else {
             let what = if redo { "was undone" } else { "can be undone" };
             let message = format!("nothing that was done to the thread `{name}` {what}");
             return Err(conflict(
@@ -174,15 +193,40 @@ impl ThreadContext {
         let moved = Moved { reference: format!("refs/heads/{}", row.branch), was: Some(was), now };
         let operation = moved.into_operation(OperationKind::Switch);
         // What the branch leaves is kept before it goes.
-        let number = self.try_record(&row, operation.clone()).await?;
+        let number = self.add_operation(&row, operation.clone()).await?;
         let (of, moving) = (row.clone(), operation);
-        if let Err(error) = blocking(move || move_back(&of, number, &moving, true)).await? {
-            self.forget_operations(&row, vec![number]).await?;
-            return Err(error);
+        if let Err(refused) = blocking(move || move_back(&of, number, &moving, true)).await? {
+            if let Err(error) = self.forget_operations(&row, vec![number]).await {
+                tracing::warn!(thread = name, %error, "a switch that was refused stays known");
+            }
+            return Err(refused);
         }
+        self.forget_before(&row, number).await;
         drop(turn);
         Ok(thread::Switched { name, was: was.to_string(), commit: now.to_string() })
     }
+}
+
+/// The operations that are forgotten once the one of this number is done: what was undone, and what is too long ago.
+pub(super) fn forgotten_by(known: &[(i64, OperationRow)], number: i64) -> Vec<i64> {
+    let done = known.iter().filter(|(_, operation)| !operation.undone).count();
+    let mut surplus = done.saturating_sub(OPERATIONS_MAX);
+    let mut forgotten = Vec::new();
+    for (before, operation) in known.iter().filter(|(before, _)| *before < number) {
+        let is_surplus = !operation.undone && surplus > 0;
+        surplus -= usize::from(is_surplus);
+        if operation.undone || is_surplus {
+            forgotten.push(*before);
+        }
+    }
+    forgotten
+}
+
+/// The operation that is undone next, or done again: what was undone last is the first behind all that is done.
+pub(super) fn next_of(mut known: Vec<(i64, OperationRow)>, redo: bool) -> Option<(i64, OperationRow)> {
+    let last = known.iter().rposition(|(_, operation)| !operation.undone);
+    let next = if redo { last.map_or(0, |last| last + 1) } else { last? };
+    (next < known.len()).then(|| known.swap_remove(next))
 }
 
 /// Where a thread's branch is and where it is to be. Blocks.
@@ -229,7 +273,7 @@ fn plan_switch(
 }
 
 /// Moves the reference of an operation back, or again to where it was put. Says which worktree went along. Blocks.
-fn move_back(
+pub(super) fn move_back(
     row: &ThreadRow,
     number: i64,
     operation: &OperationRow,
@@ -241,6 +285,15 @@ fn move_back(
     let (was, now) = (operation.was.as_deref().map(parse).transpose()?, Some(parse(&operation.now)?));
     let (from, to) = if again { (was, now) } else { (now, was) };
     let is = worktree::reference(&objects, reference).map_err(found)?;
+    if is == to {
+        // What it has left is kept already, unless somebody else has moved it: then it may be gone.
+        if let Some(left) = from
+            && let Err(error) = worktree::keep(&objects, &kept_name(&row.name, number), &left)
+        {
+            tracing::warn!(thread = row.name, %error, "a commit that a reference has left is not kept");
+        }
+        return Ok(None);
+    }
     if is != from {
         let at = is.map_or("gone".to_owned(), |is| format!("at {is}"));
         let message = format!("`{reference}` was moved since, and is {at} now");
@@ -274,6 +327,32 @@ fn move_back(
 pub(super) fn parse(hex: &str) -> Result<Oid, ErrorObject> {
     Oid::from_hex(hex.as_bytes())
         .map_err(|error| ErrorObject::internal(format!("an operation names no commit: {error}")))
+}
+
+/// Has what is kept for the operations of a thread go aside with it, below a reference. Blocks.
+pub(super) fn put_kept_aside(objects: &Objects, thread: &str, to: &str) -> store::Result<()> {
+    let below = format!("{KEPT}{thread}/");
+    for (name, commit) in worktree::references(objects, &below)? {
+        let number = name.strip_prefix(&below).unwrap_or(&name);
+        worktree::keep(objects, &format!("{to}/{ASIDE}/{number}"), &commit)?;
+    }
+    Ok(())
+}
+
+/// Has what is kept for an operation of a dropped thread on the reference of its new number. Blocks.
+fn have_kept_back(
+    objects: &Objects,
+    thread: &str,
+    from: &str,
+    (was, number): (i64, i64),
+) -> store::Result<()> {
+    // A repository that was not there when the thread went aside has it where it was.
+    for name in [format!("{from}/{ASIDE}/{was}"), kept_name(thread, was)] {
+        if let Some(commit) = worktree::reference(objects, &name)? {
+            return worktree::keep(objects, &kept_name(thread, number), &commit);
+        }
+    }
+    Ok(())
 }
 
 /// Lets go of what is kept on a reference.

@@ -6,11 +6,16 @@ use store::node::{Ino, Time};
 use store::thread::{Access, Changed, New, Remains};
 use wire::api::machine::Caller;
 use wire::api::thread;
+use wire::api::thread::OperationKind;
+use wire::api::time::Timestamp;
 
+use super::aside::{bring_back, remove_gone, take_away};
 use super::dropping::{branch_of, is_untouched, remove};
 use super::looking::{changed_of, parse_listing};
 use super::making::{ASIDE, Planned, beside, plan_new};
+use super::operations::{forgotten_by, move_back, next_of};
 use super::*;
+use crate::database::threads::{Aside, DroppedRow, OperationRow};
 
 #[test]
 fn a_list_of_changes_is_read() {
@@ -268,4 +273,105 @@ fn a_thread_that_is_not_mounted_is_untouched_only_with_its_pointer() {
     assert!(!untouched(), "it is a directory");
     let changed = changed_of(&row, &paths).expect("known");
     assert_eq!(changed, [Changed { path: b".git".to_vec(), is_there: true }]);
+}
+
+fn operation(was: &str, now: &str, undone: bool) -> OperationRow {
+    OperationRow {
+        kind: OperationKind::Switch,
+        at: Timestamp::from_unix(1),
+        reference: "refs/heads/loose".to_owned(),
+        was: Some(was.to_owned()),
+        now: now.to_owned(),
+        undone,
+    }
+}
+
+#[test]
+fn what_a_daemon_that_died_has_moved_already_is_taken_as_moved() {
+    let bench = Bench::new();
+    let row = bench.plan(fix(&bench)).expect("planned").row;
+    let before = bench.git(&["rev-parse", "HEAD"]).trim().to_owned();
+    let since = bench.git(&["commit-tree", "-p", "HEAD", "-m", "since", "HEAD^{tree}"]).trim().to_owned();
+    let moved = operation(&before, &since, false);
+    for (at, redo) in [(&before, false), (&since, false), (&since, true), (&before, true)] {
+        bench.git(&["update-ref", "refs/heads/loose", at]);
+        move_back(&row, 1, &moved, redo).expect("moved");
+        let to = if redo { &since } else { &before };
+        assert_eq!(bench.git(&["rev-parse", "loose"]).trim(), to);
+        let left = if redo { &before } else { &since };
+        assert_eq!(bench.git(&["rev-parse", "refs/stead/kept/fix/1"]).trim(), left);
+    }
+    let other = bench.git(&["commit-tree", "-m", "other", "HEAD^{tree}"]).trim().to_owned();
+    bench.git(&["update-ref", "refs/heads/loose", &other]);
+    move_back(&row, 1, &moved, false).expect_err("it was moved by somebody else");
+}
+
+#[test]
+fn what_was_undone_is_forgotten_behind_what_is_done_since() {
+    let known = |all: &[bool]| -> Vec<(i64, OperationRow)> {
+        (1..).zip(all).map(|(number, undone)| (number, operation("a", "b", *undone))).collect()
+    };
+    let next = |all: &[bool], redo| next_of(known(all), redo).map(|(number, _)| number);
+    assert_eq!(forgotten_by(&known(&[false, true, true, false]), 4), [2, 3]);
+    assert_eq!(forgotten_by(&known(&[false; 102]), 102), [1, 2]);
+    assert_eq!((next(&[false, true, true], false), next(&[false, true, true], true)), (Some(1), Some(2)));
+    assert_eq!((next(&[true], false), next(&[true], true)), (None, Some(1)));
+    // What could not be forgotten is not done again.
+    assert_eq!((next(&[true, false], false), next(&[true, false], true)), (Some(2), None));
+}
+
+#[test]
+fn a_thread_whose_repository_is_away_goes_aside_and_comes_back() {
+    let bench = Bench::new();
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    planned.begin(&bench.paths()).expect("begun");
+    planned.mount.take().expect("prepared").undo();
+    let kept = "refs/stead/dropped/fix/1".to_owned();
+    let open = ThreadRow { phase: ThreadPhase::Open, ..planned.row.clone() };
+    let phase = ThreadPhase::Dropping {
+        branch_at: Some(open.commit.clone()),
+        captures_at: None,
+        aside: Some(Aside { number: 1, kept: kept.clone() }),
+    };
+    let row = ThreadRow { phase, ..open.clone() };
+    let dropped = DroppedRow {
+        row: open.clone(),
+        at: Timestamp::from_unix(1),
+        branch_at: Some(open.commit.clone()),
+        captures_at: None,
+        kept,
+        operations: Vec::new(),
+    };
+    let (paths, away) = (bench.paths(), bench.root().join("away"));
+    std::fs::create_dir_all(paths.dropped_dir()).expect("made");
+    bench.git(&["update-ref", "refs/stead/kept/fix/7", "HEAD"]);
+    std::fs::rename(bench.app(), &away).expect("moved");
+    remove(&row, &paths).expect("put aside");
+    std::fs::rename(&away, bench.app()).expect("moved");
+    assert!(paths.dropped_dir().join("1").join(TREE).exists());
+    bring_back(&dropped, 1, &paths).expect("had back");
+    assert_eq!(changed_of(&open, &paths).expect("known"), []);
+    // And with it there.
+    remove(&row, &paths).expect("put aside");
+    assert!(!open.registration.as_ref().expect("registered").as_path().exists());
+    let head = bench.git(&["rev-parse", "HEAD"]);
+    assert_eq!(bench.git(&["rev-parse", "refs/stead/dropped/fix/1/kept/7"]), head);
+    bring_back(&dropped, 1, &paths).expect("had back");
+    assert_eq!(changed_of(&open, &paths).expect("known"), []);
+}
+
+#[test]
+fn one_that_is_being_removed_is_not_had_back() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let one = scratch.path().join("1");
+    std::fs::create_dir_all(one.join(TREE)).expect("made");
+    take_away(&one, true).expect("taken");
+    assert!(!one.exists() && scratch.path().join("1.gone").join(TREE).exists());
+    take_away(&one, true).expect_err("somebody has it back");
+    take_away(&one, false).expect("it was not there");
+    std::fs::create_dir(scratch.path().join("2")).expect("made");
+    remove_gone(scratch.path()).expect("removed");
+    let left: Vec<_> =
+        std::fs::read_dir(scratch.path()).expect("listed").map(|e| e.expect("one").file_name()).collect();
+    assert_eq!(left, ["2"]);
 }

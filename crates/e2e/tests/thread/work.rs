@@ -188,6 +188,10 @@ fn who_asks_only_when_a_file_was_modified_is_told_of_what_a_mapping_writes() {
 
 #[test]
 fn what_nobody_writes_any_more_is_looked_at_without_asking() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: it takes root for the kernel to write files by itself");
+        return;
+    }
     let bench = Bench::new();
     let dir = bench.thread("fix");
     let paths = ["README", "src/main.c", "new"].map(|name| dir.join(name));
@@ -200,10 +204,12 @@ fn what_nobody_writes_any_more_is_looked_at_without_asking() {
         status["operations"]["Getattr"].as_u64().unwrap_or_default()
     };
     let look = || paths.each_ref().map(|path| modified(path));
-    look();
-    let before = asked();
-    look();
-    assert_eq!(asked(), before, "they are believed");
+    let is_believed = || {
+        let before = asked();
+        look();
+        asked() == before
+    };
+    eventually(SOON, "they are believed", is_believed);
     let mut map = Mapping::shared(&read_write(&paths[0]), 8);
     look();
     let before = asked();
@@ -212,10 +218,7 @@ fn what_nobody_writes_any_more_is_looked_at_without_asking() {
     map.bytes_mut()[0] = b'W';
     map.sync();
     drop(map);
-    look();
-    let before = asked();
-    look();
-    assert_eq!(asked(), before, "and now it cannot");
+    eventually(SOON, "and now it cannot", is_believed);
     assert_eq!(fs::read_to_string(&paths[0]).expect("read"), "Written\n");
 }
 

@@ -3,8 +3,9 @@
 //! It has what git knows of the worktree alone: the index, where `HEAD` was, what is not concluded, repositories of submodules. git does not
 //! look for objects there: what is staged and nowhere else may go when git collects its garbage.
 
+use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{is_registration_of, lock_all_of, remove_last};
@@ -12,14 +13,21 @@ use crate::error::fails;
 use crate::objects::{Objects, git};
 use crate::{Error, Oid, Result};
 
-/// Puts a registration aside, in a place that is not there, if it still is of a worktree at one of these places. What was put there by who
-/// died before its end is as good.
+/// What the name of a directory ends with that is being copied.
+const HALF: &str = ".half";
+
+/// What the name of one ends with that is being removed.
+const GONE: &str = ".gone";
+
+/// Puts a registration aside, if it still is of a worktree at one of these places. What was put there by who died before its end is as
+/// good.
 pub fn put_aside(registration: &Path, places: &[&Path], to: &Path) -> Result<()> {
+    let _others = lock_all_of(registration)?;
+    clear(registration, to)?;
     if !is_registration_of(registration, places)? {
         return Ok(());
     }
-    let _others = lock_all_of(registration)?;
-    carry(registration, to)?;
+    carry(registration, &beside(registration, GONE), to, &named(to, HALF))?;
     remove_last(registration);
     Ok(())
 }
@@ -34,7 +42,13 @@ pub fn bring_back(from: &Path, registration: &Path) -> Result<()> {
         std::fs::create_dir_all(all).map_err(fails("make", all))?;
     }
     let _others = lock_all_of(registration)?;
-    carry(from, registration)
+    clear(registration, from)?;
+    carry(from, &named(from, GONE), registration, &beside(registration, HALF))
+}
+
+/// Whether a registration is there, and of a worktree at one of these places.
+pub fn is_of(registration: &Path, places: &[&Path]) -> bool {
+    is_registration_of(registration, places).unwrap_or(false)
 }
 
 /// The commit of the `HEAD` of a registration, if it has one.
@@ -45,22 +59,49 @@ pub fn head(objects: &Objects, registration: &Path) -> Option<Oid> {
     Oid::from_hex(said.ok()?.trim_ascii()).ok()
 }
 
-/// Moves a directory, also to another file system. There is one of the two at any moment, and both only for a moment.
-fn carry(from: &Path, to: &Path) -> Result<()> {
-    match std::fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
-        moved => return moved.map_err(fails("move", from)),
+/// A path beside another one, named after it.
+fn named(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// Where a registration is while only half of it is there: not among those of all worktrees, where git reads each.
+fn beside(registration: &Path, ending: &str) -> PathBuf {
+    let repository = registration.parent().and_then(Path::parent).unwrap_or(registration);
+    let mut name = OsString::from("stead-worktree-");
+    name.push(registration.file_name().unwrap_or_default());
+    name.push(ending);
+    repository.join(name)
+}
+
+/// Removes what somebody who died has left of one on its way.
+fn clear(registration: &Path, aside: &Path) -> Result<()> {
+    for ending in [HALF, GONE] {
+        remove_all(&beside(registration, ending))?;
+        remove_all(&named(aside, ending))?;
     }
-    let half = to.with_extension("half");
-    remove_all(&half)?;
-    let mut copy = Command::new("cp");
-    let copied = copy.args(["-a", "--"]).arg(from).arg(&half).output().map_err(fails("copy", from))?;
-    if !copied.status.success() {
-        let why = String::from_utf8_lossy(&copied.stderr).trim().to_owned();
-        return Err(fails("copy", from)(io::Error::other(why)));
+    Ok(())
+}
+
+/// Moves a directory, also to another file system. There is one of the two at any moment, and both only for a moment: each is whole as
+/// long as it has its name. Who died then has left both, of which the one that it was moved to stays.
+fn carry(from: &Path, gone: &Path, to: &Path, half: &Path) -> Result<()> {
+    if !to.exists() {
+        match std::fs::rename(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+            moved => return moved.map_err(fails("move", from)),
+        }
+        let mut copy = Command::new("cp");
+        let copied = copy.args(["-a", "--"]).arg(from).arg(half).output().map_err(fails("copy", from))?;
+        if !copied.status.success() {
+            let why = String::from_utf8_lossy(&copied.stderr).trim().to_owned();
+            return Err(fails("copy", from)(io::Error::other(why)));
+        }
+        std::fs::rename(half, to).map_err(fails("put in place", to))?;
     }
-    std::fs::rename(&half, to).map_err(fails("put in place", to))?;
-    remove_all(from)
+    std::fs::rename(from, gone).map_err(fails("move", from))?;
+    remove_all(gone)
 }
 
 fn remove_all(path: &Path) -> Result<(), Error> {

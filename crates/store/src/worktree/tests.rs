@@ -197,3 +197,34 @@ fn worktrees_that_are_made_at_once_are_all_made() {
     std::thread::scope(|scope| (0..12).for_each(|number| drop(scope.spawn(move || make(number)))));
     assert!(!bench.repository.path().join(".git/worktrees").exists());
 }
+
+#[test]
+fn a_registration_that_was_left_half_way_between_file_systems_is_whole() {
+    let bench = Bench::new();
+    let registration = bench.register().expect("registered").directory;
+    let Ok(other) = tempfile::tempdir_in("/dev/shm") else { return };
+    let (places, to) = ([bench.scratch.path()], other.path().join("registration"));
+    let names = |dir: &Path| -> Vec<_> {
+        std::fs::read_dir(dir).expect("listed").map(|entry| entry.expect("an entry").file_name()).collect()
+    };
+    let copy = |from: &Path, to: &Path| {
+        let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status();
+        assert!(copied.expect("cp runs").success());
+    };
+    let repository = bench.repository.path().join(".git");
+    let before = names(&repository).len();
+    // Who died has copied it, and has half of another.
+    copy(&registration, &to);
+    std::fs::create_dir_all(other.path().join("registration.half/x")).expect("made");
+    std::fs::create_dir_all(repository.join("stead-worktree-fix.half/x")).expect("made");
+    std::fs::create_dir_all(repository.join("stead-worktree-fix.gone/x")).expect("made");
+    aside::put_aside(&registration, &places, &to).expect("put aside");
+    assert!(!registration.exists());
+    assert_eq!(names(other.path()), ["registration"]);
+    assert_eq!(names(&repository).len(), before - 1, "its worktrees have gone with the last");
+    aside::bring_back(&to, &registration).expect("had back");
+    assert!(registration.join("HEAD").exists() && registration.join(GITDIR).exists());
+    assert_eq!(names(&repository.join("worktrees")), ["fix"]);
+    assert_eq!(names(&repository).len(), before);
+    assert!(names(other.path()).is_empty());
+}
