@@ -19,7 +19,7 @@ use wire::api::ErrorKind;
 use crate::course::Course;
 use crate::engine::qemu::value;
 use crate::error::{Error, Result};
-use crate::program::Program;
+use crate::program::{End, Program};
 
 /// How long making an overlay may take: it is a file of some blocks.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -73,7 +73,8 @@ pub fn make(directory: &Path, image: &Path) -> Result<()> {
     let overlay = directory.join(Format::Qcow2.file());
     let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"].map(Into::into);
     let paths = [image.as_os_str().to_owned(), overlay.clone().into_os_string()];
-    let making = Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT };
+    let making =
+        Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT, end: End::Killed };
     making.run(arguments.into_iter().chain(paths))?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&overlay, private).map_err(|error| Error::file("narrow", &overlay, &error))
@@ -121,7 +122,8 @@ pub fn grow(directory: &Path, bytes: u64) -> Result<()> {
     }
     let arguments = ["resize", "-q", "-f", format.name()].map(Into::into);
     let what = [path.into_os_string(), bytes.to_string().into()];
-    let resizing = Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT };
+    let resizing =
+        Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT, end: End::Killed };
     resizing.run(arguments.into_iter().chain(what))
 }
 
@@ -137,15 +139,32 @@ pub fn bytes_seen(path: &Path, format: Format) -> Result<u64> {
     }
 }
 
+/// Writes the first MiB of a disk, as its guest sees it, to a file, in place of what is there. Blocks.
+pub fn begin(from: &Path, format: Format, to: &Path, course: &Course) -> Result<()> {
+    let (mut input, mut output) = (OsString::from("if="), OsString::from("of="));
+    input.push(options(from, format));
+    output.push(to);
+    let arguments = ["dd", "--image-opts", "-O", "raw", "bs=1M", "count=1"].map(OsString::from);
+    let copying =
+        Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT, end: End::Killed };
+    copying.run_telling(arguments.into_iter().chain([input, output]), course, |_| None)
+}
+
+/// What names a disk to `qemu-img`, which takes no other for it.
+fn options(path: &Path, format: Format) -> OsString {
+    let mut options = OsString::from(format!("driver={},file.driver=file,file.filename=", format.name()));
+    // As a value of a list: a comma is doubled.
+    options.push(value(path));
+    options
+}
+
 /// Writes a disk as its guest sees it to a file that is as long, and empty. Zeros are left out. What it is over is trusted. Blocks.
 pub fn flatten(from: &Path, format: Format, to: &Path, course: &Course) -> Result<()> {
-    let mut file = OsString::from(format!("driver={},file.driver=file,file.filename=", format.name()));
-    // As a value of a list: a comma is doubled.
-    file.push(value(from));
     let mut arguments: Vec<OsString> =
         ["convert", "-q", "-n", "--target-is-zero", "-O", "raw", "--image-opts"].map(Into::into).into();
-    arguments.extend([file, to.as_os_str().to_owned()]);
-    let converting = Program { name: "qemu-img", package: "qemu-utils", patience: CONVERT_TIMEOUT };
+    arguments.extend([options(from, format), to.as_os_str().to_owned()]);
+    let converting =
+        Program { name: "qemu-img", package: "qemu-utils", patience: CONVERT_TIMEOUT, end: End::Killed };
     converting.run_telling(arguments, course, |_| None)
 }
 

@@ -49,6 +49,26 @@ pub(crate) struct Program {
     pub package: &'static str,
     /// How long it may take.
     pub patience: Duration,
+    /// What ends it with the daemon, however that ends.
+    pub end: End,
+}
+
+/// What a program is sent when whoever has it run is no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nothing of it goes on: it would write to files that are somebody else's by then, and keep their locks.
+    Killed,
+    /// It takes along what it has begun.
+    Told,
+}
+
+impl End {
+    fn signal(self) -> &'static str {
+        match self {
+            End::Killed => "KILL",
+            End::Told => "TERM",
+        }
+    }
 }
 
 /// How a program has ended, and the end of what it has said.
@@ -100,8 +120,12 @@ impl Program {
         course: Option<&Course>,
         tell: impl Fn(&str) + Send,
     ) -> Result<Ended> {
-        let mut command = Command::new(need(self.name, self.package)?);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let program = need(self.name, self.package)?;
+        // It becomes the program. The kernel sends the signal at the end of the thread that has it run, which is this one, and
+        // which stays until the program has ended.
+        let mut command = Command::new(need("setpriv", "util-linux")?);
+        command.args(["--pdeathsig", self.end.signal(), "--"]).arg(program).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // Interrupts are for whoever has it run.
         let mut child = command.process_group(0).spawn().map_err(|error| self.failed(&error))?;
         let stderr = child.stderr.take();
@@ -162,7 +186,8 @@ fn listen(stderr: impl Read, tell: impl Fn(&str)) -> String {
 mod tests {
     use super::*;
 
-    const SHELL: Program = Program { name: "sh", package: "dash", patience: Duration::from_secs(60) };
+    const SHELL: Program =
+        Program { name: "sh", package: "dash", patience: Duration::from_secs(60), end: End::Killed };
 
     #[test]
     fn what_fails_is_quoted_with_its_last_words() {
@@ -175,6 +200,16 @@ mod tests {
         assert!(error.message.len() < 2 * WORDS_BYTES_MAX);
         let missing = Program { name: "no-such-program", package: "none", ..SHELL }.run(["-c"]).unwrap_err();
         assert_eq!(missing.hint.as_deref(), Some("apt-get install none"));
+    }
+
+    #[test]
+    fn what_is_run_ends_with_whoever_has_it_run() {
+        for end in [End::Killed, End::Told] {
+            let program = Program { end, ..SHELL };
+            let (ended, said) = program.watch(["-c", "exec setpriv --dump >&2"], None, |_| ()).unwrap();
+            let signal = format!("Parent death signal: {}", end.signal());
+            assert!(ended.is_some_and(|status| status.success()) && said.contains(&signal), "{said}");
+        }
     }
 
     #[test]

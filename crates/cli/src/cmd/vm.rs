@@ -19,6 +19,9 @@ use crate::output::{Align, Table};
 ///
 /// A vm boots from an image and writes to a disk of its own. It goes on when the daemon ends. Where the processor does not
 /// help (`stead doctor host` says so) it is emulated, and takes some seconds to start.
+///
+/// A vm is meant by its name or its id. To look at it, what only its name or id begins with is enough; what changes it takes the
+/// whole of either.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]

@@ -699,7 +699,12 @@ fn vm_methods() -> Vec<Method> {
             reply: json(vm::Deleted { name: name() }),
             text: "Removes a microVM with its disk. One that runs is kept, with an error of kind `conflict`, unless `force` is set.",
         },
-        Method { call: vm::Show { name: name() }.into(), reply: json(&running), text: "One microVM." },
+        Method {
+            call: vm::Show { name: name() }.into(),
+            reply: json(&running),
+            text: "One microVM. Here, and in `vm.logs`, `vm.ping`, `vm.stats` and `vm.ports`, `name` may also be what only its\n\
+                   name or its id begins with; what changes one takes the whole of either.",
+        },
         Method {
             call: vm::List {}.into(),
             reply: json(vm::Vms { vms: vec![running.clone()] }),

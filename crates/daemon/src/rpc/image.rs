@@ -2,11 +2,13 @@
 //!
 //! Whoever makes or removes an image, or a microVM from one, holds the daemon's one lock of images for as long as that takes.
 
+use std::sync::Arc;
+
 use machine::course::Course;
 use machine::disk;
 use machine::image::debian::RELEASE;
 use machine::image::{self, check_name};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use wire::api::image::{Build, Delete, Deleted, Image, Images, Progress, Promote, Show, Source};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject};
@@ -40,7 +42,8 @@ pub async fn build(daemon: &Daemon, context: &ClientContext, build: Build) -> Re
     };
     let images = daemon.paths.images_dir();
     let name = wanted.name.clone();
-    let built = make(daemon, context, name, move |course| image::build(&images, &wanted, course)).await?;
+    let alone = turn(daemon, context, &name).await;
+    let built = make(context, alone, name, move |course| image::build(&images, &wanted, course)).await?;
     Ok(shown(&built, Vec::new()))
 }
 
@@ -51,13 +54,15 @@ pub async fn promote(
     promote: Promote,
 ) -> Result<Image, ErrorObject> {
     check_name(&promote.name, "image").map_err(|error| from_machine(&error))?;
-    let lease = vm::tell(daemon, &promote.vm, Command::Lend).await?;
-    let (images, places) = (daemon.paths.images_dir(), places(&daemon.paths, &promote.vm));
+    let vm = vm::named(daemon, &promote.vm).await?.name;
     let name = promote.name.clone();
-    let built = make(daemon, context, name, move |course| {
+    // The vm can be used until it is its turn.
+    let alone = turn(daemon, context, &name).await;
+    let lease = vm::tell(daemon, &vm, Command::Lend).await?;
+    let (images, places) = (daemon.paths.images_dir(), places(&daemon.paths, &vm));
+    let built = make(context, alone, name, move |course| {
         let _stopped = lease;
-        let gone =
-            || machine::Error::new(ErrorKind::NotFound, format!("the vm `{}` has no disk", promote.vm));
+        let gone = || machine::Error::new(ErrorKind::NotFound, format!("the vm `{vm}` has no disk"));
         let record = places.read()?.ok_or_else(gone)?;
         let (disk, format) = disk::find(&places.directory).ok_or_else(gone)?;
         let source = image::Source::Vm { disk, format, image: image::Image::open(&images, &record.image)? };
@@ -67,11 +72,22 @@ pub async fn promote(
     Ok(shown(&built.await?, Vec::new()))
 }
 
+/// The lock of images, for as long as the client waits for it. It is told that it waits.
+async fn turn(daemon: &Daemon, context: &ClientContext, name: &str) -> OwnedMutexGuard<()> {
+    if let Ok(alone) = Arc::clone(&daemon.images).try_lock_owned() {
+        return alone;
+    }
+    let part = "waiting for another image".to_owned();
+    // One that has gone takes its turn along.
+    let _gone = context.client.notify(Progress { name: name.to_owned(), part }).await;
+    Arc::clone(&daemon.images).lock_owned().await
+}
+
 /// Does what makes an image, tells the client of each part, and calls it off when the client goes. Its end is waited for by nobody
 /// then: the lock of images is kept until nothing of it is left.
 async fn make(
-    daemon: &Daemon,
     context: &ClientContext,
+    alone: OwnedMutexGuard<()>,
     name: String,
     work: impl FnOnce(&Course) -> machine::Result<image::Image> + Send + 'static,
 ) -> Result<image::Image, ErrorObject> {
@@ -85,9 +101,8 @@ async fn make(
         }
     };
     let (course, wanted) = Course::new(told).map_err(|error| from_machine(&error))?;
-    let lock = std::sync::Arc::clone(&daemon.images);
     let making = tokio::spawn(async move {
-        let _alone = lock.lock().await;
+        let _alone = alone;
         blocking(move || work(&course)).await
     });
     // The work has the other end, and ends before it.

@@ -39,7 +39,7 @@ pub async fn create(daemon: &Daemon, create: Create) -> Result<Vm, ErrorObject> 
     let name = create.name.clone();
     let wanted = Box::new(Wanted { record, image, disk_mib: create.disk_mib });
     daemon.owner.ask(|answer| Event::CreateVm { name, wanted, answer }).await?;
-    show(daemon, Show { name: create.name }).await
+    named(daemon, &create.name).await
 }
 
 /// Refuses what no microVM can have.
@@ -74,7 +74,7 @@ pub async fn set(daemon: &Daemon, set: Set) -> Result<Vm, ErrorObject> {
     };
     let change = Box::new(Change { cpus, memory_mib, disk_mib, network });
     tell(daemon, &vm.name, |answer| Command::Set(change, answer)).await?;
-    show(daemon, Show { name: vm.name }).await
+    named(daemon, &vm.name).await
 }
 
 /// The network that is wanted.
@@ -91,7 +91,7 @@ fn network(nat: bool, ports: Vec<Forward>) -> Result<Option<Network>, ErrorObjec
 pub async fn start(daemon: &Daemon, start: Start) -> Result<Vm, ErrorObject> {
     let name = named(daemon, &start.name).await?.name;
     tell(daemon, &name, Command::Start).await?;
-    show(daemon, Show { name }).await
+    named(daemon, &name).await
 }
 
 /// Stops one, and waits until it has.
@@ -99,14 +99,14 @@ pub async fn stop(daemon: &Daemon, stop: Stop) -> Result<Vm, ErrorObject> {
     let grace = stop.grace_ms.map_or(STOP_GRACE, Duration::from_millis).min(STOP_GRACE_MAX);
     let name = named(daemon, &stop.name).await?.name;
     tell(daemon, &name, |answer| Command::Stop(grace, answer)).await?;
-    show(daemon, Show { name }).await
+    named(daemon, &name).await
 }
 
 /// Ends one.
 pub async fn kill(daemon: &Daemon, kill: Kill) -> Result<Vm, ErrorObject> {
     let name = named(daemon, &kill.name).await?.name;
     tell(daemon, &name, Command::Kill).await?;
-    show(daemon, Show { name }).await
+    named(daemon, &name).await
 }
 
 /// Removes one.
@@ -135,34 +135,55 @@ pub(super) async fn tell<T>(
 
 /// One of them.
 pub async fn show(daemon: &Daemon, show: Show) -> Result<Vm, ErrorObject> {
-    named(daemon, &show.name).await
+    seen(daemon, &show.name).await
 }
 
-/// The one that has this name, or this id, or is the only one of which either begins so.
-async fn named(daemon: &Daemon, given: &str) -> Result<Vm, ErrorObject> {
+/// The one that has this name, or this id: what is to change is meant by the whole of either.
+pub(super) async fn named(daemon: &Daemon, given: &str) -> Result<Vm, ErrorObject> {
     let mut vms = list(daemon).await?.vms;
     let at = find(&vms, given)?;
     Ok(vms.swap_remove(at))
 }
 
+/// The same, or the only one of which either begins so: enough for what is only looked at.
+async fn seen(daemon: &Daemon, given: &str) -> Result<Vm, ErrorObject> {
+    let mut vms = list(daemon).await?.vms;
+    let at = find_beginning(&vms, given)?;
+    Ok(vms.swap_remove(at))
+}
+
 fn find(vms: &[Vm], given: &str) -> Result<usize, ErrorObject> {
     let place = |is: &dyn Fn(&Vm) -> bool| vms.iter().position(is);
-    if let Some(at) = place(&|vm| vm.name == given).or_else(|| place(&|vm| vm.id == given)) {
-        return Ok(at);
-    }
-    let begins = |vm: &Vm| !given.is_empty() && (vm.name.starts_with(given) || vm.id.starts_with(given));
-    let names: Vec<&str> = vms.iter().filter(|vm| begins(vm)).map(|vm| vm.name.as_str()).collect();
-    match (names.len(), place(&begins)) {
-        (1, Some(at)) => Ok(at),
-        (0, _) | (_, None) => {
-            let message = format!("there is no vm `{}`", given.escape_debug());
-            Err(ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list"))
+    place(&|vm| vm.name == given).or_else(|| place(&|vm| vm.id == given)).ok_or_else(|| {
+        let names: Vec<&str> = beginning(vms, given).map(|at| vms[at].name.as_str()).collect();
+        let hint = match names.is_empty() {
+            true => "stead vm list".to_owned(),
+            false => format!("the whole name is needed for this: {}", names.join(" or ")),
+        };
+        let message = format!("there is no vm `{}`", given.escape_debug());
+        ErrorObject::new(ErrorKind::NotFound, message).with_hint(hint)
+    })
+}
+
+fn find_beginning(vms: &[Vm], given: &str) -> Result<usize, ErrorObject> {
+    find(vms, given).or_else(|unknown| {
+        let found: Vec<usize> = beginning(vms, given).collect();
+        match found[..] {
+            [] => Err(unknown),
+            [at] => Ok(at),
+            _ => {
+                let names: Vec<&str> = found.iter().map(|&at| vms[at].name.as_str()).collect();
+                let message = format!("`{given}` may be {}", names.join(" or "));
+                Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"))
+            }
         }
-        _ => {
-            let message = format!("`{given}` may be {}", names.join(" or "));
-            Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"))
-        }
-    }
+    })
+}
+
+/// Those of which the name or the id begins so.
+fn beginning(vms: &[Vm], given: &str) -> impl Iterator<Item = usize> {
+    let begins = move |vm: &Vm| !given.is_empty() && (vm.name.starts_with(given) || vm.id.starts_with(given));
+    (0..vms.len()).filter(move |&at| begins(&vms[at]))
 }
 
 /// All of them.
@@ -174,7 +195,7 @@ pub async fn list(daemon: &Daemon) -> Result<Vms, ErrorObject> {
 
 /// What a guest has said. A microVM that has not run yet has said nothing.
 pub async fn logs(daemon: &Daemon, logs: Logs) -> Result<Console, ErrorObject> {
-    let name = show(daemon, Show { name: logs.name }).await?.name;
+    let name = seen(daemon, &logs.name).await?.name;
     let path = places(&daemon.paths, &name).console();
     let said = blocking(move || match console::tail(&path, CONSOLE_BYTES) {
         Ok(said) => Ok(said),

@@ -269,7 +269,8 @@ impl Vm {
         }));
     }
 
-    /// Makes something else of one that does not run: all of what is wanted, or nothing.
+    /// Makes something else of one that does not run: all of what is wanted, or nothing but a larger disk, which does not shrink
+    /// again when the rest cannot be written.
     async fn change(&mut self, change: Change) -> Result<(), ErrorObject> {
         if self.process.is_some() {
             return Err(self.busy("is running").with_hint(format!("stead vm stop {}", self.name)));

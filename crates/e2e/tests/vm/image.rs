@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::guest::{GUEST_DEADLINE, kernel, make_root};
 use e2e::{Program, Stead, eventually};
@@ -18,8 +18,8 @@ fn pack(stead: &Stead, name: &str, root: &Path, more: &[&str]) -> PathBuf {
     archive
 }
 
-fn build(stead: &Stead, archive: &Path) -> Program {
-    let program = stead.program().args(["image", "build", "tiny", "--from"]).arg(archive);
+fn build(stead: &Stead, name: &str, archive: &Path) -> Program {
+    let program = stead.program().args(["image", "build", name, "--from"]).arg(archive);
     program.arg("--kernel").arg(kernel()).deadline(GUEST_DEADLINE)
 }
 
@@ -50,13 +50,13 @@ fn a_vm_boots_from_an_archive_and_no_name_in_it_leads_out() {
     fs::write(hostile.join("file"), "").unwrap();
     let out = format!("--transform=s,^./file$,../../../../..{},", outside.display());
     for more in [&["-P", &out][..], &["-P", "--transform=s,^./file$,a/../../file,"]] {
-        let refused = build(&stead, &pack(&stead, "hostile.tar", &hostile, more)).run();
+        let refused = build(&stead, "tiny", &pack(&stead, "hostile.tar", &hostile, more)).run();
         assert!(refused.code() == 2 && refused.errors().contains("leads out"), "{refused}");
     }
     assert!(!outside.exists());
     assert_eq!(left(&stead, "images"), 0);
 
-    build(&stead, &archive).ok();
+    build(&stead, "tiny", &archive).ok();
     stead.ok(&["vm", "create", "dev", "--image", "tiny", "--memory", "192M"]);
     stead.vm(&["start", "dev"]);
     let script = "cat /home/again /etc/hostname; ls -ln /root/kept; ls -d /lost+found";
@@ -133,18 +133,28 @@ fn a_vm_of_debian_is_made_of_its_packages_and_begins_with_its_init() {
 #[test]
 fn an_image_that_is_called_off_leaves_nothing() {
     let stead = Stead::new();
+    stead.make_image();
+    stead.ok(&["vm", "create", "dev", "--image", "tiny"]);
     // Little, that unpacks to so much that reading it takes longer than calling it off.
     let part = "truncate -s 64M large && tar -cf - large | head -c 67109376 | gzip -1c";
     let part = Program::new("sh").args(["-c", part]).cwd(stead.root()).ok().stdout;
     let archive = stead.root().join("bomb.tar.gz");
     fs::write(&archive, part.repeat(1000)).unwrap();
 
-    let mut building = build(&stead, &archive).spawn();
-    eventually(DEADLINE, "the image is being made", || left(&stead, "images") == 1);
-    building.kill().unwrap();
-    building.wait().unwrap();
-    eventually(DEADLINE, "nothing of it is left", || left(&stead, "images") == 0);
-    assert_eq!(stead.json(&["image", "list"])["images"], serde_json::json!([]));
-    let refused = stead.run(&["image", "delete", "tiny"]);
+    let mut building = build(&stead, "large", &archive).spawn();
+    eventually(DEADLINE, "the image is being made", || left(&stead, "images") == 2);
+    // A vm of which an image is to be made next can be used meanwhile.
+    let mut promoting = stead.program().args(["image", "promote", "dev", "next"]).spawn();
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        stead.program().args(["vm", "set", "dev", "--memory", "256M"]).deadline(DEADLINE / 4).ok();
+    }
+    for child in [&mut promoting, &mut building] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    eventually(DEADLINE, "nothing of it is left", || left(&stead, "images") == 1);
+    assert_eq!(stead.json(&["image", "list"])["images"].as_array().unwrap().len(), 1);
+    let refused = stead.run(&["image", "delete", "large"]);
     assert_eq!(refused.code(), 3, "{refused}");
 }

@@ -77,8 +77,14 @@ fn change_while_stopped(stead: &Stead) {
     refused(&["vm", "set", "dev"], 2, "nothing is said");
     refused(&["vm", "set", "dev", "--disk", "1M"], 2, "cannot be made smaller");
     refused(&["vm", "set", "dev", "--cpus", "0"], 2, "processors");
+    // A beginning of its name is enough to look at it, and not to change it.
+    stead.ok(&["vm", "show", "de"]);
+    for verb in ["set --cpus 2", "start", "stop", "restart", "kill", "delete --force"] {
+        let args: Vec<&str> = ["vm"].into_iter().chain(verb.split(' ')).chain(["de"]).collect();
+        refused(&args, 3, "the whole name is needed for this: dev");
+    }
     let changed =
-        stead.json(&["vm", "set", "de", "--memory", "256M", "--disk", "1G", "--cpus", "2", "--port", "1:1"]);
+        stead.json(&["vm", "set", "dev", "--memory", "256M", "--disk", "1G", "--cpus", "2", "--port", "1:1"]);
     assert_eq!(
         (&changed["memory_mib"], &changed["cpus"], &changed["nat"]),
         (&256.into(), &2.into(), &true.into())

@@ -13,7 +13,7 @@ use wire::api::ErrorKind;
 
 use crate::course::Course;
 use crate::error::{Error, Result};
-use crate::program::{self, Program};
+use crate::program::{End, Program};
 
 /// The release that is taken if nobody says otherwise: the modules of its kernel are not packed.
 pub const RELEASE: &str = "bookworm";
@@ -51,11 +51,7 @@ pub fn install(directory: &Path, release: &str, course: &Course) -> Result<Insta
     let (archive, boot, library) =
         (directory.join("root.tar"), directory.join("boot"), directory.join("lib"));
     fs::create_dir_all(&library).map_err(|error| Error::file("make", &library, &error))?;
-    let program = program::need("mmdebstrap", "mmdebstrap")?;
-    // It goes when the daemon goes, and takes along what it has begun.
-    let mut arguments: Vec<OsString> = ["--pdeathsig", "TERM", "--"].map(OsString::from).into();
-    arguments.push(program.into());
-    arguments.extend(["--variant=minbase", "--format=tar"].map(OsString::from));
+    let mut arguments: Vec<OsString> = ["--variant=minbase", "--format=tar"].map(OsString::from).into();
     arguments.push(format!("--include={PACKAGES}").into());
     arguments.extend(EXCLUDED.map(|path| format!("--dpkgopt=path-exclude={path}").into()));
     // These are the guest's own, and were this computer's.
@@ -64,7 +60,8 @@ pub fn install(directory: &Path, release: &str, course: &Course) -> Result<Insta
     arguments.push(hook("/boot", directory)?);
     arguments.push(hook("/usr/lib/modules", &library)?);
     arguments.extend([OsString::from(release), archive.clone().into()]);
-    let installing = Program { name: "setpriv", package: "util-linux", patience: INSTALL_TIMEOUT };
+    let installing =
+        Program { name: "mmdebstrap", package: "mmdebstrap", patience: INSTALL_TIMEOUT, end: End::Told };
     installing.run_telling(arguments, course, |line| line.strip_prefix("I: ").map(str::to_owned))?;
     Ok(Installed { archive, boot })
 }

@@ -12,9 +12,10 @@
 //! | the others | journal, directories, contents: one after the other, over all groups |
 //!
 //! A file's blocks are as many extents as groups that they lie in, four of them in the inode, and up to 340 in a block of their
-//! own for each of up to four others. Directories are lists; the kernel makes hashed ones of those that grow. Blocks of zeros
-//! are not written: the file on this computer stays sparse, however long the contents are. Names and numbers are those of the
-//! kernel's `Documentation/filesystems/ext4`. There are no checksums of metadata.
+//! own for each of up to four others. Directories are lists: the kernel makes a hashed one of one that outgrows its first block,
+//! and those that are longer from the beginning stay lists. Blocks of zeros are not written: the file on this computer stays
+//! sparse, however long the contents are. Names and numbers are those of the kernel's `Documentation/filesystems/ext4`. There are
+//! no checksums of metadata.
 
 use std::fs::File;
 use std::io::Read;

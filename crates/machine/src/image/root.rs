@@ -16,7 +16,7 @@ use super::{archive, sync};
 use crate::course::Course;
 use crate::disk::{self, Format};
 use crate::error::{Error, Result};
-use crate::program::Program;
+use crate::program::{End, Program};
 
 /// What a root file system has to spare at least, for what a guest writes.
 const SPARE_BYTES: u64 = 512 << 20;
@@ -112,14 +112,16 @@ fn flatten(from: &Path, to: &Path, format: Format, course: &Course) -> Result<()
     }
     let file = create(to)?;
     check_space(to, &file, bytes)?;
-    file.set_len(bytes).map_err(|error| Error::file("make", to, &error))?;
-    disk::flatten(from, format, to, course)?;
-    if is_ext4(to).map_err(|error| Error::file("read", to, &error))? {
-        return Ok(());
+    // What is none is not read as a whole first.
+    disk::begin(from, format, to, course)?;
+    if !is_ext4(to).map_err(|error| Error::file("read", to, &error))? {
+        let message = format!("`{}` is no ext4 file system as a whole", from.display());
+        return Err(Error::new(ErrorKind::Usage, message)
+            .hint("a disk with partitions is none: take the partition of its root alone"));
     }
-    let message = format!("`{}` is no ext4 file system as a whole", from.display());
-    Err(Error::new(ErrorKind::Usage, message)
-        .hint("a disk with partitions is none: take the partition of its root alone"))
+    let emptied = file.set_len(0).and_then(|()| file.set_len(bytes));
+    emptied.map_err(|error| Error::file("make", to, &error))?;
+    disk::flatten(from, format, to, course)
 }
 
 /// Whether a file is one: its superblock is at 1024, and has a mark at 56.
@@ -195,6 +197,7 @@ fn measure(root: &Path) -> Result<Size> {
 
 fn copy(from: &Path, to: &Path, Size { bytes, files }: Size, course: &Course) -> Result<()> {
     let file = create(to)?;
+    check_space(to, &file, bytes)?;
     // What the file system itself takes is a part of its size.
     let size = (bytes + bytes / 4 + SPARE_BYTES).next_multiple_of(1 << 20);
     file.set_len(size).map_err(|error| Error::file("make", to, &error))?;
@@ -204,7 +207,7 @@ fn copy(from: &Path, to: &Path, Size { bytes, files }: Size, course: &Course) ->
     let more = ["lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0", "-d"];
     let arguments = options.into_iter().chain(["-N", &inodes, "-E"]).chain(more).map(Into::into);
     let paths = [from.as_os_str().to_owned(), to.as_os_str().to_owned()];
-    Program { name: "mke2fs", package: "e2fsprogs", patience: BUILD_TIMEOUT }.run_telling(
+    Program { name: "mke2fs", package: "e2fsprogs", patience: BUILD_TIMEOUT, end: End::Killed }.run_telling(
         arguments.chain(paths),
         course,
         |_| None,
@@ -239,7 +242,12 @@ mod tests {
         fs::write(path("root/file"), "content").unwrap();
         copy(&path("root"), &path("raw"), Size { bytes: 5000, files: 1 }, &course).unwrap();
         let make = |arguments: &[&str]| {
-            let making = Program { name: "qemu-img", package: "qemu-utils", patience: BUILD_TIMEOUT };
+            let making = Program {
+                name: "qemu-img",
+                package: "qemu-utils",
+                patience: BUILD_TIMEOUT,
+                end: End::Killed,
+            };
             making.run(arguments).unwrap();
         };
         let text = |name: &str| path(name).to_str().unwrap().to_owned();
@@ -266,9 +274,26 @@ mod tests {
             let error = disk::examine(&path(name)).unwrap_err();
             assert!(error.kind == ErrorKind::Refused && error.message.contains(said), "{error}");
         }
-        fs::write(path("zeros"), vec![0; 1 << 20]).unwrap();
-        let error = flatten(&path("zeros"), &path("none"), Format::Raw, &course).unwrap_err();
-        assert!(error.message.contains("no ext4"), "{error}");
+        // What is none is refused before all of it is read.
+        fs::write(path("zeros"), vec![0; 8 << 20]).unwrap();
+        make(&["convert", "-f", "raw", "-O", "qcow2", &text("zeros"), &text("packed")]);
+        for (name, format) in [("zeros", Format::Raw), ("packed", Format::Qcow2)] {
+            let to = path(&format!("{name}.ext4"));
+            let error = flatten(&path(name), &to, format, &course).unwrap_err();
+            assert!(error.message.contains("no ext4"), "{error}");
+            assert!(fs::metadata(&to).unwrap().len() < 8 << 20, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_would_fill_the_disk_is_refused_before_it_is_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (course, _client) = Course::new(|_| ()).unwrap();
+        let (from, to) = (scratch.path().join("root"), scratch.path().join("root.ext4"));
+        fs::create_dir(&from).unwrap();
+        let error = copy(&from, &to, Size { bytes: 1 << 50, files: 1 }, &course).unwrap_err();
+        assert!(error.message.contains("are free for it"), "{error}");
+        assert_eq!(fs::metadata(&to).unwrap().len(), 0);
     }
 
     #[test]

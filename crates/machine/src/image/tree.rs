@@ -25,6 +25,10 @@ const TEXT_BYTES_MAX: usize = 128 << 20;
 /// The most links that are followed on the way to one name, as in the kernel.
 const LINKS_MAX: usize = 40;
 
+/// The most names that are gone through on all ways to names, those that links lead through included. A distribution takes some
+/// hundred thousand.
+const STEPS_MAX: u64 = 50_000_000;
+
 /// The most names that a file has.
 const NAMES_MAX: u32 = 65_000;
 
@@ -40,6 +44,8 @@ pub struct Tree {
     /// All that were ever put into it. What has no name any more stays here.
     nodes: Vec<Node>,
     text_bytes: usize,
+    /// How many names may be gone through yet.
+    steps_left: u64,
 }
 
 /// A file of any kind.
@@ -105,7 +111,7 @@ impl Default for Tree {
     fn default() -> Tree {
         let owner = Owner { mode: 0o755, ..Owner::default() };
         let root = Node { kind: Kind::Directory(BTreeMap::new()), owner, names: 1, above: ROOT };
-        Tree { nodes: vec![root], text_bytes: 0 }
+        Tree { nodes: vec![root], text_bytes: 0, steps_left: STEPS_MAX }
     }
 }
 
@@ -200,7 +206,7 @@ impl Tree {
     }
 
     /// The file of this path, if there is one. Links are followed on the way to it, and not at its end.
-    fn find(&self, path: &[u8]) -> Result<Option<NodeId>> {
+    fn find(&mut self, path: &[u8]) -> Result<Option<NodeId>> {
         let names = names(path)?;
         let Some((last, parents)) = names.split_last() else { return Ok(Some(ROOT)) };
         let (mut at, mut links) = (ROOT, 0);
@@ -234,9 +240,12 @@ impl Tree {
     }
 
     /// The directory that is reached by a name, through whatever links there are. `None` if that leads to none.
-    fn step(&self, from: NodeId, name: &[u8], links: &mut usize) -> Result<Option<NodeId>> {
+    fn step(&mut self, from: NodeId, name: &[u8], links: &mut usize) -> Result<Option<NodeId>> {
         let (mut at, mut ahead) = (from, vec![name]);
         while let Some(name) = ahead.pop() {
+            self.steps_left = self.steps_left.checked_sub(1).ok_or_else(|| {
+                refused("the ways to its names, with the links on them, are too long together")
+            })?;
             match name {
                 b"" | b"." => continue,
                 b".." => {
@@ -359,8 +368,9 @@ mod tests {
         Ok(tree)
     }
 
-    fn entry_of(tree: &Tree, path: &str) -> Option<u64> {
-        match tree.node(tree.find(path.as_bytes()).unwrap()?).kind {
+    fn entry_of(tree: &mut Tree, path: &str) -> Option<u64> {
+        let file = tree.find(path.as_bytes()).unwrap()?;
+        match tree.node(file).kind {
             Kind::File { content, .. } => Some(content.entry),
             _ => None,
         }
@@ -373,7 +383,7 @@ mod tests {
             let path = path.replace("\\0", "\0");
             assert!(tree(&[(&path, file(0))]).is_err(), "{path}");
         }
-        let inside = tree(&[
+        let mut inside = tree(&[
             ("/etc", directory()),
             ("out", link("../../../../etc")),
             ("absolute", link("/etc")),
@@ -381,7 +391,7 @@ mod tests {
             ("absolute/two", file(2)),
         ])
         .unwrap();
-        assert_eq!((entry_of(&inside, "etc/one"), entry_of(&inside, "etc/two")), (Some(1), Some(2)));
+        assert_eq!((entry_of(&mut inside, "etc/one"), entry_of(&mut inside, "etc/two")), (Some(1), Some(2)));
         assert_eq!(inside.walk().len(), 6);
     }
 
@@ -391,6 +401,21 @@ mod tests {
             let made = tree(&[("b", link("a")), ("file", file(0)), ("a", link(to)), ("a/x", file(1))]);
             assert!(made.is_err(), "{to}");
         }
+    }
+
+    #[test]
+    fn ways_that_are_too_long_together_are_refused() {
+        let far = "a/../".repeat(500) + "a";
+        let mut tree = tree(&[("a", directory()), ("far", link(&far))]).unwrap();
+        tree.steps_left = 5000;
+        let put =
+            |tree: &mut Tree, at: u64| tree.put(format!("far/{at}").as_bytes(), file(at), Owner::default());
+        for at in 0..4 {
+            put(&mut tree, at).unwrap();
+        }
+        let error = put(&mut tree, 4).unwrap_err();
+        assert!(error.kind == ErrorKind::Usage && error.message.contains("too long"), "{error}");
+        assert!(tree.link(b"b", b"far/1").is_err());
     }
 
     #[test]
@@ -404,10 +429,10 @@ mod tests {
             ("l", directory()),
         ])
         .unwrap();
-        assert_eq!((entry_of(&tree, "a/b/c"), entry_of(&tree, "x")), (Some(1), Some(3)));
-        assert_eq!(entry_of(&tree, "l/b/c"), None);
+        assert_eq!((entry_of(&mut tree, "a/b/c"), entry_of(&mut tree, "x")), (Some(1), Some(3)));
+        assert_eq!(entry_of(&mut tree, "l/b/c"), None);
         tree.put(b"a", file(4), Owner::default()).unwrap();
-        assert_eq!(entry_of(&tree, "a"), Some(4));
+        assert_eq!(entry_of(&mut tree, "a"), Some(4));
         assert_eq!(tree.walk().len(), 4);
     }
 
@@ -419,7 +444,7 @@ mod tests {
         let file = tree.find(b"c").unwrap().unwrap();
         assert_eq!(tree.node(file).names, 2);
         tree.put(b"a/b", directory(), Owner::default()).unwrap();
-        assert_eq!((tree.node(file).names, entry_of(&tree, "c")), (1, Some(1)));
+        assert_eq!((tree.node(file).names, entry_of(&mut tree, "c")), (1, Some(1)));
         for to in ["a", "", "none", "../c", "c/d"] {
             assert!(tree.link(b"d", to.as_bytes()).is_err(), "{to}");
         }

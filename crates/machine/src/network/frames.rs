@@ -47,9 +47,13 @@ pub fn may_leave(frame: &[u8]) -> bool {
     }
 }
 
-/// Whether a datagram may leave. What is for this computer itself, for those beside it on a wire, or for everybody, stays here:
-/// so does what would tell a computer in a cloud its secrets. Of the guest's own network, whose gateway stands for this
-/// computer's loopback, it reaches the resolver, and answers whoever came by a forwarded port.
+/// Where clouds tell their computers their secrets, besides 169.254.0.0/16: Alibaba's and Azure's.
+const CLOUDS: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
+
+/// Whether a datagram may leave. What is for this computer's loopback, for addresses that are valid on one wire only, for many,
+/// or for what tells a computer in a cloud its secrets, stays here. All else may leave: other computers, those beside this one
+/// too, and this computer's own addresses, where a service of it may listen. Of the guest's own network, whose gateway stands
+/// for this computer's loopback, it reaches the resolver, and answers whoever came by a forwarded port.
 fn datagram_may_leave(datagram: &[u8]) -> bool {
     const ICMP: u8 = 1;
     const TCP: u8 = 6;
@@ -60,8 +64,8 @@ fn datagram_may_leave(datagram: &[u8]) -> bool {
     let Some(head) = datagram.first_chunk::<20>() else { return false };
     let [.., a, b, c, d] = *head;
     let (to, length) = (Ipv4Addr::new(a, b, c, d), usize::from(head[0] & 0xf) * 4);
-    if head[0] >> 4 != 4 || a == 0 || a >= 240 || to.is_loopback() || to.is_link_local() || to.is_multicast()
-    {
+    let is_kept = a == 0 || a >= 240 || to.is_loopback() || to.is_link_local() || to.is_multicast();
+    if head[0] >> 4 != 4 || is_kept || CLOUDS.contains(&to) {
         return false;
     }
     if u32::from(to) >> (32 - PREFIX) != u32::from(GATEWAY) >> (32 - PREFIX) {
@@ -103,11 +107,23 @@ mod tests {
 
     #[test]
     fn a_guest_reaches_what_is_outside_and_not_this_computers_loopback() {
-        for to in [[192, 0, 0, 8], [10, 0, 0, 1], [93, 184, 215, 14], [126, 1, 1, 1], [128, 0, 0, 1]] {
+        for to in [
+            [192, 0, 0, 8],
+            [10, 0, 0, 1],
+            [93, 184, 215, 14],
+            [126, 1, 1, 1],
+            [128, 0, 0, 1],
+            [100, 100, 100, 201],
+            [168, 63, 129, 15],
+        ] {
             assert!(may_leave(&frame(to, 6, &segment(80, 2))), "{to:?}");
         }
         let kept = [[127, 0, 0, 1], [127, 9, 9, 9], [0; 4], [255; 4], [169, 254, 169, 254], [224, 0, 0, 1]];
-        for to in kept.into_iter().chain([[240, 0, 0, 1], [192, 0, 0, 4], [192, 0, 0, 7]]) {
+        for to in kept
+            .into_iter()
+            .chain([[240, 0, 0, 1], [192, 0, 0, 4], [192, 0, 0, 7]])
+            .chain(CLOUDS.map(|cloud| cloud.octets()))
+        {
             assert!(!may_leave(&frame(to, 6, &segment(80, 2))), "{to:?}");
         }
         let whole = frame([10, 0, 0, 1], 17, &[]);

@@ -15,7 +15,7 @@ use wire::api::vm::{GuestUsage, Listener, Listeners, Ping, Pong, Ports, Stats, U
 use wire::api::{ErrorKind, ErrorObject};
 
 use super::super::Daemon;
-use super::named;
+use super::seen;
 use crate::failure::from_call;
 use crate::owner::Wanted;
 use crate::session::ClientContext;
@@ -35,7 +35,7 @@ const LISTENERS_MAX: usize = 4096;
 
 /// How long it takes to ask the agent for nothing.
 pub async fn ping(daemon: &Daemon, context: &ClientContext, ping: Ping) -> Result<Pong, ErrorObject> {
-    let vm = named(daemon, &ping.name).await?;
+    let vm = seen(daemon, &ping.name).await?;
     let round_trip = ask(daemon, context, &vm, ping.caller, async |client| Ok(client.ping().await?)).await?;
     let round_trip_us = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
     Ok(Pong { name: vm.name, round_trip_us })
@@ -43,7 +43,7 @@ pub async fn ping(daemon: &Daemon, context: &ClientContext, ping: Ping) -> Resul
 
 /// The ports on which something listens inside.
 pub async fn ports(daemon: &Daemon, context: &ClientContext, ports: Ports) -> Result<Listeners, ErrorObject> {
-    let vm = named(daemon, &ports.name).await?;
+    let vm = seen(daemon, &ports.name).await?;
     let sockets = ask(daemon, context, &vm, ports.caller, async |client| {
         let mut text = read(client, "/proc/1/net/tcp").await?;
         // A kernel may be without it.
@@ -59,7 +59,7 @@ pub async fn ports(daemon: &Daemon, context: &ClientContext, ports: Ports) -> Re
 
 /// What a microVM takes of this computer, and what its guest says of itself.
 pub async fn stats(daemon: &Daemon, context: &ClientContext, stats: Stats) -> Result<Usage, ErrorObject> {
-    let vm = named(daemon, &stats.name).await?;
+    let vm = seen(daemon, &stats.name).await?;
     let Some(pid) = vm.pid else {
         let message = format!("the vm `{}` does not run", vm.name);
         return Err(
