@@ -79,6 +79,31 @@ fn a_thread_goes_to_another_revision_and_keeps_what_is_not_committed() {
 }
 
 #[test]
+fn what_a_switch_has_left_is_had_back_with_its_thread() {
+    let bench = bench();
+    let dir = bench.thread("fix");
+    bench.git_in(&dir, &["commit", "-q", "--allow-empty", "-m", "only here"]);
+    let left = at(&bench, "fix");
+    bench.json(&["thread", "switch", "fix", "main"]);
+    bench.json(&["thread", "drop", "fix"]);
+    assert_eq!(bench.git(&["for-each-ref", "refs/stead/kept"]), "");
+    bench.git(&["reflog", "expire", "--expire=now", "--all"]);
+    bench.git(&["gc", "--quiet", "--prune=now"]);
+    assert_eq!(undo(&bench, &[]), "drop");
+    assert_eq!(bench.git(&["for-each-ref", "refs/stead/dropped"]), "");
+    assert_eq!(undo(&bench, &[]), "switch");
+    assert_eq!(at(&bench, "fix"), left);
+    // A switch that is refused takes nothing from what can be done again.
+    bench.git_in(&dir, &["checkout", "-q", "fix"]);
+    bench.write(&bench.app.join("README"), "of main\n");
+    bench.git(&["commit", "-qam", "second"]);
+    bench.write(&dir.join("README"), "mine\n");
+    assert_eq!(bench.run(&["thread", "switch", "fix", "main"]).code(), 5);
+    bench.git_in(&dir, &["checkout", "-q", "README"]);
+    assert_eq!(undo(&bench, &["--redo"]), "switch");
+}
+
+#[test]
 fn a_command_that_fails_leaves_no_thread_and_one_that_does_not_is_captured() {
     let bench = bench();
     let before = bench.traces();
