@@ -24,6 +24,10 @@ use crate::program::{End, Program};
 /// How long making an overlay may take: it is a file of some blocks.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Makes, converts and resizes disks.
+pub(crate) const QEMU_IMG: Program =
+    Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT, end: End::Killed };
+
 /// How long writing a disk anew may take.
 const CONVERT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
@@ -73,9 +77,7 @@ pub fn make(directory: &Path, image: &Path) -> Result<()> {
     let overlay = directory.join(Format::Qcow2.file());
     let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"].map(Into::into);
     let paths = [image.as_os_str().to_owned(), overlay.clone().into_os_string()];
-    let making =
-        Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT, end: End::Killed };
-    making.run(arguments.into_iter().chain(paths))?;
+    QEMU_IMG.run(arguments.into_iter().chain(paths))?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&overlay, private).map_err(|error| Error::file("narrow", &overlay, &error))
 }
@@ -122,9 +124,7 @@ pub fn grow(directory: &Path, bytes: u64) -> Result<()> {
     }
     let arguments = ["resize", "-q", "-f", format.name()].map(Into::into);
     let what = [path.into_os_string(), bytes.to_string().into()];
-    let resizing =
-        Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT, end: End::Killed };
-    resizing.run(arguments.into_iter().chain(what))
+    QEMU_IMG.run(arguments.into_iter().chain(what))
 }
 
 /// How large a guest sees a disk: the most room that it takes when it is written so.
@@ -145,9 +145,7 @@ pub fn begin(from: &Path, format: Format, to: &Path, course: &Course) -> Result<
     input.push(options(from, format));
     output.push(to);
     let arguments = ["dd", "--image-opts", "-O", "raw", "bs=1M", "count=1"].map(OsString::from);
-    let copying =
-        Program { name: "qemu-img", package: "qemu-utils", patience: MAKE_TIMEOUT, end: End::Killed };
-    copying.run_telling(arguments.into_iter().chain([input, output]), course, |_| None)
+    QEMU_IMG.run_telling(arguments.into_iter().chain([input, output]), course, |_| None)
 }
 
 /// What names a disk to `qemu-img`, which takes no other for it.
@@ -163,8 +161,7 @@ pub fn flatten(from: &Path, format: Format, to: &Path, course: &Course) -> Resul
     let mut arguments: Vec<OsString> =
         ["convert", "-q", "-n", "--target-is-zero", "-O", "raw", "--image-opts"].map(Into::into).into();
     arguments.extend([options(from, format), to.as_os_str().to_owned()]);
-    let converting =
-        Program { name: "qemu-img", package: "qemu-utils", patience: CONVERT_TIMEOUT, end: End::Killed };
+    let converting = Program { patience: CONVERT_TIMEOUT, ..QEMU_IMG };
     converting.run_telling(arguments, course, |_| None)
 }
 

@@ -10,16 +10,13 @@ use wire::api::error::{INTERNAL, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOU
 use wire::api::event::{self, EVENTS_WAITING_MAX, Event, Happened, MountWord, Topic};
 use wire::api::file::{CHUNK_BYTES_MAX, Content, Entry, FileKind, FileTime, HANDLES_MAX};
 use wire::api::id::{ConnectionId, HandleId, MountId, ProcessId, PromptId, SubscriptionId, TunnelId};
-use wire::api::image;
 use wire::api::machine::{self, Caller, Machine, Prompts, Reconnect, Source};
 use wire::api::mount::{self, Access, Backend, BackendName, Force, SyncMode, Target};
 use wire::api::process::{self, STDIN_BYTES_IN_FLIGHT_MAX, STREAM_CHUNK_BYTES_MAX};
 use wire::api::prompt::{self, PromptKind, Secret};
 use wire::api::status::{self, ConnectionState, MountStatus};
-use wire::api::thread;
 use wire::api::time::Timestamp;
 use wire::api::tunnel;
-use wire::api::vm;
 use wire::api::{
     Call, ClientNotification, ErrorKind, ErrorObject, LINE_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN, Request,
     RequestId, Response, ServerNotification, daemon,
@@ -27,6 +24,9 @@ use wire::api::{
 use wire::endpoint::Endpoint;
 
 mod file;
+mod image;
+mod thread;
+mod vm;
 
 /// One method: what it does, an example of every field of its request, and of its answer.
 struct Method {
@@ -208,7 +208,6 @@ fn a_connection() -> status::Connection {
 
 const HANDLE: HandleId = HandleId::new(1);
 const PROCESS: ProcessId = ProcessId::new(1);
-const COMMIT: &str = "9daeafb9864cf43055ae93beb0afd6c7d144bfa4";
 const TUNNEL: TunnelId = TunnelId::new(1);
 const SUBSCRIPTION: SubscriptionId = SubscriptionId::new(1);
 const PROMPT: PromptId = PromptId::new(1);
@@ -219,9 +218,9 @@ fn methods() -> Vec<Method> {
     methods.extend(machine_methods());
     methods.extend(cache_methods());
     methods.extend(tunnel_methods());
-    methods.extend(thread_methods());
-    methods.extend(vm_methods());
-    methods.extend(image_methods());
+    methods.extend(thread::methods());
+    methods.extend(vm::methods());
+    methods.extend(image::methods());
     methods.extend(event_methods());
     methods.extend(file::methods());
     methods
@@ -466,328 +465,6 @@ fn tunnel_methods() -> Vec<Method> {
     ]
 }
 
-fn thread_methods() -> Vec<Method> {
-    let new = thread::New {
-        name: "fix".to_owned(),
-        repo: Some("app".into()),
-        from: Some("main".to_owned()),
-        at: Some("app-fix".into()),
-        caller: caller(),
-    };
-    let a_thread = status::Thread {
-        name: "fix".to_owned(),
-        repo: "/home/u/app".into(),
-        base: "3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned(),
-        branch: "fix".to_owned(),
-        dir: "/home/u/app-fix".into(),
-        state: event::ThreadState::Open,
-        changed: 1,
-        mount: Some(MountId::new(1)),
-    };
-    let change = thread::Change { path: "src/main.rs".into(), kind: thread::ChangeKind::Modified };
-    vec![
-        Method {
-            call: new.into(),
-            reply: json(&a_thread),
-            text: "Makes a thread of the repository in which `repo` is, a branch and a worktree of the same name, and mounts it at `at`, or\n\
-                   beside the repository without one. Both are relative to the caller's directory. `from` is what git takes for a commit, or\n\
-                   `thread:NAME`; `HEAD` without one. On failure nothing is left behind.",
-        },
-        Method {
-            call: thread::List {}.into(),
-            reply: json(thread::Threads { threads: vec![a_thread.clone()] }),
-            text: "All threads, mounted or not. `changed` is how many paths are not as the base has them, as far as that is known.",
-        },
-        Method {
-            call: thread::Status { name: "fix".to_owned(), after: Some("src/lib.rs".into()) }.into(),
-            reply: json(thread::Changes {
-                thread: a_thread,
-                changed: vec![change],
-                more: false,
-                disk_bytes: 12_288,
-            }),
-            text: "What is not as the base has it: `added`, `modified` or `deleted`, in the order of paths. With `more`, the rest is told\n\
-                   of when the last path is given as `after`. `disk_bytes` is what the thread takes on the disk.",
-        },
-        Method {
-            call: thread::Capture {
-                name: "fix".to_owned(),
-                message: "Mend the parser".to_owned(),
-                agent: Some("reviewer".to_owned()),
-                tool: None,
-                if_changed: false,
-            }
-            .into(),
-            reply: json(thread::Captured {
-                name: "fix".to_owned(),
-                commit: COMMIT.to_owned(),
-                parent: "3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned(),
-            }),
-            text: "Makes a commit of what is in a thread that is mounted, but for what is ignored, on `refs/stead/threads/NAME`. Its branch and\n\
-                   its index stay as they are. `agent` and `tool` become trailers. Refused when nothing has changed since the last one;\n\
-                   with `if_changed` that one is told, as its own `parent`.",
-        },
-        Method {
-            call: thread::Diff { name: "fix".to_owned() }.into(),
-            reply: json(thread::Compared {
-                repository: "/home/u/app/.git".into(),
-                from: "4b825dc642cb6eb9a060e54bf8d69288fbee4904".to_owned(),
-                to: COMMIT.to_owned(),
-            }),
-            text: "Makes trees of what a thread began from and of what is in it now, but for what is ignored, for git to compare.",
-        },
-        Method {
-            call: thread::Log { name: "fix".to_owned() }.into(),
-            reply: json(thread::Captures {
-                captures: vec![thread::CaptureEntry {
-                    commit: COMMIT.to_owned(),
-                    at: Timestamp::from_unix(1_767_225_600),
-                    author: "me".to_owned(),
-                    subject: "Mend the parser".to_owned(),
-                }],
-            }),
-            text: "The captures of a thread, the last one first.",
-        },
-        Method {
-            call: thread::Land {
-                name: "fix".to_owned(),
-                onto: Some("main".to_owned()),
-                mode: thread::LandMode::Auto,
-                message: None,
-            }
-            .into(),
-            reply: json(thread::Landed {
-                name: "fix".to_owned(),
-                branch: "main".to_owned(),
-                commit: COMMIT.to_owned(),
-                how: thread::LandedHow::FastForward,
-                captured: None,
-                dir: Some("/home/u/app".into()),
-            }),
-            text: "Brings what is in a thread that is mounted onto a branch: without `onto`, onto that from which it was made. `mode` is\n\
-                   `auto`, `merge` or `squash`. With a `message`, what is neither committed nor captured is captured; without one it is\n\
-                   refused. A worktree that has the branch, `dir`, goes along, unless it has changes in tracked files: that is refused, too.\n\
-                   What cannot be merged is refused, and begun in the thread, to be resolved and committed there.",
-        },
-        Method {
-            call: thread::Switch { name: "fix".to_owned(), revision: "main~2".to_owned() }.into(),
-            reply: json(thread::Switched {
-                name: "fix".to_owned(),
-                was: COMMIT.to_owned(),
-                commit: "3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned(),
-            }),
-            text: "Has a thread that is mounted show another revision, and its branch be at it. Only files that differ are touched. Changes that\n\
-                   are not committed stay; where one is of such a file, it is refused.",
-        },
-        Method {
-            call: thread::Undo { name: "fix".to_owned(), redo: false }.into(),
-            reply: json(thread::Undone {
-                name: "fix".to_owned(),
-                operation: thread::OperationKind::Land,
-                reference: "refs/heads/main".to_owned(),
-                was: Some(COMMIT.to_owned()),
-                now: Some("3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned()),
-                dir: Some("/home/u/app".into()),
-            }),
-            text: "Undoes what was done to a thread last and is not undone: a `capture`, a `land`, a `switch`. With `redo`, does again what was\n\
-                   undone last. Refused if the reference is not where it was left, or a change that is not committed would be lost. What it\n\
-                   leaves is kept on `refs/stead/kept/NAME/` as long as it can be done again. Where no thread has the name, the one that was\n\
-                   dropped last is had back (`drop`), and is not mounted.",
-        },
-        Method {
-            call: thread::Collect { grace_seconds: Some(86_400), dry_run: false }.into(),
-            reply: json(thread::Collected {
-                threads: vec![thread::CollectedThread {
-                    name: "try".to_owned(),
-                    repo: "/home/u/app".into(),
-                    at: Timestamp::from_unix(1_767_225_600),
-                    disk_bytes: 12_288,
-                }],
-                kept: 2,
-            }),
-            text: "Removes for good what is left of threads that were dropped `grace_seconds` ago, a week without it, or longer. `kept` is how\n\
-                   many others can be had back. With `dry_run` nothing is removed. The daemon does this by itself every hour.",
-        },
-        Method {
-            call: thread::Drop { name: "fix".to_owned(), force: Force::Never }.into(),
-            reply: json(thread::Dropped {
-                name: "fix".to_owned(),
-                kept_branch: Some("fix".to_owned()),
-                kept_captures: None,
-            }),
-            text: "Unmounts a thread and removes it, with its branch, unless that has commits that no other branch has: then it is told.\n\
-                   Without `force` a thread that is in use, or has changes that are neither committed nor captured, is refused; with it,\n\
-                   captures go too. What is left can be had back until it is collected.",
-        },
-    ]
-}
-
-fn vm_methods() -> Vec<Method> {
-    let name = || "dev".to_owned();
-    let ports = || vec![vm::Forward { host: 8080, guest: 80 }];
-    let a_vm = |state, pid| status::Vm {
-        name: name(),
-        id: "1f0e9d8c7b6a5948".to_owned(),
-        state,
-        image: "tiny".to_owned(),
-        engine: "qemu".to_owned(),
-        pid,
-        cpus: 1,
-        memory_mib: 512,
-        nat: true,
-        ports: ports(),
-        reason: None,
-        since: Timestamp::from_unix(1_767_225_600),
-    };
-    let (stopped, running) = (a_vm(event::VmState::Stopped, None), a_vm(event::VmState::Running, Some(125)));
-    let create = vm::Create {
-        name: name(),
-        image: "tiny".to_owned(),
-        cpus: Some(1),
-        memory_mib: Some(512),
-        nat: true,
-        ports: ports(),
-        disk_mib: Some(4096),
-    };
-    let set = vm::Set {
-        name: name(),
-        cpus: Some(2),
-        memory_mib: None,
-        disk_mib: Some(4096),
-        nat: Some(true),
-        ports: Some(ports()),
-    };
-    let guest = vm::GuestUsage {
-        memory_bytes: 180 << 20,
-        available_bytes: 150 << 20,
-        load_hundredths: 7,
-        received_bytes: 4096,
-        sent_bytes: 1024,
-    };
-    let usage = vm::Usage {
-        name: name(),
-        cpu_ms: 2500,
-        memory_bytes: 210 << 20,
-        disk_bytes: 3 << 20,
-        guest: Some(guest),
-    };
-    let listener = vm::Listener { port: 80, address: std::net::Ipv4Addr::UNSPECIFIED.into() };
-    vec![
-        Method {
-            call: create.into(),
-            reply: json(&stopped),
-            text: "Makes a microVM, which does not run. Answered once its disk is there; of one that cannot be made nothing is left.",
-        },
-        Method {
-            call: vm::Start { name: name() }.into(),
-            reply: json(&running),
-            text: "Starts a microVM. Answered once its agent can be reached. `state` is `creating`, `stopped`, `starting`, `running`,\n\
-                   `stopping` or `failed`, with a `reason`; in events `deleted` too.",
-        },
-        Method {
-            call: vm::Stop { name: name(), grace_ms: Some(60_000) }.into(),
-            reply: json(&stopped),
-            text: "Has a microVM power itself off, and ends its VMM if it takes longer than `grace_ms`. Answered once that has ended.",
-        },
-        Method {
-            call: vm::Kill { name: name() }.into(),
-            reply: json(&stopped),
-            text: "Ends a microVM as a power cut would.",
-        },
-        Method {
-            call: vm::Delete { name: name(), force: false }.into(),
-            reply: json(vm::Deleted { name: name() }),
-            text: "Removes a microVM with its disk. One that runs is kept, with an error of kind `conflict`, unless `force` is set.",
-        },
-        Method {
-            call: vm::Show { name: name() }.into(),
-            reply: json(&running),
-            text: "One microVM. Here, and in `vm.logs`, `vm.ping`, `vm.stats` and `vm.ports`, `name` may also be what only its\n\
-                   name or its id begins with; what changes one takes the whole of either.",
-        },
-        Method {
-            call: vm::List {}.into(),
-            reply: json(vm::Vms { vms: vec![running.clone()] }),
-            text: "All microVMs, by name.",
-        },
-        Method {
-            call: set.into(),
-            reply: json(&stopped),
-            text: "Changes a microVM that does not run; one that runs is refused with an error of kind `conflict`. What is not given stays\n\
-                   as it is. A disk becomes no smaller; the guest's file system takes all of it at the next start.",
-        },
-        Method {
-            call: vm::Ping { name: name(), caller: caller() }.into(),
-            reply: json(vm::Pong { name: name(), round_trip_us: 900 }),
-            text: "Asks the agent of a microVM that runs for nothing.",
-        },
-        Method {
-            call: vm::Stats { name: name(), caller: caller() }.into(),
-            reply: json(usage),
-            text: "What a microVM that runs takes of this computer, and what its guest says of itself: that is missing if it does not answer.",
-        },
-        Method {
-            call: vm::Ports { name: name(), caller: caller() }.into(),
-            reply: json(vm::Listeners { name: name(), ports: vec![listener] }),
-            text: "On which TCP ports of a microVM something listens, and for which of its addresses.",
-        },
-        Method {
-            call: vm::Logs { name: name() }.into(),
-            reply: json(vm::Console { text: "reboot: Power down\n".to_owned() }),
-            text: "The end of what a guest has said on its console, 128 KiB at most, without control characters.",
-        },
-    ]
-}
-
-fn image_methods() -> Vec<Method> {
-    let name = || "tiny".to_owned();
-    let build = image::Build {
-        name: name(),
-        source: image::Source::Directory("/srv/root".into()),
-        kernel: Some("/boot/vmlinuz-6.1.0".into()),
-        modules: Some("/lib/modules/6.1.0".into()),
-    };
-    let an_image = image::Image {
-        name: name(),
-        bytes: 512 << 20,
-        occupied: 60 << 20,
-        root: "af1349b9f5f9a1a6".repeat(4),
-        kernel: "0123456789abcdef".repeat(4),
-        created: Timestamp::from_unix(1_767_225_600),
-        vms: Vec::new(),
-    };
-    vec![
-        Method {
-            call: build.into(),
-            reply: json(&an_image),
-            text: "Makes an image of a root file system and a kernel. `source` is `{\"directory\": PATH}` or `{\"archive\": PATH}`, a tar\n\
-                   which may be packed by gzip or zstd, `{\"debian\": RELEASE}`, where `null` is a release that is\n\
-                   known to work, or `{\"disk\": PATH}`, an ext4 file system as a whole, raw or qcow2. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
-                   beside the kernel. `image.progress` tells what is being done; the end of the connection calls it off.",
-        },
-        Method {
-            call: image::Promote { vm: "dev".to_owned(), name: name() }.into(),
-            reply: json(&an_image),
-            text: "Makes an image of the disk of a microVM, which has to be stopped and stays so meanwhile. It keeps the kernel.",
-        },
-        Method {
-            call: image::Show { name: name() }.into(),
-            reply: json(&an_image),
-            text: "One image. `vms` are those that boot from it.",
-        },
-        Method {
-            call: image::List {}.into(),
-            reply: json(image::Images { images: vec![an_image] }),
-            text: "All images, by name.",
-        },
-        Method {
-            call: image::Delete { name: name() }.into(),
-            reply: json(image::Deleted { name: name() }),
-            text: "Removes an image. One that a microVM boots from is kept, with an error of kind `conflict`.",
-        },
-    ]
-}
-
 fn port(port: u16) -> Endpoint {
     Endpoint::Tcp { host: "localhost".to_owned(), port }
 }
@@ -875,8 +552,11 @@ fn server_notifications() -> Vec<(ServerNotification, &'static str)> {
              itself.",
         ),
         (
-            image::Progress { name: "tiny".to_owned(), part: "writing the root file system".to_owned() }
-                .into(),
+            wire::api::image::Progress {
+                name: "tiny".to_owned(),
+                part: "writing the root file system".to_owned(),
+            }
+            .into(),
             "What is being done for a request of this connection that makes an image, in words for people.",
         ),
         (

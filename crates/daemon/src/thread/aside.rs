@@ -180,8 +180,7 @@ impl ThreadContext {
         for (number, dropped) in self.dropped().await? {
             let directory = self.paths.dropped_dir().join(number.to_string());
             let looking = directory.clone();
-            let (is_there, disk_bytes) =
-                blocking(move || (looking.exists(), disk_bytes_below(&looking))).await?;
+            let is_there = blocking(move || looking.exists()).await?;
             let moving = MOVING.lock().await;
             let is_on_its_way = self.find(&dropped.row.name).await.is_ok_and(|found| {
                 matches!(&found.row.phase, ThreadPhase::Dropping { aside: Some(aside), .. } if aside.number == number)
@@ -191,16 +190,19 @@ impl ThreadContext {
                 collected.kept += u64::from(is_there);
                 continue;
             }
-            let forgotten = match asked.dry_run {
-                true => Ok(()),
+            let (measured, taken) = match asked.dry_run {
+                true => (directory, Ok(())),
                 false => {
-                    let taken = blocking(move || take_away(&directory, is_there)).await.flatten();
-                    drop(moving);
-                    match taken {
-                        Ok(()) => self.forget(number, &dropped).await,
-                        Err(error) => Err(error),
-                    }
+                    let gone = gone_of(&directory);
+                    (gone, blocking(move || take_away(&directory, is_there)).await.flatten())
                 }
+            };
+            drop(moving);
+            // Only of those that go: a tree takes as long as it has files.
+            let disk_bytes = blocking(move || disk_bytes_below(&measured)).await?;
+            let forgotten = match taken {
+                Ok(()) if !asked.dry_run => self.forget(number, &dropped).await,
+                taken => taken,
             };
             if let Err(error) = forgotten {
                 // Its repository may be another user's now, say. The others go.

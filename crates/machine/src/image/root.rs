@@ -242,13 +242,7 @@ mod tests {
         fs::write(path("root/file"), "content").unwrap();
         copy(&path("root"), &path("raw"), Size { bytes: 5000, files: 1 }, &course).unwrap();
         let make = |arguments: &[&str]| {
-            let making = Program {
-                name: "qemu-img",
-                package: "qemu-utils",
-                patience: BUILD_TIMEOUT,
-                end: End::Killed,
-            };
-            making.run(arguments).unwrap();
+            Program { patience: BUILD_TIMEOUT, ..disk::QEMU_IMG }.run(arguments).unwrap();
         };
         let text = |name: &str| path(name).to_str().unwrap().to_owned();
         make(&["convert", "-c", "-f", "raw", "-O", "qcow2", &text("raw"), &text("qcow2")]);
