@@ -20,6 +20,8 @@
 //! - A mount that did not come to serve leaves no process, mount, directory, row or descriptor behind.
 //! - No secret reaches a log, a row or an error.
 
+#![cfg(target_os = "linux")]
+
 pub mod bus;
 pub mod connection;
 pub mod database;
@@ -372,7 +374,7 @@ impl Life {
 
 /// Where this program is.
 fn own_program() -> PathBuf {
-    std::env::current_exe().unwrap_or_else(|_| PathBuf::from(supervisor::spawn::OWN_PROGRAM))
+    std::env::current_exe().unwrap_or_else(|_| supervisor::spawn::own_program())
 }
 
 /// The agent that somebody wants in place of those beside this program.

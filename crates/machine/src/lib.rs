@@ -28,6 +28,8 @@
 //! - Everything is its user's alone: `0700` and `0600`.
 //! - An image is not trusted: its kernel, modules and files are read within limits, and only a guest runs them.
 
+#![cfg(target_os = "linux")]
+
 pub mod console;
 pub mod course;
 pub mod disk;

@@ -20,6 +20,7 @@
 //! **Going on.** A client with a way to get another stream ([`AgentClient::lasting`]) goes on when one is lost: the agent
 //! keeps the session, and what has no answer is sent again. See [`relink`].
 
+mod asleep;
 mod call;
 mod counters;
 mod error;

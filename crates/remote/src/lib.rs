@@ -23,6 +23,8 @@
 //!   carried out once.
 //! - No secret is logged, stored or put into an error.
 
+#![cfg(unix)]
+
 pub mod askpass;
 pub mod client;
 mod connect;

@@ -147,7 +147,7 @@ fn prepare(context: &VmContext, name: &str, record: &Record, agents: &Agents) ->
         format,
         ports: places.runtime.clone(),
         console: places.console(),
-        own_program: supervisor::spawn::OWN_PROGRAM.into(),
+        own_program: supervisor::spawn::own_program(),
         network: record.network.clone(),
     })
 }
