@@ -15,9 +15,9 @@ use crate::setup;
 
 /// What is checked where. Everything else is of Unix, or of Linux alone, see docs/platforms.md.
 const CHECKED: &[(&str, &[&str])] = &[
-    ("x86_64-pc-windows-gnu", &["wire", "vfs"]),
-    ("aarch64-apple-darwin", &["wire", "vfs"]),
-    ("x86_64-unknown-freebsd", &["wire", "vfs"]),
+    ("x86_64-pc-windows-gnu", &["wire", "vfs", "mount"]),
+    ("aarch64-apple-darwin", &["wire", "vfs", "mount"]),
+    ("x86_64-unknown-freebsd", &["wire", "vfs", "mount"]),
 ];
 
 /// Where Debian has recent releases of Rust, unless this says otherwise: which one has a given release changes with time.
