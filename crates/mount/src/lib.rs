@@ -4,6 +4,7 @@
 pub mod cache;
 #[cfg(target_os = "linux")]
 mod counts;
+pub mod far;
 #[cfg(target_os = "linux")]
 pub mod fuse;
 #[cfg(target_os = "linux")]
