@@ -66,6 +66,9 @@ pub const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The deepest directory. A chain that is longer is one of names that are not so any more.
 const DEPTH_MAX: usize = 4096;
 
+/// Where each directory of a machine is: in which other one, and its name.
+pub type Directories = HashMap<Identity, (Identity, Name)>;
+
 /// The files of one machine below one root.
 #[derive(Debug)]
 pub struct Far<L> {
@@ -76,8 +79,7 @@ pub struct Far<L> {
     caller: Caller,
     /// Whether files can be made for others.
     is_privileged: bool,
-    /// Where each directory is: in which other one, and its name.
-    directories: HashMap<Identity, (Identity, Name)>,
+    directories: Directories,
     /// What was found of directories that are about to be listed.
     walked: HashMap<Identity, Vec<Entry>>,
     /// All that was there when it was first asked what is gone.
@@ -141,6 +143,16 @@ impl<L: Line> Far<L> {
             }
         }
         Ok(())
+    }
+
+    /// Takes over from somebody else where directories are.
+    pub fn know(&mut self, directories: &Directories) {
+        self.directories.clone_from(directories);
+    }
+
+    /// What is in one directory now. [`Side::list`](vfs::replica::side::Side::list) is for whole trees.
+    pub fn list_alone(&mut self, directory: &Identity) -> Answer<Vec<Entry>> {
+        self.list_one(directory)
     }
 
     /// A directory with its path, as far as it is known.

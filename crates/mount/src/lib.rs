@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod cache;
+pub mod cloud_files;
 #[cfg(target_os = "linux")]
 mod counts;
 pub mod far;

@@ -25,6 +25,8 @@ const TARGET_BYTES_MAX: usize = 4096;
 
 /// New content on the machine, whole and on its disk.
 struct Sent {
+    /// As it was when it was whole. What anybody writes to it afterwards is another version.
+    entry: file::Entry,
     /// Until it is closed a file without a name is there.
     handle: Option<HandleId>,
     /// Its name of the moment, if it has one.
@@ -105,22 +107,17 @@ impl<L: Line> There for Far<L> {
     ) -> Answer<Entry> {
         let (directory, new) = (self.directory(parent)?, name(new)?);
         if facts.is_symlink {
-            self.make_symlink(&directory, &new, content)?;
-        } else {
-            let sent = self.send(&directory, facts, None, content)?;
-            let named = match (&sent.under, sent.handle) {
-                (Some(under), _) => {
-                    self.move_name((&directory, under), (&directory, &new), RenameMode::NoReplace)
-                }
-                (None, Some(handle)) => self.link(handle, &directory, &new),
-                (None, None) => Err(Refusal::Changed),
-            };
-            let under = sent.under.clone().filter(|_| named.is_err());
-            self.let_go(&directory, Sent { under, ..sent })?;
-            named?;
+            let made = self.make_symlink(&directory, &new, content)?;
+            self.sync(Target::Place(directory))?;
+            return shown(&made, parent, &new);
         }
-        self.sync(Target::Place(directory.clone()))?;
-        let made = self.look_up(&directory, &new)?.ok_or(Refusal::Changed)?;
+        let sent = self.send(&directory, facts, None, content)?;
+        let made = sent.entry;
+        let named = self.give_name(&directory, &sent, &new);
+        let under = sent.under.clone().filter(|_| named.is_err());
+        self.let_go(&directory, Sent { under, ..sent })?;
+        named?;
+        self.sync(Target::Place(directory))?;
         shown(&made, parent, &new)
     }
 
@@ -129,28 +126,19 @@ impl<L: Line> There for Far<L> {
         let before = self.expect_version(&directory, at, old)?;
         let under = sending(old);
         self.make_way(&directory, &under, &before)?;
-        let sent = if facts.is_symlink {
-            self.make_symlink(&directory, &under, content)?;
-            Sent { handle: None, under: Some(under.clone()) }
+        let made = if facts.is_symlink {
+            self.make_symlink(&directory, &under, content)?
         } else {
-            let mut sent = self.send(&directory, facts, Some(&before), content)?;
-            let named = match (sent.under.take(), sent.handle) {
-                (Some(first), _) => {
-                    self.move_name((&directory, &first), (&directory, &under), RenameMode::NoReplace)
-                }
-                (None, Some(handle)) => self.link(handle, &directory, &under),
-                (None, None) => Err(Refusal::Changed),
-            };
-            if let Err(refusal) = named {
-                self.let_go(&directory, sent)?;
-                return Err(refusal);
-            }
-            Sent { under: Some(under.clone()), ..sent }
+            let sent = self.send(&directory, facts, Some(&before), content)?;
+            let made = sent.entry;
+            let named = self.give_name(&directory, &sent, &under);
+            let first = sent.under.clone().filter(|_| named.is_err());
+            self.let_go(&directory, Sent { under: first, ..sent })?;
+            named?;
+            made
         };
-        self.let_go(&directory, Sent { handle: sent.handle, under: None })?;
         self.take_place(&directory, &under, at, old)?;
-        self.sync(Target::Place(directory.clone()))?;
-        let made = self.look_up(&directory, &at_name)?.ok_or(Refusal::Changed)?;
+        self.sync(Target::Place(directory))?;
         shown(&made, &at.parent, &at_name)
     }
 
@@ -164,6 +152,15 @@ impl<L: Line> There for Far<L> {
 }
 
 impl<L: Line> Far<L> {
+    /// Gives what was sent a name that nobody has.
+    fn give_name(&mut self, directory: &Place, sent: &Sent, new: &Name) -> Answer<()> {
+        match (&sent.under, sent.handle) {
+            (Some(under), _) => self.move_name((directory, under), (directory, new), RenameMode::NoReplace),
+            (None, Some(handle)) => self.link(handle, directory, new),
+            (None, None) => Err(Refusal::Changed),
+        }
+    }
+
     /// Gives a file the name of another, which has to be of this version and goes.
     fn take_place(&mut self, directory: &Place, under: &Name, at: &At, old: &Token) -> Answer<()> {
         let at_name = name(&at.name)?;
@@ -234,9 +231,9 @@ impl<L: Line> Far<L> {
         before: Option<&file::Entry>,
         content: &mut dyn Read,
     ) -> Answer<Sent> {
-        let (sent, handle, opened) = self.create(directory)?;
-        match self.fill(handle, facts, before, content, opened.attributes.modified) {
-            Ok(()) => Ok(sent),
+        let (sent, handle) = self.create(directory)?;
+        match self.fill(handle, facts, before, content, sent.entry.attributes.modified) {
+            Ok(entry) => Ok(Sent { entry, ..sent }),
             Err(Refusal::Cut) => Err(Refusal::Cut),
             Err(refusal) => {
                 self.let_go(directory, sent)?;
@@ -246,14 +243,17 @@ impl<L: Line> Far<L> {
     }
 
     /// A new file for its owner's eyes, without a name where that can be.
-    fn create(&mut self, directory: &Place) -> Answer<(Sent, HandleId, file::Entry)> {
+    fn create(&mut self, directory: &Place) -> Answer<(Sent, HandleId)> {
         const MODE: u16 = 0o600;
         let (handle, caller) = (self.line.new_handle(), self.caller);
         let flags = OpenFlags { write: true, ..OpenFlags::default() };
         let unnamed =
             FileRequest::CreateUnnamed { directory: directory.clone(), mode: MODE, flags, handle, caller };
         match self.ask(unnamed) {
-            Ok(reply) => return Ok((Sent { handle: Some(handle), under: None }, handle, opened(reply)?)),
+            Ok(reply) => {
+                let entry = opened(reply)?;
+                return Ok((Sent { entry, handle: Some(handle), under: None }, handle));
+            }
             Err(error) if !is_unsupported(&error) => return Err(error.into()),
             Err(_) => {}
         }
@@ -261,7 +261,8 @@ impl<L: Line> Far<L> {
         let flags = OpenFlags { exclusive: true, ..flags };
         let (directory, name) = (directory.clone(), under.clone());
         let reply = self.ask(FileRequest::Create { directory, name, mode: MODE, flags, handle, caller })?;
-        Ok((Sent { handle: Some(handle), under: Some(under) }, handle, opened(reply)?))
+        let entry = opened(reply)?;
+        Ok((Sent { entry, handle: Some(handle), under: Some(under) }, handle))
     }
 
     fn fill(
@@ -271,7 +272,7 @@ impl<L: Line> Far<L> {
         before: Option<&file::Entry>,
         content: &mut dyn Read,
         mut modified: Time,
-    ) -> Answer<()> {
+    ) -> Answer<file::Entry> {
         let mut offset = 0;
         loop {
             let part = read_part(content, PAYLOAD_BYTES_MAX as usize)?;
@@ -299,8 +300,10 @@ impl<L: Line> Far<L> {
             modified: SetTime::To(earlier(modified, TICK)),
             ..AttributeChanges::default()
         };
-        self.ask(FileRequest::SetAttributes { target: Target::Handle(handle), changes })?;
-        self.sync(Target::Handle(handle))
+        let target = Target::Handle(handle);
+        let whole = entry(self.ask(FileRequest::SetAttributes { target: target.clone(), changes })?)?;
+        self.sync(target)?;
+        Ok(whole)
     }
 
     /// Closes what was sent, and takes its name of the moment away if it has one.
@@ -314,14 +317,13 @@ impl<L: Line> Far<L> {
         }
     }
 
-    fn make_symlink(&mut self, directory: &Place, new: &Name, content: &mut dyn Read) -> Answer<()> {
+    fn make_symlink(&mut self, directory: &Place, new: &Name, content: &mut dyn Read) -> Answer<file::Entry> {
         let target = read_part(content, TARGET_BYTES_MAX + 1)?;
         if target.is_empty() || target.len() > TARGET_BYTES_MAX || target.contains(&0) {
             return Err(Refusal::Refused("a symlink cannot point there on the machine".to_owned()));
         }
         let (directory, name, caller) = (directory.clone(), new.clone(), self.caller);
-        self.ask_with(FileRequest::Symlink { directory, name, caller }, &target)?;
-        Ok(())
+        entry(self.ask_with(FileRequest::Symlink { directory, name, caller }, &target)?.0)
     }
 
     fn link(&mut self, handle: HandleId, directory: &Place, new: &Name) -> Answer<()> {

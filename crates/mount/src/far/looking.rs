@@ -115,12 +115,12 @@ impl<L: Line> Far<L> {
         }
         // Once for all that are left out: behind it none of them has to be waited for.
         if let Some(wait) = wait {
-            std::thread::sleep(wait);
+            pass(wait);
         }
         Ok(walked)
     }
 
-    fn list_one(&mut self, directory: &Identity) -> Answer<Vec<Entry>> {
+    pub(super) fn list_one(&mut self, directory: &Identity) -> Answer<Vec<Entry>> {
         let place = self.directory(directory)?;
         let mut looks = 1;
         let (names, now) = loop {
@@ -134,7 +134,7 @@ impl<L: Line> Far<L> {
             };
             let now = self.line.clock()?;
             match unsettled(&names, now) {
-                Some(wait) if looks < LOOKS_MAX => std::thread::sleep(wait),
+                Some(wait) if looks < LOOKS_MAX => pass(wait),
                 _ => break (names, now),
             }
             looks += 1;
@@ -238,6 +238,12 @@ fn unsettled(names: &[Listed], now: Time) -> Option<Duration> {
     };
     let wait = names.iter().filter_map(recent).max()?;
     Some(Duration::from_nanos(u64::try_from(wait).unwrap_or_default()))
+}
+
+/// Lets a moment of the machine's clock go by: nothing tells of its end.
+#[allow(clippy::disallowed_methods, reason = "it is the time itself that is waited for")]
+fn pass(time: Duration) {
+    std::thread::sleep(time);
 }
 
 fn nanoseconds(time: Time) -> i128 {
