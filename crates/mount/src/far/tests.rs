@@ -180,6 +180,52 @@ fn a_file_is_replaced_only_as_the_version_that_it_was_seen_as() {
     assert_eq!((it.content("f").as_str(), it.names()), ("by somebody", vec!["f".to_owned()]));
 }
 
+/// A line at whose other end somebody writes to a file as soon as a directory is to be synced.
+struct WrittenTo {
+    line: StreamLine,
+    path: PathBuf,
+}
+
+impl Line for WrittenTo {
+    fn ask(&mut self, request: FileRequest, payload: &[u8]) -> Result<(FileReply, Bytes), LineError> {
+        if matches!(request, FileRequest::Sync { target: file::Target::Place(_), .. }) {
+            fs::write(&self.path, "by somebody").unwrap();
+        }
+        self.line.ask(request, payload)
+    }
+
+    fn pages(
+        &mut self,
+        request: FileRequest,
+        take: &mut dyn FnMut(FileReply, Bytes) -> std::ops::ControlFlow<()>,
+    ) -> Result<(), LineError> {
+        self.line.pages(request, take)
+    }
+
+    fn clock(&mut self) -> Result<Time, LineError> {
+        self.line.clock()
+    }
+
+    fn new_handle(&mut self) -> wire::agent::HandleId {
+        self.line.new_handle()
+    }
+}
+
+#[test]
+fn what_is_written_to_a_file_that_was_just_sent_is_another_version() {
+    let root = directory();
+    let path = root.path().join("f");
+    let line = WrittenTo { line: line(), path: path.clone() };
+    let mut far = Far::attach(line, root.path().as_os_str().as_encoded_bytes()).unwrap();
+    let parent = far.root().clone();
+    let made = far.make_file(&parent, b"f", &facts("new"), &mut Cursor::new("new")).unwrap();
+    assert_ne!(made.content, version(&path));
+    let at = At { identity: made.identity, parent, name: made.name };
+    let replaced = far.replace(&at, &version(&path), &facts("newer"), &mut Cursor::new("newer")).unwrap();
+    assert_ne!(replaced.content, version(&path));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "by somebody");
+}
+
 #[test]
 fn names_are_moved_removed_and_given_permissions_as_expected() {
     let mut it = Fixture::new();
