@@ -31,6 +31,7 @@ const EXCLUDED: &[&str] = &["e2e", "guest", "xtask"];
 /// What only one of the targets sees. The [self-test](self_test) breaks each of them.
 const BACKENDS: &[(&str, &str, &str)] = &[
     ("x86_64-pc-windows-gnu", "stead", "crates/stead/src/windows.rs"),
+    ("x86_64-pc-windows-gnu", "mount", "crates/mount/src/cloud_files/system.rs"),
     ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/kqueue.rs"),
     ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/macos.rs"),
     ("aarch64-apple-darwin", "remote", "crates/remote/src/transport/ssh/appearance/kqueue.rs"),

@@ -2,8 +2,10 @@
 
 #[cfg(target_os = "linux")]
 pub mod cache;
+pub mod cloud_files;
 #[cfg(target_os = "linux")]
 mod counts;
+pub mod far;
 #[cfg(target_os = "linux")]
 pub mod fuse;
 #[cfg(target_os = "linux")]
