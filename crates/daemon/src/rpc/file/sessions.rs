@@ -8,7 +8,7 @@
 //!
 //! Any number of requests are under way in a session; what is opened in it keeps it open.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -154,6 +154,12 @@ impl FarSession {
         };
         lock(&self.directories).retain(|known, _| !is_beneath(known));
     }
+
+    /// Forgets these names of the directory at the path, and all beneath them.
+    pub fn forget_in(&self, path: &[u8], names: &HashSet<&[u8]>) {
+        let is_one = |known: &[u8]| name_below(known, path).is_some_and(|name| names.contains(name));
+        lock(&self.directories).retain(|known, _| !is_one(known));
+    }
 }
 
 /// What came of opening a session, for all who waited for it.
@@ -266,4 +272,35 @@ async fn close_when_idle(sessions: Weak<Sessions>, session: Weak<FarSession>) {
 /// A panic elsewhere has left nothing half done: what is guarded is changed in single steps.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name in the directory at `directory` through which a path leads, if it leads through one.
+fn name_below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
+    let rest = path.strip_prefix(directory)?;
+    let is_whole = directory.is_empty() || directory.ends_with(b"/");
+    let below = if is_whole { rest } else { rest.strip_prefix(b"/")? };
+    below.split(|&byte| byte == b'/').next().filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_through_one_name_of_a_directory_above_it() {
+        let cases = [
+            ("/a/b", "/a", Some("b")),
+            ("/a/b/c", "/a", Some("b")),
+            ("/a/b", "/", Some("a")),
+            ("/a/b", "/a/", Some("b")),
+            ("a/b", "", Some("a")),
+            ("/a", "/a", None),
+            ("/ab", "/a", None),
+            ("/b", "/a", None),
+        ];
+        for (path, directory, expected) in cases {
+            let name = name_below(path.as_bytes(), directory.as_bytes());
+            assert_eq!(name, expected.map(str::as_bytes), "{path} below {directory}");
+        }
+    }
 }
