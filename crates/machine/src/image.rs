@@ -151,7 +151,7 @@ pub enum Source {
         /// How it is written down.
         format: Format,
         /// What it is over.
-        image: Image,
+        image: Box<Image>,
     },
 }
 

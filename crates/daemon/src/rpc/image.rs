@@ -73,7 +73,8 @@ pub async fn promote(
         let gone = || machine::Error::new(ErrorKind::NotFound, format!("the vm `{vm}` has no disk"));
         let record = places.read()?.ok_or_else(gone)?;
         let (disk, format) = disk::find(&places.directory).ok_or_else(gone)?;
-        let source = image::Source::Vm { disk, format, image: image::Image::open(&images, &record.image)? };
+        let over = Box::new(image::Image::open(&images, &record.image)?);
+        let source = image::Source::Vm { disk, format, image: over };
         let wanted = image::Build { name: promote.name, source, kernel: None, modules: None };
         image::build(&images, &wanted, course)
     });

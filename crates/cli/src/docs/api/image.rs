@@ -23,42 +23,18 @@ pub(super) fn methods() -> Vec<Method> {
         vms: Vec::new(),
         origin: None,
     };
-    let pull = image::Build {
-        name: "debian".to_owned(),
-        source: image::Source::Registry(image::Registry {
-            reference: "docker.io/library/debian:12".to_owned(),
-            platform: None,
-            plain_http: None,
-            docker_config: Some("/home/u/.docker".into()),
-        }),
-        kernel: None,
-        modules: None,
-    };
-    let pulled = image::Image {
-        name: "debian".to_owned(),
-        origin: Some(image::Origin {
-            reference: "docker.io/library/debian:12".to_owned(),
-            digest: format!("sha256:{}", "0123456789abcdef".repeat(4)),
-            platform: "linux/amd64".to_owned(),
-            run: Some(image::RunConfig { cmd: vec!["bash".to_owned()], ..image::RunConfig::default() }),
-        }),
-        ..an_image.clone()
-    };
     vec![
         Method {
             call: build.into(),
             reply: json(&an_image),
             text: "Makes an image of a root file system and a kernel. `source` is `{\"directory\": PATH}` or `{\"archive\": PATH}`, a tar\n\
                    which may be packed by gzip or zstd, `{\"debian\": RELEASE}`, where `null` is a release that is\n\
-                   known to work, or `{\"disk\": PATH}`, an ext4 file system as a whole, raw or qcow2. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
+                   known to work, `{\"disk\": PATH}`, an ext4 file system as a whole, raw or qcow2, or `{\"registry\": {\"reference\": NAME}}`,\n\
+                   an image in a registry of containers; there `platform` may be `OS/ARCHITECTURE`, `plain_http` a host that is\n\
+                   spoken to without TLS, and `docker_config` the directory with the `config.json` in which docker keeps logins. `origin`\n\
+                   of such an image says where it is from; its `run`, which is not in lists, is what a program of containers would\n\
+                   run, and a guest does not. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
                    beside the kernel. `image.progress` tells what is being done; the end of the connection calls it off.",
-        },
-        Method {
-            call: pull.into(),
-            reply: json(&pulled),
-            text: "The same of an image in a registry of containers. `platform` is `OS/ARCHITECTURE`, `plain_http` a host that may\n\
-                   be spoken to without TLS, `docker_config` the directory with the `config.json` in which docker keeps logins.\n\
-                   `origin.run` is what a program of containers would run, which a guest does not; `image.list` leaves it out.",
         },
         Method {
             call: image::Promote { vm: "dev".to_owned(), name: name() }.into(),

@@ -432,10 +432,12 @@ fn who_says_little_at_a_time_is_left() {
     let path = image.layer_path(0);
     let registry = Hostile::with(&image, move |asked, stream| {
         let mut drip = || {
+            stream.set_read_timeout(Some(Duration::from_millis(5)))?;
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 301056\r\n\r\n")?;
             loop {
                 stream.write_all(b"x")?;
-                std::thread::sleep(Duration::from_millis(5));
+                // Nothing comes back, and this is how long that is waited for.
+                let _nothing = stream.read(&mut [0]);
             }
         };
         (asked.path == path).then(&mut drip)
