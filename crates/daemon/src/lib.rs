@@ -27,6 +27,7 @@ pub mod connection;
 pub mod database;
 pub mod endpoint;
 pub mod failure;
+pub mod images;
 pub mod log;
 pub mod mount;
 pub mod owner;
@@ -309,7 +310,7 @@ impl Life {
             database,
             processes: Arc::new(AtomicU64::new(last_process)),
             tunnels: Arc::default(),
-            images: Arc::default(),
+            images: images::Images::default(),
             engine,
             end,
         };

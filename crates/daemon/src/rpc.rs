@@ -44,8 +44,8 @@ pub struct Daemon {
     pub processes: Arc<AtomicU64>,
     /// Numbers of tunnels that were given out.
     pub tunnels: Arc<AtomicU64>,
-    /// Held by whoever makes or removes an image, or a microVM from one.
-    pub images: Arc<tokio::sync::Mutex<()>>,
+    /// Who makes or removes an image, or a microVM from one.
+    pub images: crate::images::Images,
     /// What runs guests.
     pub engine: Arc<dyn ::machine::engine::Engine>,
     /// Ends the daemon once the mounts are gone.

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! What this crate must not know: who asks, what a mount or a session is, and what is said through a port. It has no state in
-//! memory, and takes no lock: the daemon has one task for each vm, and one lock for all images.
+//! memory, and takes no lock: the daemon has one task for each vm, and gives each image's name to one at a time.
 //!
 //! Invariants:
 //!

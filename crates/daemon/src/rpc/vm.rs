@@ -26,13 +26,13 @@ const MEMORY_MIB: u32 = 512;
 /// What is shown of a console at most: with every byte escaped, it fits into a line.
 const CONSOLE_BYTES: u64 = 128 << 10;
 
-/// Makes a microVM. Images do not change meanwhile.
+/// Makes a microVM. Its image stays meanwhile.
 pub async fn create(daemon: &Daemon, create: Create) -> Result<Vm, ErrorObject> {
     check_name(&create.name, "vm").map_err(|error| from_machine(&error))?;
     let (cpus, memory) = (create.cpus.unwrap_or(1), create.memory_mib.unwrap_or(MEMORY_MIB));
     check(Some(cpus), Some(memory), create.disk_mib)?;
     let network = network(create.nat, create.ports)?;
-    let _unchanged = daemon.images.lock().await;
+    let _stays = daemon.images.to_use(&create.image)?;
     let (images, image) = (daemon.paths.images_dir(), create.image.clone());
     let image = blocking(move || Image::open(&images, &image)).await?;
     let record = Record { network, ..Record::new(&image.name, daemon.engine.name(), cpus, memory) };
