@@ -16,7 +16,7 @@ use crate::setup;
 /// What is checked where. Everything else is of Unix, or of Linux alone, see docs/platforms.md.
 const CHECKED: &[(&str, &[&str])] = &[
     ("x86_64-pc-windows-gnu", &["wire", "vfs"]),
-    ("aarch64-apple-darwin", &["wire", "vfs"]),
+    ("aarch64-apple-darwin", &["wire", "vfs", "provider"]),
     ("x86_64-unknown-freebsd", &["wire", "vfs"]),
 ];
 

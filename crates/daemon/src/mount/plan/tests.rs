@@ -212,7 +212,10 @@ fn unknown_backends_and_too_many_options_are_refused() {
     let scratch = scratch();
     for backend in [Backend::CloudFiles, Backend::FileProvider] {
         let request = Create { backend, ..request("src", Some("m"), &scratch.root) };
-        assert_eq!(prepare(request, &scratch.root, None).unwrap_err().kind(), ErrorKind::Usage);
+        let error = prepare(request, &scratch.root, None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        let is_named = error.to_string().contains("here fuse or nfs");
+        assert_eq!(is_named, backend == Backend::FileProvider, "{error}");
     }
     let options = (0..=OPTIONS_MAX).map(|number| (number.to_string(), String::new())).collect();
     let request = Create { options, ..request("src", Some("m"), &scratch.root) };
