@@ -146,8 +146,6 @@ fn items(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &
         };
         return Err(Error::new(kind, format!("`{destination}` {why}, and a directory is wanted")));
     }
-    // What has the name of a copy in a directory is not known yet.
-    let target = if there.is_none() { Target::New } else { Target::Unknown };
     let mut items = Vec::new();
     for from in sources {
         Place::of(&from)?;
@@ -163,6 +161,11 @@ fn items(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &
             let message = if is_itself { "onto itself" } else { "into itself" };
             return Err(Error::new(ErrorKind::Conflict, format!("`{from}` cannot be copied {message}")));
         }
+        // A link that leads nowhere may have the name: a directory cannot be made there, and a file goes through it.
+        let target = match there.is_none() && entry.kind == FileKind::Directory {
+            true => Target::New,
+            false => Target::Unknown,
+        };
         items.push(Item::named(Pair { from, entry, to }, target));
     }
     Ok(items)

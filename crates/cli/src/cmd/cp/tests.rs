@@ -91,6 +91,16 @@ fn a_link_that_is_there_is_written_through() {
     assert_eq!(cp(&[&path("from"), &path("link")]).code, 0);
     assert_eq!(fs::read(path("file")).unwrap(), b"new");
     assert_eq!(fs::read_link(path("link")).unwrap(), Path::new("file"));
+    // One that leads nowhere yet, as well; a directory cannot be made through one.
+    symlink("absent", path("dangling")).unwrap();
+    let ran = cp(&[&path("from"), &path("dangling")]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(fs::read_link(path("dangling")).unwrap(), Path::new("absent"));
+    assert_eq!(fs::read(path("absent")).unwrap(), b"new");
+    fs::remove_file(path("absent")).unwrap();
+    fs::create_dir(path("directory")).unwrap();
+    assert_ne!(cp(&[&path("directory"), &path("dangling")]).code, 0);
+    assert_eq!(fs::read_link(path("dangling")).unwrap(), Path::new("absent"));
 }
 
 #[test]
