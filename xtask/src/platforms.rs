@@ -9,12 +9,14 @@
 //!  Debian has other releases only ─────────────────────────────────────► skipped, said aloud, and no failure
 //! ```
 //!
-//! Of Debian's source a copy of the toolchain is given a library; neither rustup's toolchain nor apt's lists are touched. A release is
-//! replaced there by the next one, and what was right yesterday must not fail for that: this is the only reason for which a check
+//! rustup adds the target to the toolchain that is in use, which keeps it; where it once did not, it is not asked again. Of Debian's
+//! source a copy of the toolchain is given a library: neither the toolchain itself nor apt's lists are touched by that. A release
+//! is replaced there by the next one, and what was right yesterday must not fail for that: this is the only reason for which a check
 //! is skipped.
 //!
 //! The C in dependencies is not compiled: their build scripts get a [compiler that makes empty files](STUB).
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,7 @@ const BACKENDS: &[(&str, &str, &str)] = &[
     ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/kqueue.rs"),
     ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/macos.rs"),
     ("aarch64-apple-darwin", "remote", "crates/remote/src/transport/ssh/appearance/kqueue.rs"),
+    ("x86_64-unknown-freebsd", "remote", "crates/remote/src/transport/docker/lock/file.rs"),
     ("x86_64-unknown-freebsd", "supervisor", "crates/supervisor/src/system/freebsd.rs"),
     ("x86_64-unknown-freebsd", "cli", "crates/cli/src/system/kqueue.rs"),
     ("x86_64-unknown-freebsd", "stead", "crates/stead/src/unix.rs"),
@@ -46,6 +49,9 @@ const TYPE_ERROR: &str = "\n/// Wrong.\npub fn wrong() -> u32 {\n    \"\"\n}\n";
 
 /// How long rustup may take for one target. Where it reaches nobody it tries for minutes.
 const RUSTUP_SECONDS_MAX: &str = "60";
+
+/// How long it may take to end when its time is over, before it is killed.
+const RUSTUP_END_SECONDS_MAX: &str = "5";
 
 /// Where Debian has recent releases of Rust, unless this says otherwise: which one has a given release changes with time.
 const SUITE_VARIABLE: &str = "RUST_SRC_SUITE";
@@ -93,8 +99,10 @@ pub fn self_test() -> Outcome {
         .args(["-a", "Cargo.toml", "Cargo.lock", "clippy.toml", "crates", "xtask"])
         .arg(&copy)
         .run()?;
+    let mut tried = 0;
     for (target, package, file) in BACKENDS {
         let Some(toolchain) = place.toolchain(target)? else { continue };
+        tried += 1;
         let path = copy.join(file);
         let text = fs::read_to_string(&path).map_err(|error| cannot("read", &path, &error))?;
         write(&path, &(text.clone() + TYPE_ERROR))?;
@@ -105,13 +113,18 @@ pub fn self_test() -> Outcome {
         toolchain.check(&copy, target, ["-p", package], &place.stub).run()?;
         println!("seen for {target}: a type error in {file}");
     }
-    fs::remove_dir_all(&copy).map_err(|error| cannot("remove", &copy, &error))
+    fs::remove_dir_all(&copy).map_err(|error| cannot("remove", &copy, &error))?;
+    match tried {
+        0 => Err("nothing was tried: every target was skipped".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 /// Where what is needed is kept.
 struct Place {
     directory: PathBuf,
     stub: PathBuf,
+    rustup: Rustup,
 }
 
 impl Place {
@@ -122,12 +135,12 @@ impl Place {
         write(&stub, STUB)?;
         fs::set_permissions(&stub, fs::Permissions::from_mode(0o755))
             .map_err(|error| cannot("write", &stub, &error))?;
-        Ok(Place { directory, stub })
+        Ok(Place { directory, stub, rustup: Rustup::default() })
     }
 
     /// A toolchain that knows the target; none where there is no library for it any more, which is said.
     fn toolchain(&self, target: &str) -> Outcome<Option<Toolchain>> {
-        match Toolchain::with(target, &self.directory)? {
+        match Toolchain::with(target, &self.directory, &self.rustup)? {
             Found::Toolchain(toolchain) => Ok(Some(toolchain)),
             Found::Replaced(why) => {
                 println!("SKIPPED: {target} is not checked: {why}");
@@ -151,7 +164,7 @@ struct Toolchain {
 
 impl Toolchain {
     /// The toolchain in use if it knows the target, else a copy that does.
-    fn with(target: &str, place: &Path) -> Outcome<Found> {
+    fn with(target: &str, place: &Path, rustup: &Rustup) -> Outcome<Found> {
         let sysroot = PathBuf::from(program("rustc").args(["--print", "sysroot"]).output()?.trim());
         if library(&sysroot, target).is_dir() {
             return Ok(Found::Toolchain(Toolchain { root: sysroot }));
@@ -160,7 +173,7 @@ impl Toolchain {
         let place = place.join(&release);
         let copy = place.join("toolchain");
         if !library(&copy, target).is_dir() {
-            if rustup_adds(target) && library(&sysroot, target).is_dir() {
+            if rustup.adds(target, rustup_add) && library(&sysroot, target).is_dir() {
                 return Ok(Found::Toolchain(Toolchain { root: sysroot }));
             }
             let source = match source(&release, &place)? {
@@ -215,9 +228,31 @@ fn release() -> Outcome<String> {
     Ok(release.ok_or_else(|| format!("`rustc --version` says {version:?}"))?.to_owned())
 }
 
-/// Has rustup get the library of a target. Where there is no rustup, or it reaches nobody, there is another way.
-fn rustup_adds(target: &str) -> bool {
-    program("timeout").args([RUSTUP_SECONDS_MAX, "rustup", "target", "add", target]).succeeds()
+/// What gets the library of a target, as long as it has not failed: where there is no rustup, or it reaches nobody, there is
+/// another way.
+#[derive(Default)]
+struct Rustup {
+    has_failed: Cell<bool>,
+}
+
+impl Rustup {
+    fn adds(&self, target: &str, add: impl FnOnce(&str) -> Outcome) -> bool {
+        if self.has_failed.get() {
+            return false;
+        }
+        let added = add(target);
+        if let Err(error) = &added {
+            eprintln!("xtask: {error}; Debian's source is used");
+            self.has_failed.set(true);
+        }
+        added.is_ok()
+    }
+}
+
+fn rustup_add(target: &str) -> Outcome {
+    program("timeout")
+        .args(["--kill-after", RUSTUP_END_SECONDS_MAX, RUSTUP_SECONDS_MAX, "rustup", "target", "add", target])
+        .run()
 }
 
 /// What Debian has of a release.
@@ -371,6 +406,20 @@ mod tests {
         assert_eq!(of_release(&versions, "1.95"), None);
         assert_eq!(of_release(&versions, "1.94.0"), None);
         assert_eq!(of_release(&[], "1.95.0"), None);
+    }
+
+    #[test]
+    fn rustup_is_not_asked_again_once_it_has_failed() {
+        let (rustup, asked) = (Rustup::default(), Cell::new(0));
+        let add = |outcome: Outcome| {
+            rustup.adds("target", |_| {
+                asked.set(asked.get() + 1);
+                outcome
+            })
+        };
+        assert!(add(Ok(())) && add(Ok(())));
+        assert!(!add(Err("it reaches nobody".to_owned())) && !add(Ok(())));
+        assert_eq!(asked.get(), 3);
     }
 
     #[test]
