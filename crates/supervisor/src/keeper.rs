@@ -21,8 +21,8 @@
 //! Both sockets are made by whoever starts the keeper, so that they can be connected to at once, and `control.sock` is
 //! the same socket for all workers: a connection that none has accepted yet is the successor's.
 //!
-//! The channel keeps messages apart (`SOCK_SEQPACKET`, where there is that). Descriptors that a worker has sent are safe from that moment,
-//! whether the keeper has read them or not: the kernel holds them until the keeper's end is closed.
+//! The channel keeps messages apart (`SOCK_SEQPACKET`, where there is that). Descriptors that a worker has sent are safe
+//! from that moment, whether the keeper has read them or not: the kernel holds them until the keeper's end is closed.
 
 mod arguments;
 mod channel;
@@ -178,7 +178,7 @@ pub enum KeeperError {
     },
 }
 
-fn system(what: &'static str) -> impl Fn(io::Error) -> KeeperError {
+fn failing(what: &'static str) -> impl Fn(io::Error) -> KeeperError {
     move |source| KeeperError::System { what, source }
 }
 
@@ -230,7 +230,7 @@ pub fn begin(directory: &Path, orphan: Option<Orphan>) -> Result<Spawn, KeeperEr
     }
     let mut options = std::fs::OpenOptions::new();
     let log = options.append(true).create(true).mode(0o600).open(directory.join(KEEPER_LOG));
-    let log = log.map_err(system("open the keeper's log"))?;
+    let log = log.map_err(failing("open the keeper's log"))?;
     let spawn = Spawn::new(&plan.keeper.program)
         .arguments(&plan.keeper.arguments)
         .stderr(Stdio::Descriptor(log.into()));

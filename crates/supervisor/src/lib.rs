@@ -17,8 +17,8 @@
 //!
 //! Invariants:
 //!
-//! - A process is signalled through a pidfd (where there are none: after a look whether it has ended), or as a group whose leader has not been reaped: never a stranger that got
-//!   the number later.
+//! - A process is signalled through a pidfd (where there are none: after a look whether it has ended), or as a group whose
+//!   leader has not been reaped: never a stranger that got the number later.
 //! - Every child is reaped, also one whose handle was dropped: there are no zombies.
 //! - A child gets no descriptor and no variable that was not named. It outlives its parent.
 

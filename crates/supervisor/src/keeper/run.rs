@@ -21,7 +21,7 @@ use super::channel::{self, Heard, Word};
 use super::client::{Command, LINE_BYTES_MAX, State, Status};
 use super::crash::{Report, open_log, own_part};
 use super::policy::{Death, Losses, Verdict};
-use super::{FAILED, KeeperError, PLAN, Plan, in_full, system};
+use super::{FAILED, KeeperError, PLAN, Plan, failing, in_full};
 use crate::identity::Identity;
 use crate::process::Exit;
 use crate::socket::{is_own, peer};
@@ -123,7 +123,7 @@ struct Keeper {
 
 impl Keeper {
     fn new(mut inheritance: Inheritance) -> Result<Keeper, KeeperError> {
-        let missing = |what| system(what)(io::ErrorKind::InvalidInput.into());
+        let missing = |what| failing(what)(io::ErrorKind::InvalidInput.into());
         let plan = Plan::read(&inheritance.directory)?;
         let listener = inheritance
             .remove(KEEPER)
@@ -132,18 +132,18 @@ impl Keeper {
             .remove(CONTROL)
             .ok_or_else(|| missing("find the worker's socket among the arguments"))?;
         let listener = UnixListener::from(listener);
-        listener.set_nonblocking(true).map_err(system("use the keeper's socket"))?;
+        listener.set_nonblocking(true).map_err(failing("use the keeper's socket"))?;
         // What a worker leaves behind is reaped here, not by whoever happens to be above.
         if let Err(error) = system::adopt_orphans() {
             tracing::warn!(%error, "what a worker leaves behind is left to the system");
         }
         let mut keeper = Keeper {
-            identity: Identity::own().map_err(io::Error::other).map_err(system("identify this process"))?,
+            identity: Identity::own().map_err(io::Error::other).map_err(failing("identify this process"))?,
             directory: inheritance.directory.clone(),
             plan,
             listener,
             control,
-            children: system::child_signals().map_err(system("watch children"))?,
+            children: system::child_signals().map_err(failing("watch children"))?,
             kept: Vec::new(),
             spares: Vec::new(),
             worker: None,
@@ -177,7 +177,7 @@ impl Keeper {
         let watched = match system::watch_main_thread(pid) {
             Ok(watched) => Some(watched),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
-            Err(error) => return Err(system("watch the worker")(error)),
+            Err(error) => return Err(failing("watch the worker")(error)),
         };
         // Only now: from here on the descriptor keeps meaning the process that is checked. It is known by its thread, or by
         // having started this keeper: `/proc` may hide it, which is not its end.
@@ -208,7 +208,7 @@ impl Keeper {
             if self.state == State::Ended {
                 return Ok(None);
             }
-            self.wait().map_err(system("wait for anything to happen"))?;
+            self.wait().map_err(failing("wait for anything to happen"))?;
             let now = Instant::now();
             self.hear_worker();
             self.reap();
@@ -270,10 +270,10 @@ impl Keeper {
     }
 
     fn try_start(&mut self, now: Instant) -> Result<Worker, KeeperError> {
-        let (ours, theirs) = channel::pair().map_err(system("make a channel"))?;
-        let (log, log_begins) = open_log(&self.directory).map_err(system("open the worker's log"))?;
+        let (ours, theirs) = channel::pair().map_err(failing("make a channel"))?;
+        let (log, log_begins) = open_log(&self.directory).map_err(failing("open the worker's log"))?;
         let duplicate = |descriptor: BorrowedFd<'_>| {
-            descriptor.try_clone_to_owned().map_err(system("duplicate a descriptor"))
+            descriptor.try_clone_to_owned().map_err(failing("duplicate a descriptor"))
         };
         let mut inheritance = Inheritance::new(&self.directory);
         inheritance.restarts = self.restarts;
@@ -290,7 +290,7 @@ impl Keeper {
             .inherit_all_variables()
             .stderr(Stdio::Descriptor(log.into()));
         let identity = inheritance.bequeath(spawn).start()?;
-        let ended = system::watch_main_thread(identity.pid).map_err(system("watch the worker"))?;
+        let ended = system::watch_main_thread(identity.pid).map_err(failing("watch the worker"))?;
         Ok(Worker {
             identity,
             ended: Some(ended),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::arguments::LIFE;
-use super::{Channel, Inheritance, KeeperError, Kept, Orphan, Word, begin, system};
+use super::{Channel, Inheritance, KeeperError, Kept, Orphan, Word, begin, failing};
 use crate::identity::Identity;
 use crate::process::Process;
 use crate::system;
@@ -37,13 +37,13 @@ impl Tether {
     /// From what this worker was started with. Returns also its listening socket, and what was kept for it: nothing for
     /// the first of a mount.
     pub fn new(mut inheritance: Inheritance) -> Result<(Tether, OwnedFd, Vec<Kept>), KeeperError> {
-        let missing = || system("find the sockets among the arguments")(io::ErrorKind::InvalidInput.into());
+        let missing = || failing("find the sockets among the arguments")(io::ErrorKind::InvalidInput.into());
         let (channel, control) = inheritance.remove_sockets().ok_or_else(missing)?;
         let duplicated = |kept: &Kept| -> io::Result<Kept> {
             Ok(Kept { name: kept.name.clone(), descriptor: kept.descriptor.try_clone()? })
         };
         let descriptors: io::Result<Vec<Kept>> = inheritance.descriptors.iter().map(duplicated).collect();
-        let descriptors = descriptors.map_err(system("duplicate a descriptor"))?;
+        let descriptors = descriptors.map_err(failing("duplicate a descriptor"))?;
         let channel = Channel::new(channel);
         let mut descriptors = descriptors;
         let shown = begin_life().and_then(|life| {
@@ -60,7 +60,7 @@ impl Tether {
         let tether = Tether {
             directory: inheritance.directory,
             restarts: inheritance.restarts,
-            control: control.try_clone().map_err(system("duplicate a descriptor"))?,
+            control: control.try_clone().map_err(failing("duplicate a descriptor"))?,
             held: Mutex::new(Held { channel: Arc::new(channel), descriptors, is_leaving: false }),
         };
         Ok((tether, control, inheritance.descriptors))
@@ -153,16 +153,16 @@ impl Tether {
     fn begin_another(&self) -> Result<Process, KeeperError> {
         let mut held = self.held();
         let duplicate = |descriptor: BorrowedFd<'_>| {
-            descriptor.try_clone_to_owned().map_err(system("duplicate a descriptor"))
+            descriptor.try_clone_to_owned().map_err(failing("duplicate a descriptor"))
         };
         let mut descriptors = Vec::new();
         for kept in &held.descriptors {
             let descriptor = duplicate(kept.descriptor.as_fd())?;
             descriptors.push(Kept { name: kept.name.clone(), descriptor });
         }
-        let (channel, theirs) = Channel::pair().map_err(system("make a channel"))?;
+        let (channel, theirs) = Channel::pair().map_err(failing("make a channel"))?;
         let orphan = Orphan {
-            worker: Identity::own().map_err(io::Error::other).map_err(system("identify this process"))?,
+            worker: Identity::own().map_err(io::Error::other).map_err(failing("identify this process"))?,
             restarts: self.restarts,
             channel: theirs,
             control: duplicate(self.control.as_fd())?,
