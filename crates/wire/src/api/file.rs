@@ -307,8 +307,9 @@ pub struct Put {
     pub caller: Caller,
 }
 
-/// The most files in one [`GetMany`] or [`PutMany`]: their names and what is said of them stay far below a line's limit.
-pub const FILES_MAX: usize = 64;
+/// The most files in one [`GetMany`] or [`PutMany`]: as many as go into one request to a machine. Their names and what is said of
+/// them stay far below a line's limit.
+pub const FILES_MAX: usize = crate::agent::file::FILES_MAX;
 
 /// What became of one of several files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -65,29 +65,36 @@ impl<'a> Within<'a> {
         refused(&format!("{} files in", self.what), &directory.to_string(), error)
     }
 
-    /// The machine has refused one of the files.
+    /// The machine has refused one of the files, and the number means what it always does.
     fn failed(&self, name: &ByteString, errno: FarErrno) -> ErrorObject {
         let errno = Errno::from_raw_os_error(i32::from(errno.0));
-        let why = match errno {
-            Errno::MEDIUMTYPE => "it is not a regular file".to_owned(),
-            Errno::AGAIN => "it changes".to_owned(),
-            Errno::FBIG => format!("they have more than {CHUNK_BYTES_MAX} bytes"),
-            errno => {
-                let what = format!("could not {} `{}`", self.what, self.shown(name));
-                return from_io(&what, &errno.into());
-            }
-        };
-        self.conflict(name, &why)
+        from_io(&format!("could not {} `{}`", self.what, self.shown(name)), &errno.into())
     }
 
-    fn conflict(&self, name: &ByteString, why: &str) -> ErrorObject {
-        let message = format!("could not {} `{}` with others: {why}", self.what, self.shown(name));
-        ErrorObject::new(ErrorKind::Conflict, message)
+    /// The machine has not read one of the files.
+    fn unread(&self, name: &ByteString, errno: FarErrno) -> ErrorObject {
+        match why_unread(errno) {
+            Some(why) => {
+                let message = format!("could not {} `{}` with others: {why}", self.what, self.shown(name));
+                ErrorObject::new(ErrorKind::Conflict, message)
+            }
+            None => self.failed(name, errno),
+        }
     }
 
     fn name(&self, name: &ByteString) -> Result<Name, ErrorObject> {
         Name::new(name.as_bytes())
             .map_err(|error| usage(format!("could not {} `{}`: {error}", self.what, self.shown(name))))
+    }
+}
+
+/// What [`FileRequest::GetMany`](wire::agent::file::FileRequest::GetMany) alone means by some numbers.
+fn why_unread(errno: FarErrno) -> Option<String> {
+    match Errno::from_raw_os_error(i32::from(errno.0)) {
+        Errno::MEDIUMTYPE => Some("it is not a regular file".to_owned()),
+        Errno::AGAIN => Some("it changes".to_owned()),
+        Errno::FBIG => Some(format!("they have more than {CHUNK_BYTES_MAX} bytes")),
+        _ => None,
     }
 }
 
@@ -118,9 +125,9 @@ pub async fn get(daemon: &Daemon, context: &ClientContext, get: GetMany) -> Resu
     let mut left = CHUNK_BYTES_MAX;
     let files = get.names.iter().zip(asked).map(|(name, asked)| {
         asked?;
-        let content = got.next().unwrap_or(Err(UNANSWERED)).map_err(|errno| within.failed(name, errno))?;
+        let content = got.next().unwrap_or(Err(UNANSWERED)).map_err(|errno| within.unread(name, errno))?;
         // A machine that sends more than it was asked for must not fill this one's memory.
-        left = left.checked_sub(content.len()).ok_or_else(|| within.failed(name, TOO_MUCH))?;
+        left = left.checked_sub(content.len()).ok_or_else(|| within.unread(name, TOO_MUCH))?;
         Ok(Content(content.into()))
     });
     Ok(GotMany { files: files.map(each).collect() })
