@@ -99,7 +99,9 @@ impl FarSession {
         })
     }
 
-    async fn attached(&self) -> Result<(), ErrorObject> {
+    /// Waits for the attachment. Whoever uses the client without having located anything waits first: until then
+    /// the agent refuses what is about files, and a refused attachment is heard of only here.
+    pub async fn attached(&self) -> Result<(), ErrorObject> {
         let mut attaching = self.attaching.lock().await;
         let outcome = match &mut *attaching {
             Attaching::Ended(outcome) => return outcome.clone(),

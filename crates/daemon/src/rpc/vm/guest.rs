@@ -95,6 +95,7 @@ async fn ask<T>(
     let wanted = Wanted::new(Machine::Vm { name: vm.name.clone() }, caller, prompter);
     let asking = async {
         let session = context.sessions.get(&daemon.owner, wanted).await?;
+        session.attached().await?;
         let what = format!("the vm `{}` does not tell", vm.name);
         question(session.client()).await.map_err(|error| from_call(&what, &error))
     };
