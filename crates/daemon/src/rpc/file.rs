@@ -102,6 +102,8 @@ pub struct Listing {
     shown: String,
     path: Vec<u8>,
     directory: Directory,
+    /// That of what the session knows, from before anything was asked for.
+    generation: u64,
     session: Arc<FarSession>,
 }
 
@@ -111,8 +113,8 @@ impl Listing {
         if found.attributes.kind == Kind::Directory {
             let Directory { place, since } = &self.directory;
             let place = Place { id: found.id, path: place.path.join(name) };
-            self.session
-                .keep_if_room(&joined(&self.path, name.as_bytes()), Directory { place, since: *since });
+            let (path, found) = (joined(&self.path, name.as_bytes()), Directory { place, since: *since });
+            self.session.keep_listed(&path, found, self.generation);
         }
     }
 }
@@ -370,6 +372,7 @@ async fn start_listing(
     let subject = Subject::new(daemon, context, "list", &open.source, &open.caller)?;
     let since = Instant::now();
     let session = subject.session().await?;
+    let generation = session.generation();
     // Where it was a moment ago it is likely to be still: then its names are on their way with the answer.
     let list = |place: &Place| session.client().list(place.clone(), 0, LIST_WINDOW_BYTES);
     let early = session.known(subject.path).map(|known| (list(&known.place), known.place));
@@ -384,8 +387,8 @@ async fn start_listing(
         Some((pages, place)) if place == directory.place => pages,
         Some(_) | None => session.client().list(directory.place.clone(), 0, LIST_WINDOW_BYTES),
     };
-    let (left, shown) = (VecDeque::new(), subject.shown());
-    let listing = Listing { pages, left, end: false, shown, path: subject.path.to_vec(), directory, session };
+    let (left, shown, path) = (VecDeque::new(), subject.shown(), subject.path.to_vec());
+    let listing = Listing { pages, left, end: false, shown, path, directory, generation, session };
     let directory = entry(open.source.base_name(), &found.entry, None);
     Ok((Opened { handle: context.new_handle(), entry: directory }, listing))
 }

@@ -43,12 +43,13 @@ const ROOT: &[u8] = b"/";
 
 /// A session with a machine's agent, attached to the machine's root.
 ///
-/// What is done in it begins with [`FarSession::locate`], which waits for the attachment; everything else needs what that gives.
+/// It is asked for and may not be there yet: what is done in it begins with [`FarSession::locate`], or else with
+/// [`FarSession::attached`].
 pub struct FarSession {
     connection: Connection,
     machine: Machine,
     attaching: tokio::sync::Mutex<Attaching>,
-    directories: Mutex<HashMap<Vec<u8>, Directory>>,
+    directories: Mutex<Directories>,
     _lease: Lease,
 }
 
@@ -127,40 +128,77 @@ impl FarSession {
 
     /// The directory that the path led to a moment ago.
     pub fn known(&self, path: &[u8]) -> Option<Directory> {
-        let directory = lock(&self.directories).get(path).cloned()?;
-        (directory.since.elapsed() < DIRECTORY_AGE_MAX).then_some(directory)
+        lock(&self.directories).known(path)
     }
 
     /// Keeps where a path leads to.
     pub fn keep(&self, path: &[u8], directory: Directory) {
-        let mut directories = lock(&self.directories);
-        if directories.len() >= DIRECTORIES_MAX {
-            directories.clear();
-        }
-        directories.insert(path.to_vec(), directory);
+        lock(&self.directories).keep(path, directory);
     }
 
-    /// The same, unless it would have others forgotten.
-    pub fn keep_if_room(&self, path: &[u8], directory: Directory) {
-        let mut directories = lock(&self.directories);
-        if directories.len() < DIRECTORIES_MAX {
-            directories.insert(path.to_vec(), directory);
-        }
+    /// How often something has been forgotten until now, for [`FarSession::keep_listed`].
+    pub fn generation(&self) -> u64 {
+        lock(&self.directories).generation
+    }
+
+    /// Keeps where a path leads to, unless that would have others forgotten, or something has been forgotten since the
+    /// generation: what was read before a change may be told after it.
+    pub fn keep_listed(&self, path: &[u8], directory: Directory, generation: u64) {
+        lock(&self.directories).keep_listed(path, directory, generation);
     }
 
     /// Forgets the path and all beneath it.
     pub fn forget(&self, path: &[u8]) {
-        let is_beneath = |known: &[u8]| match known.strip_prefix(path) {
-            Some(rest) => rest.is_empty() || rest.starts_with(b"/") || path.ends_with(b"/"),
-            None => false,
-        };
-        lock(&self.directories).retain(|known, _| !is_beneath(known));
+        lock(&self.directories).forget(path);
     }
 
     /// Forgets these names of the directory at the path, and all beneath them.
     pub fn forget_in(&self, path: &[u8], names: &HashSet<&[u8]>) {
-        let is_one = |known: &[u8]| name_below(known, path).is_some_and(|name| names.contains(name));
-        lock(&self.directories).retain(|known, _| !is_one(known));
+        lock(&self.directories).forget_in(path, names);
+    }
+}
+
+/// The directories that paths have led to.
+#[derive(Debug, Default)]
+struct Directories {
+    known: HashMap<Vec<u8>, Directory>,
+    generation: u64,
+}
+
+impl Directories {
+    fn known(&self, path: &[u8]) -> Option<Directory> {
+        let directory = self.known.get(path)?;
+        (directory.since.elapsed() < DIRECTORY_AGE_MAX).then(|| directory.clone())
+    }
+
+    fn keep(&mut self, path: &[u8], directory: Directory) {
+        if self.known.len() >= DIRECTORIES_MAX {
+            self.known.clear();
+        }
+        self.known.insert(path.to_vec(), directory);
+    }
+
+    fn keep_listed(&mut self, path: &[u8], directory: Directory, generation: u64) {
+        if self.known.len() < DIRECTORIES_MAX && self.generation == generation {
+            self.known.insert(path.to_vec(), directory);
+        }
+    }
+
+    fn forget(&mut self, path: &[u8]) {
+        let is_beneath = |known: &[u8]| match known.strip_prefix(path) {
+            Some(rest) => rest.is_empty() || rest.starts_with(b"/") || path.ends_with(b"/"),
+            None => false,
+        };
+        self.forget_those(is_beneath);
+    }
+
+    fn forget_in(&mut self, path: &[u8], names: &HashSet<&[u8]>) {
+        self.forget_those(|known| name_below(known, path).is_some_and(|name| names.contains(name)));
+    }
+
+    fn forget_those(&mut self, is_one: impl Fn(&[u8]) -> bool) {
+        self.generation += 1;
+        self.known.retain(|known, _| !is_one(known));
     }
 }
 
@@ -287,6 +325,27 @@ fn name_below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_listing_read_before_a_change_is_not_kept_after_it() {
+        let id = wire::agent::file::FileId { device: 1, inode: 2, birth: 0 };
+        let place = Place { id, path: wire::agent::name::RelativePath::default() };
+        let directory = Directory { place, since: Instant::now() };
+        let mut directories = Directories::default();
+        let forget: [fn(&mut Directories); 2] = [
+            |directories| directories.forget(b"/a/b"),
+            |directories| directories.forget_in(b"/a", &HashSet::from([&b"b"[..]])),
+        ];
+        for forget in forget {
+            let began = directories.generation;
+            directories.keep_listed(b"/a/b", directory.clone(), began);
+            assert!(directories.known(b"/a/b").is_some());
+            forget(&mut directories);
+            assert!(directories.known(b"/a/b").is_none());
+            directories.keep_listed(b"/a/b", directory.clone(), began);
+            assert!(directories.known(b"/a/b").is_none(), "read before it was forgotten");
+        }
+    }
 
     #[test]
     fn a_path_leads_through_one_name_of_a_directory_above_it() {
