@@ -320,6 +320,9 @@ impl Life {
             leave_starter().map_err(|error| failure(&error))?;
         }
         endpoint::notify_ready();
+        let images = paths.images_dir();
+        // It may take minutes, and ends with the daemon: what is left then is the next one's.
+        std::thread::spawn(move || machine::image::clear_aside(&images));
         let accepting = accept(listener, daemon);
         tokio::select! {
             () = accepting => {}
@@ -383,11 +386,11 @@ fn preferred_agent() -> Option<PathBuf> {
     std::env::var_os(AGENT_VARIABLE).filter(|path: &OsString| !path.is_empty()).map(PathBuf::from)
 }
 
-/// Finds the microVMs that a daemon before this one has made, and removes what it has left of images half way.
+/// Finds the microVMs that a daemon before this one has made, and puts aside what it has left of images half way.
 async fn adopt_vms(paths: &Paths) -> Result<Vec<(String, machine::vm::Record)>, ErrorObject> {
     let paths = paths.clone();
     let finding = tokio::task::spawn_blocking(move || {
-        machine::image::sweep(&paths.images_dir());
+        machine::image::put_aside(&paths.images_dir());
         machine::vm::list(&paths.vms_dir(), |name| vm::places(&paths, name))
     });
     finding.await.map_err(|error| failure(&error))

@@ -56,6 +56,8 @@ struct State {
     carried_bytes: u64,
     /// Bytes that may still pass before everything is cut.
     until_cut: Option<usize>,
+    /// What is cut then: only the connections that there are, or those that come too.
+    cut_to: Mode,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,6 +116,7 @@ impl DelayProxy {
             connections: Vec::new(),
             carried_bytes: 0,
             until_cut: None,
+            cut_to: Mode::Cut,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), target });
         let accepting = Arc::clone(&shared);
@@ -143,7 +146,14 @@ impl DelayProxy {
 
     /// Lets `bytes` more pass, both directions together, and cuts in the middle of whatever comes then.
     pub fn cut_after(&self, bytes: usize) {
-        lock(&self.shared.state).until_cut = Some(bytes);
+        let mut state = lock(&self.shared.state);
+        (state.until_cut, state.cut_to) = (Some(bytes), Mode::Cut);
+    }
+
+    /// The same for those connections that there are then: new ones pass at once.
+    pub fn interrupt_after(&self, bytes: usize) {
+        let mut state = lock(&self.shared.state);
+        (state.until_cut, state.cut_to) = (Some(bytes), Mode::Open);
     }
 
     /// Whether connections are cut now.
@@ -175,6 +185,23 @@ impl Shared {
 
     fn cut(&self) {
         self.set_mode(Mode::Cut);
+        self.end_all();
+    }
+
+    /// All that were to pass have.
+    fn cut_as_told(&self) {
+        let mode = {
+            let mut state = lock(&self.state);
+            if state.cut_to == Mode::Open {
+                state.until_cut = None;
+            }
+            state.cut_to
+        };
+        self.set_mode(mode);
+        self.end_all();
+    }
+
+    fn end_all(&self) {
         for connection in lock(&self.state).connections.drain(..) {
             // Already closed by its other end is as good.
             let _closed = connection.shutdown(Shutdown::Both);
@@ -291,7 +318,7 @@ fn empty(to: &mut TcpStream, line: &Line, shared: &Shared) {
             break;
         }
         if allowed < piece.len() {
-            shared.cut();
+            shared.cut_as_told();
             break;
         }
     }

@@ -10,8 +10,25 @@ use crate::error::{Error, Result};
 
 /// How a piece of work is followed. It is called off when its [`Client`] is dropped.
 pub struct Course {
-    told: Box<dyn Fn(&str) + Send + Sync>,
+    told: Box<dyn Fn(Said<'_>) + Send + Sync>,
     called_off: OwnedFd,
+}
+
+/// What is said of a piece of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said<'a> {
+    /// A part of it begins: there are few.
+    Begun(&'a str),
+    /// More of the part that is under way, which may be often.
+    More(&'a str),
+}
+
+impl<'a> Said<'a> {
+    /// For whoever wants to know it all.
+    pub fn text(self) -> &'a str {
+        let (Said::Begun(text) | Said::More(text)) = self;
+        text
+    }
 }
 
 /// Whoever wants a piece of work to be done.
@@ -22,7 +39,7 @@ pub struct Client {
 
 impl Course {
     /// A piece of work of which each part is told before it begins.
-    pub fn new(told: impl Fn(&str) + Send + Sync + 'static) -> Result<(Course, Client)> {
+    pub fn new(told: impl Fn(Said<'_>) + Send + Sync + 'static) -> Result<(Course, Client)> {
         let pipe = pipe_with(PipeFlags::CLOEXEC);
         let (called_off, end) =
             pipe.map_err(|errno| Error::new(ErrorKind::Failure, format!("could not make a pipe: {errno}")))?;
@@ -32,13 +49,13 @@ impl Course {
     /// The next part begins.
     pub fn begin(&self, part: &str) -> Result<()> {
         self.check()?;
-        self.tell(part);
+        (self.told)(Said::Begun(part));
         Ok(())
     }
 
     /// Says more of the part that is under way.
     pub fn tell(&self, what: &str) {
-        (self.told)(what);
+        (self.told)(Said::More(what));
     }
 
     /// An error once nobody wants it any more.

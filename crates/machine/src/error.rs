@@ -32,6 +32,13 @@ impl Error {
         Error { hint: Some(hint.into()), ..self }
     }
 
+    /// The same of what somebody else has made, which whoever asked for it cannot mend.
+    #[must_use]
+    pub(crate) fn of_others(self) -> Error {
+        let kind = if self.kind == ErrorKind::Usage { ErrorKind::Refused } else { self.kind };
+        Error { kind, ..self }
+    }
+
     /// Something was tried with a file and did not work.
     pub(crate) fn file(what: &str, path: &Path, error: &io::Error) -> Error {
         let kind = match error.kind() {

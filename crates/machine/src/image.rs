@@ -10,7 +10,7 @@
 //! | `root.ext4` | the root file system, sparse |
 //!
 //! It is made in `IMAGES/.new-NAME`, and renamed when it is whole and on the disk; what is left there by whoever was killed is
-//! removed by the next daemon. All that is needed only meanwhile is below it in `stage`. Whoever makes or removes an image has its name
+//! put aside by the next daemon as `.left-NUMBER`, and removed once that serves. All that is needed only meanwhile is below it in `stage`. Whoever makes or removes an image has its name
 //! for himself; several are made at once.
 
 mod archive;
@@ -22,6 +22,7 @@ pub mod http;
 mod layers;
 pub mod registry;
 mod root;
+mod space;
 mod tree;
 
 use std::fs;
@@ -48,6 +49,9 @@ const IMAGES_MAX: usize = 1024;
 
 /// The longest name of an image or a vm: a vm's is also its host name, and part of the path of a socket.
 pub const NAME_BYTES_MAX: usize = 32;
+
+/// What the name of something begins with that was put aside to be removed.
+const ASIDE: &str = ".left-";
 
 /// The version of what is on disk.
 const VERSION: u32 = 1;
@@ -294,25 +298,54 @@ fn remove_left(path: &Path) -> Result<()> {
     if path.symlink_metadata().is_ok() { remove_tree(path) } else { Ok(()) }
 }
 
-/// Removes what was left half way, when nobody makes or removes an image. What cannot be removed is logged, and is in nobody's way. Blocks.
-pub fn sweep(images: &Path) {
-    let entries = match fs::read_dir(images) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-        Err(error) => {
-            tracing::warn!(images = %images.display(), %error, "images cannot be listed");
-            return;
-        }
-    };
-    debian::sweep(images);
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_half =
-            [&b".new-"[..], b".old-"].iter().any(|start| name.as_encoded_bytes().starts_with(start));
-        if is_half && let Err(error) = remove_tree(&entry.path()) {
+/// Puts aside what was left half way, when nobody makes or removes an image: that is done at once, however much it is, and then it is in
+/// nobody's way. What cannot be put aside is logged. Blocks.
+pub fn put_aside(images: &Path) {
+    debian::put_aside(images);
+    rename_aside(images, |name| [&b".new-"[..], b".old-"].iter().any(|start| name.starts_with(start)));
+}
+
+/// Removes what was put aside, which may take minutes. What cannot be removed is logged. Blocks.
+pub fn clear_aside(images: &Path) {
+    debian::clear_aside(images);
+    for path in aside(images) {
+        if let Err(error) = remove_tree(&path) {
             tracing::warn!(%error, "what is left of an image stays");
         }
     }
+}
+
+/// Gives all in a directory whose names are chosen names that nobody else gives.
+fn rename_aside(directory: &Path, is_chosen: impl Fn(&[u8]) -> bool) {
+    let chosen: Vec<PathBuf> = within(directory).filter(|path| is_chosen(last_name(path))).collect();
+    // There is a number less than these for each that is taken already.
+    let mut numbers = (0_u64..).map(|number| directory.join(format!("{}{number}", ASIDE)));
+    for path in chosen {
+        let free = numbers.find(|free| free.symlink_metadata().is_err());
+        let renamed = free.map(|free| fs::rename(&path, free));
+        if let Some(Err(error)) = renamed {
+            tracing::warn!(path = %path.display(), %error, "what is left of an image stays");
+        }
+    }
+}
+
+/// What was put aside in a directory.
+fn aside(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    within(directory).filter(|path| last_name(path).starts_with(ASIDE.as_bytes()))
+}
+
+/// What is in a directory; nothing if there is none.
+fn within(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(directory).inspect_err(|error| {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            tracing::warn!(directory = %directory.display(), %error, "images cannot be listed");
+        }
+    });
+    entries.into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn last_name(path: &Path) -> &[u8] {
+    path.file_name().map(std::ffi::OsStr::as_encoded_bytes).unwrap_or_default()
 }
 
 /// Waits until a file, or the names in a directory, are on the disk.
@@ -332,14 +365,22 @@ fn remove_tree(path: &Path) -> Result<()> {
 
 fn fill(images: &Path, new: &Path, build: &Build, course: &Course) -> Result<()> {
     let stage = new.join("stage");
+    // Nothing is downloaded or read for an image that could not boot.
+    let own = match &build.source {
+        Source::Debian(_) | Source::Vm { .. } => None,
+        Source::Directory(_) | Source::Archive(_) | Source::Disk(_) | Source::Registry(_) => {
+            Some(kernel_of(build, Path::new("/boot"))?)
+        }
+    };
     let Found { examined, boot, origin } = examine(images, build, &stage, course)?;
     course.begin("unpacking the kernel")?;
-    let (kernel_content, modules) = match &build.source {
-        Source::Vm { image, .. } => (kernel::read(&image.kernel())?, image.modules()?),
-        _ => {
-            let (kernel, modules) = kernel_of(build, &boot)?;
-            (kernel::read(&kernel)?, modules::gather(&modules)?)
-        }
+    let read = |(kernel, modules): (PathBuf, PathBuf)| -> Result<_> {
+        Ok((kernel::read(&kernel)?, modules::gather(&modules)?))
+    };
+    let (kernel_content, modules) = match (&build.source, own) {
+        (Source::Vm { image, .. }, _) => (kernel::read(&image.kernel())?, image.modules()?),
+        (_, Some(own)) => read(own)?,
+        (_, None) => read(kernel_of(build, &boot)?)?,
     };
     write(&new.join("kernel"), &kernel_content)?;
     make_private(&new.join("modules"))?;
@@ -374,7 +415,7 @@ fn fill(images: &Path, new: &Path, build: &Build, course: &Course) -> Result<()>
 /// What an image is to be made of.
 struct Found {
     examined: Examined,
-    /// Where a kernel is looked for.
+    /// Where a kernel is looked for that comes with it.
     boot: PathBuf,
     origin: Option<Origin>,
 }
@@ -440,7 +481,9 @@ fn kernel_of(build: &Build, boot: &Path) -> Result<(PathBuf, PathBuf)> {
         Some(kernel) => kernel.clone(),
         None => newest_kernel(boot)?,
     };
+    fs::metadata(&kernel).map_err(|error| Error::file("look at", &kernel, &error))?;
     if let Some(modules) = &build.modules {
+        fs::metadata(modules).map_err(|error| Error::file("look at", modules, &error))?;
         return Ok((kernel, modules.clone()));
     }
     let version = kernel.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
@@ -505,18 +548,28 @@ mod tests {
     #[test]
     fn what_was_left_half_way_is_swept_and_nothing_else() {
         let scratch = tempfile::tempdir().unwrap();
-        for name in [".new-1/modules", ".old-a", "a", ".other"] {
+        // The one that was put aside is of a daemon that was killed before it was removed.
+        for name in [".new-1/modules", ".old-a", "a", ".other", ".left-1/modules"] {
             fs::create_dir_all(scratch.path().join(name)).unwrap();
         }
-        sweep(scratch.path());
-        let left = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        assert_eq!(left.collect::<std::collections::BTreeSet<_>>(), [".other".into(), "a".into()].into());
-        sweep(&scratch.path().join("none"));
+        let left = || {
+            let left = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            left.map(|name| name.into_string().unwrap()).collect::<std::collections::BTreeSet<_>>()
+        };
+        let are = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        put_aside(scratch.path());
+        assert_eq!(left(), are(&[".left-0", ".left-1", ".left-2", ".other", "a"]));
+        clear_aside(scratch.path());
+        assert_eq!(left(), are(&[".other", "a"]));
+        put_aside(&scratch.path().join("none"));
+        clear_aside(&scratch.path().join("none"));
     }
 
     #[test]
     fn a_kernel_without_modules_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir(scratch.path().join("boot")).unwrap();
+        fs::write(scratch.path().join("boot/vmlinuz-1"), "").unwrap();
         let kernel = Some(scratch.path().join("boot/vmlinuz-1"));
         let wanted = Build {
             name: "a".into(),

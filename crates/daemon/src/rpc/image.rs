@@ -2,7 +2,7 @@
 //!
 //! Whoever makes or removes an image, or a microVM from one, has a turn with it for as long as that takes, see [`crate::images`].
 
-use machine::course::Course;
+use machine::course::{Course, Said};
 use machine::disk;
 use machine::image::debian::RELEASE;
 use machine::image::registry::Pull;
@@ -108,10 +108,12 @@ async fn make(
     let (parts, mut begun) = mpsc::channel(PARTS_MAX);
     let told = {
         let name = name.clone();
-        move |part: &str| {
-            tracing::info!(image = name, part, "an image is made");
+        move |said: Said<'_>| {
+            if let Said::Begun(part) = said {
+                tracing::info!(image = name, part, "an image is made");
+            }
             // A client that reads nothing is told less.
-            drop(parts.try_send(part.to_owned()));
+            drop(parts.try_send(said.text().to_owned()));
         }
     };
     let (course, wanted) = Course::new(told).map_err(|error| from_machine(&error))?;
@@ -156,7 +158,7 @@ pub async fn list(daemon: &Daemon) -> Result<Images, ErrorObject> {
 /// Removes one that no microVM boots from.
 pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObject> {
     check_name(&delete.name, "image").map_err(|error| from_machine(&error))?;
-    let _turn = daemon.images.to_remove(&delete.name)?;
+    let turn = daemon.images.to_remove(&delete.name)?;
     let users = users(daemon, &delete.name).await?;
     if let Some(first) = users.first() {
         let message = format!("the image `{}` is used by {}", delete.name, users.join(", "));
@@ -164,7 +166,12 @@ pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObj
         return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint));
     }
     let (images, name) = (daemon.paths.images_dir(), delete.name.clone());
-    blocking(move || image::delete(&images, &name)).await?;
+    // A client that goes does not end it: its name is kept until nothing of it is left.
+    let removing = tokio::spawn(async move {
+        let _turn = turn;
+        blocking(move || image::delete(&images, &name)).await
+    });
+    removing.await.map_err(|error| ErrorObject::internal(error.to_string()))??;
     Ok(Deleted { name: delete.name })
 }
 

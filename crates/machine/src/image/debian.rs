@@ -14,6 +14,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use wire::api::ErrorKind;
 
 use crate::course::Course;
@@ -43,6 +45,9 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// How long removing what was unpacked may take: some ten thousand files.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
+/// The mode of a directory that others may pass through and not list.
+const PASSABLE: u32 = 0o711;
+
 /// What has been installed.
 #[derive(Debug)]
 pub struct Installed {
@@ -69,16 +74,8 @@ impl Scratch {
             return Scratch::make(stage.join("scratch"), 0o700);
         }
         let shared = shared_scratch(images);
-        if shared.symlink_metadata().is_err() {
-            make(&shared, 0o711)?;
-        }
-        // That directory's parent is everybody's.
-        let found = shared.symlink_metadata().map_err(|error| Error::file("look at", &shared, &error))?;
-        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
-            let message = format!("`{}` is somebody else's", shared.display());
-            return Err(Error::new(ErrorKind::Refused, message).hint("set TMPDIR to a directory of yours"));
-        }
-        Scratch::make(shared.join(name), 0o711)
+        open_shared(&shared)?;
+        Scratch::make(shared.join(name), PASSABLE)
     }
 
     fn make(path: PathBuf, mode: u32) -> Result<Scratch> {
@@ -86,7 +83,9 @@ impl Scratch {
             remove_mapped(&path)?;
         }
         make(&path, mode)?;
-        Ok(Scratch(path))
+        let scratch = Scratch(path);
+        own(&scratch.0, mode)?;
+        Ok(scratch)
     }
 }
 
@@ -103,15 +102,58 @@ fn make(path: &Path, mode: u32) -> Result<()> {
     made.map_err(|error| Error::file("make", path, &error))
 }
 
-/// Removes what somebody killed has left. Nobody may make an image. Blocks.
-pub fn sweep(images: &Path) {
-    let shared = shared_scratch(images);
-    let is_own = |found: &fs::Metadata| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
-    if shared.symlink_metadata().is_ok_and(|found| is_own(&found))
-        && let Err(error) = remove_mapped(&shared)
-    {
-        tracing::warn!(%error, "what is left of an installation of Debian stays");
+/// Makes the directory that those of all images are in, unless somebody else of this user just has.
+fn open_shared(shared: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(PASSABLE).create(shared) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::file("make", shared, &error))
+        }
+        // Its parent is everybody's.
+        _ => own(shared, PASSABLE),
     }
+}
+
+/// Sees to it that this is a directory of this user's own with this mode, which what is masked for new files has no say in.
+fn own(path: &Path, mode: u32) -> Result<()> {
+    let failed = |errno: rustix::io::Errno| Error::file("open", path, &errno.into());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::LOOP | Errno::NOTDIR | Errno::ACCESS) => return Err(elses(path)),
+        opened => opened.map_err(failed)?,
+    };
+    if rustix::fs::fstat(&opened).map_err(failed)?.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(elses(path));
+    }
+    rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode)).map_err(failed)
+}
+
+fn elses(path: &Path) -> Error {
+    let message = format!("`{}` is somebody else's, or no directory", path.display());
+    Error::new(ErrorKind::Refused, message).hint("set TMPDIR to a directory of yours")
+}
+
+/// The same as [`super::put_aside`] for what is unpacked elsewhere.
+pub(super) fn put_aside(images: &Path) {
+    let shared = shared_scratch(images);
+    if is_own(&shared) {
+        super::rename_aside(&shared, |name| !name.starts_with(super::ASIDE.as_bytes()));
+    }
+}
+
+/// The same as [`super::clear_aside`] for what is unpacked elsewhere.
+pub(super) fn clear_aside(images: &Path) {
+    let shared = shared_scratch(images);
+    let aside = is_own(&shared).then(|| super::aside(&shared));
+    for path in aside.into_iter().flatten() {
+        if let Err(error) = remove_mapped(&path) {
+            tracing::warn!(%error, "what is left of an installation of Debian stays");
+        }
+    }
+}
+
+fn is_own(path: &Path) -> bool {
+    let found = path.symlink_metadata();
+    found.is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw())
 }
 
 /// Removes a directory in which there may be files of users that only a name space of ours has.
@@ -203,15 +245,40 @@ mod tests {
         let shared = shared_scratch(&images);
         fs::create_dir_all(shared.join("debian/mmdebstrap.x")).unwrap();
         assert_ne!(shared, shared_scratch(scratch.path()));
-        sweep(&images);
-        assert!(!shared.exists());
-        sweep(&images);
+        put_aside(&images);
+        assert!(!shared.join("debian").exists());
+        // What is made meanwhile stays.
+        fs::create_dir(shared.join("debian")).unwrap();
+        clear_aside(&images);
+        let left = fs::read_dir(&shared).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["debian"]);
+        fs::remove_dir_all(&shared).unwrap();
+        put_aside(&images);
+        clear_aside(&images);
         let path = scratch.path().join("scratch");
         fs::create_dir_all(path.join("left")).unwrap();
         let made = Scratch::make(path.clone(), 0o700).unwrap();
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         drop(made);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_pass_through_is_ones_own_and_can_be_passed() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        let scratch = tempfile::tempdir().unwrap();
+        let path = |name: &str| scratch.path().join(name);
+        // One that was made with a mask for new files, or by another image just now.
+        make(&path("private"), 0o700).unwrap();
+        for name in ["private", "new", "new"] {
+            open_shared(&path(name)).unwrap();
+            assert_eq!(mode(&path(name)), PASSABLE, "{name}");
+        }
+        std::os::unix::fs::symlink(path("new"), path("link")).unwrap();
+        fs::write(path("file"), "").unwrap();
+        for name in ["link", "file"] {
+            assert_eq!(open_shared(&path(name)).unwrap_err().kind, ErrorKind::Refused, "{name}");
+        }
     }
 
     #[test]

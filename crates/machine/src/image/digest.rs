@@ -1,4 +1,4 @@
-//! Digests, as registries and catalogues write them: `sha256:` and 64 small hexadecimal digits.
+//! Digests, as registries write them: `sha256:` and 64 small hexadecimal digits.
 
 use std::fmt;
 

@@ -67,7 +67,12 @@ impl<'a> Download<'a> {
         progress: &mut Progress<'_>,
     ) -> Result<()> {
         let before = progress.done;
-        tried(pause, async || self.part(&get, before, progress).await).await?;
+        // Whoever is too slow for now may go on, as what has come stays.
+        let lasting = |trouble: Trouble| {
+            let may_pass = trouble.may_pass || trouble.error.kind == ErrorKind::TimedOut;
+            Trouble { may_pass, ..trouble }
+        };
+        tried(pause, async || self.part(&get, before, progress).await.map_err(lasting)).await?;
         self.end()
     }
 

@@ -5,7 +5,7 @@
 //!
 //! - Plain HTTP is spoken with this very computer, and with one host that the user has named. All else goes through TLS, with the
 //!   certificates that this computer trusts.
-//! - An answer may lead on to another place, a few times. What says who asks goes to the first place's host alone, and never from TLS
+//! - An answer may lead on to another place, a few times, unless something was sent with the question. What says who asks goes to the first place's host alone, and never from TLS
 //!   to plain HTTP, where nothing goes at all.
 //! - Every request has a connection of its own: there are few, and most are long.
 
@@ -52,6 +52,17 @@ pub struct Patience {
     pub window_bytes: u64,
     /// Before something is tried again; twice as long each time.
     pub pause: Duration,
+    /// All that is asked for one image, besides the time for what is long.
+    pub whole: Duration,
+    /// What is long comes at such a rate altogether, in bytes per second.
+    pub whole_rate: u64,
+}
+
+impl Patience {
+    /// For something with so many bytes, with all that goes wrong meanwhile.
+    pub fn altogether(&self, bytes: u64) -> Duration {
+        self.whole.saturating_add(Duration::from_secs(bytes / self.whole_rate.max(1)))
+    }
 }
 
 impl Default for Patience {
@@ -62,6 +73,8 @@ impl Default for Patience {
             window: Duration::from_secs(30),
             window_bytes: 64 << 10,
             pause: Duration::from_secs(1),
+            whole: Duration::from_secs(15 * 60),
+            whole_rate: 32 << 10,
         }
     }
 }
@@ -113,7 +126,9 @@ pub struct Http {
 /// An answer whose content is yet to come.
 #[derive(Debug)]
 pub struct Answer {
-    /// Where it is from.
+    /// Where it is from, which may be where another one has led.
+    pub url: Url,
+    /// The same as it may be told.
     pub place: String,
     /// What it is.
     pub status: StatusCode,
@@ -166,7 +181,7 @@ impl Http {
         is_here || self.plain.as_deref() == Some(&authority(url))
     }
 
-    /// Asks for what is there, wherever that leads.
+    /// Asks for what is there, wherever that leads. What is sent is for that place alone: it is not followed then.
     pub async fn get(&self, url: &Url, request: &Request) -> Attempt<Answer> {
         let mut at = url.clone();
         for _ in 0..=REDIRECTS_MAX {
@@ -174,6 +189,10 @@ impl Http {
             let answer = self.ask(&at, request, is_first).await?;
             if !answer.status.is_redirection() || answer.status == StatusCode::NOT_MODIFIED {
                 return Ok(answer);
+            }
+            if request.form.is_some() {
+                let message = format!("`{}` leads elsewhere with what was sent to it", answer.place);
+                return Err(Error::new(ErrorKind::Refused, message).into());
             }
             at = self.next(&at, &answer)?;
         }
@@ -199,7 +218,7 @@ impl Http {
         let asking = timeout(self.patience.reply, self.send(stream, url, request, is_first, &place)).await;
         let (status, headers, body) = asking.map_err(|_| late(&place, "answer", self.patience.reply))??;
         let window = (Instant::now(), 0);
-        Ok(Answer { place, status, headers, body, patience: self.patience, window })
+        Ok(Answer { url: url.clone(), place, status, headers, body, patience: self.patience, window })
     }
 
     async fn connect(&self, url: &Url, place: &str) -> Attempt<Box<dyn Stream>> {

@@ -58,7 +58,7 @@ fn merge_within(layers: &[Layer], mut left: u64, course: &Course) -> Result<Tree
     for (number, layer) in layers.iter().enumerate() {
         let told = |error: Error| Error {
             message: format!("layer {} of {}: {}", number + 1, layers.len(), error.message),
-            ..error
+            ..error.of_others()
         };
         left = apply(&mut tree, number as u32, layer, left, course).map_err(told)?;
     }

@@ -14,8 +14,10 @@
 //! - All that it says has a limit, also what it says of lengths: what is downloaded is measured, and is refused before it begins if
 //!   there is no room for it. What is said about other places to have a layer from is not followed.
 //! - It is told who asks when it wants to know, once for each pull, and so is the service for tokens that it names, which is asked
-//!   for the right to read this one repository. Where an answer leads on to another host, that one is told nothing.
-//! - What is broken off or refused for now is tried again, so often at most, and a layer goes on where it was.
+//!   for the right to read this one repository, through TLS if the registry is. Where an answer leads on to another host, that one is
+//!   told nothing, also if it wants to know.
+//! - What is broken off or refused for now is tried again, so often at most, and a layer goes on where it was, also if it was too slow.
+//!   All of it together has a time, by how much it is.
 //!
 //! Layers are not kept: they are in the stage of the image that is made, and go with it. What is kept is the image.
 
@@ -31,9 +33,9 @@ use wire::api::ErrorKind;
 
 use super::digest::Digest;
 use super::download::{self, Download, Progress, differs};
-use super::http::{Answer, Attempt, Http, Patience, Request, Trouble};
+use super::http::{self, Answer, Attempt, Http, Patience, Request, Trouble};
 use super::layers::Layer;
-use super::{Origin, root};
+use super::{Origin, space};
 use crate::course::{Course, called_off};
 use crate::error::{Error, Result};
 use credentials::{Login, sensitive};
@@ -145,10 +147,14 @@ impl<'a> Registry<'a> {
 
     async fn pull(&self, platform: &Platform, stage: &Path, course: &Course) -> Result<Pulled> {
         course.begin(&format!("asking for {}", self.reference))?;
-        let (manifest, digest) = self.manifest(platform).await?;
-        let config = self.small(&manifest.config, CONFIG_BYTES_MAX).await?;
-        let config = Config::parse(&config)?;
-        config.check(&manifest, platform)?;
+        let asking = async {
+            let (manifest, digest) = self.manifest(platform).await?;
+            let config = self.small(&manifest.config, CONFIG_BYTES_MAX).await?;
+            let config = Config::parse(&config)?;
+            config.check(&manifest, platform)?;
+            Ok((manifest, digest, config))
+        };
+        let (manifest, digest, config) = self.in_time(0, asking).await?;
         let layers = self.layers(&manifest, &config, stage, course).await?;
         let origin = Origin {
             reference: self.reference.to_string(),
@@ -184,7 +190,7 @@ impl<'a> Registry<'a> {
         let mut answer = self.get(&format!("manifests/{which}"), request).await?;
         let content = answer.content(MANIFEST_BYTES_MAX).await?;
         let said = answer.headers.get(CONTENT_DIGEST).and_then(|digest| digest.to_str().ok());
-        let said = said.filter(|said| said.starts_with("sha256:")).map(Digest::parse).transpose()?;
+        let said = said.filter(|said| said.starts_with("sha256:")).map(manifest::digest).transpose()?;
         let found = Digest::of(&content);
         match [expected, said].into_iter().flatten().find(|wanted| *wanted != found) {
             Some(wanted) => Err(differs("the manifest", found, wanted).into()),
@@ -230,21 +236,36 @@ impl<'a> Registry<'a> {
             return Err(Error::new(ErrorKind::Refused, message));
         }
         let stage_file = File::open(stage).map_err(|error| Error::file("open", stage, &error))?;
-        root::check_space(stage, &stage_file, total)?;
+        let _promise = space::promise(stage, &stage_file, total)?;
         let mut progress = Progress::new(total, course);
-        for (digest, size) in wanted {
-            let (path, place) = (stage.join(digest.digits()), format!("blobs/{digest}"));
-            let download = Download::new(&path, "a layer", digest, size)?;
-            let asked = async |request| self.get(&place, request).await;
-            download.carry_out(asked, self.http.patience().pause, &mut progress).await?;
-        }
+        let downloading = async {
+            for (digest, size) in wanted {
+                let (path, place) = (stage.join(digest.digits()), format!("blobs/{digest}"));
+                let download = Download::new(&path, "a layer", digest, size)?;
+                let asked = async |request| self.get(&place, request).await;
+                download.carry_out(asked, self.http.patience().pause, &mut progress).await?;
+            }
+            Ok(())
+        };
+        self.in_time(total, downloading).await?;
         let layers = manifest.layers.iter().zip(&config.rootfs.diff_ids);
         layers
             .map(|(layer, unpacked)| {
                 let path = stage.join(layer.digest()?.digits());
-                Ok(Layer { path, unpacked: Digest::parse(unpacked)? })
+                Ok(Layer { path, unpacked: manifest::digest(unpacked)? })
             })
             .collect()
+    }
+
+    /// Does something by which so many bytes come, unless it takes too long altogether.
+    async fn in_time<T>(&self, bytes: u64, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let patience = self.http.patience().altogether(bytes);
+        tokio::time::timeout(patience, work).await.unwrap_or_else(|_| {
+            let host = self.reference.authority();
+            let message =
+                format!("`{host}` is too slow: it takes more than {} s altogether", patience.as_secs());
+            Err(Error::new(ErrorKind::TimedOut, message))
+        })
     }
 
     async fn tried<T>(&self, work: impl AsyncFnMut() -> Attempt<T>) -> Result<T> {
@@ -257,6 +278,12 @@ impl<'a> Registry<'a> {
         request.authorization = self.authorization.borrow().clone();
         let answer = self.http.get(&url, &request).await?;
         let answer = match answer.status {
+            // Whoever the registry leads to may say anything of itself: it is told nothing.
+            StatusCode::UNAUTHORIZED if answer.url.origin() != self.base.origin() => {
+                let (place, host) = (&answer.place, self.reference.authority());
+                let message = format!("`{place}`, to which `{host}` leads, wants a login of its own");
+                return Err(Error::new(ErrorKind::Refused, message).into());
+            }
             // What was had for the login may have ended. Who refuses what has just been had is not asked again.
             StatusCode::UNAUTHORIZED => {
                 let authorization = self.authorize(&answer).await?;
@@ -322,6 +349,10 @@ impl<'a> Registry<'a> {
         let broken = |why: &str| Error::new(ErrorKind::Failure, format!("`{host}` gives no token: {why}"));
         let realm = parameter(challenge, "realm").ok_or_else(|| broken("it does not say where"))?;
         let mut url = Url::parse(&realm).map_err(|_| broken("where it says is no place"))?;
+        if url.scheme() != "https" && self.base.scheme() == "https" {
+            let message = format!("`{host}` leads from TLS to `{}`, which is none", http::shown(&url));
+            return Err(Error::new(ErrorKind::Refused, message).into());
+        }
         let service = parameter(challenge, "service").unwrap_or_default();
         let scope = format!("repository:{}:pull", self.reference.repository);
         let mut request = Request::default();

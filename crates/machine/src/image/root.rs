@@ -13,7 +13,7 @@ use wire::api::ErrorKind;
 use super::ext4::{Ext4, Identity, Layout};
 use super::layers::{self, Layer};
 use super::tree::{Kind, Owner, Tree};
-use super::{archive, sync};
+use super::{archive, space, sync};
 use crate::course::Course;
 use crate::disk::{self, Format};
 use crate::error::{Error, Result};
@@ -33,9 +33,6 @@ pub(super) const BYTES_PER_FILE: u64 = 16 << 10;
 
 /// How long writing one may take.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-
-/// What the file system that images are in keeps for others.
-const KEPT_FREE_BYTES: u64 = 256 << 20;
 
 /// A root file system that can be written.
 #[derive(Debug)]
@@ -108,7 +105,7 @@ pub(super) fn create(path: &Path) -> Result<fs::File> {
 fn unpack(from: &[PathBuf], to: &Path, tree: &Tree, course: &Course) -> Result<()> {
     let layout = Layout::of(tree, SPARE_BYTES, ROOT_BYTES_MAX).ok_or_else(|| too_large(to))?;
     let file = create(to)?;
-    check_space(to, &file, layout.written_bytes_max())?;
+    let _promise = space::promise(to, &file, layout.written_bytes_max())?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let ext4 = Ext4::write(file, to, tree, &layout, Identity { uuid: new_uuid(), created })?;
     archive::fill(from, tree, &ext4, course)
@@ -121,7 +118,7 @@ fn flatten(from: &Path, to: &Path, format: Format, course: &Course) -> Result<()
         return Err(too_large(from));
     }
     let file = create(to)?;
-    check_space(to, &file, bytes)?;
+    let _promise = space::promise(to, &file, bytes)?;
     // What is none is not read as a whole first.
     disk::begin(from, format, to, course)?;
     if !is_ext4(to).map_err(|error| Error::file("read", to, &error))? {
@@ -140,19 +137,6 @@ fn is_ext4(path: &Path) -> std::io::Result<bool> {
     let mut head = Vec::new();
     fs::File::open(path)?.take(2048).read_to_end(&mut head)?;
     Ok(head.get(1080..1082) == Some(&[0x53, 0xef]))
-}
-
-/// Refuses what would fill the file system that it is written to.
-pub(super) fn check_space(path: &Path, file: &fs::File, bytes: u64) -> Result<()> {
-    let space = rustix::fs::fstatvfs(file).map_err(|errno| Error::file("look at", path, &errno.into()))?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    if bytes.saturating_add(KEPT_FREE_BYTES) <= free {
-        return Ok(());
-    }
-    let message =
-        format!("the image takes up to {} MiB, and {} MiB are free for it", bytes >> 20, free >> 20);
-    Err(Error::new(ErrorKind::Failure, message)
-        .hint("make room below STEAD_HOME, or delete images: stead image list"))
 }
 
 fn new_uuid() -> [u8; 16] {
@@ -207,7 +191,7 @@ fn measure(root: &Path) -> Result<Size> {
 
 fn copy(from: &Path, to: &Path, Size { bytes, files }: Size, course: &Course) -> Result<()> {
     let file = create(to)?;
-    check_space(to, &file, bytes)?;
+    let _promise = space::promise(to, &file, bytes)?;
     // What the file system itself takes is a part of its size.
     let size = (bytes + bytes / 4 + SPARE_BYTES).next_multiple_of(1 << 20);
     file.set_len(size).map_err(|error| Error::file("make", to, &error))?;

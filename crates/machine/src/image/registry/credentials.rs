@@ -9,7 +9,8 @@
 //! | `auths` | by registry, `auth`: Base64 of user, `:` and password; or `identitytoken`, with which a token is asked for |
 //!
 //! A program of these is told the registry on its input and says user and secret on its output, so none of them is an argument that
-//! other users see. Secrets are in no error and in no log, and are kept only as long as one image is pulled.
+//! other users see. It has the daemon's variables and not those of whoever asks, and ends with the pull, and so does all that it has
+//! begun by then. Secrets are in no error and in no log, and are kept only as long as one image is pulled.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use hyper::header::HeaderValue;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -199,9 +201,14 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<Login>> {
 }
 
 async fn run(program: &Path, registry: &str) -> std::io::Result<(bool, Vec<u8>)> {
-    let mut command = Command::new(program);
-    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    // It becomes the program. The kernel kills that at the end of the thread that has it run, which is this one, and which waits for it.
+    let setpriv = program::need("setpriv", "util-linux").map_err(std::io::Error::other)?;
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).arg("get").process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = command.spawn()?;
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let group = Group(group);
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let (Some(mut input), Some(output)) = (input, output) else {
         return Err(std::io::ErrorKind::BrokenPipe.into());
@@ -211,7 +218,28 @@ async fn run(program: &Path, registry: &str) -> std::io::Result<(bool, Vec<u8>)>
     drop(input);
     let mut said = Vec::new();
     output.take(HELPER_BYTES_MAX).read_to_end(&mut said).await?;
-    Ok((child.wait().await?.success(), said))
+    let ended = child.wait().await?;
+    // Its number may be somebody else's now, and what it leaves to serve the next one is its own business.
+    group.leave();
+    Ok((ended.success(), said))
+}
+
+/// A program that has not ended, with all that it has begun: killed unless it is left.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn leave(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // All of it may have ended just now.
+            let _ended = kill_process_group(leader, Signal::KILL);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -276,5 +304,41 @@ mod tests {
         assert_eq!(run_it("echo no; exit 1"), (false, b"no\n".to_vec()));
         let (_, said) = run_it("head -c 1000000 /dev/zero");
         assert_eq!(said.len() as u64, HELPER_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_program_that_is_given_up_ends_with_all_that_it_has_begun() {
+        use std::io::{BufRead, BufReader, Read};
+        let scratch = tempfile::tempdir().unwrap();
+        let (path, fifo) = (scratch.path().join("helper"), scratch.path().join("fifo"));
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        // All of it has the other end of the pipe open, and says so if it lives on.
+        let script = format!("exec 3>{}; (echo begun >&3; sleep 60; echo lives >&3) & wait", fifo.display());
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let (begun, awaited) = tokio::sync::oneshot::channel();
+        let listening = std::thread::spawn(move || {
+            let mut said = BufReader::new(std::fs::File::open(&fifo).unwrap());
+            let mut line = String::new();
+            said.read_line(&mut line).unwrap();
+            begun.send(line).unwrap();
+            let mut rest = String::new();
+            said.read_to_string(&mut rest).unwrap();
+            rest
+        });
+        block_on(async {
+            tokio::select! {
+                ended = run(&path, "a.example") => panic!("{ended:?}"),
+                line = awaited => assert_eq!(line.unwrap(), "begun\n"),
+            }
+        });
+        assert_eq!(listening.join().unwrap(), "");
     }
 }

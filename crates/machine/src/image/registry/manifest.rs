@@ -118,12 +118,22 @@ struct Run {
 impl Descriptor {
     /// What it is told by.
     pub fn digest(&self) -> Result<Digest> {
-        Digest::parse(&self.digest)
+        digest(&self.digest)
     }
+}
+
+/// A digest that a registry says.
+pub fn digest(text: &str) -> Result<Digest> {
+    Digest::parse(text).map_err(Error::of_others)
 }
 
 fn refused(message: String) -> Error {
     Error::new(ErrorKind::Refused, message)
+}
+
+/// Where, and not what: that could be all of it.
+fn not_understood(what: &str, error: &serde_json::Error) -> Error {
+    refused(format!("{what} cannot be understood: line {}, column {}", error.line(), error.column()))
 }
 
 /// Tells a list from an image, by what they have: not all say what they are.
@@ -135,7 +145,7 @@ pub fn parse(content: &[u8]) -> Result<Parsed> {
         manifests: Option<serde::de::IgnoredAny>,
         layers: Option<serde::de::IgnoredAny>,
     }
-    let damaged = |error: serde_json::Error| refused(format!("the manifest cannot be understood: {error}"));
+    let damaged = |error: serde_json::Error| not_understood("the manifest", &error);
     let shape: Shape = serde_json::from_slice(content).map_err(damaged)?;
     if shape.schema_version != 2 {
         return Err(refused(format!("the manifest is of the old form {}", shape.schema_version)));
@@ -197,8 +207,7 @@ impl Index {
 impl Config {
     /// What a registry says it is.
     pub fn parse(content: &[u8]) -> Result<Config> {
-        serde_json::from_slice(content)
-            .map_err(|error| refused(format!("the configuration cannot be understood: {error}")))
+        serde_json::from_slice(content).map_err(|error| not_understood("the configuration", &error))
     }
 
     /// Whether it is of this manifest, and for this platform.

@@ -445,10 +445,120 @@ fn who_says_little_at_a_time_is_left() {
     let patience = Patience { window: Duration::from_millis(300), window_bytes: 1 << 20, ..patience() };
     let error = pulled(&registry.wanted(""), patience).map(|_| ()).unwrap_err();
     assert!(error.kind == ErrorKind::TimedOut && error.message.contains("too slow"), "{error}");
+    // What is enough each time is not enough for all of it.
+    let whole = Duration::from_millis(300);
+    let steady = Patience {
+        window_bytes: 1,
+        window: Duration::from_secs(60),
+        whole,
+        whole_rate: u64::MAX,
+        ..patience
+    };
+    let error = pulled(&registry.wanted(""), steady).map(|_| ()).unwrap_err();
+    assert!(error.kind == ErrorKind::TimedOut && error.message.contains("altogether"), "{error}");
     let silent = Hostile::new(|_, stream| stream.read(&mut [0]).map(drop));
     let patience = Patience { reply: Duration::from_millis(300), ..patience };
     let error = pulled(&silent.wanted(""), patience).map(|_| ()).unwrap_err();
     assert!(error.kind == ErrorKind::TimedOut && error.message.contains("answer"), "{error}");
+}
+
+#[test]
+fn a_layer_that_stops_coming_goes_on_where_it_was() {
+    let image = Image::new();
+    let (path, content) = (image.layer_path(0), image.layers[0].clone());
+    let registry = Hostile::with(&image, move |asked, stream| {
+        if asked.path != path {
+            return None;
+        }
+        if asked.headers.contains("range: bytes=100000-") {
+            let range = format!("Content-Range: bytes 100000-{}/{}\r\n", content.len() - 1, content.len());
+            return Some(reply(stream, 206, &range, &content[100_000..]));
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len());
+        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&content[..100_000]));
+        // Until the other end is closed.
+        Some(sent.and_then(|()| stream.read(&mut [0]).map(drop)))
+    });
+    let patience = Patience { window: Duration::from_secs(3), window_bytes: 1 << 20, ..patience() };
+    let (_scratch, pulled) = pulled(&registry.wanted(""), patience).unwrap();
+    assert!(std::fs::read(&pulled.layers[0].path).unwrap() == image.layers[0]);
+}
+
+/// A directory of docker's with this as the login to a registry.
+fn docker(registry: &Hostile, login: &str) -> tempfile::TempDir {
+    let docker = tempfile::tempdir().unwrap();
+    let config = format!(r#"{{"auths": {{"127.0.0.1:{}": {login}}}}}"#, registry.port);
+    std::fs::write(docker.path().join("config.json"), config).unwrap();
+    docker
+}
+
+#[test]
+fn who_a_registry_leads_to_is_told_no_login_when_it_asks_for_one() {
+    let image = Image::new();
+    let wants =
+        |host: &str| format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"s\"\r\n");
+    // It names itself as the service that gives tokens.
+    let thief = Hostile::new(move |asked, stream| {
+        let host = asked.headers.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+        reply(stream, 401, &wants(host), b"")
+    });
+    for path in [image.layer_path(0), "/v2/team/image/manifests/latest".to_owned()] {
+        let (port, led) = (thief.port, path.clone());
+        let registry = Hostile::with(&image, move |asked, stream| {
+            let there = format!("Location: http://127.0.0.1:{port}/x\r\n");
+            (asked.path == led).then(|| reply(stream, 307, &there, b""))
+        });
+        // user:word
+        let docker = docker(&registry, r#"{"auth": "dXNlcjp3b3Jk"}"#);
+        let wanted = Pull { docker: Some(docker.path().to_owned()), ..registry.wanted("") };
+        let error = pulled(&wanted, patience()).map(|_| ()).unwrap_err();
+        assert!(error.kind == ErrorKind::Refused && error.message.contains("login of its own"), "{error}");
+    }
+    let asked = thief.asked();
+    assert!(
+        asked.iter().all(|asked| asked.path == "/x" && !asked.headers.contains("authorization")),
+        "{asked:?}"
+    );
+    assert_eq!(asked.len(), 2);
+}
+
+#[test]
+fn a_token_of_a_login_is_sent_to_the_service_and_not_to_where_that_leads() {
+    let thief = Hostile::new(|_, stream| reply(stream, 200, "", br#"{"token": "t"}"#));
+    let port = thief.port;
+    for status in [301, 302, 303, 307, 308] {
+        let registry = Hostile::new(move |asked, stream| {
+            if asked.path.starts_with("/token") {
+                return reply(stream, status, &format!("Location: http://127.0.0.1:{port}/x\r\n"), b"");
+            }
+            let host = asked.headers.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+            reply(stream, 401, &format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\"\r\n"), b"")
+        });
+        let docker = docker(&registry, r#"{"identitytoken": "secret"}"#);
+        let wanted = Pull { docker: Some(docker.path().to_owned()), ..registry.wanted("") };
+        let error = pulled(&wanted, patience()).map(|_| ()).unwrap_err();
+        assert!(error.kind == ErrorKind::Refused && error.message.contains("elsewhere"), "{error}");
+        assert_eq!(registry.asked().len(), 2);
+    }
+    assert!(thief.asked().is_empty());
+}
+
+#[test]
+fn a_registry_with_tls_has_no_login_told_without() {
+    let service = Hostile::new(|_, stream| reply(stream, 200, "", br#"{"token": "t"}"#));
+    let reference = Reference::parse("a.example/team/image").unwrap();
+    let http = Http::new(patience(), None);
+    let mut registry = Registry::new(&http, &reference, None).unwrap();
+    let realm = format!("realm=\"http://127.0.0.1:{}/token\"", service.port);
+    let token = |registry: &Registry<'_>| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(registry.token(&realm))
+    };
+    let error = token(&registry).unwrap_err().error;
+    assert!(error.kind == ErrorKind::Refused && error.message.contains("from TLS"), "{error}");
+    assert!(service.asked().is_empty());
+    registry.base.set_scheme("http").unwrap();
+    assert_eq!(token(&registry).unwrap(), "Bearer t");
 }
 
 #[test]
@@ -481,7 +591,8 @@ fn what_is_no_image_of_files_is_refused() {
     for (manifest, said) in [
         (json!({"schemaVersion": 1, "fsLayers": []}), "old form 1"),
         (json!({"schemaVersion": 2}), "neither"),
-        (json!([]), "understood"),
+        (json!([]), "understood: line 1, column "),
+        (json!({"schemaVersion": "x".repeat(1 << 20)}), "understood: line 1"),
         (with("/layers", json!([])), "0 layers"),
         (with("/layers/0/mediaType", json!("application/x\u{1b}")), "no archive of files"),
         (with("/layers/0/digest", json!("sha256:../../../etc/passwd")), "no SHA-256 digest"),
@@ -490,7 +601,8 @@ fn what_is_no_image_of_files_is_refused() {
         (with("/layers", json!([image.manifest["layers"][0]])), "digests of 2"),
     ] {
         let error = Hostile::good(&image.tag(&manifest)).error();
-        assert!(error.message.contains(said), "{said}: {error}");
+        assert!(error.message.contains(said) && error.message.len() < 400, "{said}: {error}");
+        assert_eq!(error.kind, ErrorKind::Refused, "{error}");
     }
     let arm = json!({"os": "linux", "architecture": "arm64", "rootfs": {"diff_ids": [Digest::of(b"").to_string()]}});
     let error = Hostile::good(&Image::with_config(vec![packed("a", b"")], &arm)).error();
@@ -506,13 +618,18 @@ fn built(image: &Image) -> Error {
         name: "a".into(),
         source: Source::Registry(registry.wanted("")),
         // It comes to the kernel with whatever is to be a root, and no further.
-        kernel: Some(scratch.path().join("none")),
+        kernel: Some(scratch.path().join("vmlinuz")),
         modules: Some(scratch.path().to_owned()),
     };
     let (course, _client) = Course::new(|_| ()).unwrap();
+    // Without one nothing is asked for.
+    let error = build(&images, &wanted, &course).unwrap_err();
+    assert!(error.kind == ErrorKind::NotFound && error.message.contains("vmlinuz"), "{error}");
+    assert!(registry.asked().is_empty());
+    std::fs::write(scratch.path().join("vmlinuz"), "no kernel").unwrap();
     let error = build(&images, &wanted, &course).unwrap_err();
     assert_eq!(std::fs::read_dir(&images).unwrap().count(), 0);
-    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 2);
     error
 }
 
@@ -541,9 +658,9 @@ fn a_hostile_layer_is_refused_and_leaves_nothing() {
         (unlike, "unpacks to"),
     ] {
         let error = built(&image);
-        assert!(error.message.contains(said), "{said}: {error}");
+        assert!(error.message.contains(said) && error.kind == ErrorKind::Refused, "{said}: {error}");
     }
     // What is none comes to the kernel.
     let error = built(&one("/etc/passwd", b""));
-    assert!(error.message.contains("none"), "{error}");
+    assert!(error.message.contains("no kernel that can be booted"), "{error}");
 }
