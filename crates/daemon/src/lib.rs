@@ -27,6 +27,7 @@ pub mod endpoint;
 pub mod failure;
 pub mod log;
 pub mod mount;
+pub mod order;
 pub mod owner;
 pub mod process;
 pub mod prompt;
@@ -70,6 +71,7 @@ use mount::MountContext;
 use mount::adoption::{self, Adopted, Login, Outcome};
 use mount::goodbye::Goodbye;
 use mount::worker::{Launch, Programs};
+use order::{Ordered, Rank};
 use owner::{Connectors, Event, Monitoring, Owner, OwnerHandle, Surroundings, ThreadEvent};
 use rpc::Daemon;
 use thread::ThreadContext;
@@ -269,6 +271,7 @@ impl Life {
         let vms = vm::VmContext {
             paths: paths.clone(),
             engine: Arc::clone(&engine),
+            capabilities: Arc::new(vm::capabilities),
             own_program: own_program(),
             agent: preferred_agent(),
         };
@@ -307,7 +310,8 @@ impl Life {
             database,
             processes: Arc::new(AtomicU64::new(last_process)),
             tunnels: Arc::default(),
-            images: Arc::default(),
+            images: Ordered::new(Rank::Images),
+            names: Ordered::new(Rank::Names),
             engine,
             end,
         };

@@ -18,7 +18,7 @@ use remote::transport::docker::Engine;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::api::event::{Happened, MountWord, Topic};
-use wire::api::id::{ConnectionId, MountId, ProcessId, TunnelId};
+use wire::api::id::{ConnectionId, MountId, OperationId, ProcessId, TunnelId};
 use wire::api::machine::{Caller, Machine, Reconnect, Source};
 use wire::api::mount::{Removed, RemovedMount, Target};
 use wire::api::process::Outcome;
@@ -45,6 +45,7 @@ use crate::vm::{Command as VmCommand, VmContext, VmEvent};
 mod connections;
 mod goodbyes;
 mod mounts;
+mod operations;
 mod processes;
 mod threads;
 mod tunnels;
@@ -55,6 +56,8 @@ mod tests;
 
 use connections::ConnectionRecord;
 use goodbyes::Goodbyes;
+use operations::OperationRecord;
+pub use operations::{Begun, OperationEvent, unknown as unknown_operation};
 pub use processes::{Hold, Known, ProcessRecord, Reader};
 use threads::ThreadRecord;
 pub use threads::{FoundThread, ThreadEvent, Turn};
@@ -170,8 +173,26 @@ pub enum Event {
         name: String,
         /// What it is to be.
         wanted: Box<crate::vm::Wanted>,
-        /// Answered once its disk is there.
-        answer: Answer<()>,
+        /// The number of the operation, which no other has had.
+        id: OperationId,
+        /// Answered with the operation once that has begun.
+        answer: Answer<status::Operation>,
+    },
+    /// What happened to an operation.
+    Operation(OperationId, OperationEvent),
+    /// Somebody waits for the end of an operation.
+    AwaitOperation {
+        /// Which.
+        id: OperationId,
+        /// Answered when it has ended.
+        answer: Answer<status::Operation>,
+    },
+    /// A client wants an operation to end.
+    CancelOperation {
+        /// Which.
+        id: OperationId,
+        /// Answered when nothing of it is left.
+        answer: Answer<status::Operation>,
     },
     /// A daemon before this one has made a microVM.
     AdoptVm(String, Box<machine::vm::Record>),
@@ -389,6 +410,11 @@ impl OwnerHandle {
         }
     }
 
+    /// Sends an event from a thread that may block.
+    pub fn send_blocking(&self, event: Event) {
+        drop(self.events.blocking_send(event));
+    }
+
     /// Asks the owner something.
     pub async fn ask<T>(&self, event: impl FnOnce(Answer<T>) -> Event) -> Result<T, ErrorObject> {
         let (answer, answered) = oneshot::channel();
@@ -464,6 +490,7 @@ pub struct Owner {
     tunnels: BTreeMap<TunnelId, TunnelRecord>,
     threads: BTreeMap<String, ThreadRecord>,
     vms: BTreeMap<String, VmRecord>,
+    operations: BTreeMap<OperationId, OperationRecord>,
     tickets: Vec<(Secret, Prompter)>,
     goodbyes: Goodbyes,
     bus: Bus,
@@ -520,6 +547,7 @@ impl Owner {
             tunnels: BTreeMap::new(),
             threads: BTreeMap::new(),
             vms: BTreeMap::new(),
+            operations: BTreeMap::new(),
             tickets: Vec::new(),
             goodbyes: Goodbyes::default(),
             bus: Bus::default(),
@@ -567,7 +595,12 @@ impl Owner {
             Event::TunnelClosed(id, reason) => self.on_tunnel_closed(id, reason),
             Event::CloseTunnel { id, told, answer } => drop(answer.send(self.close_tunnel(id, told))),
             Event::CloseTunnelsOf { machine, answer } => drop(answer.send(self.close_tunnels_of(&machine))),
-            Event::CreateVm { name, wanted, answer } => self.create_vm(name, *wanted, answer),
+            Event::CreateVm { name, wanted, id, answer } => {
+                drop(answer.send(self.create_vm(name, *wanted, id)));
+            }
+            Event::Operation(id, event) => self.on_operation(id, event),
+            Event::AwaitOperation { id, answer } => self.await_operation(id, answer),
+            Event::CancelOperation { id, answer } => self.cancel_operation(id, answer),
             Event::AdoptVm(name, record) => self.adopt_vm(name, *record),
             Event::SelectVm { name, answer } => drop(answer.send(self.select_vm(&name))),
             Event::Vm(name, event) => self.on_vm(&name, event),
@@ -638,7 +671,7 @@ impl Owner {
             vms: self.shown_vms(),
             tunnels: self.shown_tunnels(),
             processes: self.processes.values().map(ProcessRecord::status).collect(),
-            operations: Vec::new(),
+            operations: self.shown_operations(),
         }
     }
 }

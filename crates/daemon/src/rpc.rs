@@ -10,6 +10,7 @@ use wire::api::id::{HandleId, TunnelId};
 use wire::paths::Paths;
 
 use crate::database::Database;
+use crate::order::Ordered;
 use crate::owner::OwnerHandle;
 use crate::session::{ClientContext, Done, Effect, done, done_with};
 
@@ -20,6 +21,7 @@ pub mod file;
 pub mod image;
 pub mod machine;
 pub mod mount;
+pub mod operation;
 pub mod process;
 pub mod prompt;
 pub mod status;
@@ -44,8 +46,10 @@ pub struct Daemon {
     pub processes: Arc<AtomicU64>,
     /// Numbers of tunnels that were given out.
     pub tunnels: Arc<AtomicU64>,
-    /// Held by whoever makes or removes an image, or a microVM from one.
-    pub images: Arc<tokio::sync::Mutex<()>>,
+    /// Held by whoever makes or removes an image.
+    pub images: Ordered,
+    /// Held while it becomes known that a microVM uses an image, or while an image that none uses is removed.
+    pub names: Ordered,
     /// What runs guests.
     pub engine: Arc<dyn ::machine::engine::Engine>,
     /// Ends the daemon once the mounts are gone.
@@ -160,6 +164,12 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::ImageShow(show) => done::<api::image::Show>(image::show(&daemon, show).await),
         Call::ImageList(_) => done::<api::image::List>(image::list(&daemon).await),
         Call::ImageDelete(delete) => done::<api::image::Delete>(image::delete(&daemon, delete).await),
+        Call::OperationList(_) => done::<api::operation::List>(operation::list(&daemon).await),
+        Call::OperationShow(show) => done::<api::operation::Show>(operation::show(&daemon, show).await),
+        Call::OperationWait(wait) => done::<api::operation::Wait>(operation::wait(&daemon, wait).await),
+        Call::OperationCancel(cancel) => {
+            done::<api::operation::Cancel>(operation::cancel(&daemon, cancel).await)
+        }
         Call::FileStat(stat) => done::<api::file::Stat>(file::stat(&daemon, &context, stat).await),
         Call::FileOpenDirectory(open) => file::open_directory(&daemon, &context, open).await,
         Call::FileList(list) => file::list(list, node).await,

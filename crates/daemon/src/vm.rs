@@ -23,6 +23,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use machine::capability::{Capabilities, Directory, Disk, Written};
+use machine::course::Course;
 use machine::engine::Engine;
 use machine::image::Image;
 use machine::network::Network;
@@ -32,6 +34,7 @@ use supervisor::Process;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wire::api::event::VmState;
+use wire::api::id::OperationId;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
@@ -128,6 +131,22 @@ pub struct Wanted {
     pub disk_mib: Option<u32>,
 }
 
+/// What is done to make a microVM, in that order.
+pub fn capabilities(wanted: &Wanted) -> Capabilities {
+    let disk = Disk { image: wanted.image.clone(), disk_mib: wanted.disk_mib };
+    vec![Box::new(Directory), Box::new(disk), Box::new(Written(wanted.record.clone()))]
+}
+
+/// How a microVM is made.
+pub struct Making {
+    /// The operation that it is.
+    pub id: OperationId,
+    /// What is done.
+    pub parts: Capabilities,
+    /// How that is followed, and called off.
+    pub course: Course,
+}
+
 /// What becomes different of a microVM.
 #[derive(Debug)]
 pub struct Change {
@@ -148,6 +167,8 @@ pub struct VmContext {
     pub paths: Paths,
     /// What runs guests.
     pub engine: Arc<dyn Engine>,
+    /// What is done to make one.
+    pub capabilities: Arc<dyn Fn(&Wanted) -> Capabilities + Send + Sync>,
     /// This very program.
     pub own_program: PathBuf,
     /// The agent for guests, in place of the one beside the program.

@@ -20,6 +20,7 @@ use crate::course::Course;
 use crate::engine::qemu::value;
 use crate::error::{Error, Result};
 use crate::program::{End, Program};
+use crate::vm::gone;
 
 /// How long making an overlay may take: it is a file of some blocks.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -68,18 +69,31 @@ pub fn find(directory: &Path) -> Option<(PathBuf, Format)> {
     formats.map(|format| (directory.join(format.file()), format)).find(|(path, _)| path.is_file())
 }
 
-/// Makes the root disk of the vm in this directory, over the root file system of an image. Blocks.
-pub fn make(directory: &Path, image: &Path) -> Result<()> {
+/// Makes the root disk of the vm in this directory, over another disk, which is not written to from here on. Blocks.
+pub fn make(directory: &Path, (base, format): (&Path, Format), course: &Course) -> Result<()> {
     let raw = directory.join(Format::Raw.file());
-    if share(image, &raw)? {
+    if format == Format::Raw && share(base, &raw)? {
         return Ok(());
     }
-    let overlay = directory.join(Format::Qcow2.file());
-    let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"].map(Into::into);
-    let paths = [image.as_os_str().to_owned(), overlay.clone().into_os_string()];
-    QEMU_IMG.run(arguments.into_iter().chain(paths))?;
+    overlay(&directory.join(Format::Qcow2.file()), (base, format), course)
+}
+
+/// Makes a disk with nothing in it but what it is over.
+fn overlay(overlay: &Path, (base, format): (&Path, Format), course: &Course) -> Result<()> {
+    let arguments = ["create", "-q", "-f", "qcow2", "-F", format.name(), "-b"].map(Into::into);
+    let paths = [base.as_os_str().to_owned(), overlay.to_owned().into_os_string()];
+    QEMU_IMG.run_telling(arguments.into_iter().chain(paths), course, |_| None)?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&overlay, private).map_err(|error| Error::file("narrow", &overlay, &error))
+    std::fs::set_permissions(overlay, private).map_err(|error| Error::file("narrow", overlay, &error))
+}
+
+/// Removes the root disk of the vm in this directory. One that is gone already is no failure. Blocks.
+pub fn remove(directory: &Path) -> Result<()> {
+    for format in [Format::Raw, Format::Qcow2] {
+        let path = directory.join(format.file());
+        gone(std::fs::remove_file(&path)).map_err(|error| Error::file("remove", &path, &error))?;
+    }
+    Ok(())
 }
 
 /// How a disk of whatever origin is written down, by what it begins with. One that has its content elsewhere is refused: it would
@@ -209,7 +223,8 @@ mod tests {
         let (image, vm) = (scratch.path().join("image"), scratch.path().join("vm"));
         std::fs::write(&image, vec![0; 3 << 20]).unwrap();
         std::fs::create_dir(&vm).unwrap();
-        make(&vm, &image).unwrap();
+        let (course, _client) = Course::new(|_| ()).unwrap();
+        make(&vm, (&image, Format::Raw), &course).unwrap();
         let sees = || {
             let (path, format) = find(&vm).unwrap();
             bytes_seen(&path, format).unwrap()

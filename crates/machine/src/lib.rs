@@ -4,6 +4,7 @@
 //!   [`image::ext4`] make that file system of an archive.
 //! - [`kernel`], [`modules`], [`initramfs`]: what a guest's kernel is given.
 //! - [`disk`]: a guest's root disk, which holds only what differs from the image.
+//! - [`capability`]: what is done for a microVM that is made or started, each undone if one after it cannot be done.
 //! - [`vm`]: what is written down of a microVM, and the places of its files.
 //! - [`engine`]: how a guest is run. [`engine::qemu`] is the one there is.
 //! - [`network`]: a guest's way to other computers.
@@ -28,6 +29,7 @@
 //! - Everything is its user's alone: `0700` and `0600`.
 //! - An image is not trusted: its kernel, modules and files are read within limits, and only a guest runs them.
 
+pub mod capability;
 pub mod console;
 pub mod course;
 pub mod disk;

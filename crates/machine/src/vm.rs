@@ -5,16 +5,15 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use supervisor::Identity;
 use wire::api::ErrorKind;
 
-use crate::disk;
 use crate::error::{Error, Result};
-use crate::image::{Image, check_name};
+use crate::image::check_name;
 use crate::kernel::read_bounded;
 use crate::network::Network;
 
@@ -90,27 +89,6 @@ impl Places {
         self.directory.join("vm.json")
     }
 
-    /// Makes all that a microVM has while it does not run. Nothing is left of one that could not be made. Blocks.
-    pub fn create(&self, image: &Image, disk_mib: Option<u32>, record: &Record) -> Result<()> {
-        if let Some(parent) = self.directory.parent() {
-            supervisor::socket::private_directory(parent)
-                .map_err(|error| Error::new(ErrorKind::Failure, error.to_string()))?;
-        }
-        let made = fs::DirBuilder::new().mode(0o700).create(&self.directory);
-        made.map_err(|error| Error::file("make", &self.directory, &error))?;
-        let filled = disk::make(&self.directory, &image.root())
-            .and_then(|()| match disk_mib {
-                Some(disk_mib) => disk::grow(&self.directory, u64::from(disk_mib) << 20),
-                None => Ok(()),
-            })
-            .and_then(|()| self.write(record));
-        filled.inspect_err(|_| {
-            if let Err(error) = self.remove() {
-                tracing::warn!(%error, "what was made of a vm stays");
-            }
-        })
-    }
-
     /// Writes the record in place of the one before it.
     pub fn write(&self, record: &Record) -> Result<()> {
         let (path, new) = (self.record(), self.directory.join("vm.json.new"));
@@ -121,11 +99,15 @@ impl Places {
         written.and_then(|()| fs::rename(&new, &path)).map_err(|error| Error::file("write", &path, &error))
     }
 
+    /// Removes the record: what is left is removed by the next daemon. One that is gone already is no failure. Blocks.
+    pub fn forget(&self) -> Result<()> {
+        let record = self.record();
+        gone(fs::remove_file(&record)).map_err(|error| Error::file("remove", &record, &error))
+    }
+
     /// Removes all that there is of it. What is gone already is no failure. Blocks.
     pub fn remove(&self) -> Result<()> {
-        // Without a record the rest is removed by the next daemon.
-        let record = self.record();
-        gone(fs::remove_file(&record)).map_err(|error| Error::file("remove", &record, &error))?;
+        self.forget()?;
         for path in [&self.runtime, &self.directory] {
             gone(fs::remove_dir_all(path)).map_err(|error| Error::file("remove", path, &error))?;
         }
@@ -153,7 +135,7 @@ impl Places {
     }
 }
 
-fn gone(outcome: std::io::Result<()>) -> std::io::Result<()> {
+pub(crate) fn gone(outcome: std::io::Result<()>) -> std::io::Result<()> {
     match outcome {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -10,8 +10,10 @@ use wire::api::vm::{
 };
 use wire::api::{ErrorKind, ErrorObject};
 
+use super::operation::{self, OnInterrupt};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::output::text::bytes;
 use crate::output::{Align, Table};
 
@@ -31,6 +33,8 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a vm, which does not run yet
+    ///
+    /// An interrupt cancels that, and leaves nothing. When the terminal is closed it goes on: see `stead operation`.
     Create(CreateArgs),
     /// Start a vm and wait until it can be reached
     Start {
@@ -121,6 +125,9 @@ struct CreateArgs {
     /// How large its disk is: `4G` [default: as large as the image's, and never smaller]
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     disk: Option<u32>,
+    /// Do not wait until it is made: print the operation, see `stead operation`
+    #[arg(long)]
+    detach: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -175,11 +182,7 @@ fn mebibytes(text: &str) -> std::result::Result<u32, String> {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     match args.command {
-        Command::Create(CreateArgs { name, image, cpus, memory, nat, ports, disk }) => {
-            let create = Create { name, image, cpus, memory_mib: memory, nat, ports, disk_mib: disk };
-            let vm = context.daemon()?.call(create)?;
-            print(&vm, context)
-        }
+        Command::Create(args) => create(args, context),
         Command::Start { name } => {
             let vm = start(name, context)?;
             print(&vm, context)
@@ -210,6 +213,22 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         Command::Ports { name } => ports(name, context),
         Command::Logs { name } => logs(name, context),
     }
+}
+
+fn create(args: CreateArgs, context: &mut Context) -> Result<()> {
+    let CreateArgs { name, image, cpus, memory, nat, ports, disk, detach } = args;
+    let create = Create { name, image, cpus, memory_mib: memory, nat, ports, disk_mib: disk };
+    let client = context.daemon()?;
+    if detach {
+        let operation = client.call(create)?;
+        return operation::print(&operation, context);
+    }
+    let interrupt = Interrupt::watch_keyboard()?;
+    let begun = client.call(create)?;
+    let ended = operation::follow(&client, begun.id, (&interrupt, OnInterrupt::Cancel), &mut context.output)?;
+    operation::succeeded(&ended)?;
+    let vm = client.call(Show { name: begun.name })?;
+    print(&vm, context)
 }
 
 fn start(name: String, context: &mut Context) -> Result<Vm> {

@@ -5,7 +5,7 @@ use wire::api::event::VmState;
 use wire::api::vm::VMS_MAX;
 
 use super::*;
-use crate::vm::{COMMANDS_MAX, Command as VmCommand, Vm, VmEvent, Wanted};
+use crate::vm::{COMMANDS_MAX, Command as VmCommand, Making, Vm, VmEvent, Wanted, from_machine};
 
 /// A microVM, as the owner knows it.
 #[derive(Debug)]
@@ -15,29 +15,39 @@ pub(super) struct VmRecord {
 }
 
 impl Owner {
-    pub(super) fn create_vm(&mut self, name: String, wanted: Wanted, answer: Answer<()>) {
-        let refused = match self.vms.len() {
-            _ if !matches!(self.course, Course::Serving) => Some(ending()),
+    pub(super) fn create_vm(
+        &mut self,
+        name: String,
+        wanted: Wanted,
+        id: OperationId,
+    ) -> Result<status::Operation, ErrorObject> {
+        match self.vms.len() {
+            _ if !matches!(self.course, Course::Serving) => return Err(ending()),
             _ if self.vms.contains_key(&name) => {
                 let message = format!("there is a vm `{name}` already");
-                Some(
-                    ErrorObject::new(ErrorKind::Conflict, message).with_hint(format!("stead vm show {name}")),
-                )
+                let error = ErrorObject::new(ErrorKind::Conflict, message);
+                return Err(error.with_hint(format!("stead vm show {name}")));
             }
             VMS_MAX.. => {
                 let message = format!("there are {VMS_MAX} vms already");
-                Some(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"))
+                return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"));
             }
-            _ => None,
-        };
-        if let Some(error) = refused {
-            drop(answer.send(Err(error)));
-            return;
+            _ => {}
         }
-        let Wanted { record, image, disk_mib } = wanted;
-        let commands = self.insert_vm(&name, &record, VmState::Creating);
-        let vm = Vm::new(name, record, self.surroundings.vms.clone(), self.handle.clone());
-        tokio::spawn(vm.create(image, disk_mib, answer, commands));
+        let context = self.surroundings.vms.clone();
+        let parts = (context.capabilities)(&wanted);
+        let owner = self.handle.clone();
+        let told = move |stage: &str| {
+            owner.send_blocking(Event::Operation(id, OperationEvent::Stage(stage.to_owned())));
+        };
+        let (course, client) = machine::course::Course::new(told).map_err(|error| from_machine(&error))?;
+        let stages = parts.iter().map(|part| part.name().to_owned()).collect();
+        let commands = self.insert_vm(&name, &wanted.record, VmState::Creating);
+        let begun = Begun { id, kind: "vm create", name: name.clone(), stages, wanted: client };
+        let operation = self.begin_operation(begun);
+        let vm = Vm::new(name, wanted.record, context, self.handle.clone());
+        tokio::spawn(vm.create(Making { id, parts, course }, commands));
+        Ok(operation)
     }
 
     pub(super) fn adopt_vm(&mut self, name: String, record: Record) {

@@ -1,22 +1,21 @@
 //! `image.*`
 //!
-//! Whoever makes or removes an image, or a microVM from one, holds the daemon's one lock of images for as long as that takes.
-
-use std::sync::Arc;
+//! Whoever makes or removes an image holds the daemon's one lock of images for as long as that takes, see [`crate::order`].
 
 use machine::course::Course;
 use machine::disk;
 use machine::image::debian::RELEASE;
 use machine::image::{self, check_name};
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::mpsc;
 use wire::api::image::{Build, Delete, Deleted, Image, Images, Progress, Promote, Show, Source};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 
 use super::{Daemon, vm};
+use crate::order::Guard;
 use crate::session::ClientContext;
-use crate::vm::{Command, blocking, from_machine, places};
+use crate::vm::{blocking, from_machine, places};
 
 /// Parts of the work that may wait to be told to a client. There are fewer.
 const PARTS_MAX: usize = 64;
@@ -58,7 +57,7 @@ pub async fn promote(
     let name = promote.name.clone();
     // The vm can be used until it is its turn.
     let alone = turn(daemon, context, &name).await;
-    let lease = vm::tell(daemon, &vm, Command::Lend).await?;
+    let lease = vm::lend(daemon, &vm).await?;
     let (images, places) = (daemon.paths.images_dir(), places(&daemon.paths, &vm));
     let built = make(context, alone, name, move |course| {
         let _stopped = lease;
@@ -73,21 +72,21 @@ pub async fn promote(
 }
 
 /// The lock of images, for as long as the client waits for it. It is told that it waits.
-async fn turn(daemon: &Daemon, context: &ClientContext, name: &str) -> OwnedMutexGuard<()> {
-    if let Ok(alone) = Arc::clone(&daemon.images).try_lock_owned() {
+async fn turn(daemon: &Daemon, context: &ClientContext, name: &str) -> Guard {
+    if let Some(alone) = daemon.images.try_lock() {
         return alone;
     }
     let part = "waiting for another image".to_owned();
     // One that has gone takes its turn along.
     let _gone = context.client.notify(Progress { name: name.to_owned(), part }).await;
-    Arc::clone(&daemon.images).lock_owned().await
+    daemon.images.lock().await
 }
 
 /// Does what makes an image, tells the client of each part, and calls it off when the client goes. Its end is waited for by nobody
 /// then: the lock of images is kept until nothing of it is left.
 async fn make(
     context: &ClientContext,
-    alone: OwnedMutexGuard<()>,
+    alone: Guard,
     name: String,
     work: impl FnOnce(&Course) -> machine::Result<image::Image> + Send + 'static,
 ) -> Result<image::Image, ErrorObject> {
@@ -139,6 +138,7 @@ pub async fn list(daemon: &Daemon) -> Result<Images, ErrorObject> {
 pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObject> {
     check_name(&delete.name, "image").map_err(|error| from_machine(&error))?;
     let _alone = daemon.images.lock().await;
+    let _unchanged = daemon.names.lock().await;
     let users = users(daemon, &delete.name).await?;
     if let Some(first) = users.first() {
         let message = format!("the image `{}` is used by {}", delete.name, users.join(", "));

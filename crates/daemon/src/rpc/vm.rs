@@ -7,7 +7,7 @@ use machine::image::{Image, check_name};
 use machine::network::Network;
 use machine::vm::Record;
 use tokio::sync::oneshot;
-use wire::api::status::Vm;
+use wire::api::status::{Operation, Vm};
 use wire::api::vm::{
     CPUS_MAX, Console, Create, DISK_MIB_MAX, Delete, Deleted, Forward, Kill, Logs, MEMORY_MIB_MAX,
     MEMORY_MIB_MIN, Set, Show, Start, Stop, Vms,
@@ -15,8 +15,10 @@ use wire::api::vm::{
 use wire::api::{ErrorKind, ErrorObject};
 
 use super::Daemon;
+use crate::failure::failure;
+use crate::order::{Held, Rank};
 use crate::owner::{Answer, Event, ending};
-use crate::vm::{Change, Command, STOP_GRACE, STOP_GRACE_MAX, Wanted, blocking, from_machine, places};
+use crate::vm::{Change, Command, Lease, STOP_GRACE, STOP_GRACE_MAX, Wanted, blocking, from_machine, places};
 
 pub mod guest;
 
@@ -26,20 +28,20 @@ const MEMORY_MIB: u32 = 512;
 /// What is shown of a console at most: with every byte escaped, it fits into a line.
 const CONSOLE_BYTES: u64 = 128 << 10;
 
-/// Makes a microVM. Images do not change meanwhile.
-pub async fn create(daemon: &Daemon, create: Create) -> Result<Vm, ErrorObject> {
+/// Begins to make a microVM. From here on its image is used.
+pub async fn create(daemon: &Daemon, create: Create) -> Result<Operation, ErrorObject> {
     check_name(&create.name, "vm").map_err(|error| from_machine(&error))?;
     let (cpus, memory) = (create.cpus.unwrap_or(1), create.memory_mib.unwrap_or(MEMORY_MIB));
     check(Some(cpus), Some(memory), create.disk_mib)?;
     let network = network(create.nat, create.ports)?;
-    let _unchanged = daemon.images.lock().await;
-    let (images, image) = (daemon.paths.images_dir(), create.image.clone());
+    let (name, disk_mib, image) = (create.name, create.disk_mib, create.image);
+    let images = daemon.paths.images_dir();
+    let _unchanged = daemon.names.lock().await;
     let image = blocking(move || Image::open(&images, &image)).await?;
     let record = Record { network, ..Record::new(&image.name, daemon.engine.name(), cpus, memory) };
-    let name = create.name.clone();
-    let wanted = Box::new(Wanted { record, image, disk_mib: create.disk_mib });
-    daemon.owner.ask(|answer| Event::CreateVm { name, wanted, answer }).await?;
-    named(daemon, &create.name).await
+    let id = daemon.database.new_operation().await.map_err(|error| failure(&error))?;
+    let wanted = Box::new(Wanted { record, image, disk_mib });
+    daemon.owner.ask(|answer| Event::CreateVm { name, wanted, id, answer }).await
 }
 
 /// Refuses what no microVM can have.
@@ -117,12 +119,26 @@ pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObj
     Ok(Deleted { name })
 }
 
+/// A microVM that does nothing for as long as this is there.
+#[derive(Debug)]
+pub(super) struct Lent {
+    _lease: Lease,
+    _held: Held,
+}
+
+/// Has a microVM that does not run stay so.
+pub(super) async fn lend(daemon: &Daemon, name: &str) -> Result<Lent, ErrorObject> {
+    let lease = tell(daemon, name, Command::Lend).await?;
+    Ok(Lent { _lease: lease, _held: Held::enter(Rank::Vm) })
+}
+
 /// Has the task of a microVM do something, and waits for what comes of it.
 pub(super) async fn tell<T>(
     daemon: &Daemon,
     name: &str,
     command: impl FnOnce(Answer<T>) -> Command,
 ) -> Result<T, ErrorObject> {
+    let _waiting = Held::enter(Rank::Vm);
     let name = name.to_owned();
     let gone = ErrorObject::new(ErrorKind::NotFound, format!("the vm `{name}` was deleted"));
     let task = daemon.owner.ask(|answer| Event::SelectVm { name, answer }).await?;

@@ -4,9 +4,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use machine::disk;
-use machine::image::Image;
 use machine::vm::Record;
+use machine::{capability, disk};
 use remote::transport::vm::power_off;
 use rustix::process::Signal;
 use supervisor::{Exit, Process};
@@ -16,8 +15,8 @@ use wire::api::event::VmState;
 use wire::api::{ErrorKind, ErrorObject};
 
 use super::boot::BOOT_TIMEOUT;
-use super::{Attempt, Change, Command, Lease, Phase, Vm, VmEvent, Waiting, answer_all, blocking};
-use crate::owner::{Answer, Event};
+use super::{Attempt, Change, Command, Lease, Making, Phase, Vm, VmEvent, Waiting, answer_all, blocking};
+use crate::owner::{Answer, Event, OperationEvent};
 
 /// How long after a guest has not been reached it is asked again to power itself off.
 const POWER_OFF_PAUSE: Duration = Duration::from_secs(1);
@@ -34,23 +33,25 @@ enum Wake {
 }
 
 impl Vm {
-    /// Makes it first, over this image. Nothing is left of one that cannot be made.
-    pub async fn create(
-        self,
-        image: Image,
-        disk_mib: Option<u32>,
-        answer: Answer<()>,
-        commands: mpsc::Receiver<Command>,
-    ) {
-        let (places, record) = (self.context.places(&self.name), self.record.clone());
-        let made = blocking(move || places.create(&image, disk_mib, &record)).await;
-        match &made {
-            Ok(()) => self.tell(VmState::Stopped, None).await,
-            Err(_) => self.owner.send(Event::Vm(self.name.clone(), VmEvent::Gone)).await,
-        }
+    /// Makes it first. Nothing is left of one that cannot be made, or that nobody wants any more.
+    pub async fn create(self, making: Making, commands: mpsc::Receiver<Command>) {
+        let Making { id, parts, course } = making;
+        let places = self.context.places(&self.name);
+        let made = {
+            let places = places.clone();
+            blocking(move || capability::carry_out(&parts, &places, &course)).await
+        };
         let is_made = made.is_ok();
-        // Whoever asked may have gone.
-        drop(answer.send(made));
+        if is_made {
+            self.tell(VmState::Stopped, None).await;
+        } else {
+            // It has undone itself, unless it came to no end of its own.
+            if let Err(error) = blocking(move || places.remove()).await {
+                tracing::warn!(vm = self.name, %error, "what was made of a vm stays");
+            }
+            self.owner.send(Event::Vm(self.name.clone(), VmEvent::Gone)).await;
+        }
+        self.owner.send(Event::Operation(id, OperationEvent::Ended(made))).await;
         if is_made {
             self.run(commands).await;
         }

@@ -6,6 +6,7 @@ mod image;
 mod kill;
 mod life;
 mod network;
+mod operation;
 mod refusals;
 
 use e2e::{Stead, leftovers};

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{ThreadState, TunnelState, VmState};
-use super::id::{ConnectionId, MountId, ProcessId, TunnelId};
+use super::error::ErrorObject;
+use super::event::{OperationState, ThreadState, TunnelState, VmState};
+use super::id::{ConnectionId, MountId, OperationId, ProcessId, TunnelId};
 use super::machine::{Machine, Source};
 use super::mount::{Access, BackendName, SyncMode};
 use super::time::Timestamp;
@@ -436,7 +437,24 @@ pub struct Process {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
     /// Its id.
-    pub id: String,
-    /// `running`, `succeeded`, `failed` or `cancelled`.
-    pub state: String,
+    pub id: OperationId,
+    /// What is done: `vm create`.
+    pub kind: String,
+    /// What it is done to.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: OperationState,
+    /// Its parts, in their order.
+    pub stages: Vec<String>,
+    /// The one that was begun last; while one is undone, a few words that say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// When it was begun.
+    pub since: Timestamp,
+    /// When it came to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorObject>,
 }

@@ -47,7 +47,8 @@ pub struct Forward {
 /// The largest disk of a microVM, in MiB.
 pub const DISK_MIB_MAX: u32 = 16 << 20;
 
-/// Makes a microVM, which does not run. Answered once its disk is there.
+/// Makes a microVM, which does not run. Answered at once with the operation that does it; of one that fails or is cancelled
+/// nothing is left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Create {

@@ -58,8 +58,9 @@ pub(super) fn methods() -> Vec<Method> {
     vec![
         Method {
             call: create.into(),
-            reply: json(&stopped),
-            text: "Makes a microVM, which does not run. Answered once its disk is there; of one that cannot be made nothing is left.",
+            reply: json(super::operation::an_operation(event::OperationState::Running)),
+            text: "Makes a microVM, which does not run. Answered at once with the operation that does it; of one that fails or is cancelled\n\
+                   nothing is left. The microVM is `creating` meanwhile.",
         },
         Method {
             call: vm::Start { name: name() }.into(),
