@@ -203,6 +203,15 @@ pub enum Event {
         /// Where orders to it are sent.
         answer: Answer<mpsc::Sender<VmCommand>>,
     },
+    /// A client wants a microVM removed: from here on none is made of it.
+    DoomVm {
+        /// Which.
+        name: String,
+        /// Whether nobody needs it.
+        answer: Answer<()>,
+    },
+    /// It stays after all.
+    SpareVm(String),
     /// What happened to a microVM.
     Vm(String, VmEvent),
     /// Somebody needs a connection.
@@ -603,6 +612,8 @@ impl Owner {
             Event::CancelOperation { id, answer } => self.cancel_operation(id, answer),
             Event::AdoptVm(name, record) => self.adopt_vm(name, *record),
             Event::SelectVm { name, answer } => drop(answer.send(self.select_vm(&name))),
+            Event::DoomVm { name, answer } => drop(answer.send(self.doom_vm(&name))),
+            Event::SpareVm(name) => self.spare_vm(&name),
             Event::Vm(name, event) => self.on_vm(&name, event),
             Event::Acquire { wanted, answer } => self.acquire(*wanted, answer),
             Event::Release(id) => self.release(id),

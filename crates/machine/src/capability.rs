@@ -17,7 +17,7 @@
 
 mod create;
 
-pub use create::{Directory, Disk, Written};
+pub use create::{Base, Directory, Disk, Written};
 
 use crate::course::Course;
 use crate::error::Result;

@@ -79,7 +79,7 @@ pub fn make(directory: &Path, (base, format): (&Path, Format), course: &Course) 
 }
 
 /// Makes a disk with nothing in it but what it is over.
-fn overlay(overlay: &Path, (base, format): (&Path, Format), course: &Course) -> Result<()> {
+pub(crate) fn overlay(overlay: &Path, (base, format): (&Path, Format), course: &Course) -> Result<()> {
     let arguments = ["create", "-q", "-f", "qcow2", "-F", format.name(), "-b"].map(Into::into);
     let paths = [base.as_os_str().to_owned(), overlay.to_owned().into_os_string()];
     QEMU_IMG.run_telling(arguments.into_iter().chain(paths), course, |_| None)?;
@@ -94,6 +94,16 @@ pub fn remove(directory: &Path) -> Result<()> {
         gone(std::fs::remove_file(&path)).map_err(|error| Error::file("remove", &path, &error))?;
     }
     Ok(())
+}
+
+/// Has the vm in this directory go on with the qcow2 disk `next`, which is over the one that it has had. Blocks.
+pub(crate) fn take_over(directory: &Path, next: &Path) -> Result<()> {
+    let (raw, overlay) = (directory.join(Format::Raw.file()), directory.join(Format::Qcow2.file()));
+    std::fs::rename(next, &overlay).map_err(|error| Error::file("make", &overlay, &error))?;
+    // As long as it is there it is the disk.
+    gone(std::fs::remove_file(&raw)).map_err(|error| Error::file("remove", &raw, &error))?;
+    let synced = File::open(directory).and_then(|names| names.sync_all());
+    synced.map_err(|error| Error::file("sync", directory, &error))
 }
 
 /// How a disk of whatever origin is written down, by what it begins with. One that has its content elsewhere is refused: it would
@@ -199,7 +209,7 @@ fn number(head: &[u8], at: usize) -> u64 {
 }
 
 /// Makes a copy that shares all blocks. Whether that can be done here.
-fn share(from: &Path, to: &Path) -> Result<bool> {
+pub(crate) fn share(from: &Path, to: &Path) -> Result<bool> {
     let source = File::open(from).map_err(|error| Error::file("open", from, &error))?;
     let failed = |error| Error::file("make", to, &error);
     let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;

@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use supervisor::Identity;
 use wire::api::ErrorKind;
+use wire::api::status::Origin;
 
 use crate::error::{Error, Result};
 use crate::image::check_name;
 use crate::kernel::read_bounded;
 use crate::network::Network;
+use crate::snapshot;
 
 /// The longest record.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
@@ -41,6 +43,9 @@ pub struct Record {
     /// Its network, if it has one.
     #[serde(default)]
     pub network: Option<Network>,
+    /// The snapshot that its disk is over, if not an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
     /// The VMM, if it was running when that was written.
     #[serde(default)]
     pub process: Option<Identity>,
@@ -53,8 +58,19 @@ impl Record {
     /// A microVM that does not run.
     pub fn new(image: &str, engine: &str, cpus: u32, memory_mib: u32) -> Record {
         let (image, engine) = (image.to_owned(), engine.to_owned());
-        let (process, gate, network) = (None, None, None);
-        Record { version: VERSION, id: new_id(), image, engine, cpus, memory_mib, network, process, gate }
+        let (process, gate, network, from) = (None, None, None, None);
+        Record {
+            version: VERSION,
+            id: new_id(),
+            image,
+            engine,
+            cpus,
+            memory_mib,
+            network,
+            from,
+            process,
+            gate,
+        }
     }
 }
 
@@ -161,7 +177,10 @@ pub fn list(vms: &Path, places: impl Fn(&str) -> Places) -> Vec<(String, Record)
             check_name(&name, "vm")?;
             let places = places(&name);
             match places.read()? {
-                Some(record) => Ok(Some((name, record))),
+                Some(record) => {
+                    snapshot::sweep(&places.directory);
+                    Ok(Some((name, record)))
+                }
                 None => places.remove().map(|()| None),
             }
         };

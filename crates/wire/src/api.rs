@@ -265,6 +265,10 @@ methods! {
     ThreadDrop = "thread.drop": thread::Drop => thread::Dropped;
     /// Make a microVM.
     VmCreate = "vm.create": vm::Create => status::Operation;
+    /// Keep what is on the disk of a microVM.
+    VmSnapshot = "vm.snapshot": vm::Snapshot => status::Snapshot;
+    /// Make a microVM of a snapshot.
+    VmFork = "vm.fork": vm::Fork => status::Operation;
     /// Start one.
     VmStart = "vm.start": vm::Start => status::Vm;
     /// Have one power itself off.

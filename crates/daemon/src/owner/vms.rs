@@ -12,6 +12,8 @@ use crate::vm::{COMMANDS_MAX, Command as VmCommand, Making, Vm, VmEvent, Wanted,
 pub(super) struct VmRecord {
     shown: status::Vm,
     commands: mpsc::Sender<VmCommand>,
+    /// How many want it removed.
+    dooms: u32,
 }
 
 impl Owner {
@@ -34,6 +36,9 @@ impl Owner {
             }
             _ => {}
         }
+        if let Some(from) = &wanted.record.from {
+            self.check_origin(from)?;
+        }
         let context = self.surroundings.vms.clone();
         let parts = (context.capabilities)(&wanted);
         let owner = self.handle.clone();
@@ -43,11 +48,51 @@ impl Owner {
         let (course, client) = machine::course::Course::new(told).map_err(|error| from_machine(&error))?;
         let stages = parts.iter().map(|part| part.name().to_owned()).collect();
         let commands = self.insert_vm(&name, &wanted.record, VmState::Creating);
-        let begun = Begun { id, kind: "vm create", name: name.clone(), stages, wanted: client };
+        let begun = Begun {
+            id,
+            kind: if wanted.record.from.is_some() { "vm fork" } else { "vm create" },
+            name: name.clone(),
+            stages,
+            wanted: client,
+        };
         let operation = self.begin_operation(begun);
         let vm = Vm::new(name, wanted.record, context, self.handle.clone());
         tokio::spawn(vm.create(Making { id, parts, course }, commands));
         Ok(operation)
+    }
+
+    /// Whether one may be made of another one's snapshot: that has to be there, and to stay.
+    fn check_origin(&self, from: &status::Origin) -> Result<(), ErrorObject> {
+        let is_there = |vm: &&VmRecord| vm.shown.id == from.id && vm.dooms == 0;
+        match self.vms.get(&from.vm).filter(is_there) {
+            Some(_) => Ok(()),
+            None => {
+                let message = format!("the vm `{}` was deleted", from.vm);
+                Err(ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list"))
+            }
+        }
+    }
+
+    pub(super) fn doom_vm(&mut self, name: &str) -> Result<(), ErrorObject> {
+        let Some(vm) = self.vms.get(name) else { return self.select_vm(name).map(drop) };
+        let is_over =
+            |other: &&VmRecord| other.shown.from.as_ref().is_some_and(|from| from.id == vm.shown.id);
+        let users: Vec<&str> = self.vms.values().filter(is_over).map(|user| &user.shown.name[..]).collect();
+        if let Some(first) = users.first() {
+            let message = format!("a snapshot of the vm `{name}` is used by {}", users.join(", "));
+            let hint = format!("stead vm delete {first}");
+            return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint));
+        }
+        if let Some(vm) = self.vms.get_mut(name) {
+            vm.dooms += 1;
+        }
+        Ok(())
+    }
+
+    pub(super) fn spare_vm(&mut self, name: &str) {
+        if let Some(vm) = self.vms.get_mut(name) {
+            vm.dooms = vm.dooms.saturating_sub(1);
+        }
     }
 
     pub(super) fn adopt_vm(&mut self, name: String, record: Record) {
@@ -59,7 +104,7 @@ impl Owner {
     fn insert_vm(&mut self, name: &str, record: &Record, state: VmState) -> mpsc::Receiver<VmCommand> {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let shown = shown(name, record, state);
-        self.vms.insert(name.to_owned(), VmRecord { shown, commands: sender });
+        self.vms.insert(name.to_owned(), VmRecord { shown, commands: sender, dooms: 0 });
         self.tell_vm(name, state, None);
         commands
     }
@@ -77,13 +122,18 @@ impl Owner {
         let (state, reason, pid) = match event {
             VmEvent::State { state, reason, pid } => (state, reason, pid),
             VmEvent::Changed(record) => {
-                let status::Vm { pid, reason, since, state, .. } = &vm.shown;
+                let status::Vm { pid, reason, since, state, snapshots, .. } = &vm.shown;
                 vm.shown = status::Vm {
                     pid: *pid,
                     reason: reason.clone(),
                     since: *since,
+                    snapshots: snapshots.clone(),
                     ..shown(name, &record, *state)
                 };
+                return;
+            }
+            VmEvent::Snapshots(found) => {
+                vm.shown.snapshots = found;
                 return;
             }
             VmEvent::Gone => {
@@ -121,6 +171,8 @@ fn shown(name: &str, record: &Record, state: VmState) -> status::Vm {
         memory_mib: record.memory_mib,
         nat: record.network.is_some(),
         ports: record.network.clone().map(|network| network.ports).unwrap_or_default(),
+        snapshots: Vec::new(),
+        from: record.from.clone(),
         reason: None,
         since: now(),
     }

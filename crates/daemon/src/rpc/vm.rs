@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use machine::capability::Base;
 use machine::console;
 use machine::image::{Image, check_name};
 use machine::network::Network;
 use machine::vm::Record;
 use tokio::sync::oneshot;
-use wire::api::status::{Operation, Vm};
+use wire::api::status::{self, Operation, Origin, Vm};
 use wire::api::vm::{
-    CPUS_MAX, Console, Create, DISK_MIB_MAX, Delete, Deleted, Forward, Kill, Logs, MEMORY_MIB_MAX,
-    MEMORY_MIB_MIN, Set, Show, Start, Stop, Vms,
+    CPUS_MAX, Console, Create, DISK_MIB_MAX, Delete, Deleted, Fork, Forward, Kill, Logs, MEMORY_MIB_MAX,
+    MEMORY_MIB_MIN, Set, Show, Snapshot, Start, Stop, Vms,
 };
 use wire::api::{ErrorKind, ErrorObject};
 
@@ -40,8 +41,47 @@ pub async fn create(daemon: &Daemon, create: Create) -> Result<Operation, ErrorO
     let image = blocking(move || Image::open(&images, &image)).await?;
     let record = Record { network, ..Record::new(&image.name, daemon.engine.name(), cpus, memory) };
     let id = daemon.database.new_operation().await.map_err(|error| failure(&error))?;
-    let wanted = Box::new(Wanted { record, image, disk_mib });
+    let wanted = Box::new(Wanted { record, base: Base::image(&image), disk_mib });
     daemon.owner.ask(|answer| Event::CreateVm { name, wanted, id, answer }).await
+}
+
+/// Keeps what is on the disk of one that does not run.
+pub async fn snapshot(daemon: &Daemon, taken: Snapshot) -> Result<status::Snapshot, ErrorObject> {
+    let name = named(daemon, &taken.name).await?.name;
+    tell(daemon, &name, |answer| Command::Snapshot(taken.snapshot, answer)).await
+}
+
+/// Begins to make a microVM of a snapshot of another one, which is taken first if none is named. From here on that is used.
+pub async fn fork(daemon: &Daemon, fork: Fork) -> Result<Operation, ErrorObject> {
+    check_name(&fork.new, "vm").map_err(|error| from_machine(&error))?;
+    let parent = named(daemon, &fork.name).await?;
+    let list = list(daemon).await?.vms;
+    if list.iter().any(|vm| vm.name == fork.new) {
+        let message = format!("there is a vm `{}` already", fork.new);
+        let error = ErrorObject::new(ErrorKind::Conflict, message);
+        return Err(error.with_hint(format!("stead vm show {}", fork.new)));
+    }
+    let name = match fork.snapshot {
+        Some(name) => name,
+        None => tell(daemon, &parent.name, |answer| Command::Snapshot(None, answer)).await?.name,
+    };
+    let directory = places(&daemon.paths, &parent.name).directory;
+    let from = Origin { vm: parent.name.clone(), id: parent.id.clone(), snapshot: name.clone() };
+    let found = blocking(move || Base::snapshot(&machine::snapshot::open(&directory, &name)?)).await;
+    let base = found.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => error.with_hint(format!("stead vm show {}", parent.name)),
+        _ => error,
+    })?;
+    // Two cannot have the same port of this computer.
+    let network = parent.nat.then(Network::default);
+    let record = Record {
+        network,
+        from: Some(from),
+        ..Record::new(&parent.image, daemon.engine.name(), parent.cpus, parent.memory_mib)
+    };
+    let id = daemon.database.new_operation().await.map_err(|error| failure(&error))?;
+    let wanted = Box::new(Wanted { record, base, disk_mib: None });
+    daemon.owner.ask(|answer| Event::CreateVm { name: fork.new, wanted, id, answer }).await
 }
 
 /// Refuses what no microVM can have.
@@ -115,7 +155,18 @@ pub async fn kill(daemon: &Daemon, kill: Kill) -> Result<Vm, ErrorObject> {
 pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObject> {
     let force = delete.force;
     let name = named(daemon, &delete.name).await?.name;
-    tell(daemon, &name, |answer| Command::Delete { force, answer }).await?;
+    // It comes to its end also when the client has gone.
+    let (daemon, told) = (daemon.clone(), name.clone());
+    let deleting = tokio::spawn(async move {
+        let doomed = told.clone();
+        daemon.owner.ask(|answer| Event::DoomVm { name: doomed, answer }).await?;
+        let deleted = tell(&daemon, &told, |answer| Command::Delete { force, answer }).await;
+        if deleted.is_err() {
+            daemon.owner.send(Event::SpareVm(told)).await;
+        }
+        deleted
+    });
+    deleting.await.map_err(|error| failure(&error))??;
     Ok(Deleted { name })
 }
 

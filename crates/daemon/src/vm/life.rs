@@ -4,6 +4,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use machine::course::Course;
+use machine::snapshot::{self, Snapshot};
 use machine::vm::Record;
 use machine::{capability, disk};
 use remote::transport::vm::power_off;
@@ -12,7 +14,8 @@ use supervisor::{Exit, Process};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use wire::api::event::VmState;
-use wire::api::{ErrorKind, ErrorObject};
+use wire::api::time::Timestamp;
+use wire::api::{ErrorKind, ErrorObject, status};
 
 use super::boot::BOOT_TIMEOUT;
 use super::{Attempt, Change, Command, Lease, Making, Phase, Vm, VmEvent, Waiting, answer_all, blocking};
@@ -111,6 +114,11 @@ impl Vm {
                 drop(answer.send(outcome));
             }
             Command::Lend(answer) => self.lend(answer).await,
+            Command::Snapshot(name, answer) => {
+                let taken = self.snapshot(name).await;
+                // Whoever asked may have gone.
+                drop(answer.send(taken));
+            }
             Command::Delete { force, answer } => return self.delete(force, answer).await,
         }
         ControlFlow::Continue(())
@@ -127,6 +135,32 @@ impl Vm {
         drop(answer.send(Ok(Lease { _end: end })));
         // Nothing is ever sent: it is dropped.
         drop(back.await);
+    }
+
+    /// Keeps what is on its disk.
+    async fn snapshot(&mut self, name: Option<String>) -> Result<status::Snapshot, ErrorObject> {
+        if self.process.is_some() {
+            return Err(self.busy("is running").with_hint(format!("stead vm stop {}", self.name)));
+        }
+        let places = self.context.places(&self.name);
+        let taken = blocking(move || {
+            // It is a file of some blocks: nobody calls that off.
+            let (course, _wanted) = Course::new(|_| ())?;
+            snapshot::take(&places.directory, name.as_deref(), &course)
+        });
+        let taken = taken.await?;
+        self.tell_snapshots().await;
+        Ok(shown(&taken))
+    }
+
+    /// Tells which snapshots there are.
+    pub(super) async fn tell_snapshots(&self) {
+        let directory = self.context.places(&self.name).directory;
+        let found = blocking(move || Ok(snapshot::list(&directory).iter().map(shown).collect())).await;
+        match found {
+            Ok(found) => self.owner.send(Event::Vm(self.name.clone(), VmEvent::Snapshots(found))).await,
+            Err(error) => tracing::warn!(vm = self.name, %error, "its snapshots cannot be listed"),
+        }
     }
 
     async fn on_waited(&mut self, outcome: io::Result<()>) -> ControlFlow<()> {
@@ -352,6 +386,11 @@ impl Vm {
             tracing::warn!(vm = self.name, %error, "the end of a vm is not written down");
         }
     }
+}
+
+fn shown(taken: &Snapshot) -> status::Snapshot {
+    let created = Timestamp::from_unix(taken.record.created);
+    status::Snapshot { name: taken.name.clone(), created }
 }
 
 async fn ended(process: Option<&mut Process>) -> Exit {

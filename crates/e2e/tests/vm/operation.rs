@@ -112,7 +112,7 @@ fn a_vm_that_is_being_made_can_be_watched_cancelled_and_left_alone() {
     let unknown = stead.run(&["operation", "show", "o999"]);
     assert!(unknown.code() == 3 && unknown.errors().contains("stead operation list"), "{unknown}");
 
-    // An interrupt cancels it; the end of the terminal does not.
+    // An interrupt cancels it; the end of the command by anything else, as by that of its terminal, does not.
     slow.hold("begin");
     let mut interrupted = create(&stead).spawn();
     slow.awaited("begin");
@@ -122,7 +122,7 @@ fn a_vm_that_is_being_made_can_be_watched_cancelled_and_left_alone() {
 
     let mut left = create(&stead).spawn();
     slow.awaited("begin");
-    signal(&left, Signal::HUP);
+    signal(&left, Signal::TERM);
     left.wait().unwrap();
     let id = operations(&stead).last().unwrap()["id"].as_str().unwrap().to_owned();
     assert_eq!(stead.dev()["state"], "creating");

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 use wire::api::ErrorKind;
 
@@ -10,6 +11,8 @@ use crate::course::Course;
 use crate::disk::{self, Format};
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::preflight;
+use crate::snapshot::Snapshot;
 use crate::vm::{Places, Record};
 
 /// The place of its files, and of its sockets.
@@ -57,11 +60,39 @@ impl Capability for Directory {
     }
 }
 
-/// Its root disk, over the root file system of an image.
+/// What a root disk is over: the root file system of an image, or a snapshot. Nobody writes to it.
+#[derive(Debug, Clone)]
+pub struct Base {
+    /// What it is called in an error: "the image `debian`".
+    pub called: String,
+    /// Its file.
+    pub disk: PathBuf,
+    /// How that is written down.
+    pub format: Format,
+    /// How large a guest sees it.
+    pub bytes: u64,
+}
+
+impl Base {
+    /// An image.
+    pub fn image(image: &Image) -> Base {
+        let called = format!("the image `{}`", image.name);
+        Base { called, disk: image.root(), format: Format::Raw, bytes: image.manifest.root.bytes }
+    }
+
+    /// A snapshot. Blocks for as long as reading the beginning of a file takes.
+    pub fn snapshot(snapshot: &Snapshot) -> Result<Base> {
+        let called = format!("the snapshot `{}`", snapshot.name);
+        let bytes = disk::bytes_seen(&snapshot.disk, snapshot.format)?;
+        Ok(Base { called, disk: snapshot.disk.clone(), format: snapshot.format, bytes })
+    }
+}
+
+/// Its root disk.
 #[derive(Debug, Clone)]
 pub struct Disk {
     /// What it is over.
-    pub image: Image,
+    pub base: Base,
     /// How large it is to be, if not as large as that, in MiB.
     pub disk_mib: Option<u32>,
 }
@@ -77,23 +108,25 @@ impl Capability for Disk {
         "disk"
     }
 
-    fn prepare(&self, _: &Places) -> Result<()> {
-        let is = self.image.manifest.root.bytes;
+    fn prepare(&self, places: &Places) -> Result<()> {
+        let is = self.base.bytes;
         match self.wanted_bytes() {
             Some(wanted) if wanted < is => {
                 let message = format!(
-                    "the disk of the image `{}` has {} MiB, and cannot be made smaller",
-                    self.image.name,
+                    "the disk of {} has {} MiB, and cannot be made smaller",
+                    self.base.called,
                     is.div_ceil(1 << 20)
                 );
                 Err(Error::new(ErrorKind::Usage, message))
             }
             _ => Ok(()),
-        }
+        }?;
+        preflight::disk_space(&places.directory)?;
+        preflight::disk_program().map(drop)
     }
 
     fn apply(&self, places: &Places, course: &Course) -> Result<()> {
-        disk::make(&places.directory, (&self.image.root(), Format::Raw), course)?;
+        disk::make(&places.directory, (&self.base.disk, self.base.format), course)?;
         course.check()?;
         self.wanted_bytes().map_or(Ok(()), |bytes| disk::grow(&places.directory, bytes))
     }

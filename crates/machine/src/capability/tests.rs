@@ -189,7 +189,7 @@ mod of_a_vm {
         let record = Record::new("tiny", "qemu", 1, 256);
         let client = Arc::default();
         let fake = Fake { number: 7, fault, stays: false, said: Arc::default(), client };
-        let disk = Disk { image: image.clone(), disk_mib };
+        let disk = Disk { base: Base::image(image), disk_mib };
         vec![Box::new(Directory), Box::new(disk), Box::new(Written(record)), Box::new(fake)]
     }
 

@@ -371,6 +371,12 @@ pub struct Vm {
     /// Ports of this computer's loopback that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Forward>,
+    /// What is kept of its disk, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<Snapshot>,
+    /// What it was made of, if not of its image alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
     /// Why it failed, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -431,6 +437,26 @@ pub struct Process {
     pub terminal: bool,
     /// Since when it is what `state` says.
     pub since: Timestamp,
+}
+
+/// What was on the disk of a microVM that did not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// What it is called.
+    pub name: String,
+    /// When it was taken.
+    pub created: Timestamp,
+}
+
+/// A snapshot of which a microVM was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Of which microVM.
+    pub vm: String,
+    /// The id of that.
+    pub id: String,
+    /// Which snapshot.
+    pub snapshot: String,
 }
 
 /// Something that takes longer than a second.

@@ -1,10 +1,10 @@
 use std::path::Path;
 use std::sync::{Condvar, Mutex};
 
-use machine::capability::{Capabilities, Capability, Directory, Written};
+use machine::capability::{Base, Capabilities, Capability, Directory, Written};
 use machine::course::Course;
+use machine::disk::Format;
 use machine::engine::{Engine, Examined, Spec};
-use machine::image::{Content, Image, Manifest};
 use machine::vm::{Places, Record};
 use supervisor::{Identity, Process};
 use wire::api::event::{OperationState, VmState};
@@ -123,11 +123,18 @@ fn id(number: u64) -> OperationId {
 
 impl VmRig {
     async fn create(&self, name: &str, number: u64) -> Result<status::Operation, ErrorObject> {
-        let content = || Content { bytes: 1, blake3: String::new() };
-        let manifest = Manifest { version: 1, kernel: content(), root: content(), created: 0 };
-        let image = Image { name: "tiny".to_owned(), directory: "/nowhere".into(), manifest };
-        let record = Record::new("tiny", "stub", 1, 256);
-        let wanted = Box::new(WantedVm { record, image, disk_mib: None });
+        self.make(name, number, None).await
+    }
+
+    async fn make(
+        &self,
+        name: &str,
+        number: u64,
+        from: Option<status::Origin>,
+    ) -> Result<status::Operation, ErrorObject> {
+        let base = Base { called: "nothing".into(), disk: "/nowhere".into(), format: Format::Raw, bytes: 1 };
+        let record = Record { from, ..Record::new("tiny", "stub", 1, 256) };
+        let wanted = Box::new(WantedVm { record, base, disk_mib: None });
         let name = name.to_owned();
         self.rig.owner.ask(|answer| Event::CreateVm { name, wanted, id: id(number), answer }).await
     }
@@ -183,6 +190,32 @@ async fn one_that_is_cancelled_leaves_nothing_and_can_be_asked_for_again() {
     vms.create("dev", 2).await.unwrap();
     assert_eq!(vms.ended(2).await.state, OperationState::Succeeded);
     assert_eq!(vms.left(), 1);
+}
+
+#[tokio::test]
+async fn one_of_which_another_was_made_stays_and_none_is_made_of_one_that_goes() {
+    let vms = vm_rig();
+    vms.gate.set(true);
+    vms.create("dev", 1).await.unwrap();
+    vms.ended(1).await;
+    let of = |vm: &status::Vm| {
+        Some(status::Origin { vm: vm.name.clone(), id: vm.id.clone(), snapshot: "one".into() })
+    };
+    let from = of(&vms.rig.document().await.vms[0]);
+    let doom = || vms.rig.owner.ask(|answer| Event::DoomVm { name: "dev".to_owned(), answer });
+    let begun = vms.make("fork", 2, from.clone()).await.unwrap();
+    assert_eq!(begun.kind, "vm fork");
+    vms.ended(2).await;
+    let kept = doom().await.unwrap_err();
+    assert!(kept.kind() == ErrorKind::Conflict && kept.message.contains("used by fork"), "{kept}");
+    vms.delete("fork").await;
+    doom().await.unwrap();
+    assert_eq!(vms.make("late", 3, from.clone()).await.unwrap_err().kind(), ErrorKind::NotFound);
+    vms.rig.owner.send(Event::SpareVm("dev".to_owned())).await;
+    vms.make("late", 4, from).await.unwrap();
+    // Another one of the same name is another one.
+    let other = Some(status::Origin { vm: "dev".into(), id: "0".into(), snapshot: "one".into() });
+    assert_eq!(vms.make("other", 5, other).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]
