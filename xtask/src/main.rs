@@ -23,7 +23,7 @@ cargo xtask TASK
   setup                 installs what the tests need (as root; otherwise says what is missing)
   build [--release]     stead, and beside it the static agent for far machines
   test [FILTER]         everything: setup, build, format, lints, unit tests, then the tests of the whole
-        --only STEP     one step: setup, build, format, lints, unit, e2e
+        --only STEP     one step: setup, build, format, lints, platforms, unit, e2e
   demo                  builds Stead and gives the tour
   bench mount           this mount, the local disk, ssh, sshfs and rclone side by side
         --quick  --rtt MS[,MS]  --rate MBIT[,MBIT]  --rows NAME[,NAME]  --operations
@@ -43,7 +43,8 @@ cargo xtask TASK
         --seconds N     for how long, each; 60 by default
   deny                  licences, sources and duplicates of what Stead is made of
   check-platforms [TARGET]...
-                        type-checks what Windows, macOS and FreeBSD need; the first time it makes what that takes
+                        type-checks the workspace for Windows, macOS and FreeBSD; the first time it makes what that takes
+        --self-test     breaks what only one of them sees, one file after the other, and wants each seen
   dist                  packs a release into target/dist
   docs                  regenerates docs/cli.md and docs/api.md
 ";
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         ["soak", rest @ ..] => soak::soak(rest),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["deny"] => deny::deny(),
+        ["check-platforms", "--self-test"] => platforms::self_test(),
         ["check-platforms", targets @ ..] => platforms::check(targets),
         ["dist"] => dist::dist(),
         ["docs"] => docs(),

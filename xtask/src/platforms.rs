@@ -1,8 +1,17 @@
-//! Type-checks what other systems' backends are made of, on this one.
+//! Type-checks the workspace for other systems, on this one.
 //!
 //! Nothing is linked, so neither those systems' libraries nor their compilers are needed: only Rust's standard library for each target.
-//! rustup has it (`rustup target add`). Where rustup cannot get it, a copy of the toolchain is given one, made from Debian's source
-//! of the very same release; neither rustup's toolchain nor apt's lists are touched.
+//!
+//! ```text
+//!  the toolchain has it ───────────────────────────────────────────────► check
+//!  rustup gets it (`rustup target add`) ───────────────────────────────► check
+//!  Debian has the source of the very same release ─► made once, kept ──► check
+//!  Debian has other releases only ─────────────────────────────────────► skipped, said aloud, and no failure
+//! ```
+//!
+//! Of Debian's source a copy of the toolchain is given a library; neither rustup's toolchain nor apt's lists are touched. A release is
+//! replaced there by the next one, and what was right yesterday must not fail for that: this is the only reason for which a check
+//! is skipped.
 //!
 //! The C in dependencies is not compiled: their build scripts get a [compiler that makes empty files](STUB).
 
@@ -13,12 +22,29 @@ use std::path::{Path, PathBuf};
 use crate::run::{self, Outcome, program};
 use crate::setup;
 
-/// What is checked where. Everything else is of Unix, or of Linux alone, see docs/platforms.md.
-const CHECKED: &[(&str, &[&str])] = &[
-    ("x86_64-pc-windows-gnu", &["wire", "vfs"]),
-    ("aarch64-apple-darwin", &["wire", "vfs"]),
-    ("x86_64-unknown-freebsd", &["wire", "vfs"]),
+/// What is checked for.
+const TARGETS: &[&str] = &["x86_64-pc-windows-gnu", "aarch64-apple-darwin", "x86_64-unknown-freebsd"];
+
+/// What of the workspace is a program of Linux alone, or is for who builds: all the rest is checked for all targets.
+const EXCLUDED: &[&str] = &["e2e", "guest", "xtask"];
+
+/// What only one of the targets sees. The [self-test](self_test) breaks each of them.
+const BACKENDS: &[(&str, &str, &str)] = &[
+    ("x86_64-pc-windows-gnu", "stead", "crates/stead/src/windows.rs"),
+    ("x86_64-pc-windows-gnu", "mount", "crates/mount/src/cloud_files/system.rs"),
+    ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/kqueue.rs"),
+    ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/macos.rs"),
+    ("aarch64-apple-darwin", "remote", "crates/remote/src/transport/ssh/appearance/kqueue.rs"),
+    ("x86_64-unknown-freebsd", "supervisor", "crates/supervisor/src/system/freebsd.rs"),
+    ("x86_64-unknown-freebsd", "cli", "crates/cli/src/system/kqueue.rs"),
+    ("x86_64-unknown-freebsd", "stead", "crates/stead/src/unix.rs"),
 ];
+
+/// What does not compile anywhere.
+const TYPE_ERROR: &str = "\n/// Wrong.\npub fn wrong() -> u32 {\n    \"\"\n}\n";
+
+/// How long rustup may take for one target. Where it reaches nobody it tries for minutes.
+const RUSTUP_SECONDS_MAX: &str = "60";
 
 /// Where Debian has recent releases of Rust, unless this says otherwise: which one has a given release changes with time.
 const SUITE_VARIABLE: &str = "RUST_SRC_SUITE";
@@ -37,27 +63,84 @@ done
 
 /// Checks for all targets, or for these.
 pub fn check(targets: &[&str]) -> Outcome {
-    let known: Vec<&str> = CHECKED.iter().map(|(target, _)| *target).collect();
-    if let Some(target) = targets.iter().find(|target| !known.contains(target)) {
-        return Err(format!("no target `{target}`; there are {}", known.join(", ")));
+    if let Some(target) = targets.iter().find(|target| !TARGETS.contains(target)) {
+        return Err(format!("no target `{target}`; there are {}", TARGETS.join(", ")));
     }
-    let place = setup::tools().join("platforms");
-    let stub = place.join("stub");
-    make(&place)?;
-    write(&stub, STUB)?;
-    fs::set_permissions(&stub, fs::Permissions::from_mode(0o755))
-        .map_err(|error| cannot("write", &stub, &error))?;
+    let place = Place::new()?;
     let mut failed = Vec::new();
-    for (target, packages) in
-        CHECKED.iter().filter(|(target, _)| targets.is_empty() || targets.contains(target))
-    {
-        let toolchain = Toolchain::with(target, &place)?;
-        if let Err(error) = toolchain.check(target, packages, &stub) {
+    for target in TARGETS.iter().filter(|target| targets.is_empty() || targets.contains(target)) {
+        let Some(toolchain) = place.toolchain(target)? else { continue };
+        let packages = EXCLUDED.iter().flat_map(|package| ["--exclude", package]);
+        let all = ["--workspace"].into_iter().chain(packages);
+        if let Err(error) = toolchain.check(run::root(), target, all, &place.stub).run() {
             eprintln!("xtask: {error}");
             failed.push(*target);
         }
     }
     if failed.is_empty() { Ok(()) } else { Err(format!("does not compile for {}", failed.join(", "))) }
+}
+
+/// Breaks what only one target sees, one file after the other, in a copy of the workspace, and wants each seen.
+pub fn self_test() -> Outcome {
+    let place = Place::new()?;
+    let copy = place.directory.join("self-test");
+    if copy.exists() {
+        fs::remove_dir_all(&copy).map_err(|error| cannot("remove", &copy, &error))?;
+    }
+    make(&copy)?;
+    program("cp")
+        .args(["-a", "Cargo.toml", "Cargo.lock", "clippy.toml", "crates", "xtask"])
+        .arg(&copy)
+        .run()?;
+    for (target, package, file) in BACKENDS {
+        let Some(toolchain) = place.toolchain(target)? else { continue };
+        let path = copy.join(file);
+        let text = fs::read_to_string(&path).map_err(|error| cannot("read", &path, &error))?;
+        write(&path, &(text.clone() + TYPE_ERROR))?;
+        if toolchain.check(&copy, target, ["-p", package], &place.stub).succeeds() {
+            return Err(format!("a type error in {file} is not seen for {target}"));
+        }
+        write(&path, &text)?;
+        toolchain.check(&copy, target, ["-p", package], &place.stub).run()?;
+        println!("seen for {target}: a type error in {file}");
+    }
+    fs::remove_dir_all(&copy).map_err(|error| cannot("remove", &copy, &error))
+}
+
+/// Where what is needed is kept.
+struct Place {
+    directory: PathBuf,
+    stub: PathBuf,
+}
+
+impl Place {
+    fn new() -> Outcome<Place> {
+        let directory = setup::tools().join("platforms");
+        let stub = directory.join("stub");
+        make(&directory)?;
+        write(&stub, STUB)?;
+        fs::set_permissions(&stub, fs::Permissions::from_mode(0o755))
+            .map_err(|error| cannot("write", &stub, &error))?;
+        Ok(Place { directory, stub })
+    }
+
+    /// A toolchain that knows the target; none where there is no library for it any more, which is said.
+    fn toolchain(&self, target: &str) -> Outcome<Option<Toolchain>> {
+        match Toolchain::with(target, &self.directory)? {
+            Found::Toolchain(toolchain) => Ok(Some(toolchain)),
+            Found::Replaced(why) => {
+                println!("SKIPPED: {target} is not checked: {why}");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What has been found for a target.
+enum Found {
+    Toolchain(Toolchain),
+    /// The source of this release is not to be had any more.
+    Replaced(String),
 }
 
 /// Where a toolchain is.
@@ -67,34 +150,43 @@ struct Toolchain {
 
 impl Toolchain {
     /// The toolchain in use if it knows the target, else a copy that does.
-    fn with(target: &str, place: &Path) -> Outcome<Toolchain> {
+    fn with(target: &str, place: &Path) -> Outcome<Found> {
         let sysroot = PathBuf::from(program("rustc").args(["--print", "sysroot"]).output()?.trim());
         if library(&sysroot, target).is_dir() {
-            return Ok(Toolchain { root: sysroot });
+            return Ok(Found::Toolchain(Toolchain { root: sysroot }));
         }
         let release = release()?;
         let place = place.join(&release);
         let copy = place.join("toolchain");
         if !library(&copy, target).is_dir() {
-            let source = source(&release, &place).map_err(|error| {
-                format!("{error}; rustup may have the standard library: rustup target add {target}")
-            })?;
+            if rustup_adds(target) && library(&sysroot, target).is_dir() {
+                return Ok(Found::Toolchain(Toolchain { root: sysroot }));
+            }
+            let source = match source(&release, &place)? {
+                Source::Unpacked(source) => source,
+                Source::Replaced(why) => return Ok(Found::Replaced(why)),
+            };
             copy_toolchain(&sysroot, &copy)?;
             build_library(&source, &copy, target)?;
         }
-        Ok(Toolchain { root: copy })
+        Ok(Found::Toolchain(Toolchain { root: copy }))
     }
 
-    fn check(&self, target: &str, packages: &[&str], stub: &Path) -> Outcome {
-        let packages = packages.iter().flat_map(|package| ["-p", package]);
+    fn check<'a>(
+        &self,
+        workspace: impl AsRef<Path>,
+        target: &str,
+        packages: impl IntoIterator<Item = &'a str>,
+        stub: &Path,
+    ) -> run::Program {
         self.cargo()
             .args(["clippy", "--quiet", "--target", target])
             .args(packages)
             .args(["--", "-D", "warnings"])
+            .cwd(workspace.as_ref())
             .env("CARGO_TARGET_DIR", run::target().join("platforms"))
             .env("TARGET_CC", stub)
             .env("TARGET_AR", stub)
-            .run()
     }
 
     /// Its cargo, which finds its other programs and its libraries before all others: a compiler takes for its own whatever is beside
@@ -122,21 +214,39 @@ fn release() -> Outcome<String> {
     Ok(release.ok_or_else(|| format!("`rustc --version` says {version:?}"))?.to_owned())
 }
 
+/// Has rustup get the library of a target. Where there is no rustup, or it reaches nobody, there is another way.
+fn rustup_adds(target: &str) -> bool {
+    program("timeout").args([RUSTUP_SECONDS_MAX, "rustup", "target", "add", target]).succeeds()
+}
+
+/// What Debian has of a release.
+enum Source {
+    Unpacked(PathBuf),
+    /// Other releases only.
+    Replaced(String),
+}
+
 /// The source of the standard library of this release, unpacked from Debian's package.
-fn source(release: &str, place: &Path) -> Outcome<PathBuf> {
+fn source(release: &str, place: &Path) -> Outcome<Source> {
     let library = place.join("library");
     if library.is_dir() {
-        return Ok(library);
+        return Ok(Source::Unpacked(library));
     }
     let suite = std::env::var(SUITE_VARIABLE).unwrap_or_else(|_| SUITE.to_owned());
     let apt = Apt::new(&place.join("apt"), &suite)?;
     apt.program("apt-get", &["-q", "update"]).run()?;
     let versions = apt.program("apt-cache", &["madison", "rust-src"]).output()?;
-    let version = versions.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim);
-    let version = version.into_iter().find(|version| version.starts_with(&format!("{release}+")));
-    let version = version.ok_or_else(|| {
-        format!("{suite} has no rust-src of {release} ({SUITE_VARIABLE} names another suite)")
-    })?;
+    let versions: Vec<&str> =
+        versions.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim).collect();
+    let Some(version) = of_release(&versions, release) else {
+        if versions.is_empty() {
+            return Err(format!("{suite} has no rust-src at all ({SUITE_VARIABLE} names another suite)"));
+        }
+        let has = versions.join(", ");
+        return Ok(Source::Replaced(format!(
+            "{suite} has no rust-src of {release} any more, but {has} ({SUITE_VARIABLE} names another suite)"
+        )));
+    };
     apt.program("apt-get", &["-q", "download", &format!("rust-src={version}")]).cwd(&apt.place).run()?;
     let package = fs::read_dir(&apt.place).map_err(|error| cannot("read", &apt.place, &error))?;
     let package = package
@@ -156,7 +266,12 @@ fn source(release: &str, place: &Path) -> Outcome<PathBuf> {
     for done in [&unpacked, &apt.place] {
         fs::remove_dir_all(done).map_err(|error| cannot("remove", done, &error))?;
     }
-    Ok(library)
+    Ok(Source::Unpacked(library))
+}
+
+/// The package of this very release: another one's library is refused by the compiler.
+fn of_release<'a>(versions: &[&'a str], release: &str) -> Option<&'a str> {
+    versions.iter().find(|version| version.starts_with(&format!("{release}+"))).copied()
 }
 
 /// apt with lists of its own, for a suite that need not be among this machine's.
@@ -242,4 +357,26 @@ fn write(path: &Path, text: &str) -> Outcome {
 
 fn cannot(what: &str, path: &Path, error: &std::io::Error) -> String {
     format!("could not {what} {}: {error}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_release_is_taken() {
+        let versions = ["1.95.1+dfsg1-1", "1.95.0+dfsg1-2~bpo13+1", "1.9.0+dfsg1-1"];
+        assert_eq!(of_release(&versions, "1.95.0"), Some("1.95.0+dfsg1-2~bpo13+1"));
+        assert_eq!(of_release(&versions, "1.95"), None);
+        assert_eq!(of_release(&versions, "1.94.0"), None);
+        assert_eq!(of_release(&[], "1.95.0"), None);
+    }
+
+    #[test]
+    fn what_the_self_test_breaks_is_there() {
+        for (target, package, file) in BACKENDS {
+            assert!(TARGETS.contains(target) && !EXCLUDED.contains(package), "{target} {package}");
+            assert!(run::root().join(file).is_file(), "{file}");
+        }
+    }
 }

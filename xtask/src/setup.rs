@@ -35,6 +35,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("qemu-img", "qemu-utils"),
     ("qemu-system-x86_64", QEMU),
     ("ip", "iproute2"),
+    ("docker-registry", "docker-registry"),
+    ("skopeo", "skopeo"),
 ];
 
 /// What runs microVMs. It has to be of the same release as the other parts of QEMU that are there.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::build::{Profile, build};
 use crate::run::{Outcome, cargo, program, target};
-use crate::setup;
+use crate::{platforms, setup};
 
 /// The tests of the whole run real daemons, servers and suites: two at a time keep two cores busy and no more.
 const E2E_THREADS: &str = "2";
@@ -24,6 +24,7 @@ const STEPS: &[(&str, Step)] = &[
     ("lints", |_, _| {
         cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()
     }),
+    ("platforms", |_, _| platforms::check(&[])),
     ("unit", unit),
     ("e2e", e2e),
 ];

@@ -5,6 +5,7 @@ mod content;
 mod digest;
 mod find;
 pub(crate) mod listing;
+mod many;
 mod names;
 mod remove_tree;
 mod search;
@@ -116,6 +117,10 @@ impl Session {
                 let how = content::PutHow { making: Making { mode, caller }, exclusive, sync };
                 self.put(asked, &directory, &name, how, &changes, &payload).into()
             }
+            F::PutMany { directory, files, caller } => {
+                self.put_many(&directory, &files, &caller, &payload).into()
+            }
+            F::GetMany { directory, names, bytes_max } => self.get_many(&directory, &names, bytes_max).into(),
             F::Read { handle, offset, length } => self.read(handle, offset, length).into(),
             F::Write { handle, at, clear_set_id } => {
                 self.write(asked, handle, at, clear_set_id, &payload).into()

@@ -208,6 +208,8 @@ pub(crate) fn pass_of(request: &FileRequest) -> Pass {
         | F::RemoveDirectory { .. }
         | F::Rename { .. }
         | F::Put { .. }
+        | F::PutMany { .. }
+        | F::GetMany { .. }
         | F::Space { .. }
         | F::List { .. }
         | F::Walk { .. }

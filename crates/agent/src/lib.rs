@@ -14,6 +14,8 @@
 //! - write to the output anything but frames: what is to be logged goes to standard error;
 //! - hold anything without a bound for a client that does not read, or that asks for more than it reads.
 
+#![cfg(target_os = "linux")]
+
 mod clock;
 mod counted;
 mod credentials;

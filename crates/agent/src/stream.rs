@@ -592,6 +592,8 @@ fn cost(job: &Job) -> Cost {
             | F::List { .. }
             | F::Walk { .. }
             | F::Digest { .. }
+            | F::PutMany { .. }
+            | F::GetMany { .. }
             | F::Search { .. }
             | F::RemoveTree { .. }
             | F::Find { .. }

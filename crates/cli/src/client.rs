@@ -132,17 +132,16 @@ impl Client {
                 ));
             }
         };
-        let peer = rustix::net::sockopt::socket_peercred(&stream)
-            .map_err(|errno| Error::io("could not tell whose daemon this is", &errno.into()))?;
-        if peer.uid != rustix::process::geteuid() {
-            let message =
-                format!("the daemon at `{}` belongs to user {}", socket.display(), peer.uid.as_raw());
+        let peer = crate::system::peer(&stream)
+            .map_err(|error| Error::io("could not tell whose daemon this is", &error))?;
+        if peer.uid != rustix::process::geteuid().as_raw() {
+            let message = format!("the daemon at `{}` belongs to user {}", socket.display(), peer.uid);
             return Err(
                 Error::new(ErrorKind::Refused, message).hint("set STEAD_HOME to a directory of your own")
             );
         }
         let mut client = Client::over(stream, prompter);
-        client.peer = Some(peer.pid);
+        client.peer = peer.pid;
         Ok(Some(client))
     }
 

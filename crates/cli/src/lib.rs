@@ -13,6 +13,8 @@
 //! Invariants: with `--json`, standard output carries one document (or one a line) and nothing else; the exit code
 //! alone tells how it went; names are bytes, and none of them moves a terminal's cursor.
 
+#![cfg(unix)]
+
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::time::SystemTime;
@@ -38,6 +40,7 @@ mod fake;
 pub mod interrupt;
 pub mod output;
 pub mod prompt;
+pub mod system;
 pub mod terminal;
 
 /// What the program is to do when the command line is done.

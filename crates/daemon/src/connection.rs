@@ -102,6 +102,8 @@ pub struct ConnectRequest {
     pub engine: Option<Engine>,
     /// What an askpass program has to show to reach the caller; none when nobody can be asked.
     pub ticket: Option<Secret>,
+    /// Whether somebody waits to [open](Link::open) a session, which may be begun ahead.
+    pub opens: bool,
 }
 
 /// How a sort of machine is reached.

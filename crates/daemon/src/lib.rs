@@ -20,11 +20,14 @@
 //! - A mount that did not come to serve leaves no process, mount, directory, row or descriptor behind.
 //! - No secret reaches a log, a row or an error.
 
+#![cfg(target_os = "linux")]
+
 pub mod bus;
 pub mod connection;
 pub mod database;
 pub mod endpoint;
 pub mod failure;
+pub mod images;
 pub mod log;
 pub mod mount;
 pub mod order;
@@ -71,7 +74,6 @@ use mount::MountContext;
 use mount::adoption::{self, Adopted, Login, Outcome};
 use mount::goodbye::Goodbye;
 use mount::worker::{Launch, Programs};
-use order::{Ordered, Rank};
 use owner::{Connectors, Event, Monitoring, Owner, OwnerHandle, Surroundings, ThreadEvent};
 use rpc::Daemon;
 use thread::ThreadContext;
@@ -310,8 +312,7 @@ impl Life {
             database,
             processes: Arc::new(AtomicU64::new(last_process)),
             tunnels: Arc::default(),
-            images: Ordered::new(Rank::Images),
-            names: Ordered::new(Rank::Names),
+            images: images::Images::default(),
             engine,
             end,
         };
@@ -376,7 +377,7 @@ impl Life {
 
 /// Where this program is.
 fn own_program() -> PathBuf {
-    std::env::current_exe().unwrap_or_else(|_| PathBuf::from(supervisor::spawn::OWN_PROGRAM))
+    std::env::current_exe().unwrap_or_else(|_| supervisor::spawn::own_program())
 }
 
 /// The agent that somebody wants in place of those beside this program.

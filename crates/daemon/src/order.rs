@@ -1,64 +1,27 @@
-//! Locks that are held while something takes its time, in an order: nobody waits for one while holding one that comes later.
+//! Turns that are waited for, and held while something takes its time, in an order: nobody waits for one while holding one that comes
+//! later.
 //!
 //! ```text
-//!  Images ──► Vm ──► Names ──► locks that are held across no `await`
+//!  a place among those who make images ──► a microVM ──► locks that are held across no `await`
 //! ```
 //!
-//! A microVM's task is the lock of that microVM: whoever gives it an order waits for its turn, and whoever has it lent holds it.
+//! A microVM's task is the lock of that microVM: whoever gives it an order waits for its turn, and whoever has it lent holds it. The
+//! name of an image is not here: whoever wants one that is taken is refused, see [`crate::images`].
 //!
-//! In builds with `debug_assertions`, which tests are, taking one out of order is a panic, whether it would have come to a
-//! deadlock or not. A lock belongs to the task that took it, also when its guard is given to another one.
+//! In builds with `debug_assertions`, which tests are, waiting out of order is a panic, whether it would have come to a deadlock or
+//! not. A turn belongs to the task that took it, also when it is given to another one.
 
-use std::sync::Arc;
-
-use tokio::sync::{Mutex, OwnedMutexGuard};
-
-/// The locks, the first to be taken first.
+/// What is waited for, the first to be taken first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// The turn of those who make or remove an image, each for as long as that takes: minutes. It comes first, so that a microVM
-    /// of which an image is to be made can be used until it is that image's turn.
-    Images,
+    /// A place among those who make images, each for as long as that takes: minutes. It comes first, so that a microVM of which an
+    /// image is to be made can be used until there is one.
+    Place,
     /// One microVM. Nobody has two of them.
     Vm,
-    /// Which microVMs use which images: held while an image is removed, or while a microVM that uses it becomes known.
-    Names,
 }
 
-/// A lock with its place in the order.
-#[derive(Debug, Clone)]
-pub struct Ordered {
-    rank: Rank,
-    inner: Arc<Mutex<()>>,
-}
-
-/// A lock that is held.
-#[derive(Debug)]
-pub struct Guard {
-    _inner: OwnedMutexGuard<()>,
-    _held: Held,
-}
-
-impl Ordered {
-    /// Held by nobody.
-    pub fn new(rank: Rank) -> Ordered {
-        Ordered { rank, inner: Arc::default() }
-    }
-
-    /// Waits for it.
-    pub async fn lock(&self) -> Guard {
-        let held = Held::enter(self.rank);
-        Guard { _inner: Arc::clone(&self.inner).lock_owned().await, _held: held }
-    }
-
-    /// Takes it if nobody holds it. Does not wait, and so may be tried out of order.
-    pub fn try_lock(&self) -> Option<Guard> {
-        let inner = Arc::clone(&self.inner).try_lock_owned().ok()?;
-        Some(Guard { _inner: inner, _held: Held::note(self.rank) })
-    }
-}
-
-/// That the calling task holds a lock of this rank, or waits for it.
+/// That the calling task has a turn of this rank, or waits for it.
 #[derive(Debug)]
 pub struct Held {
     #[cfg(debug_assertions)]
@@ -72,7 +35,8 @@ impl Held {
         Held {}
     }
 
-    fn note(_: Rank) -> Held {
+    /// When it was free, and is not waited for: that may be out of order.
+    pub fn note(_: Rank) -> Held {
         Held {}
     }
 }
@@ -105,7 +69,8 @@ mod checked {
             Held::note(rank)
         }
 
-        pub(super) fn note(rank: Rank) -> Held {
+        /// When it was free, and is not waited for: that may be out of order.
+        pub fn note(rank: Rank) -> Held {
             let entry = try_id().map(|id| (id, rank));
             if let Some((id, rank)) = entry {
                 all().get_or_insert_default().entry(id).or_default().push(rank);
@@ -135,40 +100,37 @@ mod checked {
 mod tests {
     use super::*;
 
-    /// Whether a task that takes these, in this order, is stopped.
+    /// Whether a task that waits for these, in this order, is stopped.
     async fn is_refused(ranks: &'static [Rank]) -> bool {
         let taking = tokio::spawn(async move {
-            let mut guards = Vec::new();
+            let mut held = Vec::new();
             for rank in ranks {
-                guards.push(Ordered::new(*rank).lock().await);
+                held.push(Held::enter(*rank));
             }
         });
         taking.await.is_err_and(|error| error.is_panic())
     }
 
     #[tokio::test]
-    async fn a_lock_out_of_order_is_a_panic() {
-        use Rank::{Images, Names, Vm};
-        assert!(!is_refused(&[Images, Vm, Names]).await);
-        assert!(!is_refused(&[Images, Names]).await);
-        for wrong in [&[Vm, Images][..], &[Names, Vm], &[Vm, Vm], &[Images, Names, Vm]] {
+    async fn a_turn_out_of_order_is_a_panic() {
+        use Rank::{Place, Vm};
+        assert!(!is_refused(&[Place, Vm]).await);
+        for wrong in [&[Vm, Place][..], &[Vm, Vm], &[Place, Place], &[Place, Vm, Place]] {
             assert!(is_refused(wrong).await, "{wrong:?}");
         }
     }
 
     #[tokio::test]
     async fn what_is_given_back_is_not_held_any_more_wherever_that_happens() {
-        let (images, names) = (Ordered::new(Rank::Images), Ordered::new(Rank::Names));
-        let taking = tokio::spawn(async move {
-            drop(names.lock().await);
-            let alone = images.lock().await;
-            let given = tokio::spawn(async move { drop(alone) });
+        let taking = tokio::spawn(async {
+            drop(Held::enter(Rank::Vm));
+            let place = Held::enter(Rank::Place);
+            let given = tokio::spawn(async move { drop(place) });
             given.await.expect("it is dropped there");
-            drop(images.lock().await);
-            let later = names.lock().await;
-            let tried = images.try_lock();
-            (later, tried.is_some())
+            drop(Held::enter(Rank::Place));
+            let later = Held::enter(Rank::Vm);
+            (later, Held::note(Rank::Place))
         });
-        assert!(taking.await.expect("it is in order").1);
+        taking.await.expect("it is in order");
     }
 }

@@ -362,6 +362,8 @@ pub struct Wanted {
     pub keep: Keep,
     /// The engine of a container, once it is known.
     pub engine: Option<Engine>,
+    /// Whether a session of its own is [opened](Link::open) as soon as the link is there.
+    pub opens: bool,
 }
 
 /// How a connection is to be kept. What is not said stays as it is.
@@ -376,7 +378,7 @@ pub struct Keep {
 impl Wanted {
     /// A connection that is kept as it is, or as is usual.
     pub fn new(machine: Machine, caller: Caller, prompter: Option<Prompter>) -> Wanted {
-        Wanted { machine, caller, prompter, keep: Keep::default(), engine: None }
+        Wanted { machine, caller, prompter, keep: Keep::default(), engine: None, opens: false }
     }
 
     /// The same, with the engine that the caller means if the machine is a container. The owner is told of none without.

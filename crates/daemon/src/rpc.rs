@@ -10,7 +10,6 @@ use wire::api::id::{HandleId, TunnelId};
 use wire::paths::Paths;
 
 use crate::database::Database;
-use crate::order::Ordered;
 use crate::owner::OwnerHandle;
 use crate::session::{ClientContext, Done, Effect, done, done_with};
 
@@ -46,10 +45,8 @@ pub struct Daemon {
     pub processes: Arc<AtomicU64>,
     /// Numbers of tunnels that were given out.
     pub tunnels: Arc<AtomicU64>,
-    /// Held by whoever makes or removes an image.
-    pub images: Ordered,
-    /// Held while it becomes known that a microVM uses an image, or while an image that none uses is removed.
-    pub names: Ordered,
+    /// Who makes or removes an image, or a microVM from one.
+    pub images: crate::images::Images,
     /// What runs guests.
     pub engine: Arc<dyn ::machine::engine::Engine>,
     /// Ends the daemon once the mounts are gone.

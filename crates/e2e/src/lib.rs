@@ -8,6 +8,7 @@
 //! - A [`Place`] is a directory under test. A probe runs on the local disk first (which proves the probe), then on a
 //!   mount of this host, then on a mount over SSH.
 //! - An [`Engine`] is where containers are: a real dockerd with its data in a scratch directory.
+//! - A [`registry::Registry`] is where images of containers are: a real docker-registry, to which a real skopeo pushes.
 //! - [`guest`] has what microVMs boot from: busybox and a kernel that the setup has unpacked.
 //! - A [`DelayProxy`] is distance: it adds a round trip, stalls, and cuts.
 //! - A [`Far`] is a machine behind one, to be cut off.
@@ -35,6 +36,7 @@ pub mod oracle;
 pub mod place;
 pub mod program;
 pub mod proxy;
+pub mod registry;
 pub mod sshd;
 pub mod stead;
 pub mod tree;

@@ -9,12 +9,18 @@
 //! | `modules/` | the kernel's modules that a guest loads, and `order`: their names, a line each |
 //! | `root.ext4` | the root file system, sparse |
 //!
-//! It is made in `IMAGES/.new-NUMBER`, and renamed when it is whole and on the disk; what is left there by whoever was killed is
-//! removed by the next daemon or with the next image. Whoever changes something under `IMAGES` holds the daemon's lock of images.
+//! It is made in `IMAGES/.new-NAME`, and renamed when it is whole and on the disk; what is left there by whoever was killed is
+//! removed by the next daemon. All that is needed only meanwhile is below it in `stage`. Whoever makes or removes an image has its name
+//! for himself; several are made at once.
 
 mod archive;
 pub mod debian;
+pub mod digest;
+mod download;
 mod ext4;
+pub mod http;
+mod layers;
+pub mod registry;
 mod root;
 mod tree;
 
@@ -22,6 +28,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use registry::Pull;
 use root::Examined;
 use serde::{Deserialize, Serialize};
 use supervisor::socket::private_directory;
@@ -34,7 +41,7 @@ use crate::kernel::{self, read_bounded};
 use crate::modules::{self, MODULES_BYTES_MAX, Module};
 
 /// The longest manifest.
-const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 
 /// The most images.
 const IMAGES_MAX: usize = 1024;
@@ -56,6 +63,39 @@ pub struct Manifest {
     pub root: Content,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+    /// Where it was pulled from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Where an image was pulled from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// What it is called there.
+    pub reference: String,
+    /// What it was then: of an image of a registry, the digest of its manifest.
+    pub digest: String,
+    /// For which computers it is.
+    pub platform: String,
+    /// What programs of containers would run. A guest boots, and runs none of it.
+    #[serde(default)]
+    pub run: RunConfig,
+}
+
+/// What a program of containers would run of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunConfig {
+    /// As whom.
+    pub user: String,
+    /// With which variables.
+    pub env: Vec<String>,
+    /// What always.
+    pub entrypoint: Vec<String>,
+    /// And with it if nothing else is said.
+    pub cmd: Vec<String>,
+    /// Where.
+    pub working_dir: String,
 }
 
 /// What is in a file.
@@ -102,6 +142,8 @@ pub enum Source {
     Debian(String),
     /// A disk that is an ext4 file system as a whole, raw or qcow2, of whatever origin.
     Disk(PathBuf),
+    /// The layers of an image in a registry.
+    Registry(Pull),
     /// The disk of a microVM that does not run, with the kernel of the image that it boots from.
     Vm {
         /// The disk.
@@ -109,7 +151,7 @@ pub enum Source {
         /// How it is written down.
         format: Format,
         /// What it is over.
-        image: Image,
+        image: Box<Image>,
     },
 }
 
@@ -209,6 +251,7 @@ pub fn list(images: &Path) -> Result<Vec<Image>> {
 pub fn delete(images: &Path, name: &str) -> Result<()> {
     check_name(name, "image")?;
     let (path, going) = (images.join(name), images.join(format!(".old-{name}")));
+    remove_left(&going)?;
     fs::rename(&path, &going).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             Error::new(ErrorKind::NotFound, format!("there is no image `{name}`")).hint("stead image list")
@@ -222,7 +265,6 @@ pub fn delete(images: &Path, name: &str) -> Result<()> {
 pub fn build(images: &Path, build: &Build, course: &Course) -> Result<Image> {
     check_name(&build.name, "image")?;
     private_directory(images).map_err(|error| Error::new(ErrorKind::Failure, error.to_string()))?;
-    sweep(images);
     let place = images.join(&build.name);
     if place.exists() {
         let message = format!("there is an image `{}` already", build.name);
@@ -230,9 +272,10 @@ pub fn build(images: &Path, build: &Build, course: &Course) -> Result<Image> {
             Error::new(ErrorKind::Conflict, message).hint(format!("stead image delete {}", build.name))
         );
     }
-    let new = images.join(format!(".new-{}", std::process::id()));
-    fs::DirBuilder::new().mode(0o700).create(&new).map_err(|error| Error::file("make", &new, &error))?;
-    let made = fill(&new, build, course)
+    let new = images.join(format!(".new-{}", build.name));
+    remove_left(&new)?;
+    make_private(&new)?;
+    let made = fill(images, &new, build, course)
         .and_then(|()| sync(&new.join("modules")))
         .and_then(|()| sync(&new))
         .and_then(|()| fs::rename(&new, &place).map_err(|error| Error::file("make", &place, &error)));
@@ -246,7 +289,12 @@ pub fn build(images: &Path, build: &Build, course: &Course) -> Result<Image> {
     Image::open(images, &build.name)
 }
 
-/// Removes what was left half way. What cannot be removed is logged, and is in nobody's way. Blocks.
+/// Removes what could not be removed when it was time.
+fn remove_left(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_ok() { remove_tree(path) } else { Ok(()) }
+}
+
+/// Removes what was left half way, when nobody makes or removes an image. What cannot be removed is logged, and is in nobody's way. Blocks.
 pub fn sweep(images: &Path) {
     let entries = match fs::read_dir(images) {
         Ok(entries) => entries,
@@ -256,6 +304,7 @@ pub fn sweep(images: &Path) {
             return;
         }
     };
+    debian::sweep(images);
     for entry in entries.flatten() {
         let name = entry.file_name();
         let is_half =
@@ -272,13 +321,18 @@ fn sync(path: &Path) -> Result<()> {
     synced.map_err(|error| Error::file("sync", path, &error))
 }
 
+/// Makes a directory that is its user's alone.
+pub(crate) fn make_private(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path).map_err(|error| Error::file("make", path, &error))
+}
+
 fn remove_tree(path: &Path) -> Result<()> {
     fs::remove_dir_all(path).map_err(|error| Error::file("remove", path, &error))
 }
 
-fn fill(new: &Path, build: &Build, course: &Course) -> Result<()> {
+fn fill(images: &Path, new: &Path, build: &Build, course: &Course) -> Result<()> {
     let stage = new.join("stage");
-    let (examined, boot) = examine(build, &stage, course)?;
+    let Found { examined, boot, origin } = examine(images, build, &stage, course)?;
     course.begin("unpacking the kernel")?;
     let (kernel_content, modules) = match &build.source {
         Source::Vm { image, .. } => (kernel::read(&image.kernel())?, image.modules()?),
@@ -288,10 +342,7 @@ fn fill(new: &Path, build: &Build, course: &Course) -> Result<()> {
         }
     };
     write(&new.join("kernel"), &kernel_content)?;
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .create(new.join("modules"))
-        .map_err(|error| Error::file("make", &new.join("modules"), &error))?;
+    make_private(&new.join("modules"))?;
     for module in &modules {
         write(&new.join("modules").join(&module.name), &module.content)?;
     }
@@ -314,32 +365,52 @@ fn fill(new: &Path, build: &Build, course: &Course) -> Result<()> {
         created: std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
+        origin,
     };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest has only texts and numbers");
     write(&new.join("image.json"), &text)
 }
 
-/// What is to be the root, and where a kernel is looked for. `stage` is made if a place is needed meanwhile.
-fn examine(build: &Build, stage: &Path, course: &Course) -> Result<(Examined, PathBuf)> {
+/// What an image is to be made of.
+struct Found {
+    examined: Examined,
+    /// Where a kernel is looked for.
+    boot: PathBuf,
+    origin: Option<Origin>,
+}
+
+/// Looks what is to be the root. `stage` is made if a place is needed meanwhile.
+fn examine(images: &Path, build: &Build, stage: &Path, course: &Course) -> Result<Found> {
     const LOOKING: &str = "looking at the root file system";
-    let boot = PathBuf::from("/boot");
-    match &build.source {
+    let (mut boot, mut origin) = (PathBuf::from("/boot"), None);
+    let examined = match &build.source {
         Source::Directory(path) => {
             course.begin(LOOKING)?;
-            Ok((root::examine_directory(path)?, boot))
+            root::examine_directory(path)?
         }
         Source::Archive(path) => {
             course.begin(LOOKING)?;
-            Ok((root::examine_archive(path, course)?, boot))
+            root::examine_archive(path, course)?
         }
         Source::Debian(release) => {
-            let installed = debian::install(stage, release, course)?;
+            let installed = debian::install(stage, (images, &build.name), release, course)?;
             course.begin(LOOKING)?;
-            Ok((root::examine_archive(&installed.archive, course)?, installed.boot))
+            boot = installed.boot;
+            root::examine_archive(&installed.archive, course)?
         }
-        Source::Disk(path) => Ok((Examined::Disk(path.clone(), disk::examine(path)?), boot)),
-        Source::Vm { disk, format, .. } => Ok((Examined::Disk(disk.clone(), *format), boot)),
-    }
+        Source::Registry(pull) => {
+            let pulled = registry::pull(pull, stage, course)?;
+            course.begin("looking at the layers")?;
+            origin = Some(pulled.origin);
+            root::examine_layers(&pulled.layers, course)?
+        }
+        Source::Disk(path) => Examined::Disk(path.clone(), disk::examine(path)?),
+        Source::Vm { disk, format, image } => {
+            origin = image.manifest.origin.clone();
+            Examined::Disk(disk.clone(), *format)
+        }
+    };
+    Ok(Found { examined, boot, origin })
 }
 
 fn content_of(path: &Path) -> Result<Content> {

@@ -22,7 +22,7 @@
 //! ```
 //!
 //! What this crate must not know: who asks, what a mount or a session is, and what is said through a port. It has no state in
-//! memory, and takes no lock: the daemon has one task for each vm, and one lock for all images.
+//! memory, and takes no lock: the daemon has one task for each vm, and gives each image's name to one at a time.
 //!
 //! Invariants:
 //!
@@ -31,6 +31,8 @@
 //! - A guest's process is known by its number *and* its start, or not at all.
 //! - Everything is its user's alone: `0700` and `0600`.
 //! - An image is not trusted: its kernel, modules and files are read within limits, and only a guest runs them.
+
+#![cfg(target_os = "linux")]
 
 pub mod capability;
 pub mod console;

@@ -109,7 +109,7 @@ impl Network {
 
 /// Starts a gate for the VMM that has its sockets there, or will in a moment. Needs a tokio runtime.
 pub fn open_gate(sockets: &Path) -> Result<Process> {
-    let gate = Spawn::new(supervisor::spawn::OWN_PROGRAM).argument(gate::PART).argument(sockets).spawn();
+    let gate = Spawn::new(supervisor::spawn::own_program()).argument(gate::PART).argument(sockets).spawn();
     gate.map_err(|error| Error::new(ErrorKind::Failure, format!("could not start a network: {error}")))
 }
 

@@ -132,7 +132,8 @@ mod tests {
         use crate::image::{Content, Manifest};
         let scratch = tempfile::tempdir().unwrap();
         let content = |bytes| Content { bytes, blake3: String::new() };
-        let manifest = Manifest { version: 1, kernel: content(3), root: content(4), created: 0 };
+        let manifest =
+            Manifest { version: 1, kernel: content(3), root: content(4), created: 0, origin: None };
         let found = Image { name: "tiny".to_owned(), directory: scratch.path().to_owned(), manifest };
         std::fs::write(found.kernel(), "123").unwrap();
         assert_eq!(image(&found).unwrap_err().kind, ErrorKind::NotFound);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ type Ended = (Option<ExitStatus>, String);
 impl Program {
     /// Runs it. Blocks.
     pub fn run(self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<()> {
-        let (ended, said) = self.watch(arguments, None, |_| ())?;
+        let (ended, said) = self.watch(arguments, None, None, |_| ())?;
         self.judge(ended, &said)
     }
 
@@ -88,12 +88,23 @@ impl Program {
         course: &Course,
         told: impl Fn(&str) -> Option<String> + Send,
     ) -> Result<()> {
+        self.run_with(arguments, None, course, told)
+    }
+
+    /// The same, with this directory for files that it needs only meanwhile. Blocks.
+    pub fn run_with(
+        self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        scratch: Option<&Path>,
+        course: &Course,
+        told: impl Fn(&str) -> Option<String> + Send,
+    ) -> Result<()> {
         let tell = move |line: &str| {
             if let Some(part) = told(line) {
                 course.tell(&part);
             }
         };
-        let (ended, said) = self.watch(arguments, Some(course), tell)?;
+        let (ended, said) = self.watch(arguments, scratch, Some(course), tell)?;
         course.check()?;
         self.judge(ended, &said)
     }
@@ -117,6 +128,7 @@ impl Program {
     fn watch(
         self,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        scratch: Option<&Path>,
         course: Option<&Course>,
         tell: impl Fn(&str) + Send,
     ) -> Result<Ended> {
@@ -126,6 +138,7 @@ impl Program {
         let mut command = Command::new(need("setpriv", "util-linux")?);
         command.args(["--pdeathsig", self.end.signal(), "--"]).arg(program).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.envs(scratch.map(|scratch| ("TMPDIR", scratch)));
         // Interrupts are for whoever has it run.
         let mut child = command.process_group(0).spawn().map_err(|error| self.failed(&error))?;
         let stderr = child.stderr.take();
@@ -206,7 +219,7 @@ mod tests {
     fn what_is_run_ends_with_whoever_has_it_run() {
         for end in [End::Killed, End::Told] {
             let program = Program { end, ..SHELL };
-            let (ended, said) = program.watch(["-c", "exec setpriv --dump >&2"], None, |_| ()).unwrap();
+            let (ended, said) = program.watch(["-c", "exec setpriv --dump >&2"], None, None, |_| ()).unwrap();
             let signal = format!("Parent death signal: {}", end.signal());
             assert!(ended.is_some_and(|status| status.success()) && said.contains(&signal), "{said}");
         }

@@ -20,6 +20,7 @@
 //! **Going on.** A client with a way to get another stream ([`AgentClient::lasting`]) goes on when one is lost: the agent
 //! keeps the session, and what has no answer is sent again. See [`relink`].
 
+mod asleep;
 mod call;
 mod counters;
 mod error;
@@ -56,8 +57,8 @@ pub use call::{Call, ReplyStream, TypedCall};
 pub use counters::Counters;
 pub use error::{CallError, ConnectError, LinkLost, Noise};
 pub use file::{
-    Attached, DirectoryPage, FileOutcome, FoundPage, Located, Looked, Opened, PageStream, RemovalPage,
-    Removed, Renamed, SearchPage, WalkPage, WatchPage, Written,
+    Attached, DirectoryPage, FileOutcome, FoundPage, GotMany, Located, Looked, MadeMany, Opened, PageStream,
+    RemovalPage, Removed, Renamed, SearchPage, WalkPage, WatchPage, Written,
 };
 pub use held::{Export, HeldFile, HeldLock};
 pub use process::{ProcessEvent, ProcessStream};

@@ -387,6 +387,21 @@ pub async fn connect_placing(
     attempt(&dial, &command, options).await?.map(over).map_err(|failed| failed.into_far_error(&dial))
 }
 
+/// Reaches the agent of a machine where one has been placed, through the first master alone, which is there. Tries once,
+/// neither places an agent nor asks for another master: for what is opened ahead of being asked for.
+pub async fn connect_placed(
+    ssh: &SshOptions,
+    agents: &Agents,
+    options: ConnectOptions,
+    sink: Arc<dyn EventSink>,
+) -> Result<Connection, OpenError> {
+    let dial = ssh.dial(ByteString::default());
+    let (program, stream) = ssh::channel(&dial, &agents.start_command())?;
+    let (stream, program) =
+        introduce(program, stream, options).await.map_err(|failed| failed.into_far_error(&dial))?;
+    Ok(Connection { client: AgentClient::over(stream, sink), program })
+}
+
 /// A stream that is no link, with what is known of the reason.
 struct Failed {
     source: ConnectError,

@@ -23,6 +23,8 @@
 //!   carried out once.
 //! - No secret is logged, stored or put into an error.
 
+#![cfg(unix)]
+
 pub mod askpass;
 pub mod client;
 mod connect;
@@ -33,6 +35,6 @@ pub mod spare;
 pub mod transport;
 
 pub use connect::{
-    Connection, OpenError, WorkerDialer, connect, connect_host, connect_placing, end_host_session,
-    end_session,
+    Connection, OpenError, WorkerDialer, connect, connect_host, connect_placed, connect_placing,
+    end_host_session, end_session,
 };

@@ -107,8 +107,8 @@ impl SpareCarrier {
             return;
         }
         // It waits for its machine, or for its master.
-        match rustix::process::pidfd_send_signal(&self.process, rustix::process::Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        match supervisor::process::kill_shown(&self.process) {
+            Ok(()) => {}
             Err(error) => tracing::warn!(%error, "the ssh of a channel in reserve could not be ended"),
         }
         if tokio::time::timeout(END_GRACE, self.program.ended()).await.is_err() {

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, MemfdFlags, memfd_create};
+use rustix::fs::FlockOperation;
 
 use crate::error::fails;
 use crate::{Error, Oid, Result};
@@ -268,8 +268,7 @@ fn charge(size: u64) -> u64 {
 
 fn in_memory(fill: &impl Fn(&mut File, &Path) -> Result<()>) -> Result<File> {
     let path = Path::new("a file in memory");
-    let file = memfd_create("stead-blob", MemfdFlags::CLOEXEC);
-    let mut file = File::from(file.map_err(|error| fails("make", path)(error.into()))?);
+    let mut file = crate::system::file_in_memory().map_err(fails("make", path))?;
     fill(&mut file, path)?;
     file.rewind().map_err(fails("read", path))?;
     Ok(file)

@@ -157,7 +157,7 @@ impl Refusal {
             Refusal::NameTooLong => Errno::NAMETOOLONG,
             Refusal::Invalid => Errno::INVAL,
             Refusal::Stale => Errno::STALE,
-            Refusal::NoAttribute => Errno::NODATA,
+            Refusal::NoAttribute => crate::system::NO_ATTRIBUTE,
             Refusal::TooManyLinks => Errno::MLINK,
             Refusal::TooLarge => Errno::TOOBIG,
             Refusal::NoSpace => Errno::NOSPC,

@@ -31,6 +31,8 @@
 //! - Nothing of a base is trusted: contents are compared with their object's hash before anybody sees them, names and modes are
 //!   checked, lengths are bounded.
 
+#![cfg(unix)]
+
 pub mod blobs;
 mod error;
 mod git;
@@ -38,6 +40,7 @@ pub mod log;
 pub mod names;
 pub mod node;
 pub mod objects;
+mod system;
 #[cfg(test)]
 mod testing;
 pub mod thread;

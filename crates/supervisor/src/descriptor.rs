@@ -7,11 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, recvmsg, sendmsg,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
+
+use crate::system;
 
 /// The most descriptors in one message; the kernel's own limit is 253.
 pub const DESCRIPTORS_MAX: usize = 64;
@@ -38,7 +40,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
+    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, system::SEND)?)
 }
 
 /// Receives bytes, and the descriptors attached to them, close-on-exec. Returns how many bytes came; 0 is the end of
@@ -48,7 +50,7 @@ pub fn receive(
     bytes: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<usize> {
-    receive_with(socket, bytes, descriptors, RecvFlags::CMSG_CLOEXEC)
+    receive_with(socket, bytes, descriptors, system::RECEIVE)
 }
 
 /// As [`receive`], and fails with [`io::ErrorKind::WouldBlock`] rather than wait, also on a socket that blocks.
@@ -57,7 +59,7 @@ pub fn receive_now(
     bytes: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<usize> {
-    receive_with(socket, bytes, descriptors, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
+    receive_with(socket, bytes, descriptors, system::RECEIVE | RecvFlags::DONTWAIT)
 }
 
 fn receive_with(
@@ -74,6 +76,7 @@ fn receive_with(
             descriptors.extend(received);
         }
     }
+    system::received(descriptors)?;
     if message.flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,

@@ -21,7 +21,7 @@
 //! Both sockets are made by whoever starts the keeper, so that they can be connected to at once, and `control.sock` is
 //! the same socket for all workers: a connection that none has accepted yet is the successor's.
 //!
-//! The channel keeps messages apart (`SOCK_SEQPACKET`). Descriptors that a worker has sent are safe from that moment,
+//! The channel keeps messages apart (`SOCK_SEQPACKET`, where there is that). Descriptors that a worker has sent are safe from that moment,
 //! whether the keeper has read them or not: the kernel holds them until the keeper's end is closed.
 
 mod arguments;
@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
 use crate::socket::SocketError;
-use crate::spawn::{OWN_PROGRAM, Spawn, SpawnError, Stdio};
+use crate::spawn::{Spawn, SpawnError, Stdio, own_program};
 
 pub use arguments::{ArgumentError, Inheritance, Kept};
 pub use channel::{Channel, Word};
@@ -85,7 +85,7 @@ pub struct Launch {
 impl Launch {
     /// The program that is running now, as `part`.
     pub fn own(part: impl AsRef<OsStr>) -> Launch {
-        Launch { program: PathBuf::from(OWN_PROGRAM), arguments: vec![part.as_ref().to_owned()] }
+        Launch { program: own_program(), arguments: vec![part.as_ref().to_owned()] }
     }
 }
 

@@ -13,12 +13,16 @@
 //! What this crate must not know: what the processes are for, and what they say to each other. It depends on none of
 //! the other crates.
 //!
+//! `system` is what each system has a way of its own for; nothing else here knows which one it is compiled for.
+//!
 //! Invariants:
 //!
-//! - A process is signalled through a pidfd, or as a group whose leader has not been reaped: never a stranger that got
+//! - A process is signalled through a pidfd (where there are none: after a look whether it has ended), or as a group whose leader has not been reaped: never a stranger that got
 //!   the number later.
 //! - Every child is reaped, also one whose handle was dropped: there are no zombies.
 //! - A child gets no descriptor and no variable that was not named. It outlives its parent.
+
+#![cfg(unix)]
 
 pub mod descriptor;
 pub mod identity;
@@ -30,6 +34,7 @@ pub mod process;
 pub mod socket;
 pub mod spawn;
 pub mod stop;
+mod system;
 
 pub use identity::Identity;
 pub use process::{Exit, Process};

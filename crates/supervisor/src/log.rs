@@ -35,7 +35,7 @@ impl RotatingFile {
         if !stderr_metadata.is_file() {
             return Ok(None);
         }
-        let path = std::fs::read_link("/proc/self/fd/2")?;
+        let path = crate::system::path_of_stderr()?;
         match is_at(&stderr_metadata, &path)? {
             true => Ok(Some(RotatingFile::open(&path, bytes_max)?)),
             false => Ok(None),

@@ -1,15 +1,14 @@
 //! A handle to a process that is watched.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
-};
+use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 
 use crate::descriptor::readable;
 use crate::identity::{Identity, IdentityError, has_ended};
+use crate::system::{self, raw_pid};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,10 +68,10 @@ impl Process {
         }
     }
 
-    /// Takes over the process that this pidfd means, as another process has [shown](show_child) it, if it is still there.
+    /// Takes over the process that this descriptor means, as another process has [shown](show_child) it, if it is still there.
     /// It is watched and signalled, not reaped.
     pub fn inherit(pidfd: OwnedFd) -> Result<Process, AdoptError> {
-        let pid = pid_of(pidfd.as_fd()).map_err(|source| AdoptError::Watch { pid: 0, source })?;
+        let pid = system::shown(pidfd.as_fd()).map_err(|source| AdoptError::Watch { pid: 0, source })?;
         let pid = pid.ok_or(AdoptError::Gone { pid: 0 })?;
         let identity = match Identity::of(pid) {
             Err(IdentityError::Gone { pid }) => return Err(AdoptError::Gone { pid }),
@@ -80,7 +79,7 @@ impl Process {
         };
         let watch = |source| AdoptError::Watch { pid, source };
         // Only now: the number meant the same process while it was identified if that is there still.
-        if pid_of(pidfd.as_fd()).map_err(watch)? != Some(pid) || has_ended(pid) {
+        if system::shown(pidfd.as_fd()).map_err(watch)? != Some(pid) || has_ended(pid) {
             return Err(AdoptError::Gone { pid });
         }
         Process::watching(identity, Kinship::Adopted, pidfd).map_err(watch)
@@ -92,7 +91,7 @@ impl Process {
     }
 
     fn open(identity: Identity, kinship: Kinship) -> io::Result<Process> {
-        let pidfd = pidfd_open(raw_pid(identity.pid)?, PidfdFlags::empty())?;
+        let pidfd = system::watch(identity.pid)?;
         Process::watching(identity, kinship, pidfd)
     }
 
@@ -116,7 +115,7 @@ impl Process {
         if let Some(exit) = self.exit {
             return Ok(exit);
         }
-        let exit = wait(self.watched(), self.kinship).await?;
+        let exit = wait(self.watched(), self.pid(), self.kinship).await?;
         self.exit = Some(exit);
         Ok(exit)
     }
@@ -126,7 +125,7 @@ impl Process {
         if self.exit.is_some() {
             return Ok(());
         }
-        ignore_gone(pidfd_send_signal(self.watched().get_ref(), signal))
+        ignore_gone(system::signal(self.watched().get_ref().as_fd(), self.pid(), signal))
     }
 
     /// Sends a signal to the process and all it started in its group. Only a child has a group of its own; for an
@@ -161,56 +160,28 @@ impl Drop for Process {
         };
         let pid = self.pid();
         runtime.spawn(async move {
-            if let Err(error) = wait(&pidfd, Kinship::Child).await {
+            if let Err(error) = wait(&pidfd, pid, Kinship::Child).await {
                 tracing::warn!(pid, %error, "could not reap a child");
             }
         });
     }
 }
 
-async fn wait(pidfd: &AsyncFd<OwnedFd>, kinship: Kinship) -> io::Result<Exit> {
-    loop {
-        let mut ready = pidfd.readable().await?;
-        if kinship == Kinship::Adopted {
-            return Ok(Exit::Unknown);
-        }
-        let status = waitid(WaitId::PidFd(as_fd(pidfd)), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
-        let Some(status) = status else {
-            ready.clear_ready();
-            continue;
-        };
-        let code = status.exit_status().map(Exit::Code);
-        let signal = status.terminating_signal().map(Exit::Signal);
-        return Ok(code.or(signal).unwrap_or(Exit::Unknown));
+async fn wait(watched: &AsyncFd<OwnedFd>, pid: u32, kinship: Kinship) -> io::Result<Exit> {
+    if kinship == Kinship::Adopted {
+        watched.readable().await?.retain_ready();
+        return Ok(Exit::Unknown);
     }
-}
-
-fn as_fd(pidfd: &AsyncFd<OwnedFd>) -> BorrowedFd<'_> {
-    pidfd.get_ref().as_fd()
+    let status = system::reap(watched, pid).await?;
+    let code = status.exit_status().map(Exit::Code);
+    let signal = status.terminating_signal().map(Exit::Signal);
+    Ok(code.or(signal).unwrap_or(Exit::Unknown))
 }
 
 /// A descriptor of a child of this process that has not been reaped, for another process to [inherit](Process::inherit).
-/// Fails when there is no such child.
+/// Fails when there is no such child, and with [`io::ErrorKind::Unsupported`] where processes have no descriptors.
 pub fn show_child(pid: u32) -> io::Result<OwnedFd> {
-    let pidfd = pidfd_open(raw_pid(pid)?, PidfdFlags::empty())?;
-    // Whoever has got the number of a child that was reaped is not this process's to wait for.
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
-    Ok(pidfd)
-}
-
-/// The number of the process that a pidfd means, until it has been reaped.
-fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
-    let number = text.lines().find_map(|line| line.strip_prefix("Pid:"));
-    let number: i64 =
-        number.and_then(|number| number.trim().parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
-    // Minus one when it has been reaped, and zero when it cannot be seen from here.
-    Ok(u32::try_from(number).ok().filter(|pid| *pid != 0))
-}
-
-fn raw_pid(pid: u32) -> io::Result<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+    system::show_child(pid)
 }
 
 fn ignore_gone(outcome: rustix::io::Result<()>) -> io::Result<()> {
@@ -218,6 +189,11 @@ fn ignore_gone(outcome: rustix::io::Result<()>) -> io::Result<()> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Ends the process that a descriptor of [`show_child`] means. One that has ended is not an error.
+pub fn kill_shown(shown: &OwnedFd) -> io::Result<()> {
+    ignore_gone(system::signal_shown(shown.as_fd(), Signal::KILL))
 }
 
 /// A process cannot be watched.

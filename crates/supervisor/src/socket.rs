@@ -2,15 +2,16 @@
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::net::sockopt::socket_peercred;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{SocketAddrUnix, connect};
+
+use crate::system::{self, through};
 
 /// The longest path of a unix socket, without its NUL.
-pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+pub const SOCKET_PATH_BYTES_MAX: usize = system::SOCKET_PATH_BYTES_MAX;
 
 /// A private place could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +80,7 @@ pub fn listen(path: &Path) -> Result<std::os::unix::net::UnixListener, SocketErr
     Ok(listener)
 }
 
-/// Listens on a socket called `name` in a private directory, whose path may be longer than a socket's. One that is
+/// Listens on a socket called `name` in a private directory, whose path may on Linux be longer than a socket's. One that is
 /// there is replaced in one step: whoever connects finds the old or the new one, never none. Blocks when it accepts.
 pub fn listen_in(directory: &Path, name: &str) -> Result<std::os::unix::net::UnixListener, SocketError> {
     let failed = |source: io::Error| SocketError::Listen { path: directory.join(name), source };
@@ -90,29 +91,24 @@ pub fn listen_in(directory: &Path, name: &str) -> Result<std::os::unix::net::Uni
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    let listener = std::os::unix::net::UnixListener::bind(through(&handle, &new)).map_err(failed)?;
+    let listener =
+        std::os::unix::net::UnixListener::bind(through(&handle, directory, &new)).map_err(failed)?;
     std::fs::set_permissions(directory.join(&new), Permissions::from_mode(0o600)).map_err(failed)?;
     std::fs::rename(directory.join(&new), directory.join(name)).map_err(failed)?;
     Ok(listener)
 }
 
-/// Connects to the socket called `name` in `directory`, whose path may be longer than a socket's. Does not wait for
+/// Connects to the socket called `name` in `directory`, whose path may on Linux be longer than a socket's. Does not wait for
 /// anybody: whoever listens accepts it when he comes to it, and one who has let too many wait already is not reached, with
 /// [`io::ErrorKind::WouldBlock`]. The stream blocks.
 pub fn connect_in(directory: &Path, name: &str) -> io::Result<std::os::unix::net::UnixStream> {
     let handle = std::fs::File::open(directory)?;
-    let address = SocketAddrUnix::new(through(&handle, name))?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(through(&handle, directory, name))?;
+    let socket = system::stream_socket()?;
     connect(&socket, &address)?;
     let stream = std::os::unix::net::UnixStream::from(socket);
     stream.set_nonblocking(false)?;
     Ok(stream)
-}
-
-/// A path of a few bytes for what is in an open directory.
-fn through(directory: &std::fs::File, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
 /// Who is on the other end of a socket.
@@ -128,12 +124,7 @@ pub struct Peer {
 
 /// Asks the kernel who is on the other end.
 pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
-    let credentials = socket_peercred(socket)?;
-    Ok(Peer {
-        uid: credentials.uid.as_raw(),
-        gid: credentials.gid.as_raw(),
-        pid: credentials.pid.as_raw_nonzero().get().unsigned_abs(),
-    })
+    system::peer(socket.as_fd())
 }
 
 /// Whether `peer` may speak for this process's user: it is that user, or root, who could anyway.

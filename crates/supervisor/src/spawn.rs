@@ -10,15 +10,19 @@ use std::ptr;
 
 use crate::identity::{Identity, IdentityError};
 use crate::process::Process;
+use crate::system;
 
-/// The program that is running now, even when its file has been replaced by a newer one.
-pub const OWN_PROGRAM: &str = "/proc/self/exe";
+/// The program that is running now; on Linux even when its file has been replaced by a newer one.
+pub fn own_program() -> PathBuf {
+    system::own_program()
+}
 
 /// A child to be started.
 ///
 /// It runs in a session and process group of its own, so that a terminal's signals do not reach it, with every signal
 /// unblocked and at its default. It keeps running when its parent ends. It gets no descriptor of this process that is
-/// not named here: starting it marks all others, also inherited ones, as close-on-exec.
+/// not named here: starting it marks all others, also inherited ones, as close-on-exec. Those that a shell or a test left open to this
+/// process would otherwise live as long as the longest-lived worker.
 #[derive(Debug)]
 pub struct Spawn {
     program: PathBuf,
@@ -195,7 +199,7 @@ impl Spawn {
         let strings = Strings::new(&self)?;
         let descriptors =
             |source: io::Error| SpawnError::Descriptors { program: self.program.clone(), source };
-        close_on_exec().map_err(descriptors)?;
+        system::close_on_exec().map_err(descriptors)?;
         let placed = self.place().map_err(descriptors)?;
         let pid = start(&strings, &placed)
             .map_err(|source| SpawnError::Start { program: self.program.clone(), source })?;
@@ -314,28 +318,6 @@ fn check(code: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// Marks every descriptor of this process from 3 on. Descriptors that a shell or a test left open to this process would
-/// otherwise live as long as the longest-lived worker.
-fn close_on_exec() -> io::Result<()> {
-    // SAFETY: the call takes integers only, and marking a descriptor does not invalidate it.
-    match unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) } {
-        0 => return Ok(()),
-        _ => match io::Error::last_os_error() {
-            // Before Linux 5.11.
-            error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {}
-            error => return Err(error),
-        },
-    }
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let number: Option<RawFd> = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-        if let Some(number) = number.filter(|number| *number > 2) {
-            // SAFETY: as above. One that was closed since it was listed gives EBADF, which is as good.
-            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
-    }
-    Ok(())
-}
-
 /// Closes every descriptor from 3 on: those that this process inherited without asking for them.
 ///
 /// # Safety
@@ -343,14 +325,7 @@ fn close_on_exec() -> io::Result<()> {
 /// Nothing in this process may own such a descriptor, so this is for the first lines of a program.
 pub unsafe fn close_inherited() -> io::Result<()> {
     // SAFETY: the caller vouches for it that nobody uses them.
-    match unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } {
-        0 => Ok(()),
-        _ => match io::Error::last_os_error() {
-            // Before Linux 5.9 they stay open, and are at least not passed on.
-            error if error.raw_os_error() == Some(libc::ENOSYS) => close_on_exec(),
-            error => Err(error),
-        },
-    }
+    unsafe { system::close_inherited() }
 }
 
 struct Actions(libc::posix_spawn_file_actions_t);
@@ -370,8 +345,8 @@ impl Actions {
     }
 
     fn change_directory(&mut self, directory: &CString) -> io::Result<()> {
-        // SAFETY: the object is initialised; the path is copied.
-        check(unsafe { libc::posix_spawn_file_actions_addchdir_np(&mut self.0, directory.as_ptr()) })
+        // SAFETY: the object is initialised.
+        check(unsafe { system::add_change_directory(&mut self.0, directory) })
     }
 }
 

@@ -7,8 +7,18 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.first() {
         Some(argument) if argument == "--version" => print_version(),
-        _ => agent::main(arguments),
+        _ => serve(arguments),
     }
+}
+
+#[cfg(target_os = "linux")]
+use agent::main as serve;
+
+/// The agent needs `/proc`, and descriptors that only name a file.
+#[cfg(not(target_os = "linux"))]
+fn serve(_arguments: Vec<std::ffi::OsString>) -> ExitCode {
+    eprintln!("stead-agent: the agent runs on Linux only");
+    ExitCode::FAILURE
 }
 
 /// What tells a client whether this is the agent it needs.

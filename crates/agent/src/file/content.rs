@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// Gives a new or emptied file its content and attributes.
-    fn fill(
+    pub(crate) fn fill(
         &self,
         handle: &Arc<Handle>,
         how: PutHow,
@@ -166,7 +166,7 @@ impl Session {
     }
 
     /// Creates a file, or opens the one that is there. Says whether it was created.
-    fn create_or_open(
+    pub(crate) fn create_or_open(
         &self,
         directory: &OwnedFd,
         name: &Name,
@@ -378,7 +378,7 @@ impl Copy<'_> {
     }
 }
 
-fn handle_of(file: OwnedFd, entry: &Entry, flags: OpenFlags) -> Handle {
+pub(crate) fn handle_of(file: OwnedFd, entry: &Entry, flags: OpenFlags) -> Handle {
     Handle { file, id: entry.id, kind: entry.attributes.kind, write: writes(flags) }
 }
 
@@ -459,6 +459,21 @@ pub(crate) fn read_at(file: &OwnedFd, offset: u64, length: usize) -> Result<Vec<
     Ok(bytes)
 }
 
+/// All that is in a small file of a directory. `EAGAIN` if it is not, or does not stay, what the entry says.
+pub(crate) fn read_whole(directory: &OwnedFd, name: &Name, entry: &Entry) -> Result<Vec<u8>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name.as_bytes(), flags, rustix::fs::Mode::empty())?;
+    // One byte more than there should be tells whether the file has grown.
+    let content = read_at(&file, 0, entry.attributes.size as usize + 1)?;
+    let now = stat::entry_of_open(&file)?;
+    let times = |entry: &Entry| (entry.attributes.modified, entry.attributes.changed);
+    let unchanged = now.id == entry.id && times(&now) == times(entry);
+    match unchanged && content.len() as u64 == entry.attributes.size {
+        true => Ok(content),
+        false => Err(Errno::AGAIN),
+    }
+}
+
 /// Writes all it can, and says how much that was and what stopped it.
 fn write_all(file: &OwnedFd, at: WriteAt, bytes: &[u8]) -> (usize, Result<(), Errno>) {
     let mut written = 0;
@@ -482,7 +497,7 @@ fn write_all(file: &OwnedFd, at: WriteAt, bytes: &[u8]) -> (usize, Result<(), Er
 }
 
 /// Takes a half-made file away, unless its name is another's by now.
-fn remove_if_still(directory: &OwnedFd, name: &Name, handle: &Handle) {
+pub(crate) fn remove_if_still(directory: &OwnedFd, name: &Name, handle: &Handle) {
     let still = stat::entry_at(directory, name.as_bytes()).is_ok_and(|entry| entry.id == handle.id);
     if still && let Err(errno) = rustix::fs::unlinkat(directory, name.as_bytes(), AtFlags::empty()) {
         log(format_args!("could not remove the half-made file `{name}`: {errno}"));

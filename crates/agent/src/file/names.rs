@@ -212,7 +212,7 @@ fn open_path(directory: &OwnedFd, name: &Name) -> Result<OwnedFd, Errno> {
 }
 
 /// The regular file that has the name, if one has.
-fn open_regular(directory: &OwnedFd, name: &Name) -> Option<(FileId, OwnedFd)> {
+pub(crate) fn open_regular(directory: &OwnedFd, name: &Name) -> Option<(FileId, OwnedFd)> {
     let file = open_path(directory, name).ok()?;
     let (id, kind) = stat::id_of(&file).ok()?;
     (kind == Kind::File).then_some((id, file))

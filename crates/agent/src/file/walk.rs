@@ -4,14 +4,13 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use wire::agent::Reply;
 use wire::agent::file::{FileReply, Kind, Lease, Listed, Place, WalkBudget, WalkFrom};
 use wire::agent::name::Name;
 
 use crate::failure::failure;
-use crate::file::content::read_at;
+use crate::file::content::read_whole;
 use crate::file::listing::{Names, PAGE_BYTES, listed, listed_bytes};
 use crate::session::{Outcome, Session};
 use crate::stat;
@@ -201,22 +200,9 @@ impl Contents {
         if !wanted {
             return;
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let Ok(file) = rustix::fs::openat(directory, listed.name.as_bytes(), flags, Mode::empty()) else {
+        let Ok(content) = read_whole(directory, &listed.name, entry) else {
             return;
         };
-        // One byte more than there should be tells whether the file has grown.
-        let Ok(content) = read_at(&file, 0, size as usize + 1) else {
-            return;
-        };
-        let unchanged = stat::entry_of_open(&file).is_ok_and(|now| {
-            now.id == entry.id
-                && (now.attributes.modified, now.attributes.changed)
-                    == (entry.attributes.modified, entry.attributes.changed)
-        });
-        if content.len() as u64 != size || !unchanged {
-            return;
-        }
         budget.content_bytes -= size;
         self.lengths.push((index as u32, size as u32));
         self.payload.extend_from_slice(&content);

@@ -192,6 +192,110 @@ fn a_put_that_fails_leaves_nothing() {
     assert!(!directory.path().join("file").exists());
 }
 
+fn new_file(text: &str, bytes: u32) -> NewFile {
+    let beside = name(format!(".{text}.part"));
+    NewFile { name: name(text), beside, mode: 0o600, changes: AttributeChanges::default(), bytes }
+}
+
+fn put_many(directory: &Place, files: Vec<NewFile>) -> FileRequest {
+    FileRequest::PutMany { directory: directory.clone(), files, caller: me() }
+}
+
+fn names_in(directory: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn many_files_are_made_by_one_request_and_each_is_its_own_matter() {
+    let directory = tempdir().unwrap();
+    let mut client = Client::attach(directory.path());
+    std::fs::create_dir(directory.path().join("taken")).unwrap();
+    std::fs::write(directory.path().join("old"), "a longer older version").unwrap();
+    // What a request before this one has left when its agent was killed.
+    std::fs::write(directory.path().join(".new.part"), "left").unwrap();
+    std::os::unix::fs::symlink("old", directory.path().join(".link.part")).unwrap();
+    let modified = Time { seconds: 1_000_000_000, nanoseconds: 1 };
+    let changes = AttributeChanges {
+        mode: Some(0o444),
+        modified: SetTime::To(modified),
+        ..AttributeChanges::default()
+    };
+    let wrong =
+        AttributeChanges { modified: SetTime::To(Time { seconds: 0, nanoseconds: u32::MAX }), ..changes };
+    let files = vec![
+        NewFile { changes, ..new_file("new", 3) },
+        new_file("taken", 4),
+        NewFile { changes: wrong, ..new_file("wrong", 1) },
+        new_file("link", 2),
+        new_file("empty", 0),
+        new_file("old", 5),
+    ];
+    let request = put_many(&client.root, files);
+    let (reply, _) = client.call(request.clone(), b"onefourxlkfiver").unwrap();
+    let failures = |errnos: [i32; 6]| {
+        let failures = errnos.map(|errno| (errno != 0).then(|| Errno(u16::try_from(errno).unwrap())));
+        FileReply::MadeMany { failures: failures.to_vec() }
+    };
+    let expected = failures([0, libc::EISDIR, libc::EINVAL, libc::ELOOP, 0, 0]);
+    assert_eq!(reply, expected);
+    let read = |name: &str| std::fs::read(directory.path().join(name)).unwrap();
+    assert_eq!((read("new"), read("empty"), read("old")), (b"one".to_vec(), Vec::new(), b"fiver".to_vec()));
+    let meta = std::fs::metadata(directory.path().join("new")).unwrap();
+    assert_eq!((meta.mtime(), meta.permissions().mode() & 0o777), (1_000_000_000, 0o444));
+    assert_eq!(names_in(directory.path()), [".link.part", "empty", "new", "old", "taken"]);
+    // Sent again to another session, it comes to the same.
+    assert_eq!(client.call(request, b"onefourxlkfiver").unwrap().0, expected);
+    assert_eq!(names_in(directory.path()), [".link.part", "empty", "new", "old", "taken"]);
+}
+
+#[test]
+fn many_files_whose_lengths_are_not_those_of_the_payload_are_refused() {
+    let directory = tempdir().unwrap();
+    let mut client = Client::attach(directory.path());
+    let root = client.root.clone();
+    let longest = vec![new_file("a", u32::MAX), new_file("b", 1)];
+    for files in [vec![new_file("a", 4)], vec![new_file("a", 2)], vec![], longest] {
+        assert_eq!(errno(client.call(put_many(&root, files), b"one")), libc::EINVAL);
+    }
+    let too_many = (0..=FILES_MAX).map(|number| new_file(&number.to_string(), 0)).collect();
+    assert_eq!(errno(client.call(put_many(&root, too_many), b"")), libc::EINVAL);
+    assert!(names_in(directory.path()).is_empty());
+    let mut reader = Client::attach_with(directory.path(), true);
+    let request = put_many(&reader.root, vec![new_file("a", 0)]);
+    assert_eq!(errno(reader.call(request, b"")), libc::EROFS);
+}
+
+#[test]
+fn many_files_are_read_by_one_request_as_far_as_they_fit() {
+    let directory = tempdir().unwrap();
+    let mut client = Client::attach(directory.path());
+    for (name, content) in [("a", "first"), ("b", ""), ("c", "too long"), ("d", "it")] {
+        std::fs::write(directory.path().join(name), content).unwrap();
+    }
+    std::os::unix::fs::symlink("a", directory.path().join("link")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        directory.path().join("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
+    let names: Vec<_> = ["a", "b", "c", "link", "fifo", "absent", "d"].map(name).to_vec();
+    let request = FileRequest::GetMany { directory: client.root.clone(), names, bytes_max: 7 };
+    let (reply, payload) = client.call(request, b"").unwrap();
+    let failed = |errno: i32| Err(Errno(u16::try_from(errno).unwrap()));
+    let (other, absent) = (failed(libc::EMEDIUMTYPE), failed(libc::ENOENT));
+    let files = vec![Ok(5), Ok(0), failed(libc::EFBIG), other, other, absent, Ok(2)];
+    assert_eq!((reply, payload), (FileReply::GotMany { files }, b"firstit".to_vec()));
+    let names = vec![name("a"); FILES_MAX + 1];
+    let request = FileRequest::GetMany { directory: client.root.clone(), names, bytes_max: 7 };
+    assert_eq!(errno(client.call(request, b"")), libc::EINVAL);
+}
+
 #[test]
 fn holes_are_made_found_and_kept() {
     let directory = tempdir().unwrap();

@@ -121,6 +121,18 @@ fn request() -> impl Strategy<Value = FileRequest> {
                 caller
             }
         ),
+        (place(), name(), any::<u16>(), changes(), caller()).prop_map(
+            |(directory, name, mode, changes, caller)| {
+                // The payload is divided, or is not the files' own.
+                let file = |bytes| NewFile { name: name.clone(), beside: name.clone(), mode, changes, bytes };
+                F::PutMany { directory, files: vec![file(3), file(u32::from(mode % 8))], caller }
+            }
+        ),
+        (place(), name(), small()).prop_map(|(directory, name, bytes_max)| F::GetMany {
+            directory,
+            names: vec![name.clone(), name],
+            bytes_max
+        }),
     ];
     let files = prop_oneof![
         (place(), flags(), handle(), small()).prop_map(|(place, flags, handle, inline_bytes)| F::Open {
@@ -257,6 +269,8 @@ fn placed(mut request: FileRequest, places: &[Place]) -> FileRequest {
         | F::Create { directory, .. }
         | F::CreateUnnamed { directory, .. }
         | F::Put { directory, .. }
+        | F::PutMany { directory, .. }
+        | F::GetMany { directory, .. }
         | F::List { directory, .. }
         | F::Find { directory, .. }
         | F::RemoveTree { directory, .. }

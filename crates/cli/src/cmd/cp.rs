@@ -32,7 +32,7 @@ mod together;
 mod work;
 
 use files::Files;
-use work::{Pair, Work};
+use work::{Item, Pair, Target, Work};
 
 /// How long the copies that are under way may take after an interrupt to end by themselves, and to take away what is
 /// half done. A machine that does not answer would take for ever.
@@ -86,8 +86,8 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let client = needs_daemon.then(|| context.daemon()).transpose()?;
     let caller = context.caller();
     let files = Files::new(&caller, client.as_ref());
-    let pairs = pairs(files, sources, destination, &args.destination)?;
-    let work = Work::new(files, pairs);
+    let items = items(files, sources, destination, &args.destination)?;
+    let work = Work::new(files, items);
     let news = News::follow(context, machines, &[Topic::Connection, Topic::Mount]);
     let outcome = copy(&work, client.as_ref(), news, context.output.shows_progress());
     let progress = work.progress();
@@ -134,7 +134,7 @@ fn print(copied: &Copied, context: &mut Context) -> Result<()> {
 }
 
 /// Finds out what is there and what each copy will be called.
-fn pairs(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &OsStr) -> Result<Vec<Pair>> {
+fn items(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &OsStr) -> Result<Vec<Item>> {
     let into = Place::of(&destination)?;
     let there = files.stat(&destination, Links::Follow)?;
     let is_directory = there.as_ref().is_some_and(|entry| entry.kind == FileKind::Directory);
@@ -146,7 +146,9 @@ fn pairs(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &
         };
         return Err(Error::new(kind, format!("`{destination}` {why}, and a directory is wanted")));
     }
-    let mut pairs = Vec::new();
+    // What has the name of a copy in a directory is not known yet.
+    let target = if there.is_none() { Target::New } else { Target::Unknown };
+    let mut items = Vec::new();
     for from in sources {
         Place::of(&from)?;
         let Some(entry) = files.stat(&from, Links::Follow)? else {
@@ -161,9 +163,9 @@ fn pairs(files: Files<'_>, sources: Vec<Source>, destination: Source, written: &
             let message = if is_itself { "onto itself" } else { "into itself" };
             return Err(Error::new(ErrorKind::Conflict, format!("`{from}` cannot be copied {message}")));
         }
-        pairs.push(Pair { from, entry, to });
+        items.push(Item::named(Pair { from, entry, to }, target));
     }
-    Ok(pairs)
+    Ok(items)
 }
 
 fn machine(source: &Source) -> Option<Machine> {

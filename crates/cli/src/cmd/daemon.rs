@@ -4,14 +4,12 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process;
 use std::time::Duration;
 
 use clap::Subcommand;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::inotify;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use wire::api::ErrorKind;
 use wire::api::daemon::{DaemonStatus, Fate, Status, Stop, Stopped};
@@ -25,7 +23,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::output::text::{age, bytes};
-use crate::{Daemon, Next};
+use crate::{Daemon, Next, system};
 
 /// How long a daemon that has said it stops may take to end. All that is left for it is to close files.
 const END_DEADLINE: Duration = Duration::from_secs(10);
@@ -171,9 +169,8 @@ fn end(context: &Context, how: Stop) -> Result<Option<Stopped>> {
         return Err(Error::new(ErrorKind::Failure, "could not tell which process the daemon is"));
     };
     // Taken before the request: afterwards the number could be another process's.
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| {
-        Error::io(format_args!("could not watch the daemon (process {pid})"), &errno.into())
-    })?;
+    let its_end = system::end_of(pid)
+        .map_err(|error| Error::io(format_args!("could not watch the daemon (process {pid})"), &error))?;
     let stopped = match client.call(how) {
         Ok(stopped) => stopped,
         Err(Error::Failed(failure)) if failure.kind == ErrorKind::Usage => {
@@ -185,7 +182,7 @@ fn end(context: &Context, how: Stop) -> Result<Option<Stopped>> {
     };
     let timeout =
         rustix::time::Timespec { tv_sec: END_DEADLINE.as_secs().try_into().unwrap_or(10), tv_nsec: 0 };
-    match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+    match poll(&mut [PollFd::new(&its_end, PollFlags::IN)], Some(&timeout)) {
         Ok(1) => Ok(Some(stopped)),
         Ok(_) => {
             let message = format!("the daemon said that it stops, and process {pid} still runs");
@@ -252,12 +249,16 @@ fn logs(context: &mut Context, mount: Option<MountId>, lines: usize, follow: boo
         (opened, _) => opened.map_err(could_not)?,
     };
     // Watched before it is read: what is written in between is not missed.
-    let mut watch = follow.then(|| watch(&path)).transpose()?;
+    let watched = || {
+        let could_not = |error| Error::io(format_args!("could not watch `{}`", path.display()), &error);
+        system::Growth::of(&path).map_err(could_not)
+    };
+    let mut watch = follow.then(watched).transpose()?;
     let tail = tail(&mut file, lines).map_err(could_not)?;
     context.output.raw(&tail)?;
-    while let Some(watched) = &watch {
+    while let Some(growth) = &watch {
         context.output.flush()?;
-        next_change(watched)?;
+        growth.wait().map_err(|error| Error::io("could not wait for the log to grow", &error))?;
         copy_rest(&mut file, &mut context.output).map_err(could_not)??;
         // A log that is full is put aside under another name, and a new one begun, an instant later.
         let next = match File::open(&path) {
@@ -266,7 +267,7 @@ fn logs(context: &mut Context, mount: Option<MountId>, lines: usize, follow: boo
             Err(error) => return Err(could_not(error)),
         };
         if identity(&file).map_err(could_not)? != identity(&next).map_err(could_not)? {
-            watch = Some(self::watch(&path)?);
+            watch = Some(watched()?);
             file = next;
             copy_rest(&mut file, &mut context.output).map_err(could_not)??;
         }
@@ -301,28 +302,6 @@ fn tail(file: &mut File, count: usize) -> std::io::Result<Vec<u8>> {
     };
     text.drain(..from);
     Ok(text)
-}
-
-fn watch(path: &Path) -> Result<std::os::fd::OwnedFd> {
-    let could_not = |errno: rustix::io::Errno| {
-        Error::io(format_args!("could not watch `{}`", path.display()), &errno.into())
-    };
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).map_err(could_not)?;
-    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY).map_err(could_not)?;
-    // The directory tells when the next file is there.
-    let dir = path.parent().unwrap_or(path);
-    inotify::add_watch(&watch, dir, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)
-        .map_err(could_not)?;
-    Ok(watch)
-}
-
-fn next_change(watch: &std::os::fd::OwnedFd) -> Result<()> {
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
-    let mut events = inotify::Reader::new(watch, &mut buffer);
-    match events.next() {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(errno) => Err(Error::io("could not wait for the log to grow", &errno.into())),
-    }
 }
 
 #[cfg(test)]

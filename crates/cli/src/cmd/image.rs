@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use wire::api::image::{Build, Delete, Image, List, Promote, Show, Source};
+use wire::api::image::{Build, Delete, Image, List, Origin, Promote, Registry, Show, Source};
 use wire::api::{Call, Method, ServerNotification};
 use wire::bytestring::ByteString;
 
 use crate::context::Context;
-use crate::error::Result;
-use crate::output::text::{age, bytes, one_line};
+use crate::error::{Error, Result};
+use crate::output::text::{age, bytes, one_line, quoted};
 use crate::output::{Align, Table};
 
 /// Make and show images: what vms boot from.
@@ -28,6 +28,12 @@ enum Command {
     ///
     /// Without --root and --from packages of Debian are downloaded by mmdebstrap, with systemd, git and their own kernel.
     Build(BuildArgs),
+    /// Make an image of one in a registry of containers
+    ///
+    /// All layers are verified by their digests, and written to a root file system with the owners, modes, links and devices that they
+    /// say. A vm boots it, with its init if it has one, and reaches the same files; what the image says is to be run as a container
+    /// is shown by `image show`, and not run. Logins are those of `docker login`.
+    Pull(PullArgs),
     /// Make an image of a disk that is there
     Register(RegisterArgs),
     /// Make an image of what a vm has written, which has to be stopped
@@ -73,6 +79,27 @@ struct BuildArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct PullArgs {
+    /// What it is called there: [HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], of docker.io without a host
+    reference: String,
+    /// What to call it here [default: the last part of the repository]
+    #[arg(long)]
+    name: Option<String>,
+    /// For which computers, if there are several [default: those of this one's sort, such as linux/amd64]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
+    /// A host that may be spoken to without TLS, with its port if it has one; this very computer always may
+    #[arg(long, value_name = "HOST")]
+    plain_http: Option<String>,
+    /// The kernel, as for `build`
+    #[arg(long, value_name = "FILE", default_value = "auto")]
+    kernel: PathBuf,
+    /// The directory of the kernel's modules, as for `build`
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 struct RegisterArgs {
     /// What to call it: up to 32 small letters, digits and `-`
     name: String,
@@ -91,6 +118,7 @@ struct RegisterArgs {
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     match args.command {
         Command::Build(args) => build(args, context),
+        Command::Pull(args) => pull(args, context),
         Command::Register(args) => {
             let source = Source::Disk(absolute(args.disk, context));
             let build = wanted(args.name, source, args.kernel, args.modules, context);
@@ -109,7 +137,8 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
             if context.output.is_json() {
                 return context.output.document(&image);
             }
-            table(std::slice::from_ref(&image), context)
+            table(std::slice::from_ref(&image), context)?;
+            image.origin.as_ref().map_or(Ok(()), |origin| show_origin(origin, context))
         }
         Command::Delete { name } => {
             let deleted = context.daemon()?.call(Delete { name })?;
@@ -129,6 +158,52 @@ fn build(args: BuildArgs, context: &mut Context) -> Result<()> {
     };
     let build = wanted(args.name, source, args.kernel, args.modules, context);
     print(&make(build, context)?, context)
+}
+
+fn pull(args: PullArgs, context: &mut Context) -> Result<()> {
+    let name = args.name.or_else(|| name_of(&args.reference)).ok_or_else(|| {
+        Error::usage(format!("{} says no name for the image", quoted(args.reference.as_bytes())))
+            .hint("stead image pull REFERENCE --name NAME")
+    })?;
+    let docker = context.variable("DOCKER_CONFIG").map(PathBuf::from);
+    let docker = docker.or_else(|| context.variable("HOME").map(|home| PathBuf::from(home).join(".docker")));
+    let source = Source::Registry(Registry {
+        reference: args.reference,
+        platform: args.platform,
+        plain_http: args.plain_http,
+        docker_config: docker.map(|docker| absolute(docker, context)),
+    });
+    let build = wanted(name, source, args.kernel, args.modules, context);
+    print(&make(build, context)?, context)
+}
+
+/// What an image is called here if nobody says so: the last part of its repository, as a name may be.
+fn name_of(reference: &str) -> Option<String> {
+    let whole = reference.split('@').next().unwrap_or_default();
+    let last = whole.rsplit('/').next().unwrap_or_default();
+    let last = last.split(':').next().unwrap_or_default();
+    let name = last.replace(['.', '_'], "-");
+    (!name.is_empty()).then_some(name)
+}
+
+/// Where it is from, and what a program of containers would run of it.
+fn show_origin(origin: &Origin, context: &mut Context) -> Result<()> {
+    let run = origin.run.clone().unwrap_or_default();
+    let words = |words: &[String]| words.iter().map(|word| one_line(word)).collect::<Vec<_>>().join(" ");
+    let lines = [
+        ("from", one_line(&origin.reference)),
+        ("digest", one_line(&origin.digest)),
+        ("platform", one_line(&origin.platform)),
+        ("user", one_line(&run.user)),
+        ("directory", one_line(&run.working_dir)),
+        ("entrypoint", words(&run.entrypoint)),
+        ("command", words(&run.cmd)),
+    ];
+    let variables = run.env.iter().map(|variable| ("variable", one_line(variable)));
+    for (what, text) in lines.into_iter().chain(variables).filter(|(_, text)| !text.is_empty()) {
+        context.output.line(format_args!("{what:<10}  {text}"))?;
+    }
+    Ok(())
 }
 
 fn absolute(path: PathBuf, context: &Context) -> ByteString {
@@ -186,4 +261,23 @@ fn table(images: &[Image], context: &mut Context) -> Result<()> {
         ]);
     }
     context.output.table(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_called_as_its_repository_ends() {
+        for (reference, name) in [
+            ("debian", Some("debian")),
+            ("debian:12", Some("debian")),
+            ("ghcr.io/a/b_c.d:1@sha256:0", Some("b-c-d")),
+            ("localhost:5000/a", Some("a")),
+            ("", None),
+            ("a/", None),
+        ] {
+            assert_eq!(name_of(reference).as_deref(), name, "{reference}");
+        }
+    }
 }

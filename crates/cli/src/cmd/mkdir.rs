@@ -69,7 +69,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
 fn umask() -> u32 {
     let umask = rustix::process::umask(Mode::empty());
     rustix::process::umask(umask);
-    umask.bits()
+    crate::system::bits(umask)
 }
 
 fn make(client: &Client, source: &Source, args: &Args, context: &Context) -> Result<Entry> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, poll};
 use serde_json::Value;
 use wire::api::ErrorKind;
 use wire::api::event::ThreadState;
@@ -106,7 +106,7 @@ fn pause(client: &Client) -> Result<()> {
         tv_sec: WATCH_INTERVAL.as_secs().try_into().unwrap_or(1),
         tv_nsec: WATCH_INTERVAL.subsec_nanos().into(),
     };
-    match poll(&mut [PollFd::new(client, PollFlags::RDHUP)], Some(&timeout)) {
+    match poll(&mut [PollFd::new(client, crate::system::GONE)], Some(&timeout)) {
         Ok(0) | Err(rustix::io::Errno::INTR) => Ok(()),
         Ok(_) => Err(Error::new(ErrorKind::Failure, "the daemon went away").hint("stead daemon status")),
         Err(errno) => Err(Error::io("could not wait", &errno.into())),

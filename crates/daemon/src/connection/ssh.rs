@@ -10,6 +10,7 @@
 //! Commands run in a session of their own, one for each machine, which begins with the first of them, and goes on through
 //! the next connection's masters when this one is lost.
 
+mod ahead;
 mod logins;
 mod previous;
 
@@ -24,7 +25,7 @@ use remote::transport::host::HostOptions;
 use remote::transport::ssh::{
     LoginOptions, MastersEnd, Prompts, SshError, SshOptions, UserConfig, control_path, write_config,
 };
-use remote::{Connection, OpenError, askpass, connect, connect_placing, end_session};
+use remote::{Connection, OpenError, askpass, connect, end_session};
 use wire::api::ErrorObject;
 use wire::api::machine::{Caller, Machine, SshTarget};
 use wire::bytestring::ByteString;
@@ -37,6 +38,7 @@ use super::{
     Attendant, CommandSession, CommandSessions, ConnectRequest, Connector, Later, Link, variables_of,
 };
 use crate::failure::{chain, failure};
+use ahead::Ahead;
 use logins::Logins;
 
 pub use previous::end_masters;
@@ -146,13 +148,12 @@ async fn open(connector: &SshConnector, request: ConnectRequest) -> Result<Arc<d
             logins
         }
     };
-    let channel = connect_placing(&options, &agents, ConnectOptions::default(), Arc::new(NoEvents))
-        .await
-        .map_err(|error| from_open(&name, &error))?;
+    let reached = ahead::connect(&options, &agents, request.opens).await;
+    let (channel, ahead) = reached.map_err(|error| from_open(&name, &error))?;
     let (control, program) = Control::new(name, channel).await?;
     let dial = options.dial(ByteString::from(program));
     let commands = connector.commands.of_link(&request.machine);
-    Ok(Arc::new(SshLink { dial, logins, control, commands }))
+    Ok(Arc::new(SshLink { dial, logins, control, ahead: Mutex::new(ahead), commands }))
 }
 
 /// The logins of a daemon before this one, or a new one.
@@ -212,7 +213,15 @@ struct SshLink {
     dial: SshDial,
     logins: Arc<Logins>,
     control: Control,
+    /// Until somebody has it, or the link is closed or lost.
+    ahead: Mutex<Option<Ahead>>,
     commands: LinkCommands,
+}
+
+impl SshLink {
+    fn take_ahead(&self) -> Option<Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Link for SshLink {
@@ -226,6 +235,11 @@ impl Link for SshLink {
 
     fn open(&self) -> Later<'_, Result<Connection, ErrorObject>> {
         Box::pin(async {
+            if let Some(ahead) = self.take_ahead()
+                && let Some(connection) = ahead.connection().await
+            {
+                return Ok(connection);
+            }
             let connected =
                 connect(&self.dial(), &HostOptions::default(), ConnectOptions::default(), Arc::new(NoEvents))
                     .await;
@@ -276,7 +290,7 @@ impl Link for SshLink {
                     (chain(&lost), matches!(lost, LinkLost::Silent { .. }))
                 }
             };
-            drop((channel, self.control.take()));
+            drop((channel, self.control.take(), self.take_ahead()));
             // Otherwise only the agent of this channel is gone: mounts have agents of their own.
             if is_unreachable {
                 self.logins.masters.close().await;
@@ -290,8 +304,9 @@ impl Link for SshLink {
     }
 
     fn close(&self) -> Later<'_, ()> {
-        let channel = self.control.take();
+        let (channel, ahead) = (self.control.take(), self.take_ahead());
         Box::pin(async move {
+            drop(ahead);
             self.commands.close().await;
             control::end(channel).await;
             self.logins.masters.close().await;

@@ -185,7 +185,7 @@ fn conflict(message: impl Into<String>) -> ErrorObject {
 fn check_options(request: &Create) -> Result<(), ErrorObject> {
     match request.backend {
         Backend::Auto | Backend::Fuse | Backend::Nfs => {}
-        Backend::CloudFiles => return Err(usage("the cloud-files backend exists on Windows only")),
+        Backend::CloudFiles => return Err(usage("cloud-files is for Windows: here fuse or nfs")),
         Backend::FileProvider => return Err(usage("the file-provider backend exists on macOS only")),
     }
     if request.options.len() > OPTIONS_MAX {

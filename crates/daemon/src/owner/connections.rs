@@ -21,6 +21,8 @@ pub(super) struct ConnectionRecord {
     caller: Caller,
     /// The engine of a container.
     engine: Option<Engine>,
+    /// Somebody waits to open a session.
+    opens: bool,
     /// Given out and not returned.
     users: u64,
     /// Given out ever.
@@ -225,7 +227,7 @@ impl Owner {
         record.waiting.push(answer);
         match record.link_state {
             State::Disconnected => {
-                record.caller = wanted.caller;
+                (record.caller, record.opens) = (wanted.caller, wanted.opens);
                 self.advance(&machine, link::Event::Connect, wanted.prompter);
             }
             // Somebody waits now: the pause is over.
@@ -266,6 +268,7 @@ impl Owner {
             heartbeat: watch::channel(Heartbeat::default()).0,
             caller: wanted.caller.clone(),
             engine: wanted.engine.clone(),
+            opens: wanted.opens,
             users: 0,
             leases: 0,
             pinned: false,
@@ -409,6 +412,7 @@ impl Owner {
             caller: record.caller.clone(),
             engine: record.engine.clone(),
             ticket: ticket.as_ref().map(|ticket| ticket.secret().clone()),
+            opens: std::mem::take(&mut record.opens),
         };
         let attempt = connection::Try {
             number: record.tries,

@@ -64,6 +64,7 @@ impl Owner {
                 caller: goodbye.caller.clone(),
                 engine: None,
                 ticket: None,
+                opens: false,
             };
             // Nothing is opened for it: an agent of this computer is a child process away.
             let link = self.surroundings.connectors.host.connect(request);

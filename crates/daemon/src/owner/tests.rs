@@ -433,6 +433,31 @@ async fn without_reconnecting_a_lost_connection_stays_lost_until_it_is_asked_for
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_is_opened_ahead_for_who_waits_for_it_and_not_with_the_next_link() {
+    let rig = rig();
+    let opens = || {
+        let requests = rig.machines.requests.lock().unwrap();
+        requests.iter().map(|request| request.opens).collect::<Vec<_>>()
+    };
+    let lease = rig.owner.acquire(Wanted { opens: true, ..wanted(ssh_box()) }).await.unwrap();
+    assert_eq!(opens(), [true]);
+    // Nobody has asked for anything since.
+    rig.lose(0);
+    let again = async {
+        while rig.requests() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3600), again).await.expect("the link is opened again");
+    assert_eq!(opens(), [true, false]);
+    drop(lease);
+    let other = Machine::Ssh(SshTarget::new(None, "other", None).unwrap());
+    let lease = rig.owner.acquire(wanted(other)).await.unwrap();
+    assert_eq!(opens(), [true, false, false]);
+    drop(lease);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reconnect_replaces_an_open_link_and_begins_one_that_is_not_there() {
     let rig = rig();
     let shown = rig.redial(wanted(ssh_box())).await.unwrap();

@@ -100,8 +100,21 @@ pub struct Listing {
     left: VecDeque<FarListed>,
     end: bool,
     shown: String,
-    place: Place,
+    path: Vec<u8>,
+    directory: Directory,
     session: Arc<FarSession>,
+}
+
+impl Listing {
+    /// Has a directory in this one found without asking for it, as long as that is believed.
+    fn keep(&self, name: &Name, found: &FarEntry) {
+        if found.attributes.kind == Kind::Directory {
+            let Directory { place, since } = &self.directory;
+            let place = Place { id: found.id, path: place.path.join(name) };
+            self.session
+                .keep_if_room(&joined(&self.path, name.as_bytes()), Directory { place, since: *since });
+        }
+    }
 }
 
 /// The directory that a path is in, and the path's name there.
@@ -160,17 +173,26 @@ impl<'a> Subject<'a> {
     async fn session(&self) -> Result<Arc<FarSession>, ErrorObject> {
         let prompter = self.context.prompter(self.caller);
         let wanted = Wanted::new(self.machine.clone(), self.caller.clone(), prompter);
+        let wanted = Wanted { opens: true, ..wanted };
         self.context.sessions.get(&self.daemon.owner, wanted).await
     }
 
     /// The file at the path, or with [`Links::Follow`] what it points to.
     async fn find(&self, links: Links) -> Result<(Arc<FarSession>, Located), ErrorObject> {
         let session = self.session().await?;
+        self.find_in(session, links).await
+    }
+
+    async fn find_in(
+        &self,
+        session: Arc<FarSession>,
+        links: Links,
+    ) -> Result<(Arc<FarSession>, Located), ErrorObject> {
         let last = match links {
             Links::Follow => LastLink::Followed,
             Links::Keep => LastLink::Kept,
         };
-        let located = session.client().locate(self.path.to_vec(), last).await;
+        let located = session.locate(self.path, last).await?;
         let located = located.map_err(|error| self.refused(&error))?;
         Ok((session, located))
     }
@@ -193,7 +215,7 @@ impl<'a> Subject<'a> {
             return Ok((directory, true));
         }
         let since = Instant::now();
-        let located = session.client().locate(path.to_vec(), LastLink::Followed).await;
+        let located = session.locate(path, LastLink::Followed).await?;
         let located = located.map_err(|error| self.refused(&error))?;
         if located.entry.attributes.kind != Kind::Directory {
             return Err(self.failed(Errno::NOTDIR));
@@ -251,6 +273,12 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
         None => (&b""[..], path),
     };
     (!name.is_empty() && name != b"..").then_some((parent, name))
+}
+
+/// The path of a name in the directory at a path.
+fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+    let is_whole = path.is_empty() || path.ends_with(b"/");
+    [path, if is_whole { b"" } else { b"/" }, name].concat()
 }
 
 fn time(time: Time) -> FileTime {
@@ -341,16 +369,24 @@ async fn start_listing(
 ) -> Result<(Opened, Listing), ErrorObject> {
     let subject = Subject::new(daemon, context, "list", &open.source, &open.caller)?;
     let since = Instant::now();
-    let (session, found) = subject.find(Links::Follow).await?;
+    let session = subject.session().await?;
+    // Where it was a moment ago it is likely to be still: then its names are on their way with the answer.
+    let list = |place: &Place| session.client().list(place.clone(), 0, LIST_WINDOW_BYTES);
+    let early = session.known(subject.path).map(|known| (list(&known.place), known.place));
+    let (session, found) = subject.find_in(Arc::clone(&session), Links::Follow).await?;
     if found.entry.attributes.kind != Kind::Directory {
         return Err(subject.failed(Errno::NOTDIR));
     }
     let place = found.place;
-    session.keep(subject.path, Directory { place: place.clone(), since });
-    let pages = session.client().list(place.clone(), 0, LIST_WINDOW_BYTES);
-    let directory = entry(open.source.base_name(), &found.entry, None);
+    let directory = Directory { place, since };
+    session.keep(subject.path, directory.clone());
+    let pages = match early {
+        Some((pages, place)) if place == directory.place => pages,
+        Some(_) | None => session.client().list(directory.place.clone(), 0, LIST_WINDOW_BYTES),
+    };
     let (left, shown) = (VecDeque::new(), subject.shown());
-    let listing = Listing { pages, left, end: false, shown, place, session };
+    let listing = Listing { pages, left, end: false, shown, path: subject.path.to_vec(), directory, session };
+    let directory = entry(open.source.base_name(), &found.entry, None);
     Ok((Opened { handle: context.new_handle(), entry: directory }, listing))
 }
 
@@ -381,15 +417,17 @@ async fn next_entries(listing: &mut Listing) -> Result<Listed, ErrorObject> {
     }
     let count = listing.left.len().min(ENTRIES_MAX);
     let mut entries = Vec::with_capacity(count);
-    for listed in listing.left.drain(..count) {
+    for listed in listing.left.drain(..count).collect::<Vec<_>>() {
         let found = match listed.entry {
             Some(found) => Some(found),
             None => {
                 let client = listing.session.client();
-                let looked = client.lookup(listing.place.clone(), listed.name.clone()).await;
+                let place = listing.directory.place.clone();
+                let looked = client.lookup(place, listed.name.clone()).await;
                 looked.map_err(|error| refused("list", &listing.shown, &error))?.entry
             }
         };
+        found.iter().for_each(|found| listing.keep(&listed.name, found));
         // One that is gone by now is not listed.
         entries.extend(found.map(|found| entry(listed.name.as_bytes(), &found, None)));
     }

@@ -1,19 +1,22 @@
 //! `image.*`
 //!
-//! Whoever makes or removes an image holds the daemon's one lock of images for as long as that takes, see [`crate::order`].
+//! Whoever makes or removes an image, or a microVM from one, has a turn with it for as long as that takes, see [`crate::images`].
 
 use machine::course::Course;
 use machine::disk;
 use machine::image::debian::RELEASE;
+use machine::image::registry::Pull;
 use machine::image::{self, check_name};
 use tokio::sync::mpsc;
-use wire::api::image::{Build, Delete, Deleted, Image, Images, Progress, Promote, Show, Source};
+use wire::api::image::{
+    Build, Delete, Deleted, Image, Images, Origin, Progress, Promote, RunConfig, Show, Source,
+};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 
 use super::{Daemon, vm};
-use crate::order::Guard;
+use crate::images::{Place, Reservation};
 use crate::session::ClientContext;
 use crate::vm::{blocking, from_machine, places};
 
@@ -34,6 +37,12 @@ pub async fn build(daemon: &Daemon, context: &ClientContext, build: Build) -> Re
             Source::Directory(path) => image::Source::Directory(absolute(path, "root")?),
             Source::Archive(path) => image::Source::Archive(absolute(path, "archive")?),
             Source::Disk(path) => image::Source::Disk(absolute(path, "disk")?),
+            Source::Registry(wanted) => image::Source::Registry(Pull {
+                reference: wanted.reference,
+                platform: wanted.platform,
+                plain: wanted.plain_http,
+                docker: wanted.docker_config.map(|path| absolute(path, "directory of docker")).transpose()?,
+            }),
             Source::Debian(release) => image::Source::Debian(release.unwrap_or_else(|| RELEASE.to_owned())),
         },
         kernel: build.kernel.map(|path| absolute(path, "kernel")).transpose()?,
@@ -41,8 +50,8 @@ pub async fn build(daemon: &Daemon, context: &ClientContext, build: Build) -> Re
     };
     let images = daemon.paths.images_dir();
     let name = wanted.name.clone();
-    let alone = turn(daemon, context, &name).await;
-    let built = make(context, alone, name, move |course| image::build(&images, &wanted, course)).await?;
+    let turn = turn(daemon, context, &name).await?;
+    let built = make(context, turn, name, move |course| image::build(&images, &wanted, course)).await?;
     Ok(shown(&built, Vec::new()))
 }
 
@@ -56,37 +65,43 @@ pub async fn promote(
     let vm = vm::named(daemon, &promote.vm).await?.name;
     let name = promote.name.clone();
     // The vm can be used until it is its turn.
-    let alone = turn(daemon, context, &name).await;
+    let turn = turn(daemon, context, &name).await?;
     let lease = vm::lend(daemon, &vm).await?;
     let (images, places) = (daemon.paths.images_dir(), places(&daemon.paths, &vm));
-    let built = make(context, alone, name, move |course| {
+    let built = make(context, turn, name, move |course| {
         let _stopped = lease;
         let gone = || machine::Error::new(ErrorKind::NotFound, format!("the vm `{vm}` has no disk"));
         let record = places.read()?.ok_or_else(gone)?;
         let (disk, format) = disk::find(&places.directory).ok_or_else(gone)?;
-        let source = image::Source::Vm { disk, format, image: image::Image::open(&images, &record.image)? };
+        let over = Box::new(image::Image::open(&images, &record.image)?);
+        let source = image::Source::Vm { disk, format, image: over };
         let wanted = image::Build { name: promote.name, source, kernel: None, modules: None };
         image::build(&images, &wanted, course)
     });
     Ok(shown(&built.await?, Vec::new()))
 }
 
-/// The lock of images, for as long as the client waits for it. It is told that it waits.
-async fn turn(daemon: &Daemon, context: &ClientContext, name: &str) -> Guard {
-    if let Some(alone) = daemon.images.try_lock() {
-        return alone;
+/// A new image's name, and a place to make it.
+type Making = (Reservation, Place);
+
+/// The name of a new image, and a place to make it once there is one. The client is told that it waits.
+async fn turn(daemon: &Daemon, context: &ClientContext, name: &str) -> Result<Making, ErrorObject> {
+    check_name(name, "image").map_err(|error| from_machine(&error))?;
+    let reservation = daemon.images.to_make(name)?;
+    if let Some(place) = daemon.images.free_place() {
+        return Ok((reservation, place));
     }
-    let part = "waiting for another image".to_owned();
+    let part = "waiting for other images".to_owned();
     // One that has gone takes its turn along.
     let _gone = context.client.notify(Progress { name: name.to_owned(), part }).await;
-    daemon.images.lock().await
+    Ok((reservation, daemon.images.place().await))
 }
 
 /// Does what makes an image, tells the client of each part, and calls it off when the client goes. Its end is waited for by nobody
-/// then: the lock of images is kept until nothing of it is left.
+/// then: its name is kept until nothing of it is left.
 async fn make(
     context: &ClientContext,
-    alone: Guard,
+    turn: Making,
     name: String,
     work: impl FnOnce(&Course) -> machine::Result<image::Image> + Send + 'static,
 ) -> Result<image::Image, ErrorObject> {
@@ -101,7 +116,7 @@ async fn make(
     };
     let (course, wanted) = Course::new(told).map_err(|error| from_machine(&error))?;
     let making = tokio::spawn(async move {
-        let _alone = alone;
+        let _turn = turn;
         blocking(move || work(&course)).await
     });
     // The work has the other end, and ends before it.
@@ -131,14 +146,17 @@ pub async fn list(daemon: &Daemon) -> Result<Images, ErrorObject> {
     let users = |image: &image::Image| {
         vms.iter().filter(|vm| vm.image == image.name).map(|vm| vm.name.clone()).collect()
     };
-    Ok(Images { images: found.iter().map(|image| shown(image, users(image))).collect() })
+    let brief = |image: &image::Image| {
+        let shown = shown(image, users(image));
+        Image { origin: shown.origin.map(|origin| Origin { run: None, ..origin }), ..shown }
+    };
+    Ok(Images { images: found.iter().map(brief).collect() })
 }
 
 /// Removes one that no microVM boots from.
 pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObject> {
     check_name(&delete.name, "image").map_err(|error| from_machine(&error))?;
-    let _alone = daemon.images.lock().await;
-    let _unchanged = daemon.names.lock().await;
+    let _turn = daemon.images.to_remove(&delete.name)?;
     let users = users(daemon, &delete.name).await?;
     if let Some(first) = users.first() {
         let message = format!("the image `{}` is used by {}", delete.name, users.join(", "));
@@ -164,5 +182,16 @@ fn shown(image: &image::Image, vms: Vec<String>) -> Image {
         kernel: image.manifest.kernel.blake3.clone(),
         created: Timestamp::from_unix(image.manifest.created),
         vms,
+        origin: image.manifest.origin.as_ref().map(origin),
+    }
+}
+
+fn origin(from: &image::Origin) -> Origin {
+    let image::RunConfig { user, env, entrypoint, cmd, working_dir } = from.run.clone();
+    Origin {
+        reference: from.reference.clone(),
+        digest: from.digest.clone(),
+        platform: from.platform.clone(),
+        run: Some(RunConfig { user, env, entrypoint, cmd, working_dir }),
     }
 }

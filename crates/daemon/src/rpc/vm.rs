@@ -29,15 +29,15 @@ const MEMORY_MIB: u32 = 512;
 /// What is shown of a console at most: with every byte escaped, it fits into a line.
 const CONSOLE_BYTES: u64 = 128 << 10;
 
-/// Begins to make a microVM. From here on its image is used.
+/// Begins to make a microVM. Its image stays until the owner knows who uses it.
 pub async fn create(daemon: &Daemon, create: Create) -> Result<Operation, ErrorObject> {
     check_name(&create.name, "vm").map_err(|error| from_machine(&error))?;
     let (cpus, memory) = (create.cpus.unwrap_or(1), create.memory_mib.unwrap_or(MEMORY_MIB));
     check(Some(cpus), Some(memory), create.disk_mib)?;
     let network = network(create.nat, create.ports)?;
-    let (name, disk_mib, image) = (create.name, create.disk_mib, create.image);
-    let images = daemon.paths.images_dir();
-    let _unchanged = daemon.names.lock().await;
+    let (name, disk_mib) = (create.name, create.disk_mib);
+    let _stays = daemon.images.to_use(&create.image)?;
+    let (images, image) = (daemon.paths.images_dir(), create.image);
     let image = blocking(move || Image::open(&images, &image)).await?;
     let record = Record { network, ..Record::new(&image.name, daemon.engine.name(), cpus, memory) };
     let id = daemon.database.new_operation().await.map_err(|error| failure(&error))?;

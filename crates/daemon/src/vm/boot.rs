@@ -164,7 +164,7 @@ fn prepare(
         format,
         ports: places.runtime.clone(),
         console: places.console(),
-        own_program: supervisor::spawn::OWN_PROGRAM.into(),
+        own_program: supervisor::spawn::own_program(),
         network: record.network.clone(),
     };
     Ok((spec, parts))

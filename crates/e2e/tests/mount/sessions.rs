@@ -155,6 +155,17 @@ fn commands_work_when_all_sessions_are_taken() {
 }
 
 #[test]
+fn commands_work_where_a_connection_has_one_session() {
+    let sshd = Sshd::start_with(FarCache::Shared, "MaxSessions 1");
+    let stead = Stead::with_ssh(&sshd);
+    let far = stead.dir("far");
+    std::fs::write(far.join("file"), "content").unwrap();
+    // The daemon's own session and that of the files are opened at once, and one of them is refused.
+    assert_eq!(stead.ok(&["cat", &format!("ssh://box{}/file", far.display())]).text(), "content");
+    assert_eq!(masters(&stead), 2);
+}
+
+#[test]
 fn an_idle_connection_closes_with_all_its_logins() {
     let sshd = Sshd::start_with(FarCache::Shared, "MaxSessions 2");
     let stead = Stead::with_ssh(&sshd);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use e2e::guest::{GUEST_DEADLINE, kernel, make_root};
 use e2e::{Program, Stead, eventually};
@@ -130,31 +130,53 @@ fn a_vm_of_debian_is_made_of_its_packages_and_begins_with_its_init() {
     stead.ok(&["vm", "delete", "dev"]);
 }
 
-#[test]
-fn an_image_that_is_called_off_leaves_nothing() {
-    let stead = Stead::new();
-    stead.make_image();
-    stead.ok(&["vm", "create", "dev", "--image", "tiny"]);
-    // Little, that unpacks to so much that reading it takes longer than calling it off.
+/// Little, that unpacks to so much that reading it takes longer than any of this.
+fn long_work(stead: &Stead) -> PathBuf {
     let part = "truncate -s 64M large && tar -cf - large | head -c 67109376 | gzip -1c";
     let part = Program::new("sh").args(["-c", part]).cwd(stead.root()).ok().stdout;
     let archive = stead.root().join("bomb.tar.gz");
     fs::write(&archive, part.repeat(1000)).unwrap();
+    archive
+}
 
-    let mut building = build(&stead, "large", &archive).spawn();
+#[test]
+fn an_image_that_is_called_off_leaves_nothing() {
+    let stead = Stead::new();
+    stead.make_image();
+    let mut building = build(&stead, "large", &long_work(&stead)).spawn();
     eventually(DEADLINE, "the image is being made", || left(&stead, "images") == 2);
-    // A vm of which an image is to be made next can be used meanwhile.
-    let mut promoting = stead.program().args(["image", "promote", "dev", "next"]).spawn();
-    let end = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < end {
-        stead.program().args(["vm", "set", "dev", "--memory", "256M"]).deadline(DEADLINE / 4).ok();
-    }
-    for child in [&mut promoting, &mut building] {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+    building.kill().unwrap();
+    building.wait().unwrap();
     eventually(DEADLINE, "nothing of it is left", || left(&stead, "images") == 1);
     assert_eq!(stead.json(&["image", "list"])["images"].as_array().unwrap().len(), 1);
     let refused = stead.run(&["image", "delete", "large"]);
     assert_eq!(refused.code(), 3, "{refused}");
+}
+
+#[test]
+fn images_are_made_at_the_same_time_and_nobody_waits_for_one() {
+    let stead = Stead::new();
+    stead.make_image();
+    stead.ok(&["vm", "create", "dev", "--image", "tiny"]);
+    let archive = long_work(&stead);
+    let mut building = build(&stead, "large", &archive).spawn();
+    eventually(DEADLINE, "the image is being made", || left(&stead, "images") == 2);
+
+    promote(&stead);
+    stead.ok(&["vm", "create", "other", "--image", "next"]);
+    assert_eq!(stead.json(&["image", "list"])["images"].as_array().unwrap().len(), 2);
+    for refused in [build(&stead, "large", &archive).run(), stead.run(&["image", "delete", "large"])] {
+        assert!(refused.code() == 5 && refused.errors().contains("is being made"), "{refused}");
+    }
+    assert!(building.try_wait().unwrap().is_none(), "all of this was done while an image was being made");
+
+    // What a killed daemon has left of it is swept, and its name is free.
+    let daemon = stead.daemon_pid();
+    super::kill(daemon);
+    building.wait().unwrap();
+    eventually(DEADLINE, "nothing of it is left", || {
+        stead.json(&["image", "list"])["images"].as_array().unwrap().len() == 2 && left(&stead, "images") == 2
+    });
+    let root = stead.root().join("root");
+    build(&stead, "large", &pack(&stead, "root.tar", &root, &[])).ok();
 }

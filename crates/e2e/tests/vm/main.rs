@@ -9,6 +9,7 @@ mod life;
 mod many;
 mod network;
 mod operation;
+mod pull;
 mod refusals;
 
 use e2e::{Stead, leftovers};

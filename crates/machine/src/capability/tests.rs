@@ -181,7 +181,8 @@ mod of_a_vm {
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("root.ext4"), vec![0; 1 << 20]).unwrap();
         let content = |bytes| Content { bytes, blake3: String::new() };
-        let manifest = Manifest { version: 1, kernel: content(0), root: content(1 << 20), created: 0 };
+        let manifest =
+            Manifest { version: 1, kernel: content(0), root: content(1 << 20), created: 0, origin: None };
         Image { name: "tiny".to_owned(), directory, manifest }
     }
 

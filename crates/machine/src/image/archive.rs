@@ -10,11 +10,12 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tar::{EntryType, Header};
 use wire::api::ErrorKind;
 
+use super::digest::{Digest, Hasher};
 use super::ext4::{CAPABILITY_BYTES_MAX, Ext4};
 use super::tree::{Content, Kind, NodeId, Owner, Tree};
 use crate::course::Course;
@@ -37,8 +38,10 @@ const CHUNK_BYTES: usize = 256 << 10;
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
 
 /// An archive that is read from its beginning to its end.
-struct Archive<R> {
+pub(super) struct Archive<R> {
     stream: R,
+    /// Which of the archives it is that a tree is made of.
+    layer: u32,
     /// Of the entry that was read last: what there is yet of its content, and behind it up to the next one.
     left: u64,
     padding: u64,
@@ -47,15 +50,20 @@ struct Archive<R> {
 
 /// An entry of an archive.
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     number: u64,
-    path: Vec<u8>,
-    item: Item,
-    owner: Owner,
+    /// As the archive has it.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub item: Item,
+    /// Whose it is.
+    pub owner: Owner,
 }
 
+/// What an entry is.
 #[derive(Debug)]
-enum Item {
+pub(super) enum Item {
+    /// A file of any kind.
     File(Kind),
     /// Another name of what has this path.
     Name(Vec<u8>),
@@ -77,7 +85,7 @@ struct Extensions {
 pub fn scan(path: &Path, course: &Course) -> Result<Tree> {
     let mut tree = Tree::default();
     let told = |error: Error| Error { message: format!("`{}`: {}", path.display(), error.message), ..error };
-    let mut archive = Archive::new(open(path, course)?);
+    let mut archive = Archive::new(open(path, UNPACKED_BYTES_MAX, course)?, 0);
     while let Some(entry) = archive.next().map_err(told)? {
         let put = match entry.item {
             Item::File(kind) => tree.put(&entry.path, kind, entry.owner),
@@ -88,17 +96,43 @@ pub fn scan(path: &Path, course: &Course) -> Result<Tree> {
     Ok(tree)
 }
 
-/// Writes the contents of those files of the archive that are in the tree. Blocks.
-pub fn fill(path: &Path, tree: &Tree, ext4: &Ext4<'_>, course: &Course) -> Result<()> {
-    let content = |id: NodeId| match tree.node(id).kind {
-        Kind::File { bytes, content } => Some((content.entry, (id, bytes))),
-        _ => None,
-    };
-    let mut wanted: HashMap<u64, (NodeId, u64)> = tree.walk().into_iter().filter_map(content).collect();
+/// A layer, to be read within so many bytes, with the digest of what it unpacks to.
+pub(super) fn open_layer<'a>(
+    path: &Path,
+    layer: u32,
+    left: u64,
+    course: &'a Course,
+) -> Result<Archive<Bounded<'a>>> {
+    let stream = Bounded { hasher: Some(Hasher::default()), ..open(path, left, course)? };
+    Ok(Archive::new(stream, layer))
+}
+
+/// Writes the contents of those files that are in the tree, of the archives that it was made of. Blocks.
+pub fn fill(paths: &[PathBuf], tree: &Tree, ext4: &Ext4<'_>, course: &Course) -> Result<()> {
+    let mut wanted = vec![HashMap::new(); paths.len()];
+    for id in tree.walk() {
+        if let Kind::File { bytes, content } = tree.node(id).kind {
+            wanted[content.layer as usize].insert(content.entry, (id, bytes));
+        }
+    }
+    let contents = paths.iter().zip(wanted).enumerate();
+    for (layer, (path, wanted)) in contents.filter(|(_, (_, wanted))| !wanted.is_empty()) {
+        let mut archive = Archive::new(open(path, UNPACKED_BYTES_MAX, course)?, layer as u32);
+        fill_from(&mut archive, wanted, path, ext4)?;
+    }
+    Ok(())
+}
+
+fn fill_from(
+    archive: &mut Archive<Bounded<'_>>,
+    mut wanted: HashMap<u64, (NodeId, u64)>,
+    path: &Path,
+    ext4: &Ext4<'_>,
+) -> Result<()> {
     let changed =
         || Error::new(ErrorKind::Conflict, format!("`{}` has changed while it was read", path.display()));
-    let mut archive = Archive::new(open(path, course)?);
-    while let Some(entry) = archive.next()? {
+    while !wanted.is_empty() {
+        let entry = archive.next()?.ok_or_else(changed)?;
         let Some((id, bytes)) = wanted.remove(&entry.number) else { continue };
         match entry.item {
             Item::File(Kind::File { bytes: found, .. }) if found == bytes => {
@@ -107,11 +141,11 @@ pub fn fill(path: &Path, tree: &Tree, ext4: &Ext4<'_>, course: &Course) -> Resul
             _ => return Err(changed()),
         }
     }
-    if wanted.is_empty() { Ok(()) } else { Err(changed()) }
+    Ok(())
 }
 
 /// Opens an archive, whatever it is packed by.
-fn open<'a>(path: &Path, course: &'a Course) -> Result<Bounded<'a>> {
+fn open<'a>(path: &Path, left: u64, course: &'a Course) -> Result<Bounded<'a>> {
     const GZIP: &[u8] = b"\x1f\x8b";
     const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
     const OTHERS: [(&[u8], &str); 3] = [(b"\xfd7zXZ", "xz"), (b"BZh", "bzip2"), (b"PK\x03\x04", "zip")];
@@ -136,13 +170,15 @@ fn open<'a>(path: &Path, course: &'a Course) -> Result<Bounded<'a>> {
         }
         _ => Box::new(file),
     };
-    Ok(Bounded { stream: BufReader::with_capacity(CHUNK_BYTES, stream), left: UNPACKED_BYTES_MAX, course })
+    Ok(Bounded { stream: BufReader::with_capacity(CHUNK_BYTES, stream), left, hasher: None, course })
 }
 
 /// A stream that ends with an error when it is too long, or nobody wants it any more.
-struct Bounded<'a> {
+pub(super) struct Bounded<'a> {
     stream: BufReader<Box<dyn Read>>,
     left: u64,
+    /// Of all that was read, if somebody wants to know.
+    hasher: Option<Hasher>,
     course: &'a Course,
 }
 
@@ -153,10 +189,22 @@ impl Read for Bounded<'_> {
         }
         let read = self.stream.read(buffer)?;
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
-            let message = format!("it unpacks to more than {} GiB", UNPACKED_BYTES_MAX >> 30);
+            let message =
+                format!("it unpacks to more than the {} GiB that are allowed", UNPACKED_BYTES_MAX >> 30);
             io::Error::other(Error::new(ErrorKind::Usage, message))
         })?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..read]);
+        }
         Ok(read)
+    }
+}
+
+impl Archive<Bounded<'_>> {
+    /// Reads on to the end of the stream. Returns the digest of all of it, and how much might have been read yet.
+    pub(super) fn end(mut self) -> Result<(Digest, u64)> {
+        io::copy(&mut self.stream, &mut io::sink()).map_err(unreadable)?;
+        Ok((self.stream.hasher.unwrap_or_default().end(), self.stream.left))
     }
 }
 
@@ -173,12 +221,12 @@ fn broken(why: &str) -> Error {
 }
 
 impl<R: Read> Archive<R> {
-    fn new(stream: R) -> Archive<R> {
-        Archive { stream, left: 0, padding: 0, entries: 0 }
+    fn new(stream: R, layer: u32) -> Archive<R> {
+        Archive { stream, layer, left: 0, padding: 0, entries: 0 }
     }
 
     /// The next entry. What is left of the content of the one before it is passed over.
-    fn next(&mut self) -> Result<Option<Entry>> {
+    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
         let mut extensions = Extensions::default();
         for _ in 0..=EXTENSIONS_MAX {
             let Some(header) = self.header()? else { return Ok(None) };
@@ -276,7 +324,7 @@ impl<R: Read> Archive<R> {
                     return Err(Error::new(ErrorKind::Usage, message));
                 }
                 self.begin_content(bytes);
-                Item::File(Kind::File { bytes, content: Content { entry: number, ..Content::default() } })
+                Item::File(Kind::File { bytes, content: Content { layer: self.layer, entry: number } })
             }
             EntryType::Directory => Item::File(Kind::Directory(Default::default())),
             EntryType::Symlink => Item::File(Kind::Link(target.into())),

@@ -3,9 +3,14 @@
 //! `mmdebstrap` installs them to a tar, as root or, where the computer gives users name spaces of their own, as anybody. It brings
 //! the kernel for virtual machines, which is taken from it together with its modules. Nothing of ours is in it: the guest's first
 //! process starts what serves the ports, and then becomes the init of the distribution.
+//!
+//! What it unpacks on the way, which is all of the release, is in a directory of ours, so that what a killed one has left is found
+//! again: beside the archive for root; for others `stead-UID-HASH` below the directory of temporary files, where HASH is that of the
+//! directory of images, since the users of their name spaces cannot pass through a directory that is their own alone.
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,6 +40,9 @@ const NEEDLESS: &str = "getty@tty1.service serial-getty@ttyS0.service apt-daily.
 /// How long downloading and installing may take.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
+/// How long removing what was unpacked may take: some ten thousand files.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
 /// What has been installed.
 #[derive(Debug)]
 pub struct Installed {
@@ -44,13 +52,98 @@ pub struct Installed {
     pub boot: PathBuf,
 }
 
-/// Installs a release below an empty directory. Blocks.
-pub fn install(directory: &Path, release: &str, course: &Course) -> Result<Installed> {
+/// Where those who are not root have what is unpacked on the way, for all images below this directory.
+fn shared_scratch(images: &Path) -> PathBuf {
+    let hash = blake3::hash(images.as_os_str().as_encoded_bytes()).to_hex();
+    std::env::temp_dir().join(format!("stead-{}-{}", rustix::process::geteuid().as_raw(), &hash[..16]))
+}
+
+/// A directory for what is unpacked on the way, which is removed with this.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// `stage` is that of the image called `name`.
+    fn new(stage: &Path, images: &Path, name: &str) -> Result<Scratch> {
+        if rustix::process::geteuid().is_root() {
+            return Scratch::make(stage.join("scratch"), 0o700);
+        }
+        let shared = shared_scratch(images);
+        if shared.symlink_metadata().is_err() {
+            make(&shared, 0o711)?;
+        }
+        // That directory's parent is everybody's.
+        let found = shared.symlink_metadata().map_err(|error| Error::file("look at", &shared, &error))?;
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+            let message = format!("`{}` is somebody else's", shared.display());
+            return Err(Error::new(ErrorKind::Refused, message).hint("set TMPDIR to a directory of yours"));
+        }
+        Scratch::make(shared.join(name), 0o711)
+    }
+
+    fn make(path: PathBuf, mode: u32) -> Result<Scratch> {
+        if path.symlink_metadata().is_ok() {
+            remove_mapped(&path)?;
+        }
+        make(&path, mode)?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = remove_mapped(&self.0) {
+            tracing::warn!(%error, "what was unpacked of Debian stays until the next daemon");
+        }
+    }
+}
+
+fn make(path: &Path, mode: u32) -> Result<()> {
+    let made = fs::DirBuilder::new().mode(mode).create(path);
+    made.map_err(|error| Error::file("make", path, &error))
+}
+
+/// Removes what somebody killed has left. Nobody may make an image. Blocks.
+pub fn sweep(images: &Path) {
+    let shared = shared_scratch(images);
+    let is_own = |found: &fs::Metadata| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+    if shared.symlink_metadata().is_ok_and(|found| is_own(&found))
+        && let Err(error) = remove_mapped(&shared)
+    {
+        tracing::warn!(%error, "what is left of an installation of Debian stays");
+    }
+}
+
+/// Removes a directory in which there may be files of users that only a name space of ours has.
+fn remove_mapped(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let removing = Program {
+                name: "mmdebstrap",
+                package: "mmdebstrap",
+                patience: REMOVE_TIMEOUT,
+                end: End::Killed,
+            };
+            let arguments = ["--unshare-helper", "rm", "-rf", "--"].map(OsString::from);
+            removing.run(arguments.into_iter().chain([path.as_os_str().to_owned()]))
+        }
+        removed => removed.map_err(|error| Error::file("remove", path, &error)),
+    }
+}
+
+/// Installs a release below an empty directory, for the image called `name` below `images`. Blocks.
+pub fn install(
+    directory: &Path,
+    (images, name): (&Path, &str),
+    release: &str,
+    course: &Course,
+) -> Result<Installed> {
     check_release(release)?;
     course.begin(&format!("installing Debian {release}"))?;
     let (archive, boot, library) =
         (directory.join("root.tar"), directory.join("boot"), directory.join("lib"));
     fs::create_dir_all(&library).map_err(|error| Error::file("make", &library, &error))?;
+    let scratch = Scratch::new(directory, images, name)?;
     let mut arguments: Vec<OsString> = ["--variant=minbase", "--format=tar"].map(OsString::from).into();
     arguments.push(format!("--include={PACKAGES}").into());
     arguments.extend(EXCLUDED.map(|path| format!("--dpkgopt=path-exclude={path}").into()));
@@ -62,7 +155,8 @@ pub fn install(directory: &Path, release: &str, course: &Course) -> Result<Insta
     arguments.extend([OsString::from(release), archive.clone().into()]);
     let installing =
         Program { name: "mmdebstrap", package: "mmdebstrap", patience: INSTALL_TIMEOUT, end: End::Told };
-    installing.run_telling(arguments, course, |line| line.strip_prefix("I: ").map(str::to_owned))?;
+    let told = |line: &str| line.strip_prefix("I: ").map(str::to_owned);
+    installing.run_with(arguments, Some(&scratch.0), course, told)?;
     Ok(Installed { archive, boot })
 }
 
@@ -100,6 +194,24 @@ mod tests {
         for name in ["", "--help", "a/b", "a b", "12", "Bookworm", &"a".repeat(33)] {
             assert!(check_release(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_killed_installation_has_left_is_swept() {
+        let scratch = tempfile::tempdir().unwrap();
+        let images = scratch.path().join("images");
+        let shared = shared_scratch(&images);
+        fs::create_dir_all(shared.join("debian/mmdebstrap.x")).unwrap();
+        assert_ne!(shared, shared_scratch(scratch.path()));
+        sweep(&images);
+        assert!(!shared.exists());
+        sweep(&images);
+        let path = scratch.path().join("scratch");
+        fs::create_dir_all(path.join("left")).unwrap();
+        let made = Scratch::make(path.clone(), 0o700).unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        drop(made);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wire::api::ErrorKind;
 
 use super::ext4::{Ext4, Identity, Layout};
+use super::layers::{self, Layer};
 use super::tree::{Kind, Owner, Tree};
 use super::{archive, sync};
 use crate::course::Course;
@@ -41,8 +42,8 @@ const KEPT_FREE_BYTES: u64 = 256 << 20;
 pub(super) enum Examined {
     /// A directory, and how large it has to be.
     Directory(PathBuf, Size),
-    /// An archive, and what is in it.
-    Archive(PathBuf, Tree),
+    /// Archives, and what is in all of them together.
+    Archives(Vec<PathBuf>, Tree),
     /// A disk.
     Disk(PathBuf, Format),
 }
@@ -54,14 +55,23 @@ pub(super) fn examine_directory(path: &Path) -> Result<Examined> {
 
 /// Looks whether this archive is, within limits. Blocks.
 pub(super) fn examine_archive(path: &Path, course: &Course) -> Result<Examined> {
-    let mut tree = archive::scan(path, course)?;
+    examined(vec![path.to_owned()], archive::scan(path, course)?)
+}
+
+/// Looks whether these layers are, within limits. Blocks.
+pub(super) fn examine_layers(layers: &[Layer], course: &Course) -> Result<Examined> {
+    let tree = layers::merge(layers, course)?;
+    examined(layers.iter().map(|layer| layer.path.clone()).collect(), tree)
+}
+
+fn examined(archives: Vec<PathBuf>, mut tree: Tree) -> Result<Examined> {
     if tree.is_empty() {
-        return Err(empty(path));
+        return Err(Error::new(ErrorKind::Usage, "there is no file in the root file system"));
     }
     // What is found again after a damage is put there.
     let owner = Owner { mode: 0o700, ..Owner::default() };
     tree.put(b"lost+found", Kind::Directory(Default::default()), owner)?;
-    Ok(Examined::Archive(path.to_owned(), tree))
+    Ok(Examined::Archives(archives, tree))
 }
 
 impl Examined {
@@ -69,7 +79,7 @@ impl Examined {
     pub(super) fn write(&self, to: &Path, course: &Course) -> Result<()> {
         match self {
             Examined::Directory(from, size) => copy(from, to, *size, course)?,
-            Examined::Archive(from, tree) => unpack(from, to, tree, course)?,
+            Examined::Archives(from, tree) => unpack(from, to, tree, course)?,
             Examined::Disk(from, format) => flatten(from, to, *format, course)?,
         }
         sync(to)
@@ -89,14 +99,14 @@ fn too_large(path: &Path) -> Error {
     Error::new(ErrorKind::Usage, message)
 }
 
-fn create(path: &Path) -> Result<fs::File> {
+pub(super) fn create(path: &Path) -> Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(path);
     file.map_err(|error| Error::file("make", path, &error))
 }
 
-fn unpack(from: &Path, to: &Path, tree: &Tree, course: &Course) -> Result<()> {
-    let layout = Layout::of(tree, SPARE_BYTES, ROOT_BYTES_MAX).ok_or_else(|| too_large(from))?;
+fn unpack(from: &[PathBuf], to: &Path, tree: &Tree, course: &Course) -> Result<()> {
+    let layout = Layout::of(tree, SPARE_BYTES, ROOT_BYTES_MAX).ok_or_else(|| too_large(to))?;
     let file = create(to)?;
     check_space(to, &file, layout.written_bytes_max())?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -133,7 +143,7 @@ fn is_ext4(path: &Path) -> std::io::Result<bool> {
 }
 
 /// Refuses what would fill the file system that it is written to.
-fn check_space(path: &Path, file: &fs::File, bytes: u64) -> Result<()> {
+pub(super) fn check_space(path: &Path, file: &fs::File, bytes: u64) -> Result<()> {
     let space = rustix::fs::fstatvfs(file).map_err(|errno| Error::file("look at", path, &errno.into()))?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     if bytes.saturating_add(KEPT_FREE_BYTES) <= free {

@@ -20,7 +20,7 @@ pub const PATH_BYTES_MAX: usize = 4095;
 pub const ENTRIES_MAX: usize = 1_000_000;
 
 /// The most that names and targets have together.
-const TEXT_BYTES_MAX: usize = 128 << 20;
+pub const TEXT_BYTES_MAX: usize = 128 << 20;
 
 /// The most links that are followed on the way to one name, as in the kernel.
 const LINKS_MAX: usize = 40;
@@ -203,6 +203,30 @@ impl Tree {
         self.nodes[file].names += 1;
         self.remove(above, name);
         self.name(above, name, file)
+    }
+
+    /// Takes a file away, with all that is below it. What is not there is not missed.
+    pub fn erase(&mut self, path: &[u8]) -> Result<()> {
+        let names = names(path)?;
+        let Some((last, parents)) = names.split_last() else { return Ok(()) };
+        let (mut at, mut links) = (ROOT, 0);
+        for name in parents {
+            let Some(next) = self.step(at, name, &mut links)? else { return Ok(()) };
+            at = next;
+        }
+        self.remove(at, last);
+        Ok(())
+    }
+
+    /// Takes all away that is in a directory. What is none has nothing in it.
+    pub fn clear(&mut self, path: &[u8]) -> Result<()> {
+        let Some(directory) = self.find(path)? else { return Ok(()) };
+        let names: Vec<Box<[u8]>> =
+            self.children(directory).into_iter().flatten().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.remove(directory, &name);
+        }
+        Ok(())
     }
 
     /// The file of this path, if there is one. Links are followed on the way to it, and not at its end.

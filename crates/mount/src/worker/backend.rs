@@ -49,7 +49,7 @@ impl Kind {
             mount::Backend::Auto if fuse::is_usable() => Kind::Fuse,
             mount::Backend::Auto => Kind::Nfs,
             mount::Backend::CloudFiles => {
-                return Err(failure(ErrorKind::Usage, "backend cloud-files exists on Windows only"));
+                return Err(failure(ErrorKind::Usage, "cloud-files is for Windows: here fuse or nfs"));
             }
             mount::Backend::FileProvider => {
                 return Err(failure(ErrorKind::Usage, "backend file-provider exists on macOS only"));

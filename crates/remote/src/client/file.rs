@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use wire::agent::file::{
     Allocation, AttributeChanges, Attributes, BlockDigest, Caller, Entry, FileReply, FileRequest, Kind,
-    LastLink, Lease, Listed, Lock, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget,
+    LastLink, Lease, Listed, Lock, NewFile, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget,
     WalkFrom, WatchEvent, WriteAt, XattrMode,
 };
 use wire::agent::find::{FindQuery, Found};
@@ -90,6 +90,20 @@ pub struct Written {
     pub bytes: u64,
     /// The file as it is now.
     pub attributes: Attributes,
+}
+
+/// What became of several files that were to be made, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeMany {
+    /// The reasons for those that were not.
+    pub failures: Vec<Option<Errno>>,
+}
+
+/// Several files, in the order in which they were asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GotMany {
+    /// What is in each, or why it was not read.
+    pub files: Vec<Result<Bytes, Errno>>,
 }
 
 /// A page of a listing.
@@ -205,6 +219,7 @@ outcome!(FoundPage, _ => FileReply::Found { found, unread } => FoundPage { found
 outcome!(SearchPage, _ => FileReply::Searched { hits, unread, searched } => {
     SearchPage { hits, unread, searched }
 });
+outcome!(MadeMany, _ => FileReply::MadeMany { failures } => MadeMany { failures });
 outcome!(Vec<BlockDigest>, _ => FileReply::Digested { blocks } => blocks);
 outcome!(RemovalPage, _ => FileReply::TreeRemoved { removed, kept } => RemovalPage { removed, kept });
 outcome!(WatchPage, _ => FileReply::Watched { changes, rescan } => WatchPage { changes, rescan });
@@ -216,6 +231,23 @@ impl FileOutcome for WalkPage {
         };
         let contents = cut(payload, contents, entries.len())?;
         Some(WalkPage { directory, entries, end, lease, attributes, contents })
+    }
+}
+
+impl FileOutcome for GotMany {
+    fn read(reply: FileReply, mut payload: Bytes) -> Option<GotMany> {
+        let FileReply::GotMany { files } = reply else {
+            return None;
+        };
+        let mut contents = Vec::with_capacity(files.len());
+        for length in files {
+            contents.push(match length {
+                Ok(length) if length as usize > payload.len() => return None,
+                Ok(length) => Ok(payload.split_to(length as usize)),
+                Err(errno) => Err(errno),
+            });
+        }
+        payload.is_empty().then_some(GotMany { files: contents })
     }
 }
 
@@ -506,6 +538,22 @@ impl AgentClient {
         content: Bytes,
     ) -> TypedCall<Entry> {
         self.file(FileRequest::Put { directory, name, mode, changes, exclusive, sync, caller }, content)
+    }
+
+    /// Makes files in one directory, each beside its name until it is complete. `content` is theirs, one after the other.
+    pub fn put_many(
+        &self,
+        directory: Place,
+        files: Vec<NewFile>,
+        caller: Caller,
+        content: Bytes,
+    ) -> TypedCall<MadeMany> {
+        self.file(FileRequest::PutMany { directory, files, caller }, content)
+    }
+
+    /// Reads regular files of one directory whole, of which there may be `bytes_max` in all.
+    pub fn get_many(&self, directory: Place, names: Vec<Name>, bytes_max: u32) -> TypedCall<GotMany> {
+        self.file(FileRequest::GetMany { directory, names, bytes_max }, Bytes::new())
     }
 
     /// Lists a directory with attributes, from a cookie.

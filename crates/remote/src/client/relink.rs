@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use wire::agent::Sequence;
 use wire::hello::{Hello, SessionId};
 
+use super::asleep;
 use super::held::{Export, Held, HeldFile};
 use super::pending::Patience;
 use super::recover::{RecoverError, give_back, hold_again, settle_doubts};
@@ -336,7 +337,7 @@ impl Driver {
             None => self.dial(),
         });
         self.offline_at = Some(now() + self.options.offline_timeout);
-        let mut slept = asleep_so_far();
+        let mut slept = asleep::so_far();
         let mut sleep_checks = tokio::time::interval(SLEEP_CHECK);
         sleep_checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.session.is_over() {
@@ -369,7 +370,7 @@ impl Driver {
                 Woken::Settled => self.settling = None,
                 Woken::Doubted => self.settle(),
                 Woken::SleptOrNot => {
-                    let so_far = asleep_so_far();
+                    let so_far = asleep::so_far();
                     if so_far > slept + SLEEP_MIN {
                         tracing::info!("the computer was asleep");
                         self.on(link::Event::WorldChanged);
@@ -608,14 +609,4 @@ async fn beat(session: &Session, heartbeat: Heartbeat, standing: &mut watch::Rec
             return session.lose(Some(generation), LinkLost::Silent { missed });
         }
     }
-}
-
-/// For how long the computer was asleep since it was started.
-fn asleep_so_far() -> Duration {
-    use rustix::time::{ClockId, clock_gettime};
-    let read = |clock| {
-        let time = clock_gettime(clock);
-        Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
-    };
-    read(ClockId::Boottime).saturating_sub(read(ClockId::Monotonic))
 }

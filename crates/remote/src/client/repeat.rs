@@ -101,6 +101,7 @@ pub(super) fn rule(request: &FileRequest) -> Rule {
         | FileRequest::SetAttributes { .. }
         | FileRequest::CreateUnnamed { .. }
         | FileRequest::Put { .. }
+        | FileRequest::PutMany { .. }
         | FileRequest::CopyRange { .. }
         | FileRequest::SetXattr { mode: XattrMode::Set | XattrMode::Replace, .. }
         // What changes nothing.
@@ -115,6 +116,7 @@ pub(super) fn rule(request: &FileRequest) -> Rule {
         | FileRequest::Close { .. }
         | FileRequest::Seek { .. }
         | FileRequest::Digest { .. }
+        | FileRequest::GetMany { .. }
         | FileRequest::Space { .. }
         | FileRequest::GetXattr { .. }
         | FileRequest::ListXattrs { .. }

@@ -30,6 +30,7 @@ pub(super) fn is_mutation(request: &Request) -> bool {
         | FileRequest::Create { .. }
         | FileRequest::CreateUnnamed { .. }
         | FileRequest::Put { .. }
+        | FileRequest::PutMany { .. }
         | FileRequest::Write { .. }
         | FileRequest::Allocate { .. }
         | FileRequest::CopyRange { .. }
@@ -46,6 +47,7 @@ pub(super) fn is_mutation(request: &Request) -> bool {
         | FileRequest::Close { .. }
         | FileRequest::Seek { .. }
         | FileRequest::Digest { .. }
+        | FileRequest::GetMany { .. }
         | FileRequest::Space { .. }
         | FileRequest::GetXattr { .. }
         | FileRequest::ListXattrs { .. }
@@ -168,6 +170,8 @@ pub(super) fn reply_name(reply: &Reply) -> &'static str {
             FileReply::Removed { .. } => "Removed",
             FileReply::Renamed { .. } => "Renamed",
             FileReply::Opened { .. } => "Opened",
+            FileReply::MadeMany { .. } => "MadeMany",
+            FileReply::GotMany { .. } => "GotMany",
             FileReply::Data => "Data",
             FileReply::Written { .. } => "Written",
             FileReply::Position(_) => "Position",

@@ -18,6 +18,7 @@
 mod api;
 mod engine;
 mod errand;
+mod lock;
 mod place;
 mod tar;
 

@@ -78,7 +78,7 @@ pub(super) fn start(
     without: &[&str],
 ) -> Result<(Program, UnixStream), ProgramError> {
     let told = serde_json::to_string(told).expect("an errand has only texts and numbers");
-    let mut command = Command::new(supervisor::spawn::OWN_PROGRAM);
+    let mut command = Command::new(supervisor::spawn::own_program());
     command.arg(part).arg(told).process_group(0);
     for name in without {
         command.env_remove(name);

@@ -21,7 +21,7 @@ pub struct HostOptions {
 impl Default for HostOptions {
     /// The running program itself, as `stead agent`, even if its file has been replaced meanwhile.
     fn default() -> HostOptions {
-        HostOptions { program: PathBuf::from("/proc/self/exe"), arguments: vec!["agent".into()] }
+        HostOptions { program: supervisor::spawn::own_program(), arguments: vec!["agent".into()] }
     }
 }
 

@@ -11,6 +11,7 @@
 //! The master reads the user's configuration; a channel reads none, since all that it decides has been decided. A
 //! channel whose master is gone fails: it is given a proxy command that does, so that it never logs in by itself.
 
+mod appearance;
 mod config;
 mod error;
 mod further;

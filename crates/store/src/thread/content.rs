@@ -138,7 +138,7 @@ impl Thread {
             return Ok(());
         }
         let from = self.open_below(&below.oid, below.size)?;
-        let is_cloned = below.kept == below.size && rustix::fs::ioctl_ficlone(&to, &from).is_ok();
+        let is_cloned = below.kept == below.size && crate::system::share_blocks(&to, &from);
         if !is_cloned {
             io::copy(&mut from.take(below.kept), &mut to).map_err(fails("fill", fresh))?;
         }

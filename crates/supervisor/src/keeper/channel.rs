@@ -18,12 +18,12 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::arguments::{Kept, LIFE, NAME_BYTES_MAX, RESERVED, SPARES_MAX, is_name};
-use crate::descriptor;
+use crate::system;
 
 /// What a worker says, descriptors aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ const SPARE: u8 = b'S';
 
 /// Two connected ends: the keeper's and the worker's.
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+    system::packet_pair()
 }
 
 /// The worker's end.
@@ -86,7 +86,7 @@ impl Channel {
 
     fn send(&self, what: u8, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let message = [&[what], name.as_bytes()].concat();
-        descriptor::send(self.socket.as_fd(), &message, descriptors).map(drop)
+        system::send_packet(self.socket.as_fd(), &message, descriptors)
     }
 
     /// Says a word.
@@ -95,8 +95,7 @@ impl Channel {
             Word::Progress => PROGRESS,
             Word::Leaving => LEAVING,
         };
-        rustix::net::send(&self.socket, &[byte], SendFlags::NOSIGNAL)?;
-        Ok(())
+        system::send_packet(self.socket.as_fd(), &[byte], &[])
     }
 
     /// Waits until the keeper is gone. May be dropped half way. Needs a tokio runtime with I/O.
@@ -137,7 +136,7 @@ pub(super) enum Heard {
 pub(super) fn hear(socket: BorrowedFd<'_>) -> io::Result<Heard> {
     let mut message = [0; 1 + NAME_BYTES_MAX];
     let mut descriptors = VecDeque::new();
-    let length = match descriptor::receive_now(socket, &mut message, &mut descriptors) {
+    let length = match system::receive_packet(socket, &mut message, &mut descriptors) {
         Ok(0) => return Ok(Heard::End),
         Ok(length) => length,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
@@ -198,7 +197,7 @@ mod tests {
         let (channel, keeper) = Channel::pair().unwrap();
         assert!(matches!(hear(keeper.as_fd()).unwrap(), Heard::Nothing));
         for nonsense in [&b"Q"[..], b"K", b"KNot a name", b"S", b"Slife", b"PP"] {
-            rustix::net::send(&channel.socket, nonsense, SendFlags::NOSIGNAL).unwrap();
+            system::send_packet(channel.socket.as_fd(), nonsense, &[]).unwrap();
             assert!(matches!(hear(keeper.as_fd()).unwrap(), Heard::Nonsense), "{nonsense:?}");
         }
     }

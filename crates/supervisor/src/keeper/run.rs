@@ -6,14 +6,14 @@
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, getppid, pidfd_open, pidfd_send_signal, wait};
+use rustix::process::{Signal, WaitOptions, getppid, wait};
 use rustix::time::Timespec;
 
 use super::arguments::{CHANNEL, CONTROL, Inheritance, KEEPER, KEPT_MAX, Kept, LIFE, SPARES_MAX};
@@ -26,6 +26,7 @@ use crate::identity::Identity;
 use crate::process::Exit;
 use crate::socket::{is_own, peer};
 use crate::spawn::{Spawn, Stdio};
+use crate::system;
 
 /// Clients at once: a daemon, the next daemon, somebody who looks.
 const CLIENTS_MAX: usize = 8;
@@ -42,9 +43,6 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long the last worker's status is waited for: it tells why there is none any more.
 const LAST_STATUS_WAIT: Duration = Duration::from_millis(200);
-
-/// A pidfd that becomes readable with the end of the one thread that it means.
-pub(super) const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
 
 /// Keeps until the worker has left, somebody ends it, or it gives up; then `on_failure` is called before the descriptors
 /// are closed. What it was started with is `inheritance`. Returns why it gave up, if it did.
@@ -136,7 +134,7 @@ impl Keeper {
         let listener = UnixListener::from(listener);
         listener.set_nonblocking(true).map_err(system("use the keeper's socket"))?;
         // What a worker leaves behind is reaped here, not by whoever happens to be above.
-        if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+        if let Err(error) = system::adopt_orphans() {
             tracing::warn!(%error, "what a worker leaves behind is left to the system");
         }
         let mut keeper = Keeper {
@@ -145,7 +143,7 @@ impl Keeper {
             plan,
             listener,
             control,
-            children: child_signals().map_err(system("watch children"))?,
+            children: system::child_signals().map_err(system("watch children"))?,
             kept: Vec::new(),
             spares: Vec::new(),
             worker: None,
@@ -176,7 +174,7 @@ impl Keeper {
         channel: OwnedFd,
         life: Option<OwnedFd>,
     ) -> Result<(), KeeperError> {
-        let watched = match watch(pid) {
+        let watched = match system::watch_main_thread(pid) {
             Ok(watched) => Some(watched),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
             Err(error) => return Err(system("watch the worker")(error)),
@@ -292,7 +290,7 @@ impl Keeper {
             .inherit_all_variables()
             .stderr(Stdio::Descriptor(log.into()));
         let identity = inheritance.bequeath(spawn).start()?;
-        let ended = watch(identity.pid).map_err(system("watch the worker"))?;
+        let ended = system::watch_main_thread(identity.pid).map_err(system("watch the worker"))?;
         Ok(Worker {
             identity,
             ended: Some(ended),
@@ -396,7 +394,7 @@ impl Keeper {
 
     /// Reaps every child that has ended, and notes how the dead worker did.
     fn reap(&mut self) {
-        drain(self.children.as_fd());
+        system::drain(self.children.as_fd());
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let code = status.exit_status().map(Exit::Code);
             let exit = code.or(status.terminating_signal().map(Exit::Signal)).unwrap_or(Exit::Unknown);
@@ -449,7 +447,7 @@ impl Keeper {
         let Some(worker) = &self.worker else { return };
         // One that has just ended needs no signal.
         let Some(ended) = &worker.ended else { return };
-        match pidfd_send_signal(ended, signal) {
+        match system::signal(ended.as_fd(), worker.identity.pid, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(error) => tracing::error!(%error, "the worker could not be signalled"),
         }
@@ -547,43 +545,7 @@ impl Client {
     }
 }
 
-/// A descriptor that becomes readable with the end of a process's main thread; on a kernel before 6.9, and since 6.15,
-/// when all others have ended too.
-fn watch(pid: u32) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-    match pidfd_open(pid, PIDFD_THREAD) {
-        Err(rustix::io::Errno::INVAL) => Ok(pidfd_open(pid, PidfdFlags::empty())?),
-        opened => Ok(opened?),
-    }
-}
-
 fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
     let now = Timespec::default();
     poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
-}
-
-/// A descriptor that becomes readable when a child ends. The signal itself is blocked in this thread, the only one.
-fn child_signals() -> io::Result<OwnedFd> {
-    let mut signals = std::mem::MaybeUninit::uninit();
-    // SAFETY: sigemptyset writes the set that it is given, and the others read it.
-    let descriptor = unsafe {
-        libc::sigemptyset(signals.as_mut_ptr());
-        libc::sigaddset(signals.as_mut_ptr(), libc::SIGCHLD);
-        if libc::sigprocmask(libc::SIG_BLOCK, signals.as_ptr(), std::ptr::null_mut()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        libc::signalfd(-1, signals.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-    };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
-/// Takes all that is there: it says only that there was something.
-fn drain(descriptor: BorrowedFd<'_>) {
-    let mut bytes = [0; size_of::<libc::signalfd_siginfo>()];
-    while rustix::io::read(descriptor, &mut bytes).is_ok_and(|read| read > 0) {}
 }

@@ -6,14 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::pidfd_open;
-use rustix::thread::gettid;
-
 use super::arguments::LIFE;
-use super::run::PIDFD_THREAD;
 use super::{Channel, Inheritance, KeeperError, Kept, Orphan, Word, begin, system};
 use crate::identity::Identity;
 use crate::process::Process;
+use crate::system;
 
 /// How long it is waited before another keeper is tried when one could not be started, or has not lived for as long.
 const RETRY: Duration = Duration::from_secs(1);
@@ -49,8 +46,13 @@ impl Tether {
         let descriptors = descriptors.map_err(system("duplicate a descriptor"))?;
         let channel = Channel::new(channel);
         let mut descriptors = descriptors;
-        match begin_life().and_then(|life| channel.show_life(life.as_fd()).map(|()| life)) {
-            Ok(life) => descriptors.push(Kept { name: LIFE.to_owned(), descriptor: life }),
+        let shown = begin_life().and_then(|life| {
+            let Some(life) = life else { return Ok(None) };
+            channel.show_life(life.as_fd()).map(|()| Some(life))
+        });
+        match shown {
+            Ok(None) => {}
+            Ok(Some(life)) => descriptors.push(Kept { name: LIFE.to_owned(), descriptor: life }),
             Err(error) => {
                 tracing::warn!(%error, "a worker that dies while it waits in the kernel is not replaced")
             }
@@ -174,17 +176,17 @@ impl Tether {
 
 /// Starts a thread that does nothing until the process ends, and names it. A process that is killed has ended for its
 /// parent when its last thread has, and one that waits in the kernel for an answer of this very process ends only when a
-/// successor has given it: so the end is seen by a thread that waits for nothing.
-fn begin_life() -> io::Result<OwnedFd> {
+/// successor has given it: so the end is seen by a thread that waits for nothing. None where the ends of threads cannot be seen.
+fn begin_life() -> io::Result<Option<OwnedFd>> {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::Builder::new().name("life".to_owned()).spawn(move || {
         // Who asked has failed by himself if he does not listen.
-        let _told = tell.send(pidfd_open(gettid(), PIDFD_THREAD));
+        let _told = tell.send(system::watch_this_thread());
         loop {
             std::thread::park();
         }
     })?;
-    Ok(told.recv().map_err(io::Error::other)??)
+    told.recv().map_err(io::Error::other)?
 }
 
 /// A keeper that is gone is replaced, and told again then.

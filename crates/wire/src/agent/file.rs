@@ -395,6 +395,25 @@ pub struct BlockDigest {
     pub zeros: bool,
 }
 
+/// The most files in one [`FileRequest::PutMany`] or [`FileRequest::GetMany`]: their names stay far below what a frame's head may
+/// have, and none of them holds up others for long.
+pub const FILES_MAX: usize = 64;
+
+/// One of several files that are made at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewFile {
+    /// Its name.
+    pub name: Name,
+    /// What it is called until it is complete. A file that is there under this name is used.
+    pub beside: Name,
+    /// Permission bits while it is not complete.
+    pub mode: u16,
+    /// Applied after the content.
+    pub changes: AttributeChanges,
+    /// The length of its content.
+    pub bytes: u32,
+}
+
 /// Where a [`FileRequest::Walk`] begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WalkFrom {

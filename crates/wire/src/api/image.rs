@@ -34,6 +34,54 @@ pub enum Source {
     Debian(Option<String>),
     /// Of this disk, an absolute path: an ext4 file system as a whole, raw or qcow2.
     Disk(ByteString),
+    /// Of an image in a registry of containers.
+    Registry(Registry),
+}
+
+/// An image in a registry of containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// What it is called: `[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]`.
+    pub reference: String,
+    /// For which computers, as `OS/ARCHITECTURE`; without it those of this one's sort.
+    #[serde(default)]
+    pub platform: Option<String>,
+    /// A host that is spoken to without TLS, with a port if it has one. This very computer always is.
+    #[serde(default)]
+    pub plain_http: Option<String>,
+    /// Docker's directory, an absolute path: its `config.json` has the logins.
+    #[serde(default)]
+    pub docker_config: Option<ByteString>,
+}
+
+/// Where an image was pulled from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// What it is called there.
+    pub reference: String,
+    /// What it was then, as `sha256:` and digits.
+    pub digest: String,
+    /// For which computers it is.
+    pub platform: String,
+    /// What programs of containers would run of it. A guest boots, and runs none of that. Not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunConfig>,
+}
+
+/// What programs of containers would run of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// As whom.
+    pub user: String,
+    /// With which variables.
+    pub env: Vec<String>,
+    /// What always.
+    pub entrypoint: Vec<String>,
+    /// And with it if nothing else is said.
+    pub cmd: Vec<String>,
+    /// Where.
+    pub working_dir: String,
 }
 
 /// Makes an image of the disk of a microVM that does not run. It keeps its kernel. Answered once it is there, as [`Build`] is.
@@ -72,6 +120,9 @@ pub struct Image {
     pub created: Timestamp,
     /// The microVMs that boot from it.
     pub vms: Vec<String>,
+    /// Where it was pulled from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// Asks for one image.

@@ -3,13 +3,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use wire::api::file::Links;
+use wire::api::file::{Done, Each, FILES_MAX, Links, MadeMany};
 use wire::api::machine::{Caller, Machine, Source};
+use wire::api::{Call, ErrorKind, ErrorObject};
 
 use super::files::Files;
 use super::one;
 use super::work::Pair;
-use crate::fake::{Fake, Ran};
+use crate::fake::{Fake, Ran, json};
 
 fn cp(arguments: &[&Path]) -> Ran {
     let mut words = vec!["cp"];
@@ -127,4 +128,38 @@ fn a_failure_of_one_file_is_told_and_the_rest_is_copied() {
     assert_eq!(ran.code, 5, "{}", ran.err);
     assert!(ran.err.contains("/a` is a directory"), "{}", ran.err);
     assert_eq!(fs::read(to.join("from/b")).unwrap(), b"b");
+}
+
+/// A tree of this many directories, each with this many files, costs so few requests that round trips do not count.
+#[test]
+fn a_tree_of_small_files_costs_a_request_for_sixty_four_and_two_for_a_directory() {
+    const DIRECTORIES: usize = 5;
+    const FILES: usize = 100;
+    let scratch = scratch();
+    let from = scratch.path().join("from");
+    for directory in 0..DIRECTORIES {
+        let directory = from.join(format!("d{directory}"));
+        fs::create_dir_all(&directory).unwrap();
+        (0..FILES).for_each(|file| fs::write(directory.join(format!("f{file}")), "content").unwrap());
+    }
+    let root = Source::files(Machine::Host, "/").unwrap();
+    let fake = Fake::new(move |call, _| match call {
+        Call::FileStat(_) => Err(ErrorObject::new(ErrorKind::NotFound, "there is no such file")),
+        Call::FilePutMany(put) => {
+            let files = put.files.iter().map(|_| Each::Done(Done {})).collect();
+            Ok(json(&MadeMany { files }))
+        }
+        Call::FileMakeDirectory(_) | Call::FileSetAttributes(_) => {
+            Ok(json(&Files::new(&Caller::default(), None).stat(&root, Links::Follow).unwrap().unwrap()))
+        }
+        other => panic!("{other:?}"),
+    });
+    let ran = fake.run(&["cp", from.to_str().unwrap(), "ssh://box/to"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let count = |is: fn(&Call) -> bool| fake.calls().iter().filter(|call| is(call)).count();
+    let files = count(|call| matches!(call, Call::FilePutMany(_)));
+    assert_eq!(files, DIRECTORIES * FILES.div_ceil(FILES_MAX));
+    assert_eq!(count(|call| matches!(call, Call::FileMakeDirectory(_))), DIRECTORIES + 1);
+    assert_eq!(count(|call| matches!(call, Call::FileSetAttributes(_))), DIRECTORIES + 1);
+    assert_eq!(count(|call| matches!(call, Call::FileStat(_))), 1);
 }

@@ -70,8 +70,8 @@ pub struct Item {
 
 impl Item {
     /// One that the user has named.
-    pub fn named(pair: Pair) -> Item {
-        Item { pair, target: Target::Unknown, outer: None }
+    pub fn named(pair: Pair, target: Target) -> Item {
+        Item { pair, target, outer: None }
     }
 
     /// Whether both were found in the same directory.
@@ -154,7 +154,7 @@ impl Drop for Large<'_> {
 
 impl<'a> Work<'a> {
     /// What is to be done.
-    pub fn new(files: Files<'a>, pairs: Vec<Pair>) -> Work<'a> {
+    pub fn new(files: Files<'a>, items: Vec<Item>) -> Work<'a> {
         let work = Work {
             files,
             progress: Progress::default(),
@@ -165,7 +165,7 @@ impl<'a> Work<'a> {
             large: Mutex::default(),
             less: Condvar::new(),
         };
-        work.put(pairs.into_iter().map(Item::named).collect());
+        work.put(items);
         work
     }
 

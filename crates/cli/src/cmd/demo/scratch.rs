@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use wire::api::ErrorKind;
 use wire::paths::{HOME_VARIABLE, Paths};
@@ -297,13 +297,13 @@ struct Deadline(std::thread::JoinHandle<bool>);
 impl Deadline {
     fn start(child: &std::process::Child, limit: Duration) -> Deadline {
         let pid = Pid::from_child(child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty());
+        let its_end = crate::system::end_of(pid);
         Deadline(std::thread::spawn(move || {
-            let Ok(pidfd) = pidfd else {
+            let Ok(its_end) = its_end else {
                 return false;
             };
             let timeout = timespec(limit);
-            let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
+            let ended = poll(&mut [PollFd::new(&its_end, PollFlags::IN)], Some(&timeout));
             if ended != Ok(0) {
                 return false;
             }

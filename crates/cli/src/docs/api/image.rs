@@ -21,6 +21,7 @@ pub(super) fn methods() -> Vec<Method> {
         kernel: "0123456789abcdef".repeat(4),
         created: Timestamp::from_unix(1_767_225_600),
         vms: Vec::new(),
+        origin: None,
     };
     vec![
         Method {
@@ -28,7 +29,11 @@ pub(super) fn methods() -> Vec<Method> {
             reply: json(&an_image),
             text: "Makes an image of a root file system and a kernel. `source` is `{\"directory\": PATH}` or `{\"archive\": PATH}`, a tar\n\
                    which may be packed by gzip or zstd, `{\"debian\": RELEASE}`, where `null` is a release that is\n\
-                   known to work, or `{\"disk\": PATH}`, an ext4 file system as a whole, raw or qcow2. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
+                   known to work, `{\"disk\": PATH}`, an ext4 file system as a whole, raw or qcow2, or `{\"registry\": {\"reference\": NAME}}`,\n\
+                   an image in a registry of containers; there `platform` may be `OS/ARCHITECTURE`, `plain_http` a host that is\n\
+                   spoken to without TLS, and `docker_config` the directory with the `config.json` in which docker keeps logins. `origin`\n\
+                   of such an image says where it is from; its `run`, which is not in lists, is what a program of containers would\n\
+                   run, and a guest does not. Without `kernel` the newest in `/boot` is taken, without `modules` those\n\
                    beside the kernel. `image.progress` tells what is being done; the end of the connection calls it off.",
         },
         Method {

@@ -214,6 +214,10 @@ fn unknown_backends_and_too_many_options_are_refused() {
         let request = Create { backend, ..request("src", Some("m"), &scratch.root) };
         assert_eq!(prepare(request, &scratch.root, None).unwrap_err().kind(), ErrorKind::Usage);
     }
+    let request_of_windows =
+        Create { backend: Backend::CloudFiles, ..request("src", Some("m"), &scratch.root) };
+    let error = prepare(request_of_windows, &scratch.root, None).unwrap_err();
+    assert_eq!(error.message, "cloud-files is for Windows: here fuse or nfs");
     let options = (0..=OPTIONS_MAX).map(|number| (number.to_string(), String::new())).collect();
     let request = Create { options, ..request("src", Some("m"), &scratch.root) };
     assert_eq!(prepare(request, &scratch.root, None).unwrap_err().kind(), ErrorKind::Usage);

@@ -1,24 +1,32 @@
-//! Small files of one directory, many in one request: all are asked for before the first is waited for.
+//! Small files of one directory, many in one request, of the client's as of the machine's: one round trip for all of them.
 
 use std::sync::Arc;
 
-use ::remote::client::{CallError, Looked, Opened, Renamed, TypedCall};
-use bytes::Bytes;
-use wire::agent::HandleId;
-use wire::agent::file::{AttributeChanges, Entry, Kind, OpenFlags, Place, RenameMode};
+use ::remote::client::CallError;
+use bytes::BytesMut;
+use rustix::io::Errno;
+use wire::agent::Errno as FarErrno;
+use wire::agent::file::{AttributeChanges, NewFile as FarFile, Place};
 use wire::agent::name::Name;
 use wire::api::file::{
-    CHUNK_BYTES_MAX, Content, Done, Each, FILES_MAX, GetMany, GotMany, MadeMany, NewFile, PutMany,
+    CHUNK_BYTES_MAX, Content, Done, Each, FILES_MAX, FileTime, GetMany, GotMany, MadeMany, NewFile, PutMany,
 };
-use wire::api::machine::{Caller, Machine, Source};
+use wire::api::machine::{Machine, Source};
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 
 use super::{
-    FarSession, Subject, UNFINISHED, far_caller, finish_later, is_gone, mode_bits, refused, set_time, usage,
+    FarSession, Subject, UNFINISHED, far_caller, is_gone, joined, mode_bits, refused, set_time, usage,
 };
+use crate::failure::from_io;
 use crate::rpc::Daemon;
 use crate::session::ClientContext;
+
+/// What a machine has said of a file that it has said nothing of.
+const UNANSWERED: FarErrno = FarErrno(Errno::PROTO.raw_os_error() as u16);
+
+/// A file that does not fit with those before.
+const TOO_MUCH: FarErrno = FarErrno(Errno::FBIG.raw_os_error() as u16);
 
 /// The directory that the files are in, and what is done with them there.
 struct Within<'a> {
@@ -38,8 +46,7 @@ impl<'a> Within<'a> {
     }
 
     fn path_of(&self, name: &ByteString) -> Vec<u8> {
-        let is_whole = self.path.is_empty() || self.path.ends_with(b"/");
-        [self.path, if is_whole { b"" } else { b"/" }, name.as_bytes()].concat()
+        joined(self.path, name.as_bytes())
     }
 
     fn shown(&self, name: &ByteString) -> String {
@@ -47,12 +54,30 @@ impl<'a> Within<'a> {
         Source::Files { machine: self.machine.clone(), path }.to_string()
     }
 
-    fn refused(&self, name: &ByteString, error: &CallError) -> ErrorObject {
+    /// The machine has refused all of it: because of the directory.
+    fn refused(&self, error: &CallError) -> ErrorObject {
         if is_gone(error) {
             // Whoever asks again is told where it is now.
             self.session.forget(self.path);
         }
-        refused(self.what, &self.shown(name), error)
+        let path = ByteString::from(self.path);
+        let directory = Source::Files { machine: self.machine.clone(), path };
+        refused(&format!("{} files in", self.what), &directory.to_string(), error)
+    }
+
+    /// The machine has refused one of the files.
+    fn failed(&self, name: &ByteString, errno: FarErrno) -> ErrorObject {
+        let errno = Errno::from_raw_os_error(i32::from(errno.0));
+        let why = match errno {
+            Errno::MEDIUMTYPE => "it is not a regular file".to_owned(),
+            Errno::AGAIN => "it changes".to_owned(),
+            Errno::FBIG => format!("they have more than {CHUNK_BYTES_MAX} bytes"),
+            errno => {
+                let what = format!("could not {} `{}`", self.what, self.shown(name));
+                return from_io(&what, &errno.into());
+            }
+        };
+        self.conflict(name, &why)
     }
 
     fn conflict(&self, name: &ByteString, why: &str) -> ErrorObject {
@@ -85,151 +110,65 @@ pub async fn get(daemon: &Daemon, context: &ClientContext, get: GetMany) -> Resu
     check_count(get.names.len())?;
     let subject = Subject::new(daemon, context, "read", &get.directory, &get.caller)?;
     let within = Within::find(&subject).await?;
-    let looked: Vec<_> = get.names.iter().map(|name| look(&within, name)).collect();
-    let mut opened = Vec::with_capacity(looked.len());
-    let mut left = CHUNK_BYTES_MAX as u64;
-    for (name, looking) in get.names.iter().zip(looked) {
-        opened.push(match looking {
-            Ok((far_name, looking)) => {
-                let entry = looking.await.map_err(|error| within.refused(name, &error));
-                entry.and_then(|looked| open(&within, (name, &far_name), looked.entry, &mut left))
-            }
-            Err(error) => Err(error),
-        });
-    }
-    let mut files = Vec::with_capacity(opened.len());
-    for (name, opening) in get.names.iter().zip(opened) {
-        files.push(each(match opening {
-            Ok(opening) => opening.content(&within, name).await,
-            Err(error) => Err(error),
-        }));
-    }
-    Ok(GotMany { files })
-}
-
-fn look(within: &Within<'_>, name: &ByteString) -> Result<(Name, TypedCall<Looked>), ErrorObject> {
-    let far_name = within.name(name)?;
-    let looking = within.session.client().lookup(within.place.clone(), far_name.clone());
-    Ok((far_name, looking))
-}
-
-/// A file that is being opened, with all that is in it.
-struct Opening {
-    far: HandleId,
-    opening: TypedCall<Opened>,
-}
-
-/// Opens one that was looked up, if it is small enough for what may be sent with the others.
-fn open(
-    within: &Within<'_>,
-    (name, far_name): (&ByteString, &Name),
-    entry: Option<Entry>,
-    left: &mut u64,
-) -> Result<Opening, ErrorObject> {
-    let Some(entry) = entry else {
-        let message = format!("could not {} `{}`: there is no such file", within.what, within.shown(name));
-        return Err(ErrorObject::new(ErrorKind::NotFound, message));
-    };
-    if entry.attributes.kind != Kind::File {
-        return Err(within.conflict(name, "it is not a regular file"));
-    }
-    let Some(rest) = left.checked_sub(entry.attributes.size) else {
-        return Err(within.conflict(name, &format!("they have more than {CHUNK_BYTES_MAX} bytes")));
-    };
-    *left = rest;
-    let flags = OpenFlags { read: true, ..OpenFlags::default() };
+    let asked: Vec<_> = get.names.iter().map(|name| within.name(name)).collect();
+    let far_names = asked.iter().filter_map(|name| name.as_ref().ok().cloned()).collect();
     let client = within.session.client();
-    let far = client.new_handle();
-    let place = Place { id: entry.id, path: within.place.path.join(far_name) };
-    // One that has grown since is not whole, and does not take the others' room.
-    let opening = client.open(place, flags, far, entry.attributes.size as u32);
-    Ok(Opening { far, opening })
-}
-
-impl Opening {
-    async fn content(self, within: &Within<'_>, name: &ByteString) -> Result<Content, ErrorObject> {
-        let opened = self.opening.await.map_err(|error| within.refused(name, &error))?;
-        finish_later(within.session.client().close(self.far));
-        match opened.whole {
-            true => Ok(Content(opened.content.into())),
-            false => Err(within.conflict(name, "it changes")),
-        }
-    }
+    let got = client.get_many(within.place.clone(), far_names, CHUNK_BYTES_MAX as u32).await;
+    let mut got = got.map_err(|error| within.refused(&error))?.files.into_iter();
+    let mut left = CHUNK_BYTES_MAX;
+    let files = get.names.iter().zip(asked).map(|(name, asked)| {
+        asked?;
+        let content = got.next().unwrap_or(Err(UNANSWERED)).map_err(|errno| within.failed(name, errno))?;
+        // A machine that sends more than it was asked for must not fill this one's memory.
+        left = left.checked_sub(content.len()).ok_or_else(|| within.failed(name, TOO_MUCH))?;
+        Ok(Content(content.into()))
+    });
+    Ok(GotMany { files: files.map(each).collect() })
 }
 
 /// `file.put_many`
 pub async fn put(daemon: &Daemon, context: &ClientContext, put: PutMany) -> Result<MadeMany, ErrorObject> {
     check_count(put.files.len())?;
-    if put.files.iter().map(|file| file.content.0.len()).sum::<usize>() > CHUNK_BYTES_MAX {
+    let bytes = put.files.iter().map(|file| file.content.0.len()).sum::<usize>();
+    if bytes > CHUNK_BYTES_MAX {
         return Err(usage(format!("at most {CHUNK_BYTES_MAX} bytes are written at once")));
     }
     let subject = Subject::new(daemon, context, "write", &put.directory, &put.caller)?;
     let within = Within::find(&subject).await?;
-    let making: Vec<_> =
-        put.files.into_iter().map(|file| Making::begin(&within, file, &put.caller)).collect();
-    let mut naming = Vec::with_capacity(making.len());
-    for making in making {
-        naming.push(match making {
-            Ok(making) => making.made(&within).await,
-            Err(error) => Err(error),
-        });
-    }
-    let mut files = Vec::with_capacity(naming.len());
-    for naming in naming {
-        files.push(each(match naming {
-            Ok(naming) => naming.named(&within).await,
-            Err(error) => Err(error),
-        }));
-    }
-    Ok(MadeMany { files })
-}
-
-/// A file that is being made under the name beside its own.
-struct Making {
-    name: ByteString,
-    far_name: Name,
-    beside: Name,
-    making: TypedCall<Entry>,
-}
-
-impl Making {
-    fn begin(within: &Within<'_>, file: NewFile, caller: &Caller) -> Result<Making, ErrorObject> {
-        let NewFile { name, beside, mode, modified, content } = file;
-        let (far_name, beside) = (within.name(&name)?, within.name(&beside)?);
-        let modified = set_time(modified)?;
-        let changes =
-            AttributeChanges { mode: Some(mode_bits(mode)), modified, ..AttributeChanges::default() };
-        let (place, caller, content) = (within.place.clone(), far_caller(caller), Bytes::from(content.0));
-        let client = within.session.client();
-        let making = client.put(place, beside.clone(), UNFINISHED, changes, false, false, caller, content);
-        Ok(Making { name, far_name, beside, making })
-    }
-
-    async fn made(self, within: &Within<'_>) -> Result<Naming, ErrorObject> {
-        let Making { name, far_name, beside, making } = self;
-        making.await.map_err(|error| within.refused(&name, &error))?;
-        let place = || within.place.clone();
-        let client = within.session.client();
-        let naming = client.rename(place(), beside.clone(), place(), far_name, RenameMode::Replace);
-        Ok(Naming { name, beside, naming })
-    }
-}
-
-/// A file that is complete, and gets its name.
-struct Naming {
-    name: ByteString,
-    beside: Name,
-    naming: TypedCall<Renamed>,
-}
-
-impl Naming {
-    async fn named(self, within: &Within<'_>) -> Result<Done, ErrorObject> {
-        if let Err(error) = self.naming.await {
-            // What keeps it from being removed is what keeps it from being named.
-            let _left = within.session.client().unlink(within.place.clone(), self.beside).await;
-            return Err(within.refused(&self.name, &error));
+    let (mut asked, mut far_files) = (Vec::with_capacity(put.files.len()), Vec::new());
+    let mut contents = BytesMut::with_capacity(bytes);
+    for NewFile { name, beside, mode, modified, content } in put.files {
+        let far = far_file(&within, (&name, &beside), (mode, modified), content.0.len());
+        asked.push((name, far.as_ref().map(drop).map_err(Clone::clone)));
+        if let Ok(far) = far {
+            far_files.push(far);
+            contents.extend_from_slice(&content.0);
         }
-        within.session.forget(&within.path_of(&self.name));
-        Ok(Done {})
     }
+    let (client, caller) = (within.session.client(), far_caller(&put.caller));
+    let made = client.put_many(within.place.clone(), far_files, caller, contents.freeze()).await;
+    // What had such a name may have led to a directory.
+    within.session.forget_in(within.path, &asked.iter().map(|(name, _)| name.as_bytes()).collect());
+    let mut failures = made.map_err(|error| within.refused(&error))?.failures.into_iter();
+    let files = asked.into_iter().map(|(name, asked)| {
+        asked?;
+        match failures.next().unwrap_or(Some(UNANSWERED)) {
+            Some(errno) => Err(within.failed(&name, errno)),
+            None => Ok(Done {}),
+        }
+    });
+    Ok(MadeMany { files: files.map(each).collect() })
+}
+
+/// What the machine is asked for, to make one of them.
+fn far_file(
+    within: &Within<'_>,
+    (name, beside): (&ByteString, &ByteString),
+    (mode, modified): (u32, Option<FileTime>),
+    bytes: usize,
+) -> Result<FarFile, ErrorObject> {
+    let (name, beside) = (within.name(name)?, within.name(beside)?);
+    let modified = set_time(modified)?;
+    let changes = AttributeChanges { mode: Some(mode_bits(mode)), modified, ..AttributeChanges::default() };
+    Ok(FarFile { name, beside, mode: UNFINISHED, changes, bytes: bytes as u32 })
 }

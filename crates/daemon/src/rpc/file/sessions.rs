@@ -8,18 +8,19 @@
 //!
 //! Any number of requests are under way in a session; what is opened in it keeps it open.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ::remote::Connection;
-use ::remote::client::AgentClient;
+use ::remote::client::{AgentClient, Attached, CallError, Located, TypedCall};
+use rustix::io::Errno;
 use tokio::sync::OnceCell;
-use wire::agent::file::Place;
+use wire::agent::file::{LastLink, Place};
 use wire::api::ErrorObject;
 use wire::api::machine::Machine;
 
-use super::refused;
+use super::{is, refused};
 use crate::connection::{Attendant, IDLE_GRACE, Lease};
 use crate::owner::{OwnerHandle, Wanted};
 
@@ -41,10 +42,20 @@ const DIRECTORIES_MAX: usize = 1024;
 const ROOT: &[u8] = b"/";
 
 /// A session with a machine's agent, attached to the machine's root.
+///
+/// What is done in it begins with [`FarSession::locate`], which waits for the attachment; everything else needs what that gives.
 pub struct FarSession {
     connection: Connection,
+    machine: Machine,
+    attaching: tokio::sync::Mutex<Attaching>,
     directories: Mutex<HashMap<Vec<u8>, Directory>>,
     _lease: Lease,
+}
+
+/// How far the attachment is.
+enum Attaching {
+    Asked(TypedCall<Attached>),
+    Ended(Result<(), ErrorObject>),
 }
 
 /// A directory that a path leads to.
@@ -58,14 +69,53 @@ pub struct Directory {
 
 impl FarSession {
     async fn open(owner: OwnerHandle, wanted: Wanted) -> Result<Arc<FarSession>, ErrorObject> {
-        let machine = wanted.machine.to_string();
+        let machine = wanted.machine.clone();
         let attendant = Attendant::new(&wanted.caller, wanted.prompter.clone());
         let lease = owner.acquire(wanted).await?;
         lease.link().attend(&attendant);
         let connection = lease.link().open().await?;
-        let attached = connection.client.attach(ROOT.to_vec(), false).await;
-        attached.map_err(|error| refused("reach the files of", &machine, &error))?;
-        Ok(Arc::new(FarSession { connection, directories: Mutex::default(), _lease: lease }))
+        let attaching = Attaching::Asked(connection.client.attach(ROOT.to_vec(), false)).into();
+        Ok(Arc::new(FarSession {
+            connection,
+            machine,
+            attaching,
+            directories: Mutex::default(),
+            _lease: lease,
+        }))
+    }
+
+    /// Finds a file by its path. The first who asks does not wait for the attachment before he does.
+    pub async fn locate(
+        &self,
+        path: &[u8],
+        last: LastLink,
+    ) -> Result<Result<Located, CallError>, ErrorObject> {
+        let early = self.client().locate(path.to_vec(), last);
+        self.attached().await?;
+        Ok(match early.await {
+            // Another of the agent's threads was faster than the one that attaches.
+            Err(error) if is(&error, Errno::NOTCONN) => self.client().locate(path.to_vec(), last).await,
+            located => located,
+        })
+    }
+
+    async fn attached(&self) -> Result<(), ErrorObject> {
+        let mut attaching = self.attaching.lock().await;
+        let outcome = match &mut *attaching {
+            Attaching::Ended(outcome) => return outcome.clone(),
+            Attaching::Asked(asked) => asked.await,
+        };
+        let outcome = outcome.map(drop);
+        let outcome =
+            outcome.map_err(|error| refused("reach the files of", &self.machine.to_string(), &error));
+        *attaching = Attaching::Ended(outcome.clone());
+        outcome
+    }
+
+    /// Whether nothing can be done in it any more.
+    fn is_useless(&self) -> bool {
+        let is_refused = |attaching: &Attaching| matches!(attaching, Attaching::Ended(Err(_)));
+        self.client().is_lost() || self.attaching.try_lock().is_ok_and(|attaching| is_refused(&attaching))
     }
 
     /// Speaks with the agent.
@@ -88,6 +138,14 @@ impl FarSession {
         directories.insert(path.to_vec(), directory);
     }
 
+    /// The same, unless it would have others forgotten.
+    pub fn keep_if_room(&self, path: &[u8], directory: Directory) {
+        let mut directories = lock(&self.directories);
+        if directories.len() < DIRECTORIES_MAX {
+            directories.insert(path.to_vec(), directory);
+        }
+    }
+
     /// Forgets the path and all beneath it.
     pub fn forget(&self, path: &[u8]) {
         let is_beneath = |known: &[u8]| match known.strip_prefix(path) {
@@ -95,6 +153,12 @@ impl FarSession {
             None => false,
         };
         lock(&self.directories).retain(|known, _| !is_beneath(known));
+    }
+
+    /// Forgets these names of the directory at the path, and all beneath them.
+    pub fn forget_in(&self, path: &[u8], names: &HashSet<&[u8]>) {
+        let is_one = |known: &[u8]| name_below(known, path).is_some_and(|name| names.contains(name));
+        lock(&self.directories).retain(|known, _| !is_one(known));
     }
 }
 
@@ -184,7 +248,7 @@ impl Kept {
         match self.opening.get() {
             None => false,
             Some(Err(_)) => true,
-            Some(Ok(session)) => session.client().is_lost(),
+            Some(Ok(session)) => session.is_useless(),
         }
     }
 
@@ -208,4 +272,35 @@ async fn close_when_idle(sessions: Weak<Sessions>, session: Weak<FarSession>) {
 /// A panic elsewhere has left nothing half done: what is guarded is changed in single steps.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name in the directory at `directory` through which a path leads, if it leads through one.
+fn name_below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
+    let rest = path.strip_prefix(directory)?;
+    let is_whole = directory.is_empty() || directory.ends_with(b"/");
+    let below = if is_whole { rest } else { rest.strip_prefix(b"/")? };
+    below.split(|&byte| byte == b'/').next().filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_through_one_name_of_a_directory_above_it() {
+        let cases = [
+            ("/a/b", "/a", Some("b")),
+            ("/a/b/c", "/a", Some("b")),
+            ("/a/b", "/", Some("a")),
+            ("/a/b", "/a/", Some("b")),
+            ("a/b", "", Some("a")),
+            ("/a", "/a", None),
+            ("/ab", "/a", None),
+            ("/b", "/a", None),
+        ];
+        for (path, directory, expected) in cases {
+            let name = name_below(path.as_bytes(), directory.as_bytes());
+            assert_eq!(name, expected.map(str::as_bytes), "{path} below {directory}");
+        }
+    }
 }

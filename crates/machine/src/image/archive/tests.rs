@@ -238,7 +238,7 @@ proptest! {
                 }
             }
         }
-        let mut archive = Archive::new(&archive[..]);
+        let mut archive = Archive::new(&archive[..], 0);
         let mut tree = Tree::default();
         while let Ok(Some(Entry { path, item: Item::File(kind), owner, .. })) = archive.next() {
             drop(tree.put(&path, kind, owner));

@@ -54,6 +54,7 @@ fn every_change_has_its_rule() {
         (create(false), Rule::Created),
         (put(true), Rule::Unless(EEXIST)),
         (put(false), Rule::Repeat),
+        (FileRequest::PutMany { directory: directory(), files: Vec::new(), caller: CALLER }, Rule::Repeat),
         (
             FileRequest::MakeDirectory { directory: directory(), name: name(), mode: 0, caller: CALLER },
             Rule::Unless(EEXIST),

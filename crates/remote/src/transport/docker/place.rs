@@ -11,9 +11,7 @@
 //! and reads it, and needs no program in the container for that. A tmpfs is not to be seen from outside, and what may lie there
 //! from before is not looked at but replaced.
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bollard::container::LogOutput;
 use futures_util::StreamExt;
@@ -22,6 +20,7 @@ use wire::api::error::ErrorKind;
 use wire::worker::AgentFile;
 
 use super::api::{Api, Container, Program};
+use super::lock::lock;
 use super::{CarrierError, content_of, directory_name, tar};
 
 /// Where agents lie, in the root of a container.
@@ -32,10 +31,6 @@ const PROGRAM: &str = "stead-agent";
 
 /// What an archive of the agent's directory has beside the program.
 const HEADERS_BYTES_MAX: usize = 256 << 10;
-
-/// How long another errand of this computer may take to put an agent into the same container.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
-const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What a script in a container may print.
 const SAID_BYTES_MAX: usize = 4 << 10;
@@ -133,22 +128,6 @@ fn untrusted(container: &Container, path: &str) -> CarrierError {
 fn unplaced(container: &Container, error: &CarrierError) -> CarrierError {
     let message = format!("could not put the agent into the container `{}`: {error}", container.name);
     CarrierError { message, ..error.clone() }
-}
-
-/// Waits until no other errand of this computer puts an agent into a container. Gives up after a while: then the engine
-/// decides who is the last.
-async fn lock(container: &str) -> Option<UnixListener> {
-    let name = format!("stead-place-{container}");
-    let address = SocketAddr::from_abstract_name(name).ok()?;
-    let trying = async {
-        loop {
-            match UnixListener::bind_addr(&address) {
-                Ok(lock) => return lock,
-                Err(_) => tokio::time::sleep(LOCK_INTERVAL).await,
-            }
-        }
-    };
-    tokio::time::timeout(LOCK_TIMEOUT, trying).await.ok()
 }
 
 /// What the script prints.

@@ -12,13 +12,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::{Pid, Signal};
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::pipe::Receiver;
 use tokio::process::Command;
 
+use super::appearance::Appearance;
 use super::error::{SshError, explain};
 use super::masters::remove_socket;
 use super::{SshOptions, check_control_path, escape_percent};
@@ -216,30 +214,4 @@ fn command(options: &SshOptions, login: &LoginOptions) -> Command {
     ssh.envs(options.environment.iter().map(|(name, value)| (name, value)));
     ssh.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
     ssh
-}
-
-/// Tells when a file appears in a directory.
-struct Appearance {
-    /// An inotify descriptor, which is read as a pipe is.
-    events: Receiver,
-}
-
-impl Appearance {
-    fn watch(directory: &Path) -> io::Result<Appearance> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&inotify, directory, WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
-        Ok(Appearance { events: Receiver::from_owned_fd_unchecked(inotify)? })
-    }
-
-    /// Waits until there is a file at `path`, which is in the watched directory.
-    async fn of(mut self, path: &Path) -> io::Result<()> {
-        // What happened does not matter: the file is there now, or is not.
-        let mut events = [0; 4096];
-        while path.symlink_metadata().is_err() {
-            if self.events.read(&mut events).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(())
-    }
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Allocation, AttributeChanges, Attributes, BlockDigest, Caller, Entry, Kind, LastLink, Lease, Listed,
-    Lock, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget, WalkFrom, WatchEvent, WriteAt,
-    XattrMode,
+    Lock, NewFile, OpenFlags, Place, RenameMode, SeekFor, Space, Target, WalkBudget, WalkFrom, WatchEvent,
+    WriteAt, XattrMode,
 };
 use crate::agent::find::{FindQuery, Found};
 use crate::agent::name::{Name, RelativePath};
@@ -182,6 +182,28 @@ pub enum FileRequest {
         sync: bool,
         /// For this user.
         caller: Caller,
+    },
+    /// Makes files in one directory, each under a name beside its own, which it gets when it is complete, in the place of what
+    /// has it. One that cannot be made is not left behind, and keeps none of the others from being made. Their contents are
+    /// the payload, one after the other. What becomes of the names is told as if others had made the files. `EINVAL` for more than
+    /// [`FILES_MAX`](super::FILES_MAX), and where the lengths are not those of the payload. → [`FileReply::MadeMany`]
+    PutMany {
+        /// In this directory.
+        directory: Place,
+        /// Which.
+        files: Vec<NewFile>,
+        /// For this user.
+        caller: Caller,
+    },
+    /// Reads regular files of one directory whole. `EINVAL` for more than [`FILES_MAX`](super::FILES_MAX).
+    /// → [`FileReply::GotMany`]
+    GetMany {
+        /// In this directory.
+        directory: Place,
+        /// Under these names. A symlink is not followed.
+        names: Vec<Name>,
+        /// At most so many bytes of all of them; at most a frame's payload.
+        bytes_max: u32,
     },
     /// → [`FileReply::Data`], shorter than `length` at the end of the file only.
     Read {
@@ -446,6 +468,19 @@ pub enum FileReply {
         created: bool,
         /// The directory as it is after a [`FileRequest::Create`].
         directory: Option<Attributes>,
+    },
+    /// What became of several files that were to be made, in their order: nothing of one that was, the reason for one that was
+    /// not.
+    MadeMany {
+        /// As many as were asked for.
+        failures: Vec<Option<Errno>>,
+    },
+    /// Several files, in the order in which they were asked for: the lengths of consecutive parts of the payload, and the reason
+    /// for one that was not read. `EMEDIUMTYPE` is what is not a regular file, `EFBIG` one that does not fit with those before,
+    /// and `EAGAIN` one that changes.
+    GotMany {
+        /// As many as were asked for.
+        files: Vec<Result<u32, Errno>>,
     },
     /// Bytes: the payload.
     Data,
