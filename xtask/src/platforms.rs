@@ -32,6 +32,7 @@ const EXCLUDED: &[&str] = &["e2e", "guest", "xtask"];
 const BACKENDS: &[(&str, &str, &str)] = &[
     ("x86_64-pc-windows-gnu", "stead", "crates/stead/src/windows.rs"),
     ("x86_64-pc-windows-gnu", "mount", "crates/mount/src/cloud_files/system.rs"),
+    ("aarch64-apple-darwin", "provider", "crates/provider/src/apple/enumerator.rs"),
     ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/kqueue.rs"),
     ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/macos.rs"),
     ("aarch64-apple-darwin", "remote", "crates/remote/src/transport/ssh/appearance/kqueue.rs"),

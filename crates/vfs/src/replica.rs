@@ -46,6 +46,7 @@
 //!    is in them, and names given up before they are taken. Two files that exchange their names use a third for a moment,
 //!    `.stead-moving-` and a number; whoever gives another file such a name keeps it.
 
+pub mod catalogue;
 mod changes;
 mod database;
 #[cfg(test)]

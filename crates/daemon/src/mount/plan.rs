@@ -186,7 +186,7 @@ fn check_options(request: &Create) -> Result<(), ErrorObject> {
     match request.backend {
         Backend::Auto | Backend::Fuse | Backend::Nfs => {}
         Backend::CloudFiles => return Err(usage("cloud-files is for Windows: here fuse or nfs")),
-        Backend::FileProvider => return Err(usage("the file-provider backend exists on macOS only")),
+        Backend::FileProvider => return Err(usage("file-provider is for macOS: here fuse or nfs")),
     }
     if request.options.len() > OPTIONS_MAX {
         return Err(usage(format!("more than {OPTIONS_MAX} options")));

@@ -17,7 +17,7 @@ use wire::agent::name::Name;
 use wire::api::file::{
     CHUNK_BYTES_MAX, Chunk, Close, Content, Creation, Done as Nothing, ENTRIES_MAX, Entry, FileKind,
     FileTime, Get, Got, Links, List, Listed, MakeDirectory, MakeLink, Open, OpenDirectory, Opened, Progress,
-    Purpose, Put, Read, Remove, Rename, SetAttributes, Stat, Sync, Write, Written,
+    Purpose, Put, Read, Remove, Rename, SetAttributes, Stat, Sync, Taken, Write, Written,
 };
 use wire::api::id::HandleId;
 use wire::api::machine::{Caller, Machine, Source};
@@ -750,11 +750,16 @@ pub async fn rename(
     if from.machine != to.machine {
         return Err(usage("a file can be renamed within its machine only"));
     }
+    let mode = match rename.taken {
+        Taken::Replaced => RenameMode::Replace,
+        Taken::Kept => RenameMode::NoReplace,
+        Taken::Exchanged => RenameMode::Exchange,
+    };
     let (mut old, mut new) = (from.parent().await?, to.parent().await?);
     loop {
         let (old_name, new_name) = (old.name.clone(), new.name.clone());
         let client = old.session.client();
-        match client.rename(old.place(), old_name, new.place(), new_name, RenameMode::Replace).await {
+        match client.rename(old.place(), old_name, new.place(), new_name, mode).await {
             Ok(_) => break,
             Err(error) if old.is_kept => {
                 old = from.parent_again(old, &error).await?;

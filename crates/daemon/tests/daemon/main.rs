@@ -850,7 +850,8 @@ fn files_are_written_read_listed_and_removed_without_a_mount() {
     names.sort();
     assert_eq!(names, ["d", "f", "l"]);
 
-    client.call(Rename { source: source("f"), to: source("g"), caller: caller.clone() }).unwrap();
+    let taken = Taken::Replaced;
+    client.call(Rename { source: source("f"), to: source("g"), taken, caller: caller.clone() }).unwrap();
     for name in ["d", "g", "l"] {
         client.call(Remove { source: source(name), caller: caller.clone() }).unwrap();
     }

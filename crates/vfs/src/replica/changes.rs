@@ -8,7 +8,7 @@ use super::{Replica, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {
     epoch: i64,
-    change: i64,
+    pub(super) change: i64,
 }
 
 /// How many bytes an [`Anchor`] has.

@@ -309,7 +309,7 @@ impl Rows<'_> {
         Ok(statement.query_row(parameters, item_of).optional()?)
     }
 
-    fn all(&self, which: &str, parameters: impl rusqlite::Params) -> Result<Vec<Item>> {
+    pub(crate) fn all(&self, which: &str, parameters: impl rusqlite::Params) -> Result<Vec<Item>> {
         let mut statement =
             self.transaction.prepare_cached(&format!("SELECT {COLUMNS} FROM item WHERE {which}"))?;
         let items = statement.query_map(parameters, item_of)?;
@@ -359,7 +359,7 @@ fn item_of(row: &Row<'_>) -> rusqlite::Result<Item> {
     })
 }
 
-fn number_of(kind: Kind) -> i64 {
+pub(crate) fn number_of(kind: Kind) -> i64 {
     match kind {
         Kind::Directory => 0,
         Kind::File => 1,

@@ -137,7 +137,7 @@ impl Disk {
             .collect()
     }
 
-    fn is_within(&self, mut node: u64, directory: u64) -> bool {
+    pub(super) fn is_within(&self, mut node: u64, directory: u64) -> bool {
         while node != ROOT {
             if node == directory {
                 return true;
@@ -153,7 +153,7 @@ impl Disk {
         id
     }
 
-    fn stored_name(&self, name: &[u8]) -> Vec<u8> {
+    pub(super) fn stored_name(&self, name: &[u8]) -> Vec<u8> {
         match (self.side, self.rules) {
             (SideName::Here, NameRules::Mac) => {
                 String::from_utf8_lossy(name).nfd().collect::<String>().into_bytes()
@@ -290,6 +290,27 @@ impl Disk {
     pub(super) fn directory(&mut self, parent: u64, name: &str) -> u64 {
         let (name, kind, mode) = (name.as_bytes().to_vec(), Kind::Directory, 0o700);
         self.add(Node { parent, name, kind, mode, version: 0, edit: None })
+    }
+
+    /// A file that was fetched from the machine, by the number of its version.
+    pub(super) fn placeholder(
+        &mut self,
+        parent: u64,
+        name: &[u8],
+        kind: Kind,
+        mode: u16,
+        version: u64,
+    ) -> u64 {
+        let name = self.stored_name(name);
+        self.add(Node { parent, name, kind, mode, version, edit: None })
+    }
+
+    /// Removes what no user removes.
+    pub(super) fn drop_all(&mut self, id: u64) {
+        for child in self.children(id) {
+            self.drop_all(child);
+        }
+        self.nodes.remove(&id);
     }
 
     pub(super) fn put(&mut self, parent: u64, name: &str, content: &str) -> u64 {

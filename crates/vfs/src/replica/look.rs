@@ -188,7 +188,7 @@ pub(crate) fn set_aside(rows: &Rows<'_>, item: &mut Item, seen: Seen) -> Result<
 }
 
 /// Takes down that an item is not on the side any more, nor what was in it, but for what was seen elsewhere.
-fn lose(rows: &Rows<'_>, side: SideName, id: ItemId, present: &HashSet<Identity>) -> Result<()> {
+pub(crate) fn lose(rows: &Rows<'_>, side: SideName, id: ItemId, present: &HashSet<Identity>) -> Result<()> {
     let mut waiting = vec![id];
     while let Some(id) = waiting.pop() {
         let Some(mut item) = rows.get(id)? else { continue };

@@ -558,7 +558,7 @@ pub struct RemovedNames {
     pub progress: Progress,
 }
 
-/// Gives a file another name, replacing what has it.
+/// Gives a file another name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rename {
@@ -566,6 +566,22 @@ pub struct Rename {
     pub source: Source,
     /// Its new path, on the same machine.
     pub to: Source,
+    /// What becomes of what has that path.
+    #[serde(default)]
+    pub taken: Taken,
     /// Who asks.
     pub caller: Caller,
+}
+
+/// What becomes of a file whose name another one is to have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Taken {
+    /// It is removed.
+    #[default]
+    Replaced,
+    /// It stays, and nothing is renamed: a conflict.
+    Kept,
+    /// It has the other's name then.
+    Exchanged,
 }

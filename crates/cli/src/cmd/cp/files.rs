@@ -154,7 +154,8 @@ impl<'a> Files<'a> {
         if let (Some(from), Some(path)) = (self.local(from)?, self.local(to)?) {
             return fs::rename(from, &path).map_err(|error| local_error("name", &path, &error));
         }
-        let request = file::Rename { source: from.clone(), to: to.clone(), caller: self.caller.clone() };
+        let (source, to, caller) = (from.clone(), to.clone(), self.caller.clone());
+        let request = file::Rename { source, to, taken: file::Taken::Replaced, caller };
         self.client()?.call(request).map(drop)
     }
 

@@ -263,9 +263,15 @@ pub(super) fn methods() -> Vec<Method> {
             text: "BLAKE3 of consecutive blocks of an opened file, and whether each is nothing but zeros.",
         },
         Method {
-            call: file::Rename { source: source("/src/a"), to: source("/src/b"), caller: caller() }.into(),
+            call: file::Rename {
+                source: source("/src/a"),
+                to: source("/src/b"),
+                taken: file::Taken::Replaced,
+                caller: caller(),
+            }
+            .into(),
             reply: done(),
-            text: "Gives a file another name on the same machine, replacing what has it.",
+            text: "Gives a file another name on the same machine. What has that name is removed (`replaced`, which is meant if\n`taken` is left out), is a `conflict` (`kept`), or has the other's name then (`exchanged`).",
         },
     ]
 }

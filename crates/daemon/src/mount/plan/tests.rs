@@ -210,14 +210,14 @@ fn without_a_directory_one_is_named_after_the_source() {
 #[test]
 fn unknown_backends_and_too_many_options_are_refused() {
     let scratch = scratch();
-    for backend in [Backend::CloudFiles, Backend::FileProvider] {
+    for (backend, refusal) in [
+        (Backend::CloudFiles, "cloud-files is for Windows: here fuse or nfs"),
+        (Backend::FileProvider, "file-provider is for macOS: here fuse or nfs"),
+    ] {
         let request = Create { backend, ..request("src", Some("m"), &scratch.root) };
-        assert_eq!(prepare(request, &scratch.root, None).unwrap_err().kind(), ErrorKind::Usage);
+        let error = prepare(request, &scratch.root, None).unwrap_err();
+        assert_eq!((error.kind(), error.message.as_str()), (ErrorKind::Usage, refusal));
     }
-    let request_of_windows =
-        Create { backend: Backend::CloudFiles, ..request("src", Some("m"), &scratch.root) };
-    let error = prepare(request_of_windows, &scratch.root, None).unwrap_err();
-    assert_eq!(error.message, "cloud-files is for Windows: here fuse or nfs");
     let options = (0..=OPTIONS_MAX).map(|number| (number.to_string(), String::new())).collect();
     let request = Create { options, ..request("src", Some("m"), &scratch.root) };
     assert_eq!(prepare(request, &scratch.root, None).unwrap_err().kind(), ErrorKind::Usage);

@@ -1,0 +1,66 @@
+//! Failures as the system has them.
+
+use objc2::rc::Retained;
+use objc2::runtime::ProtocolObject;
+use objc2_file_provider::{NSErrorNSFileProviderError, NSFileProviderErrorCode, NSFileProviderErrorDomain};
+use objc2_foundation::{
+    NSCocoaErrorDomain, NSDictionary, NSError, NSFeatureUnsupportedError, NSInteger,
+    NSLocalizedDescriptionKey, NSString, NSUserCancelledError,
+};
+
+use super::item::{ShownItem, identifier_of};
+use crate::service::Failure;
+
+/// What is told of a failure. The system tries again by itself after all but those that name an item.
+pub(super) fn of(failure: &Failure) -> Retained<NSError> {
+    match failure {
+        Failure::NoItem(subject) => {
+            let identifier = identifier_of(subject);
+            // SAFETY: an identifier is all that is asked for.
+            unsafe { NSError::fileProviderErrorForNonExistentItemWithIdentifier(&identifier) }
+        }
+        Failure::Kept(shown) => {
+            let item = ShownItem::new((**shown).clone());
+            // SAFETY: the item is complete.
+            unsafe { NSError::fileProviderErrorForRejectedDeletionOfItem(ProtocolObject::from_ref(&*item)) }
+        }
+        Failure::Unreachable | Failure::Later => provider(NSFileProviderErrorCode::ServerUnreachable),
+        Failure::Expired => provider(NSFileProviderErrorCode::SyncAnchorExpired),
+        Failure::NotEmpty => provider(NSFileProviderErrorCode::DirectoryNotEmpty),
+        Failure::OtherVersion => provider(NSFileProviderErrorCode::VersionNoLongerAvailable),
+        Failure::Cancelled => cocoa(NSUserCancelledError),
+        Failure::Refused(why) => refused(why),
+    }
+}
+
+/// What is not done at all, such as a trash on the machine.
+pub(super) fn unsupported() -> Retained<NSError> {
+    cocoa(NSFeatureUnsupportedError)
+}
+
+fn provider(code: NSFileProviderErrorCode) -> Retained<NSError> {
+    // SAFETY: the domain is a constant of the framework.
+    let domain = unsafe { NSFileProviderErrorDomain };
+    NSError::new(code.0, domain)
+}
+
+fn refused(why: &str) -> Retained<NSError> {
+    // SAFETY: both are constants of the frameworks.
+    let (domain, key) = unsafe { (NSFileProviderErrorDomain, NSLocalizedDescriptionKey) };
+    let said = NSString::from_str(why);
+    let info = NSDictionary::<NSString, objc2::runtime::AnyObject>::from_slices(&[key], &[said.as_ref()]);
+    // SAFETY: the value of this key is a string.
+    unsafe {
+        NSError::errorWithDomain_code_userInfo(
+            domain,
+            NSFileProviderErrorCode::CannotSynchronize.0,
+            Some(&info),
+        )
+    }
+}
+
+fn cocoa(code: NSInteger) -> Retained<NSError> {
+    // SAFETY: the domain is a constant of the framework.
+    let domain = unsafe { NSCocoaErrorDomain };
+    NSError::new(code, domain)
+}
