@@ -287,7 +287,8 @@ impl Life {
         for process in processes {
             owner.send(Event::ProcessDetached(Box::new(process))).await;
         }
-        for (name, record) in known_vms {
+        owner.send(Event::UnreadVms(known_vms.unread)).await;
+        for (name, record) in known_vms.vms {
             owner.send(Event::AdoptVm(name, Box::new(record))).await;
         }
         for goodbye in goodbyes {
@@ -386,7 +387,7 @@ fn preferred_agent() -> Option<PathBuf> {
 }
 
 /// Finds the microVMs that a daemon before this one has made, and removes what it has left of images half way.
-async fn adopt_vms(paths: &Paths) -> Result<Vec<(String, machine::vm::Record)>, ErrorObject> {
+async fn adopt_vms(paths: &Paths) -> Result<machine::vm::Found, ErrorObject> {
     let paths = paths.clone();
     let finding = tokio::task::spawn_blocking(move || {
         machine::image::sweep(&paths.images_dir());

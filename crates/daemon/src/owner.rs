@@ -10,7 +10,7 @@
 //!   timers ───┘                        └─► answers          (oneshot)
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -196,6 +196,8 @@ pub enum Event {
     },
     /// A daemon before this one has made a microVM.
     AdoptVm(String, Box<machine::vm::Record>),
+    /// There are microVMs of which it could not be read what they are.
+    UnreadVms(Vec<String>),
     /// A client wants to speak with the task of a microVM.
     SelectVm {
         /// Which.
@@ -207,11 +209,18 @@ pub enum Event {
     DoomVm {
         /// Which.
         name: String,
-        /// Whether nobody needs it.
-        answer: Answer<()>,
+        /// And no other one of that name.
+        id: String,
+        /// Where it is told to be no more, if nobody needs it.
+        answer: Answer<mpsc::Sender<VmCommand>>,
     },
     /// It stays after all.
-    SpareVm(String),
+    SpareVm {
+        /// Which.
+        name: String,
+        /// And no other one of that name.
+        id: String,
+    },
     /// What happened to a microVM.
     Vm(String, VmEvent),
     /// Somebody needs a connection.
@@ -501,7 +510,11 @@ pub struct Owner {
     tunnels: BTreeMap<TunnelId, TunnelRecord>,
     threads: BTreeMap<String, ThreadRecord>,
     vms: BTreeMap<String, VmRecord>,
+    /// Those that are there, and of which it is not known of what they were made.
+    unread_vms: Vec<String>,
     operations: BTreeMap<OperationId, OperationRecord>,
+    /// Those of them that have ended, in that order.
+    ended_operations: VecDeque<OperationId>,
     tickets: Vec<(Secret, Prompter)>,
     goodbyes: Goodbyes,
     bus: Bus,
@@ -558,7 +571,9 @@ impl Owner {
             tunnels: BTreeMap::new(),
             threads: BTreeMap::new(),
             vms: BTreeMap::new(),
+            unread_vms: Vec::new(),
             operations: BTreeMap::new(),
+            ended_operations: VecDeque::new(),
             tickets: Vec::new(),
             goodbyes: Goodbyes::default(),
             bus: Bus::default(),
@@ -614,8 +629,9 @@ impl Owner {
             Event::CancelOperation { id, answer } => self.cancel_operation(id, answer),
             Event::AdoptVm(name, record) => self.adopt_vm(name, *record),
             Event::SelectVm { name, answer } => drop(answer.send(self.select_vm(&name))),
-            Event::DoomVm { name, answer } => drop(answer.send(self.doom_vm(&name))),
-            Event::SpareVm(name) => self.spare_vm(&name),
+            Event::UnreadVms(names) => self.unread_vms = names,
+            Event::DoomVm { name, id, answer } => drop(answer.send(self.doom_vm(&name, &id))),
+            Event::SpareVm { name, id } => self.spare_vm(&name, &id),
             Event::Vm(name, event) => self.on_vm(&name, event),
             Event::Acquire { wanted, answer } => self.acquire(*wanted, answer),
             Event::Release(id) => self.release(id),

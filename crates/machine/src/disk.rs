@@ -34,6 +34,12 @@ const CONVERT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 const QCOW2: &[u8] = b"QFI\xfb";
 
+/// Of how many disks over another one a guest's is at most: each is opened at each start, and looked through at a read.
+const OVERLAYS_MAX: usize = 64;
+
+/// The longest name of the disk that a qcow2 disk is over.
+const NAME_BYTES_MAX: u64 = 1023;
+
 /// What is looked at of a disk.
 const HEAD_BYTES: u64 = 104;
 
@@ -78,8 +84,13 @@ pub fn make(directory: &Path, (base, format): (&Path, Format), course: &Course) 
     overlay(&directory.join(Format::Qcow2.file()), (base, format), course)
 }
 
-/// Makes a disk with nothing in it but what it is over.
+/// Makes a disk with nothing in it but what it is over. Refused if that is over too many.
 pub(crate) fn overlay(overlay: &Path, (base, format): (&Path, Format), course: &Course) -> Result<()> {
+    if overlays(base, format)? >= OVERLAYS_MAX {
+        let message = format!("`{}` is over {OVERLAYS_MAX} disks already", base.display());
+        return Err(Error::new(ErrorKind::Conflict, message)
+            .hint("stead image promote makes an image of a vm, and a vm of that begins anew"));
+    }
     let arguments = ["create", "-q", "-f", "qcow2", "-F", format.name(), "-b"].map(Into::into);
     let paths = [base.as_os_str().to_owned(), overlay.to_owned().into_os_string()];
     QEMU_IMG.run_telling(arguments.into_iter().chain(paths), course, |_| None)?;
@@ -189,6 +200,38 @@ pub fn flatten(from: &Path, format: Format, to: &Path, course: &Course) -> Resul
     converting.run_telling(arguments, course, |_| None)
 }
 
+/// How many disks are over each other there, up to one more than may be. Only what this program has made is asked for: what a guest
+/// writes on a raw disk is not looked at.
+fn overlays(disk: &Path, format: Format) -> Result<usize> {
+    let (mut disk, mut format, mut count) = (disk.to_owned(), format, 0);
+    while format == Format::Qcow2 && count <= OVERLAYS_MAX {
+        count += 1;
+        let Some(under) = under(&disk)? else { break };
+        format = match under.extension() {
+            Some(extension) if extension == Format::Qcow2.name() => Format::Qcow2,
+            _ => Format::Raw,
+        };
+        // A name without a directory is of one beside it.
+        disk = disk.parent().map_or_else(|| under.clone(), |parent| parent.join(&under));
+    }
+    Ok(count)
+}
+
+/// What a qcow2 disk is over.
+fn under(disk: &Path) -> Result<Option<PathBuf>> {
+    use std::os::unix::ffi::OsStringExt;
+    let head = head(disk)?;
+    let (at, bytes) = (number(&head, 8), number(&head, 16) >> 32);
+    if at == 0 {
+        return Ok(None);
+    }
+    let failed = |error| Error::file("read", disk, &error);
+    let mut name = vec![0; bytes.min(NAME_BYTES_MAX) as usize];
+    let file = File::open(disk).map_err(failed)?;
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut name, at).map_err(failed)?;
+    Ok(Some(PathBuf::from(OsString::from_vec(name))))
+}
+
 fn head(path: &Path) -> Result<Vec<u8>> {
     let failed = |error| Error::file("read", path, &error);
     // A pipe that nobody writes to would be waited for to open.
@@ -226,6 +269,27 @@ pub(crate) fn share(from: &Path, to: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn disks_are_over_each_other_up_to_a_limit() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = |at: usize| scratch.path().join(format!("{at}.qcow2"));
+        let (course, _client) = Course::new(|_| ()).unwrap();
+        let base = scratch.path().join("base.raw");
+        std::fs::write(&base, vec![0; 1 << 20]).unwrap();
+        overlay(&place(1), (&base, Format::Raw), &course).unwrap();
+        overlay(&place(2), (&place(1), Format::Qcow2), &course).unwrap();
+        let counts = [(&base, Format::Raw), (&place(1), Format::Qcow2), (&place(2), Format::Qcow2)]
+            .map(|(disk, format)| overlays(disk, format).unwrap());
+        assert_eq!(counts, [0, 1, 2]);
+        for at in 3..=OVERLAYS_MAX {
+            overlay(&place(at), (&place(at - 1), Format::Qcow2), &course).unwrap();
+        }
+        let last = (&*place(OVERLAYS_MAX), Format::Qcow2);
+        let error = overlay(&place(OVERLAYS_MAX + 1), last, &course).unwrap_err();
+        assert!(error.kind == ErrorKind::Conflict && error.hint.is_some(), "{error}");
+        assert!(!place(OVERLAYS_MAX + 1).exists());
+    }
 
     #[test]
     fn a_disk_grows_and_never_shrinks() {

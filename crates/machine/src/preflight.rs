@@ -82,12 +82,15 @@ pub fn disk_program() -> Result<String> {
 pub fn image(image: &Image) -> Result<()> {
     let parts = [(image.kernel(), image.manifest.kernel.bytes), (image.root(), image.manifest.root.bytes)];
     for (path, bytes) in parts {
-        let is = std::fs::metadata(&path).map_err(|error| Error::file("look at", &path, &error))?.len();
-        if is != bytes {
-            let message = format!("`{}` has {is} bytes, and the image had {bytes}", path.display());
-            return Err(Error::new(ErrorKind::Failure, message)
-                .hint(format!("stead image delete {}, and make it again", image.name)));
-        }
+        let is = match std::fs::metadata(&path) {
+            Ok(found) if found.len() == bytes => continue,
+            Ok(found) => format!("has {} bytes, and the image had {bytes}", found.len()),
+            Err(error) => format!("cannot be looked at: {error}"),
+        };
+        // Another image of that name would not do: what the guest has written is over this one.
+        let hint = format!("put it back as it was: vms of the image `{}` need it", image.name);
+        let message = format!("the image `{}` is damaged: `{}` {is}", image.name, path.display());
+        return Err(Error::new(ErrorKind::Failure, message).hint(hint));
     }
     Ok(())
 }
@@ -136,10 +139,13 @@ mod tests {
             Manifest { version: 1, kernel: content(3), root: content(4), created: 0, origin: None };
         let found = Image { name: "tiny".to_owned(), directory: scratch.path().to_owned(), manifest };
         std::fs::write(found.kernel(), "123").unwrap();
-        assert_eq!(image(&found).unwrap_err().kind, ErrorKind::NotFound);
+        let missing = image(&found).unwrap_err();
         std::fs::write(found.root(), "123").unwrap();
-        let error = image(&found).unwrap_err();
-        assert!(error.hint.is_some_and(|hint| hint.contains("image delete tiny")));
+        let short = image(&found).unwrap_err();
+        for error in [missing, short] {
+            assert_eq!(error.kind, ErrorKind::Failure);
+            assert!(error.hint.is_some_and(|hint| hint.contains("put it back")));
+        }
         std::fs::write(found.root(), "1234").unwrap();
         image(&found).unwrap();
     }

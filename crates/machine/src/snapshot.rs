@@ -27,7 +27,7 @@
 //! - The disk of a snapshot is never written to.
 //! - Nothing is copied, and nothing takes time by the size of a disk.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -87,11 +87,13 @@ pub fn take(vm: &Path, name: Option<&str>, course: &Course) -> Result<Snapshot> 
     let known = list(vm);
     let name = name.map_or_else(|| free_name(vm), str::to_owned);
     if known.iter().any(|snapshot| snapshot.name == name) {
-        return Err(Error::new(ErrorKind::Conflict, format!("there is a snapshot `{name}` already")));
+        let message = format!("there is a snapshot `{name}` already");
+        return Err(Error::new(ErrorKind::Conflict, message).hint("choose another name for it"));
     }
     if known.len() >= SNAPSHOTS_MAX {
         let message = format!("a vm has at most {SNAPSHOTS_MAX} snapshots");
-        return Err(Error::new(ErrorKind::Conflict, message));
+        return Err(Error::new(ErrorKind::Conflict, message)
+            .hint("stead vm fork NAME NEW --snapshot SNAP makes one of a snapshot that is there"));
     }
     let place = directory(vm).join(&name);
     let mut making = fs::DirBuilder::new();
@@ -180,27 +182,57 @@ fn entries(vm: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The snapshot that is there; none if it was not taken to its end.
+///
+/// Only what is certainly not there is missing: what is none is removed.
 fn look(vm: &Path, place: &Path) -> Result<Option<Snapshot>> {
+    looked_at(vm, place).inspect_err(passed_over)
+}
+
+fn looked_at(vm: &Path, place: &Path) -> Result<Option<Snapshot>> {
     let path = record_in(place);
-    if !path.try_exists().map_err(|error| Error::file("look for", &path, &error))? {
+    if entry(&path)?.is_none() {
         return Ok(None);
     }
-    let text = read_bounded(&path, RECORD_BYTES_MAX).inspect_err(passed_over)?;
-    let record: Record = serde_json::from_slice(&text)
-        .map_err(|error| Error::new(ErrorKind::Failure, format!("`{}` is damaged: {error}", path.display())))
-        .inspect_err(passed_over)?;
-    let formats = [Format::Raw, Format::Qcow2].into_iter();
-    let mut disks = formats.map(|format| (place.join(format!("disk.{}", format.name())), format));
-    let Some((disk, format)) = disks.find(|(path, _)| path.is_file()) else { return Ok(None) };
-    let number = |path: &Path| fs::metadata(path).map(|found| found.ino());
+    let text = read_bounded(&path, RECORD_BYTES_MAX)?;
+    let record: Record = serde_json::from_slice(&text).map_err(|error| {
+        Error::new(ErrorKind::Failure, format!("`{}` is damaged: {error}", path.display()))
+    })?;
+    if record.version != VERSION {
+        let message = format!("`{}` is of another release's form, {}", path.display(), record.version);
+        return Err(Error::new(ErrorKind::Refused, message));
+    }
+    let Some((format, found)) = file(place, "disk")? else {
+        let message = format!("the snapshot in `{}` has lost its disk", place.display());
+        return Err(Error::new(ErrorKind::Failure, message));
+    };
+    let number = |found: &Metadata| (found.dev(), found.ino());
     // As long as the microVM writes to it, it is none.
-    if let Some((root, _)) = disk::find(vm)
-        && number(&root).ok() == number(&disk).ok()
-    {
+    if file(vm, "root")?.is_some_and(|(_, root)| number(&root) == number(&found)) {
         return Ok(None);
     }
+    let disk = place.join(format!("disk.{}", format.name()));
     let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Some(Snapshot { name, record, disk, format }))
+}
+
+/// The disk that is called so in a directory, in whichever form it is there.
+fn file(directory: &Path, called: &str) -> Result<Option<(Format, Metadata)>> {
+    for format in [Format::Raw, Format::Qcow2] {
+        if let Some(found) = entry(&directory.join(format!("{called}.{}", format.name())))? {
+            return Ok(Some((format, found)));
+        }
+    }
+    Ok(None)
+}
+
+/// What is there, if anything.
+fn entry(path: &Path) -> Result<Option<Metadata>> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_file() => Ok(Some(found)),
+        Ok(_) => Err(Error::new(ErrorKind::Failure, format!("`{}` is no file", path.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file("look for", path, &error)),
+    }
 }
 
 fn passed_over(error: &Error) {
@@ -304,12 +336,19 @@ mod tests {
             assert!(!place.exists() && !next(&vm).exists(), "{steps}");
         }
         assert_eq!(rig.first_of(&vm), 1);
-        // One that cannot be read stays.
-        let place = directory(&vm).join("damaged");
-        fs::create_dir_all(&place).unwrap();
-        fs::write(record_in(&place), "{").unwrap();
+        // One that cannot be read or looked at stays, and so does one of which a part was lost.
+        let record = |version| serde_json::to_string(&Record { version, created: 0 }).unwrap();
+        let kept =
+            [("damaged", "{".to_owned()), ("later", record(2)), ("lost", record(1)), ("endless", record(1))];
+        for (name, text) in &kept {
+            let place = directory(&vm).join(name);
+            fs::create_dir_all(&place).unwrap();
+            fs::write(record_in(&place), text).unwrap();
+        }
+        std::os::unix::fs::symlink("disk.raw", directory(&vm).join("endless/disk.raw")).unwrap();
         sweep(&vm);
-        assert!(place.exists());
+        assert!(kept.iter().all(|(name, _)| directory(&vm).join(name).exists()));
+        assert_eq!(list(&vm), []);
         take(&vm, Some("half"), &rig.course).unwrap();
         let names = [1, 2].map(|_| take(&vm, None, &rig.course).unwrap().name);
         assert_eq!((names, list(&vm).len()), (["snap-1".to_owned(), "snap-2".to_owned()], 3));

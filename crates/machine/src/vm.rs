@@ -158,25 +158,38 @@ pub(crate) fn gone(outcome: std::io::Result<()>) -> std::io::Result<()> {
     }
 }
 
+/// What there is under `VMS`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// By name.
+    pub vms: Vec<(String, Record)>,
+    /// The names of those of which it is not known what they are, and so not what they need of others.
+    pub unread: Vec<String>,
+}
+
 /// All that there are under `vms`. What was left half way is removed. What cannot be read, or be a vm, stays as it is and is
 /// logged: it keeps nobody from the others. Blocks.
-pub fn list(vms: &Path, places: impl Fn(&str) -> Places) -> Vec<(String, Record)> {
+pub fn list(vms: &Path, places: impl Fn(&str) -> Places) -> Found {
     let entries = match fs::read_dir(vms) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Found::default(),
         Err(error) => {
             tracing::warn!(vms = %vms.display(), %error, "vms cannot be listed");
-            return Vec::new();
+            return Found::default();
         }
     };
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for entry in entries {
         let look = || -> Result<Option<(String, Record)>> {
             let entry = entry.map_err(|error| Error::file("list", vms, &error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             check_name(&name, "vm")?;
             let places = places(&name);
-            match places.read()? {
+            let read = places.read();
+            if read.is_err() {
+                found.unread.push(name.clone());
+            }
+            match read? {
                 Some(record) => {
                     snapshot::sweep(&places.directory);
                     Ok(Some((name, record)))
@@ -185,11 +198,12 @@ pub fn list(vms: &Path, places: impl Fn(&str) -> Places) -> Vec<(String, Record)
             }
         };
         match look() {
-            Ok(vm) => found.extend(vm),
+            Ok(vm) => found.vms.extend(vm),
             Err(error) => tracing::warn!(%error, "a vm is passed over"),
         }
     }
-    found.sort_by(|one, other| one.0.cmp(&other.0));
+    found.vms.sort_by(|one, other| one.0.cmp(&other.0));
+    found.unread.sort_unstable();
     found
 }
 
@@ -202,12 +216,12 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let vms = scratch.path().join("vms");
         let places = |name: &str| Places { directory: vms.join(name), runtime: scratch.path().join(name) };
-        assert_eq!(list(&vms, places), []);
+        assert_eq!(list(&vms, places), Found::default());
         fs::create_dir_all(vms.join("half/deep")).unwrap();
         fs::create_dir_all(vms.join("whole")).unwrap();
         let record = Record { process: Identity::own().ok(), ..Record::new("debian", "qemu", 2, 256) };
         places("whole").write(&record).unwrap();
-        assert_eq!(list(&vms, places), [("whole".to_owned(), record)]);
+        assert_eq!(list(&vms, places), Found { vms: vec![("whole".to_owned(), record)], unread: Vec::new() });
         assert!(!vms.join("half").exists());
         places("whole").remove().unwrap();
         places("whole").remove().unwrap();
@@ -228,8 +242,10 @@ mod tests {
         std::os::unix::fs::symlink("vm.json", places("endless").record()).unwrap();
         let record = Record::new("debian", "qemu", 2, 256);
         places("whole").write(&record).unwrap();
-        assert_eq!(list(&vms, places), [("whole".to_owned(), record)]);
+        let found = list(&vms, places);
+        assert_eq!(found.vms, [("whole".to_owned(), record)]);
+        assert_eq!(found.unread, ["damaged", "endless", "file"]);
         assert_eq!(fs::read_dir(&vms).unwrap().count(), 5);
-        assert_eq!(list(&vms.join("file"), places), []);
+        assert_eq!(list(&vms.join("file"), places), Found::default());
     }
 }

@@ -6,7 +6,7 @@ use wire::api::event::{Happened, OperationState, Subscribe, Topic};
 use wire::api::id::OperationId;
 use wire::api::operation::{Cancel, List, Operations, Show, Wait};
 use wire::api::status::Operation;
-use wire::api::{ErrorKind, ServerNotification};
+use wire::api::{Call, ErrorKind, Method, ServerNotification};
 
 use crate::client::{Client, Ticket};
 use crate::context::Context;
@@ -18,7 +18,7 @@ use crate::output::{Align, Output, Table};
 /// Look at what takes longer than a second, wait for it or cancel it.
 ///
 /// An operation, such as `stead vm create`, goes on when the terminal that asked for it is closed. One that is cancelled or
-/// fails leaves nothing, and can be asked for again; the same holds when the daemon is killed.
+/// fails leaves nothing of what it was to make, and can be asked for again; the same holds when the daemon is killed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -51,6 +51,8 @@ enum Command {
 pub(super) enum OnInterrupt {
     /// It is cancelled.
     Cancel,
+    /// Nothing more: there was one before it had begun, and so it is cancelled at once.
+    Cancelled,
     /// It goes on.
     Leave,
 }
@@ -133,6 +135,39 @@ fn progress(operation: &Operation) -> String {
     }
 }
 
+/// Begins an operation, which may wait for its turn before that, and says what an interrupt does to it from then on: one that comes
+/// while nothing is answered cancels it as soon as it has begun, and the next one ends the wait for that.
+pub(super) fn begin<M: Method<Reply = Operation> + Into<Call>>(
+    client: &Client,
+    params: M,
+    interrupt: &Interrupt,
+    output: &mut Output,
+) -> Result<(Operation, OnInterrupt)> {
+    let beginning = client.send(params)?;
+    let mut on_interrupt = OnInterrupt::Cancel;
+    while !client.has_answer(&beginning) {
+        let mut awaited = [PollFd::new(client, PollFlags::IN), PollFd::new(interrupt, PollFlags::IN)];
+        match poll(&mut awaited, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("could not wait for an operation", &errno.into())),
+        }
+        let is_readable = !awaited[0].revents().is_empty();
+        if !awaited[1].revents().is_empty() {
+            interrupt.clear()?;
+            if on_interrupt == OnInterrupt::Cancelled {
+                let left = Error::new(ErrorKind::Interrupted, "it goes on if it has begun");
+                return Err(left.hint("stead operation list"));
+            }
+            on_interrupt = OnInterrupt::Cancelled;
+            output.note(format_args!("it is cancelled as soon as it has begun"));
+        }
+        if is_readable {
+            client.read_ready()?;
+        }
+    }
+    Ok((client.wait(beginning)?, on_interrupt))
+}
+
 /// Waits for the end of an operation, and shows its parts on the way. A second interrupt ends only the wait.
 pub(super) fn follow(
     client: &Client,
@@ -143,7 +178,10 @@ pub(super) fn follow(
     client.call(Subscribe { topics: vec![Topic::Operation] })?;
     let now = client.call(Show { operation: id })?;
     let waiting = client.send(Wait { operation: id })?;
-    let mut cancelling: Option<Ticket<Cancel>> = None;
+    let mut cancelling: Option<Ticket<Cancel>> = match on_interrupt {
+        OnInterrupt::Cancelled => Some(client.send(Cancel { operation: id })?),
+        OnInterrupt::Cancel | OnInterrupt::Leave => None,
+    };
     let mut note = |stage: &str| {
         if output.shows_progress() {
             output.note(format_args!("{} {}: {}", now.kind, now.name, one_line(stage)));

@@ -11,7 +11,7 @@ use wire::api::vm::{
 };
 use wire::api::{Call, ErrorKind, ErrorObject, Method};
 
-use super::operation::{self, OnInterrupt};
+use super::operation;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -83,7 +83,7 @@ enum Command {
     /// Make a vm of a snapshot of another one: with its disk, processors, memory and network, without its forwarded ports
     ///
     /// It is a vm of its own, with another id and host name, which boots anew. The vm of whose snapshot it was made cannot be deleted
-    /// before it.
+    /// before it. An interrupt cancels that, and leaves nothing of the new vm; a snapshot that was taken for it stays.
     Fork {
         /// Which one
         name: String,
@@ -262,8 +262,8 @@ fn make<M: Method<Reply = Operation> + Into<Call>>(
         return operation::print(&operation, context);
     }
     let interrupt = Interrupt::watch_keyboard()?;
-    let begun = client.call(params)?;
-    let ended = operation::follow(&client, begun.id, (&interrupt, OnInterrupt::Cancel), &mut context.output)?;
+    let (begun, on_interrupt) = operation::begin(&client, params, &interrupt, &mut context.output)?;
+    let ended = operation::follow(&client, begun.id, (&interrupt, on_interrupt), &mut context.output)?;
     operation::succeeded(&ended)?;
     let vm = client.call(Show { name: begun.name })?;
     print(&vm, context)

@@ -91,17 +91,15 @@ impl Owner {
         let shown = record.shown.clone();
         self.tell_operation(&shown);
         if shown.ended.is_some() {
+            self.ended_operations.push_back(id);
             self.forget_operations();
         }
     }
 
-    /// Forgets those that ended long ago, in the order in which they were begun.
+    /// Forgets those that ended long ago, in the order in which they ended.
     fn forget_operations(&mut self) {
-        let ended = self.operations.values().filter(|record| record.shown.ended.is_some()).count();
-        for _ in ENDED_MAX..ended {
-            let mut records = self.operations.iter();
-            let first = records.find(|(_, record)| record.shown.ended.is_some()).map(|(id, _)| *id);
-            if let Some(id) = first {
+        while self.ended_operations.len() > ENDED_MAX {
+            if let Some(id) = self.ended_operations.pop_front() {
                 self.operations.remove(&id);
             }
         }

@@ -12,6 +12,8 @@ use crate::vm::{COMMANDS_MAX, Command as VmCommand, Making, Vm, VmEvent, Wanted,
 pub(super) struct VmRecord {
     shown: status::Vm,
     commands: mpsc::Sender<VmCommand>,
+    /// Whether it is known which snapshots it has.
+    is_looked_at: bool,
     /// How many want it removed.
     dooms: u32,
 }
@@ -63,8 +65,11 @@ impl Owner {
 
     /// Whether one may be made of another one's snapshot: that has to be there, and to stay.
     fn check_origin(&self, from: &status::Origin) -> Result<(), ErrorObject> {
-        let is_there = |vm: &&VmRecord| vm.shown.id == from.id && vm.dooms == 0;
-        match self.vms.get(&from.vm).filter(is_there) {
+        match self.vms.get(&from.vm).filter(|vm| vm.shown.id == from.id) {
+            Some(vm) if vm.dooms > 0 => {
+                let message = format!("the vm `{}` is being deleted", from.vm);
+                Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"))
+            }
             Some(_) => Ok(()),
             None => {
                 let message = format!("the vm `{}` was deleted", from.vm);
@@ -73,8 +78,17 @@ impl Owner {
         }
     }
 
-    pub(super) fn doom_vm(&mut self, name: &str) -> Result<(), ErrorObject> {
-        let Some(vm) = self.vms.get(name) else { return self.select_vm(name).map(drop) };
+    /// Has none made of one from here on, and gives where that is told to be no more. One of which others were made stays, and so
+    /// does one of which others may have been made.
+    pub(super) fn doom_vm(&mut self, name: &str, id: &str) -> Result<mpsc::Sender<VmCommand>, ErrorObject> {
+        let Some(vm) = self.vms.get(name).filter(|vm| vm.shown.id == id) else { return Err(unknown(name)) };
+        let has_snapshots = !vm.is_looked_at || !vm.shown.snapshots.is_empty();
+        if let Some(first) = self.unread_vms.first().filter(|_| has_snapshots) {
+            let message =
+                format!("a snapshot of the vm `{name}` may be used by `{first}`, which could not be read");
+            let hint = "stead daemon logs says why; once that is mended: stead daemon restart";
+            return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint));
+        }
         let is_over =
             |other: &&VmRecord| other.shown.from.as_ref().is_some_and(|from| from.id == vm.shown.id);
         let users: Vec<&str> = self.vms.values().filter(is_over).map(|user| &user.shown.name[..]).collect();
@@ -83,14 +97,15 @@ impl Owner {
             let hint = format!("stead vm delete {first}");
             return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint));
         }
+        let commands = vm.commands.clone();
         if let Some(vm) = self.vms.get_mut(name) {
             vm.dooms += 1;
         }
-        Ok(())
+        Ok(commands)
     }
 
-    pub(super) fn spare_vm(&mut self, name: &str) {
-        if let Some(vm) = self.vms.get_mut(name) {
+    pub(super) fn spare_vm(&mut self, name: &str, id: &str) {
+        if let Some(vm) = self.vms.get_mut(name).filter(|vm| vm.shown.id == id) {
             vm.dooms = vm.dooms.saturating_sub(1);
         }
     }
@@ -104,17 +119,16 @@ impl Owner {
     fn insert_vm(&mut self, name: &str, record: &Record, state: VmState) -> mpsc::Receiver<VmCommand> {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let shown = shown(name, record, state);
-        self.vms.insert(name.to_owned(), VmRecord { shown, commands: sender, dooms: 0 });
+        // One that is made now has none yet.
+        let is_looked_at = state == VmState::Creating;
+        self.vms.insert(name.to_owned(), VmRecord { shown, commands: sender, is_looked_at, dooms: 0 });
         self.tell_vm(name, state, None);
         commands
     }
 
     pub(super) fn select_vm(&self, name: &str) -> Result<mpsc::Sender<VmCommand>, ErrorObject> {
         let found = self.vms.get(name).map(|vm| vm.commands.clone());
-        found.ok_or_else(|| {
-            let message = format!("there is no vm `{}`", name.escape_debug());
-            ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list")
-        })
+        found.ok_or_else(|| unknown(name))
     }
 
     pub(super) fn on_vm(&mut self, name: &str, event: VmEvent) {
@@ -133,7 +147,7 @@ impl Owner {
                 return;
             }
             VmEvent::Snapshots(found) => {
-                vm.shown.snapshots = found;
+                (vm.shown.snapshots, vm.is_looked_at) = (found, true);
                 return;
             }
             VmEvent::Gone => {
@@ -157,6 +171,11 @@ impl Owner {
     pub(super) fn shown_vms(&self) -> Vec<status::Vm> {
         self.vms.values().map(|vm| vm.shown.clone()).collect()
     }
+}
+
+fn unknown(name: &str) -> ErrorObject {
+    let message = format!("there is no vm `{}`", name.escape_debug());
+    ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list")
 }
 
 fn shown(name: &str, record: &Record, state: VmState) -> status::Vm {

@@ -7,11 +7,11 @@ use machine::console;
 use machine::image::{Image, check_name};
 use machine::network::Network;
 use machine::vm::Record;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use wire::api::status::{self, Operation, Origin, Vm};
 use wire::api::vm::{
     CPUS_MAX, Console, Create, DISK_MIB_MAX, Delete, Deleted, Fork, Forward, Kill, Logs, MEMORY_MIB_MAX,
-    MEMORY_MIB_MIN, Set, Show, Snapshot, Start, Stop, Vms,
+    MEMORY_MIB_MIN, Set, Show, Snapshot, Start, Stop, VMS_MAX, Vms,
 };
 use wire::api::{ErrorKind, ErrorObject};
 
@@ -56,6 +56,11 @@ pub async fn fork(daemon: &Daemon, fork: Fork) -> Result<Operation, ErrorObject>
     check_name(&fork.new, "vm").map_err(|error| from_machine(&error))?;
     let parent = named(daemon, &fork.name).await?;
     let list = list(daemon).await?.vms;
+    // What can be refused is, before a snapshot is taken: that stays.
+    if list.len() >= VMS_MAX {
+        let message = format!("there are {VMS_MAX} vms already");
+        return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"));
+    }
     if list.iter().any(|vm| vm.name == fork.new) {
         let message = format!("there is a vm `{}` already", fork.new);
         let error = ErrorObject::new(ErrorKind::Conflict, message);
@@ -154,15 +159,16 @@ pub async fn kill(daemon: &Daemon, kill: Kill) -> Result<Vm, ErrorObject> {
 /// Removes one.
 pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObject> {
     let force = delete.force;
-    let name = named(daemon, &delete.name).await?.name;
+    let Vm { name, id, .. } = named(daemon, &delete.name).await?;
     // It comes to its end also when the client has gone.
     let (daemon, told) = (daemon.clone(), name.clone());
     let deleting = tokio::spawn(async move {
-        let doomed = told.clone();
-        daemon.owner.ask(|answer| Event::DoomVm { name: doomed, answer }).await?;
-        let deleted = tell(&daemon, &told, |answer| Command::Delete { force, answer }).await;
+        let (name, doomed) = (told.clone(), id.clone());
+        // It is told by what the owner gives: another one may have its name soon.
+        let task = daemon.owner.ask(|answer| Event::DoomVm { name, id: doomed, answer }).await?;
+        let deleted = order(&task, &told, |answer| Command::Delete { force, answer }).await;
         if deleted.is_err() {
-            daemon.owner.send(Event::SpareVm(told)).await;
+            daemon.owner.send(Event::SpareVm { name: told, id }).await;
         }
         deleted
     });
@@ -189,10 +195,18 @@ pub(super) async fn tell<T>(
     name: &str,
     command: impl FnOnce(Answer<T>) -> Command,
 ) -> Result<T, ErrorObject> {
+    let asked = name.to_owned();
+    let task = daemon.owner.ask(|answer| Event::SelectVm { name: asked, answer }).await?;
+    order(&task, name, command).await
+}
+
+async fn order<T>(
+    task: &mpsc::Sender<Command>,
+    name: &str,
+    command: impl FnOnce(Answer<T>) -> Command,
+) -> Result<T, ErrorObject> {
     let _waiting = Held::enter(Rank::Vm);
-    let name = name.to_owned();
     let gone = ErrorObject::new(ErrorKind::NotFound, format!("the vm `{name}` was deleted"));
-    let task = daemon.owner.ask(|answer| Event::SelectVm { name, answer }).await?;
     let (answer, answered) = oneshot::channel();
     if task.send(command(answer)).await.is_err() {
         return Err(gone);

@@ -36,22 +36,16 @@ enum Wake {
 }
 
 impl Vm {
-    /// Makes it first. Nothing is left of one that cannot be made, or that nobody wants any more.
+    /// Makes it first. Nothing is left of one that cannot be made, or that nobody wants any more; what was there before stays.
     pub async fn create(self, making: Making, commands: mpsc::Receiver<Command>) {
         let Making { id, parts, course } = making;
         let places = self.context.places(&self.name);
-        let made = {
-            let places = places.clone();
-            blocking(move || capability::carry_out(&parts, &places, &course)).await
-        };
+        let made = blocking(move || capability::carry_out(&parts, &places, &course)).await;
         let is_made = made.is_ok();
         if is_made {
             self.tell(VmState::Stopped, None).await;
         } else {
-            // It has undone itself, unless it came to no end of its own.
-            if let Err(error) = blocking(move || places.remove()).await {
-                tracing::warn!(vm = self.name, %error, "what was made of a vm stays");
-            }
+            // It has undone what it had begun: what it found there may be somebody's.
             self.owner.send(Event::Vm(self.name.clone(), VmEvent::Gone)).await;
         }
         self.owner.send(Event::Operation(id, OperationEvent::Ended(made))).await;
@@ -148,9 +142,10 @@ impl Vm {
             let (course, _wanted) = Course::new(|_| ())?;
             snapshot::take(&places.directory, name.as_deref(), &course)
         });
-        let taken = taken.await?;
+        let taken = taken.await;
+        // After an error there may be fewer than there were said to be.
         self.tell_snapshots().await;
-        Ok(shown(&taken))
+        taken.map(|taken| shown(&taken))
     }
 
     /// Tells which snapshots there are.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use e2e::guest::GUEST_DEADLINE;
-use e2e::{Stead, eventually};
+use e2e::{Stead, eventually, leftovers};
 
 use super::traces;
 
@@ -45,7 +45,9 @@ fn a_vm_is_forked_from_what_was_on_its_disk_and_both_go_on_by_themselves() {
     // A vm of which another was made stays, and is as it was for the next daemon.
     let kept = stead.run(&["vm", "delete", "--force", "dev"]);
     assert!(kept.code() == 5 && kept.errors().contains("used by web"), "{kept}");
-    super::kill(stead.daemon_pid());
+    let daemon = stead.daemon_pid();
+    super::kill(daemon);
+    eventually(DEADLINE, "the daemon has ended", || leftovers::has_ended(daemon));
     eventually(GUEST_DEADLINE, "the vm is taken over", || stead.dev()["state"] == "running");
     eventually(DEADLINE, "its snapshots are found", || stead.dev()["snapshots"][0]["name"] == "before");
     let kept = stead.run(&["vm", "delete", "--force", "dev"]);

@@ -165,7 +165,7 @@ pub struct Fork {
     pub name: String,
     /// What it is to be called: also its host name.
     pub new: String,
-    /// Of which snapshot; without it one is taken.
+    /// Of which snapshot; without it one is taken, which stays also if no microVM is made of it.
     #[serde(default)]
     pub snapshot: Option<String>,
 }

@@ -81,7 +81,8 @@ pub(super) fn methods() -> Vec<Method> {
                 ..super::operation::an_operation(event::OperationState::Running)
             }),
             text: "Makes a microVM of a snapshot of another one, as `vm.create` makes one of an image. It has another id and another host name,\n\
-                   and no forwarded ports. Without a `snapshot` one is taken, which stays. `from` says of what it was made.",
+                   and no forwarded ports. Without a `snapshot` one is taken, which stays,\n\
+                   also if no microVM is made of it. `from` says of what it was made.",
         },
         Method {
             call: vm::Start { name: name() }.into(),

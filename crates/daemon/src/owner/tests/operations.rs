@@ -202,7 +202,12 @@ async fn one_of_which_another_was_made_stays_and_none_is_made_of_one_that_goes()
         Some(status::Origin { vm: vm.name.clone(), id: vm.id.clone(), snapshot: "one".into() })
     };
     let from = of(&vms.rig.document().await.vms[0]);
-    let doom = || vms.rig.owner.ask(|answer| Event::DoomVm { name: "dev".to_owned(), answer });
+    let dev = vms.rig.document().await.vms[0].id.clone();
+    let doom = || {
+        let (name, id) = ("dev".to_owned(), dev.clone());
+        vms.rig.owner.ask(|answer| Event::DoomVm { name, id, answer })
+    };
+    let spare = |id: &str| vms.rig.owner.send(Event::SpareVm { name: "dev".to_owned(), id: id.to_owned() });
     let begun = vms.make("fork", 2, from.clone()).await.unwrap();
     assert_eq!(begun.kind, "vm fork");
     vms.ended(2).await;
@@ -210,12 +215,67 @@ async fn one_of_which_another_was_made_stays_and_none_is_made_of_one_that_goes()
     assert!(kept.kind() == ErrorKind::Conflict && kept.message.contains("used by fork"), "{kept}");
     vms.delete("fork").await;
     doom().await.unwrap();
-    assert_eq!(vms.make("late", 3, from.clone()).await.unwrap_err().kind(), ErrorKind::NotFound);
-    vms.rig.owner.send(Event::SpareVm("dev".to_owned())).await;
+    // One that was of that name before is not this one.
+    spare("0").await;
+    let late = vms.make("late", 3, from.clone()).await.unwrap_err();
+    assert!(late.kind() == ErrorKind::Conflict && late.message.contains("is being deleted"), "{late}");
+    spare(&dev).await;
     vms.make("late", 4, from).await.unwrap();
     // Another one of the same name is another one.
     let other = Some(status::Origin { vm: "dev".into(), id: "0".into(), snapshot: "one".into() });
     assert_eq!(vms.make("other", 5, other).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn what_was_there_before_is_not_removed_with_what_could_not_be_made() {
+    let vms = vm_rig();
+    vms.gate.set(true);
+    let there = vms.home.join("vms/dev");
+    std::fs::create_dir_all(&there).unwrap();
+    for (name, content) in [("vm.json", "{"), ("root.raw", "work")] {
+        std::fs::write(there.join(name), content).unwrap();
+    }
+    vms.create("dev", 1).await.unwrap();
+    let ended = vms.ended(1).await;
+    assert_eq!(ended.state, OperationState::Failed);
+    assert!(ended.error.is_some_and(|error| error.kind() == ErrorKind::Conflict));
+    assert_eq!(std::fs::read_to_string(there.join("vm.json")).unwrap(), "{");
+    assert_eq!(std::fs::read_to_string(there.join("root.raw")).unwrap(), "work");
+    assert_eq!(vms.rig.document().await.vms, []);
+}
+
+#[tokio::test]
+async fn one_with_snapshots_stays_while_it_is_not_known_what_all_others_are_made_of() {
+    let vms = vm_rig();
+    vms.gate.set(true);
+    vms.create("dev", 1).await.unwrap();
+    vms.ended(1).await;
+    let dev = vms.rig.document().await.vms[0].id.clone();
+    let doom = || {
+        let (name, id) = ("dev".to_owned(), dev.clone());
+        vms.rig.owner.ask(|answer| Event::DoomVm { name, id, answer })
+    };
+    vms.rig.owner.send(Event::UnreadVms(vec!["damaged".to_owned()])).await;
+    doom().await.unwrap();
+    let snapshot = status::Snapshot { name: "one".to_owned(), created: Timestamp::from_unix(0) };
+    vms.rig.owner.send(Event::Vm("dev".to_owned(), crate::vm::VmEvent::Snapshots(vec![snapshot]))).await;
+    let kept = doom().await.unwrap_err();
+    assert!(kept.kind() == ErrorKind::Conflict && kept.message.contains("`damaged`"), "{kept}");
+    assert!(kept.hint().is_some());
+}
+
+#[tokio::test]
+async fn one_that_took_long_is_known_for_as_long_as_others_once_it_has_ended() {
+    let vms = vm_rig();
+    vms.create("slow", 1).await.unwrap();
+    for number in 0..ENDED_MAX as u64 {
+        vms.create("dev", number + 2).await.unwrap();
+        vms.cancel(number + 2).await.unwrap();
+    }
+    vms.cancel(1).await.unwrap();
+    assert_eq!(vms.ended(1).await.state, OperationState::Cancelled);
+    let known = vms.rig.document().await.operations;
+    assert_eq!((known.len(), known[0].id, known[1].id), (ENDED_MAX, id(1), id(3)));
 }
 
 #[tokio::test]
