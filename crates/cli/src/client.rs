@@ -255,6 +255,12 @@ impl Client {
         })
     }
 
+    /// Whether waiting for the answer would be over at once.
+    pub fn has_answer<M>(&self, ticket: &Ticket<M>) -> bool {
+        let state = lock(&self.state);
+        state.answers.contains_key(&ticket.id) || state.ended.is_some()
+    }
+
     /// Waits for the answer of the only request that is under way, and tells what is said unasked meanwhile.
     pub fn wait_noting<M: Method>(
         &self,
@@ -265,11 +271,7 @@ impl Client {
             while let Some(notification) = self.take_notification()? {
                 note(notification);
             }
-            let is_over = {
-                let state = lock(&self.state);
-                state.answers.contains_key(&ticket.id) || state.ended.is_some()
-            };
-            if is_over {
+            if self.has_answer(&ticket) {
                 return self.wait(ticket);
             }
             self.receive()?;

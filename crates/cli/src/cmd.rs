@@ -31,6 +31,7 @@ mod ls;
 mod man;
 mod mkdir;
 mod mount;
+mod operation;
 mod place;
 mod ps;
 mod reconnect;
@@ -133,6 +134,7 @@ pub enum Command {
     Cp(cp::Args),
     Vm(vm::Args),
     Image(image::Args),
+    Operation(operation::Args),
     Cache(cache::Args),
     Doctor(doctor::Args),
     Daemon(daemon::Args),
@@ -174,6 +176,7 @@ impl Command {
             Command::Cp(args) => cp::run(args, context).map(done),
             Command::Vm(args) => vm::run(args, context).map(done),
             Command::Image(args) => image::run(args, context).map(done),
+            Command::Operation(args) => operation::run(args, context).map(done),
             Command::Cache(args) => cache::run(args, context).map(done),
             Command::Doctor(args) => doctor::run(args, context).map(done),
             Command::Daemon(args) => daemon::run(args, context),

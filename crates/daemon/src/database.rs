@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use supervisor::Identity;
 use supervisor::keeper::Token;
 use tokio::sync::{mpsc, oneshot};
-use wire::api::id::{MountId, ProcessId};
+use wire::api::id::{MountId, OperationId, ProcessId};
 use wire::api::machine::{Caller, Machine, Source};
 use wire::api::process::Outcome;
 use wire::api::time::Timestamp;
@@ -285,6 +285,11 @@ impl Database {
         self.run(move |file| file.remove("mount", "id", id.number().cast_signed())).await
     }
 
+    /// A number that no operation has had.
+    pub async fn new_operation(&self) -> Result<OperationId, DatabaseError> {
+        self.run(|file| file.next("operation")).await.map(OperationId::new)
+    }
+
     /// All processes that were put and not removed, in the order of their ids.
     pub async fn processes(&self) -> Result<Vec<ProcessRow>, DatabaseError> {
         self.run(|file| file.all("process")).await
@@ -382,6 +387,14 @@ impl File {
             .optional()
             .map_err(|error| self.failed(error))?;
         Ok(last.unwrap_or(0).cast_unsigned())
+    }
+
+    /// A number that the noun has not had.
+    fn next(&self, noun: &'static str) -> Result<u64, DatabaseError> {
+        let count = "INSERT INTO counter (noun, last) VALUES (?1, 1)
+                     ON CONFLICT (noun) DO UPDATE SET last = last + 1 RETURNING last";
+        let number = self.connection.query_row(count, [noun], |row| row.get::<_, i64>(0));
+        number.map(i64::cast_unsigned).map_err(|error| self.failed(error))
     }
 
     fn put(&mut self, noun: &'static str, number: u64, row: &impl Serialize) -> Result<(), DatabaseError> {

@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::api::{ErrorKind, ErrorObject};
 
+use crate::order::{Held, Rank};
+
 /// How many images are made at once: what is in an archive is kept in memory, with up to some hundred MiB for each.
 const MADE_AT_ONCE_MAX: usize = 4;
 
@@ -46,6 +48,7 @@ pub struct Reservation {
 #[derive(Debug)]
 pub struct Place {
     _permit: Option<OwnedSemaphorePermit>,
+    _held: Held,
 }
 
 impl Default for Images {
@@ -73,13 +76,14 @@ impl Images {
     /// A place to make an image, if one is free now.
     pub fn free_place(&self) -> Option<Place> {
         let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        Some(Place { _permit: Some(permit) })
+        Some(Place { _permit: Some(permit), _held: Held::note(Rank::Place) })
     }
 
     /// A place to make an image, once one is free.
     pub async fn place(&self) -> Place {
+        let held = Held::enter(Rank::Place);
         // It is never closed.
-        Place { _permit: Arc::clone(&self.places).acquire_owned().await.ok() }
+        Place { _permit: Arc::clone(&self.places).acquire_owned().await.ok(), _held: held }
     }
 
     fn take(&self, name: &str, wanted: Turn) -> Result<Reservation, ErrorObject> {

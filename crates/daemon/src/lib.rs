@@ -30,6 +30,7 @@ pub mod failure;
 pub mod images;
 pub mod log;
 pub mod mount;
+pub mod order;
 pub mod owner;
 pub mod process;
 pub mod prompt;
@@ -272,6 +273,7 @@ impl Life {
         let vms = vm::VmContext {
             paths: paths.clone(),
             engine: Arc::clone(&engine),
+            capabilities: Arc::new(vm::capabilities),
             own_program: own_program(),
             agent: preferred_agent(),
         };
@@ -285,7 +287,8 @@ impl Life {
         for process in processes {
             owner.send(Event::ProcessDetached(Box::new(process))).await;
         }
-        for (name, record) in known_vms {
+        owner.send(Event::UnreadVms(known_vms.unread)).await;
+        for (name, record) in known_vms.vms {
             owner.send(Event::AdoptVm(name, Box::new(record))).await;
         }
         for goodbye in goodbyes {
@@ -387,7 +390,7 @@ fn preferred_agent() -> Option<PathBuf> {
 }
 
 /// Finds the microVMs that a daemon before this one has made, and puts aside what it has left of images half way.
-async fn adopt_vms(paths: &Paths) -> Result<Vec<(String, machine::vm::Record)>, ErrorObject> {
+async fn adopt_vms(paths: &Paths) -> Result<machine::vm::Found, ErrorObject> {
     let paths = paths.clone();
     let finding = tokio::task::spawn_blocking(move || {
         machine::image::put_aside(&paths.images_dir());

@@ -10,7 +10,7 @@
 //!   timers ───┘                        └─► answers          (oneshot)
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,7 @@ use remote::transport::docker::Engine;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use wire::api::event::{Happened, MountWord, Topic};
-use wire::api::id::{ConnectionId, MountId, ProcessId, TunnelId};
+use wire::api::id::{ConnectionId, MountId, OperationId, ProcessId, TunnelId};
 use wire::api::machine::{Caller, Machine, Reconnect, Source};
 use wire::api::mount::{Removed, RemovedMount, Target};
 use wire::api::process::Outcome;
@@ -45,6 +45,7 @@ use crate::vm::{Command as VmCommand, VmContext, VmEvent};
 mod connections;
 mod goodbyes;
 mod mounts;
+mod operations;
 mod processes;
 mod threads;
 mod tunnels;
@@ -55,6 +56,8 @@ mod tests;
 
 use connections::ConnectionRecord;
 use goodbyes::Goodbyes;
+use operations::OperationRecord;
+pub use operations::{Begun, OperationEvent, unknown as unknown_operation};
 pub use processes::{Hold, Known, ProcessRecord, Reader};
 use threads::ThreadRecord;
 pub use threads::{FoundThread, ThreadEvent, Turn};
@@ -170,17 +173,53 @@ pub enum Event {
         name: String,
         /// What it is to be.
         wanted: Box<crate::vm::Wanted>,
-        /// Answered once its disk is there.
-        answer: Answer<()>,
+        /// The number of the operation, which no other has had.
+        id: OperationId,
+        /// Answered with the operation once that has begun.
+        answer: Answer<status::Operation>,
+    },
+    /// What happened to an operation.
+    Operation(OperationId, OperationEvent),
+    /// Somebody waits for the end of an operation.
+    AwaitOperation {
+        /// Which.
+        id: OperationId,
+        /// Answered when it has ended.
+        answer: Answer<status::Operation>,
+    },
+    /// A client wants an operation to end.
+    CancelOperation {
+        /// Which.
+        id: OperationId,
+        /// Answered when nothing of it is left.
+        answer: Answer<status::Operation>,
     },
     /// A daemon before this one has made a microVM.
     AdoptVm(String, Box<machine::vm::Record>),
+    /// There are microVMs of which it could not be read what they are.
+    UnreadVms(Vec<String>),
     /// A client wants to speak with the task of a microVM.
     SelectVm {
         /// Which.
         name: String,
         /// Where orders to it are sent.
         answer: Answer<mpsc::Sender<VmCommand>>,
+    },
+    /// A client wants a microVM removed: from here on none is made of it.
+    DoomVm {
+        /// Which.
+        name: String,
+        /// And no other one of that name.
+        id: String,
+        /// Where it is told to be no more, if nobody needs it.
+        answer: Answer<mpsc::Sender<VmCommand>>,
+    },
+    /// It stays after all.
+    SpareVm {
+        /// Which.
+        name: String,
+        /// And no other one of that name.
+        id: String,
     },
     /// What happened to a microVM.
     Vm(String, VmEvent),
@@ -391,6 +430,11 @@ impl OwnerHandle {
         }
     }
 
+    /// Sends an event from a thread that may block.
+    pub fn send_blocking(&self, event: Event) {
+        drop(self.events.blocking_send(event));
+    }
+
     /// Asks the owner something.
     pub async fn ask<T>(&self, event: impl FnOnce(Answer<T>) -> Event) -> Result<T, ErrorObject> {
         let (answer, answered) = oneshot::channel();
@@ -466,6 +510,11 @@ pub struct Owner {
     tunnels: BTreeMap<TunnelId, TunnelRecord>,
     threads: BTreeMap<String, ThreadRecord>,
     vms: BTreeMap<String, VmRecord>,
+    /// Those that are there, and of which it is not known of what they were made.
+    unread_vms: Vec<String>,
+    operations: BTreeMap<OperationId, OperationRecord>,
+    /// Those of them that have ended, in that order.
+    ended_operations: VecDeque<OperationId>,
     tickets: Vec<(Secret, Prompter)>,
     goodbyes: Goodbyes,
     bus: Bus,
@@ -522,6 +571,9 @@ impl Owner {
             tunnels: BTreeMap::new(),
             threads: BTreeMap::new(),
             vms: BTreeMap::new(),
+            unread_vms: Vec::new(),
+            operations: BTreeMap::new(),
+            ended_operations: VecDeque::new(),
             tickets: Vec::new(),
             goodbyes: Goodbyes::default(),
             bus: Bus::default(),
@@ -569,9 +621,17 @@ impl Owner {
             Event::TunnelClosed(id, reason) => self.on_tunnel_closed(id, reason),
             Event::CloseTunnel { id, told, answer } => drop(answer.send(self.close_tunnel(id, told))),
             Event::CloseTunnelsOf { machine, answer } => drop(answer.send(self.close_tunnels_of(&machine))),
-            Event::CreateVm { name, wanted, answer } => self.create_vm(name, *wanted, answer),
+            Event::CreateVm { name, wanted, id, answer } => {
+                drop(answer.send(self.create_vm(name, *wanted, id)));
+            }
+            Event::Operation(id, event) => self.on_operation(id, event),
+            Event::AwaitOperation { id, answer } => self.await_operation(id, answer),
+            Event::CancelOperation { id, answer } => self.cancel_operation(id, answer),
             Event::AdoptVm(name, record) => self.adopt_vm(name, *record),
             Event::SelectVm { name, answer } => drop(answer.send(self.select_vm(&name))),
+            Event::UnreadVms(names) => self.unread_vms = names,
+            Event::DoomVm { name, id, answer } => drop(answer.send(self.doom_vm(&name, &id))),
+            Event::SpareVm { name, id } => self.spare_vm(&name, &id),
             Event::Vm(name, event) => self.on_vm(&name, event),
             Event::Acquire { wanted, answer } => self.acquire(*wanted, answer),
             Event::Release(id) => self.release(id),
@@ -640,7 +700,7 @@ impl Owner {
             vms: self.shown_vms(),
             tunnels: self.shown_tunnels(),
             processes: self.processes.values().map(ProcessRecord::status).collect(),
-            operations: Vec::new(),
+            operations: self.shown_operations(),
         }
     }
 }

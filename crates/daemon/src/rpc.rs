@@ -20,6 +20,7 @@ pub mod file;
 pub mod image;
 pub mod machine;
 pub mod mount;
+pub mod operation;
 pub mod process;
 pub mod prompt;
 pub mod status;
@@ -142,6 +143,8 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::ThreadCollect(collect) => done::<api::thread::Collect>(thread::collect(&daemon, collect).await),
         Call::ThreadDrop(drop) => done::<api::thread::Drop>(thread::drop(&daemon, drop).await),
         Call::VmCreate(create) => done::<api::vm::Create>(vm::create(&daemon, create).await),
+        Call::VmSnapshot(taken) => done::<api::vm::Snapshot>(vm::snapshot(&daemon, taken).await),
+        Call::VmFork(fork) => done::<api::vm::Fork>(vm::fork(&daemon, fork).await),
         Call::VmStart(start) => done::<api::vm::Start>(vm::start(&daemon, start).await),
         Call::VmStop(stop) => done::<api::vm::Stop>(vm::stop(&daemon, stop).await),
         Call::VmKill(kill) => done::<api::vm::Kill>(vm::kill(&daemon, kill).await),
@@ -160,6 +163,12 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::ImageShow(show) => done::<api::image::Show>(image::show(&daemon, show).await),
         Call::ImageList(_) => done::<api::image::List>(image::list(&daemon).await),
         Call::ImageDelete(delete) => done::<api::image::Delete>(image::delete(&daemon, delete).await),
+        Call::OperationList(_) => done::<api::operation::List>(operation::list(&daemon).await),
+        Call::OperationShow(show) => done::<api::operation::Show>(operation::show(&daemon, show).await),
+        Call::OperationWait(wait) => done::<api::operation::Wait>(operation::wait(&daemon, wait).await),
+        Call::OperationCancel(cancel) => {
+            done::<api::operation::Cancel>(operation::cancel(&daemon, cancel).await)
+        }
         Call::FileStat(stat) => done::<api::file::Stat>(file::stat(&daemon, &context, stat).await),
         Call::FileOpenDirectory(open) => file::open_directory(&daemon, &context, open).await,
         Call::FileList(list) => file::list(list, node).await,

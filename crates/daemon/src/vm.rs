@@ -23,8 +23,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use machine::capability::{Base, Capabilities, Directory, Disk, Written};
+use machine::course::Course;
 use machine::engine::Engine;
-use machine::image::Image;
 use machine::network::Network;
 use machine::vm::{Places, Record};
 use rustix::process::Signal;
@@ -32,7 +33,8 @@ use supervisor::Process;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wire::api::event::VmState;
-use wire::api::{ErrorKind, ErrorObject};
+use wire::api::id::OperationId;
+use wire::api::{ErrorKind, ErrorObject, status};
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
 use wire::worker::VmDial;
@@ -43,6 +45,7 @@ use crate::owner::{Answer, Event, OwnerHandle};
 mod adoption;
 mod boot;
 mod life;
+mod requirements;
 
 /// How long a guest has to power itself off if nobody says otherwise.
 pub const STOP_GRACE: Duration = Duration::from_secs(60);
@@ -69,6 +72,8 @@ pub enum Command {
     Set(Box<Change>, Answer<()>),
     /// To stay stopped until the lease is dropped. Refused if it runs.
     Lend(Answer<Lease>),
+    /// To keep what is on its disk. Refused if it runs.
+    Snapshot(Option<String>, Answer<status::Snapshot>),
     /// To be no more.
     Delete {
         /// Also if it runs.
@@ -95,6 +100,7 @@ impl Command {
             | Command::Set(_, answer)
             | Command::Delete { answer, .. } => drop(answer.send(Err(error))),
             Command::Lend(answer) => drop(answer.send(Err(error))),
+            Command::Snapshot(_, answer) => drop(answer.send(Err(error))),
         }
     }
 }
@@ -113,6 +119,8 @@ pub enum VmEvent {
     },
     /// It has been changed while it did not run.
     Changed(Box<Record>),
+    /// These are its snapshots now.
+    Snapshots(Vec<status::Snapshot>),
     /// Nothing of it is left.
     Gone,
 }
@@ -122,10 +130,26 @@ pub enum VmEvent {
 pub struct Wanted {
     /// As it will be written down.
     pub record: Record,
-    /// What it boots from.
-    pub image: Image,
-    /// How large its disk is to be, if not as large as the image's.
+    /// What its disk is over.
+    pub base: Base,
+    /// How large that is to be, if not as large as what it is over.
     pub disk_mib: Option<u32>,
+}
+
+/// What is done to make a microVM, in that order.
+pub fn capabilities(wanted: &Wanted) -> Capabilities {
+    let disk = Disk { base: wanted.base.clone(), disk_mib: wanted.disk_mib };
+    vec![Box::new(Directory), Box::new(disk), Box::new(Written(wanted.record.clone()))]
+}
+
+/// How a microVM is made.
+pub struct Making {
+    /// The operation that it is.
+    pub id: OperationId,
+    /// What is done.
+    pub parts: Capabilities,
+    /// How that is followed, and called off.
+    pub course: Course,
 }
 
 /// What becomes different of a microVM.
@@ -148,6 +172,8 @@ pub struct VmContext {
     pub paths: Paths,
     /// What runs guests.
     pub engine: Arc<dyn Engine>,
+    /// What is done to make one.
+    pub capabilities: Arc<dyn Fn(&Wanted) -> Capabilities + Send + Sync>,
     /// This very program.
     pub own_program: PathBuf,
     /// The agent for guests, in place of the one beside the program.

@@ -20,6 +20,7 @@ use crate::course::Course;
 use crate::engine::qemu::value;
 use crate::error::{Error, Result};
 use crate::program::{End, Program};
+use crate::vm::gone;
 
 /// How long making an overlay may take: it is a file of some blocks.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,6 +33,12 @@ pub(crate) const QEMU_IMG: Program =
 const CONVERT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 const QCOW2: &[u8] = b"QFI\xfb";
+
+/// Of how many disks over another one a guest's is at most: each is opened at each start, and looked through at a read.
+const OVERLAYS_MAX: usize = 64;
+
+/// The longest name of the disk that a qcow2 disk is over.
+const NAME_BYTES_MAX: u64 = 1023;
 
 /// What is looked at of a disk.
 const HEAD_BYTES: u64 = 104;
@@ -68,18 +75,46 @@ pub fn find(directory: &Path) -> Option<(PathBuf, Format)> {
     formats.map(|format| (directory.join(format.file()), format)).find(|(path, _)| path.is_file())
 }
 
-/// Makes the root disk of the vm in this directory, over the root file system of an image. Blocks.
-pub fn make(directory: &Path, image: &Path) -> Result<()> {
+/// Makes the root disk of the vm in this directory, over another disk, which is not written to from here on. Blocks.
+pub fn make(directory: &Path, (base, format): (&Path, Format), course: &Course) -> Result<()> {
     let raw = directory.join(Format::Raw.file());
-    if share(image, &raw)? {
+    if format == Format::Raw && share(base, &raw)? {
         return Ok(());
     }
-    let overlay = directory.join(Format::Qcow2.file());
-    let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"].map(Into::into);
-    let paths = [image.as_os_str().to_owned(), overlay.clone().into_os_string()];
-    QEMU_IMG.run(arguments.into_iter().chain(paths))?;
+    overlay(&directory.join(Format::Qcow2.file()), (base, format), course)
+}
+
+/// Makes a disk with nothing in it but what it is over. Refused if that is over too many.
+pub(crate) fn overlay(overlay: &Path, (base, format): (&Path, Format), course: &Course) -> Result<()> {
+    if overlays(base, format)? >= OVERLAYS_MAX {
+        let message = format!("`{}` is over {OVERLAYS_MAX} disks already", base.display());
+        return Err(Error::new(ErrorKind::Conflict, message)
+            .hint("stead image promote makes an image of a vm, and a vm of that begins anew"));
+    }
+    let arguments = ["create", "-q", "-f", "qcow2", "-F", format.name(), "-b"].map(Into::into);
+    let paths = [base.as_os_str().to_owned(), overlay.to_owned().into_os_string()];
+    QEMU_IMG.run_telling(arguments.into_iter().chain(paths), course, |_| None)?;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&overlay, private).map_err(|error| Error::file("narrow", &overlay, &error))
+    std::fs::set_permissions(overlay, private).map_err(|error| Error::file("narrow", overlay, &error))
+}
+
+/// Removes the root disk of the vm in this directory. One that is gone already is no failure. Blocks.
+pub fn remove(directory: &Path) -> Result<()> {
+    for format in [Format::Raw, Format::Qcow2] {
+        let path = directory.join(format.file());
+        gone(std::fs::remove_file(&path)).map_err(|error| Error::file("remove", &path, &error))?;
+    }
+    Ok(())
+}
+
+/// Has the vm in this directory go on with the qcow2 disk `next`, which is over the one that it has had. Blocks.
+pub(crate) fn take_over(directory: &Path, next: &Path) -> Result<()> {
+    let (raw, overlay) = (directory.join(Format::Raw.file()), directory.join(Format::Qcow2.file()));
+    std::fs::rename(next, &overlay).map_err(|error| Error::file("make", &overlay, &error))?;
+    // As long as it is there it is the disk.
+    gone(std::fs::remove_file(&raw)).map_err(|error| Error::file("remove", &raw, &error))?;
+    let synced = File::open(directory).and_then(|names| names.sync_all());
+    synced.map_err(|error| Error::file("sync", directory, &error))
 }
 
 /// How a disk of whatever origin is written down, by what it begins with. One that has its content elsewhere is refused: it would
@@ -165,6 +200,38 @@ pub fn flatten(from: &Path, format: Format, to: &Path, course: &Course) -> Resul
     converting.run_telling(arguments, course, |_| None)
 }
 
+/// How many disks are over each other there, up to one more than may be. Only what this program has made is asked for: what a guest
+/// writes on a raw disk is not looked at.
+fn overlays(disk: &Path, format: Format) -> Result<usize> {
+    let (mut disk, mut format, mut count) = (disk.to_owned(), format, 0);
+    while format == Format::Qcow2 && count <= OVERLAYS_MAX {
+        count += 1;
+        let Some(under) = under(&disk)? else { break };
+        format = match under.extension() {
+            Some(extension) if extension == Format::Qcow2.name() => Format::Qcow2,
+            _ => Format::Raw,
+        };
+        // A name without a directory is of one beside it.
+        disk = disk.parent().map_or_else(|| under.clone(), |parent| parent.join(&under));
+    }
+    Ok(count)
+}
+
+/// What a qcow2 disk is over.
+fn under(disk: &Path) -> Result<Option<PathBuf>> {
+    use std::os::unix::ffi::OsStringExt;
+    let head = head(disk)?;
+    let (at, bytes) = (number(&head, 8), number(&head, 16) >> 32);
+    if at == 0 {
+        return Ok(None);
+    }
+    let failed = |error| Error::file("read", disk, &error);
+    let mut name = vec![0; bytes.min(NAME_BYTES_MAX) as usize];
+    let file = File::open(disk).map_err(failed)?;
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut name, at).map_err(failed)?;
+    Ok(Some(PathBuf::from(OsString::from_vec(name))))
+}
+
 fn head(path: &Path) -> Result<Vec<u8>> {
     let failed = |error| Error::file("read", path, &error);
     // A pipe that nobody writes to would be waited for to open.
@@ -185,7 +252,7 @@ fn number(head: &[u8], at: usize) -> u64 {
 }
 
 /// Makes a copy that shares all blocks. Whether that can be done here.
-fn share(from: &Path, to: &Path) -> Result<bool> {
+pub(crate) fn share(from: &Path, to: &Path) -> Result<bool> {
     let source = File::open(from).map_err(|error| Error::file("open", from, &error))?;
     let failed = |error| Error::file("make", to, &error);
     let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
@@ -204,12 +271,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn disks_are_over_each_other_up_to_a_limit() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = |at: usize| scratch.path().join(format!("{at}.qcow2"));
+        let (course, _client) = Course::new(|_| ()).unwrap();
+        let base = scratch.path().join("base.raw");
+        std::fs::write(&base, vec![0; 1 << 20]).unwrap();
+        overlay(&place(1), (&base, Format::Raw), &course).unwrap();
+        overlay(&place(2), (&place(1), Format::Qcow2), &course).unwrap();
+        let counts = [(&base, Format::Raw), (&place(1), Format::Qcow2), (&place(2), Format::Qcow2)]
+            .map(|(disk, format)| overlays(disk, format).unwrap());
+        assert_eq!(counts, [0, 1, 2]);
+        for at in 3..=OVERLAYS_MAX {
+            overlay(&place(at), (&place(at - 1), Format::Qcow2), &course).unwrap();
+        }
+        let last = (&*place(OVERLAYS_MAX), Format::Qcow2);
+        let error = overlay(&place(OVERLAYS_MAX + 1), last, &course).unwrap_err();
+        assert!(error.kind == ErrorKind::Conflict && error.hint.is_some(), "{error}");
+        assert!(!place(OVERLAYS_MAX + 1).exists());
+    }
+
+    #[test]
     fn a_disk_grows_and_never_shrinks() {
         let scratch = tempfile::tempdir().unwrap();
         let (image, vm) = (scratch.path().join("image"), scratch.path().join("vm"));
         std::fs::write(&image, vec![0; 3 << 20]).unwrap();
         std::fs::create_dir(&vm).unwrap();
-        make(&vm, &image).unwrap();
+        let (course, _client) = Course::new(|_| ()).unwrap();
+        make(&vm, (&image, Format::Raw), &course).unwrap();
         let sees = || {
             let (path, format) = find(&vm).unwrap();
             bytes_seen(&path, format).unwrap()

@@ -4,8 +4,11 @@
 //!   [`image::ext4`] make that file system of an archive.
 //! - [`kernel`], [`modules`], [`initramfs`]: what a guest's kernel is given.
 //! - [`disk`]: a guest's root disk, which holds only what differs from the image.
+//! - [`capability`]: what is done for a microVM that is made or started, each undone if one after it cannot be done.
+//! - [`snapshot`]: what was on a root disk, for others to be made over it.
 //! - [`vm`]: what is written down of a microVM, and the places of its files.
 //! - [`engine`]: how a guest is run. [`engine::qemu`] is the one there is.
+//! - [`preflight`]: what this computer has to have for that.
 //! - [`network`]: a guest's way to other computers.
 //! - [`console`]: what a guest says, within a limit.
 //! - [`course`]: how work that takes its time is followed, and called off.
@@ -13,6 +16,7 @@
 //! ```text
 //!  IMAGES/NAME/    image.json  kernel  modules/  root.ext4            shared, never written to again
 //!  VMS/NAME/       vm.json  root.qcow2 | root.raw  initrd  console.log
+//!                  snapshots/SNAP/                                   a disk that is never written to again
 //!  RUN/vm-NAME/    0 .. 15                                            a socket for each port of a guest that runs
 //!                  frames-out  frames-back                            those of the gate of its network, if it has one
 //! ```
@@ -30,6 +34,7 @@
 
 #![cfg(target_os = "linux")]
 
+pub mod capability;
 pub mod console;
 pub mod course;
 pub mod disk;
@@ -40,7 +45,9 @@ pub mod initramfs;
 pub mod kernel;
 pub mod modules;
 pub mod network;
+pub mod preflight;
 pub mod program;
+pub mod snapshot;
 pub mod vm;
 
 pub use error::{Error, Result};

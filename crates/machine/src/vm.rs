@@ -5,18 +5,19 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use supervisor::Identity;
 use wire::api::ErrorKind;
+use wire::api::status::Origin;
 
-use crate::disk;
 use crate::error::{Error, Result};
-use crate::image::{Image, check_name};
+use crate::image::check_name;
 use crate::kernel::read_bounded;
 use crate::network::Network;
+use crate::snapshot;
 
 /// The longest record.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
@@ -42,6 +43,9 @@ pub struct Record {
     /// Its network, if it has one.
     #[serde(default)]
     pub network: Option<Network>,
+    /// The snapshot that its disk is over, if not an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
     /// The VMM, if it was running when that was written.
     #[serde(default)]
     pub process: Option<Identity>,
@@ -54,8 +58,19 @@ impl Record {
     /// A microVM that does not run.
     pub fn new(image: &str, engine: &str, cpus: u32, memory_mib: u32) -> Record {
         let (image, engine) = (image.to_owned(), engine.to_owned());
-        let (process, gate, network) = (None, None, None);
-        Record { version: VERSION, id: new_id(), image, engine, cpus, memory_mib, network, process, gate }
+        let (process, gate, network, from) = (None, None, None, None);
+        Record {
+            version: VERSION,
+            id: new_id(),
+            image,
+            engine,
+            cpus,
+            memory_mib,
+            network,
+            from,
+            process,
+            gate,
+        }
     }
 }
 
@@ -90,27 +105,6 @@ impl Places {
         self.directory.join("vm.json")
     }
 
-    /// Makes all that a microVM has while it does not run. Nothing is left of one that could not be made. Blocks.
-    pub fn create(&self, image: &Image, disk_mib: Option<u32>, record: &Record) -> Result<()> {
-        if let Some(parent) = self.directory.parent() {
-            supervisor::socket::private_directory(parent)
-                .map_err(|error| Error::new(ErrorKind::Failure, error.to_string()))?;
-        }
-        let made = fs::DirBuilder::new().mode(0o700).create(&self.directory);
-        made.map_err(|error| Error::file("make", &self.directory, &error))?;
-        let filled = disk::make(&self.directory, &image.root())
-            .and_then(|()| match disk_mib {
-                Some(disk_mib) => disk::grow(&self.directory, u64::from(disk_mib) << 20),
-                None => Ok(()),
-            })
-            .and_then(|()| self.write(record));
-        filled.inspect_err(|_| {
-            if let Err(error) = self.remove() {
-                tracing::warn!(%error, "what was made of a vm stays");
-            }
-        })
-    }
-
     /// Writes the record in place of the one before it.
     pub fn write(&self, record: &Record) -> Result<()> {
         let (path, new) = (self.record(), self.directory.join("vm.json.new"));
@@ -121,11 +115,15 @@ impl Places {
         written.and_then(|()| fs::rename(&new, &path)).map_err(|error| Error::file("write", &path, &error))
     }
 
+    /// Removes the record: what is left is removed by the next daemon. One that is gone already is no failure. Blocks.
+    pub fn forget(&self) -> Result<()> {
+        let record = self.record();
+        gone(fs::remove_file(&record)).map_err(|error| Error::file("remove", &record, &error))
+    }
+
     /// Removes all that there is of it. What is gone already is no failure. Blocks.
     pub fn remove(&self) -> Result<()> {
-        // Without a record the rest is removed by the next daemon.
-        let record = self.record();
-        gone(fs::remove_file(&record)).map_err(|error| Error::file("remove", &record, &error))?;
+        self.forget()?;
         for path in [&self.runtime, &self.directory] {
             gone(fs::remove_dir_all(path)).map_err(|error| Error::file("remove", path, &error))?;
         }
@@ -153,42 +151,59 @@ impl Places {
     }
 }
 
-fn gone(outcome: std::io::Result<()>) -> std::io::Result<()> {
+pub(crate) fn gone(outcome: std::io::Result<()>) -> std::io::Result<()> {
     match outcome {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
+/// What there is under `VMS`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// By name.
+    pub vms: Vec<(String, Record)>,
+    /// The names of those of which it is not known what they are, and so not what they need of others.
+    pub unread: Vec<String>,
+}
+
 /// All that there are under `vms`. What was left half way is removed. What cannot be read, or be a vm, stays as it is and is
 /// logged: it keeps nobody from the others. Blocks.
-pub fn list(vms: &Path, places: impl Fn(&str) -> Places) -> Vec<(String, Record)> {
+pub fn list(vms: &Path, places: impl Fn(&str) -> Places) -> Found {
     let entries = match fs::read_dir(vms) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Found::default(),
         Err(error) => {
             tracing::warn!(vms = %vms.display(), %error, "vms cannot be listed");
-            return Vec::new();
+            return Found::default();
         }
     };
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for entry in entries {
         let look = || -> Result<Option<(String, Record)>> {
             let entry = entry.map_err(|error| Error::file("list", vms, &error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             check_name(&name, "vm")?;
             let places = places(&name);
-            match places.read()? {
-                Some(record) => Ok(Some((name, record))),
+            let read = places.read();
+            if read.is_err() {
+                found.unread.push(name.clone());
+            }
+            match read? {
+                Some(record) => {
+                    snapshot::sweep(&places.directory);
+                    Ok(Some((name, record)))
+                }
                 None => places.remove().map(|()| None),
             }
         };
         match look() {
-            Ok(vm) => found.extend(vm),
+            Ok(vm) => found.vms.extend(vm),
             Err(error) => tracing::warn!(%error, "a vm is passed over"),
         }
     }
-    found.sort_by(|one, other| one.0.cmp(&other.0));
+    found.vms.sort_by(|one, other| one.0.cmp(&other.0));
+    found.unread.sort_unstable();
     found
 }
 
@@ -201,12 +216,12 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let vms = scratch.path().join("vms");
         let places = |name: &str| Places { directory: vms.join(name), runtime: scratch.path().join(name) };
-        assert_eq!(list(&vms, places), []);
+        assert_eq!(list(&vms, places), Found::default());
         fs::create_dir_all(vms.join("half/deep")).unwrap();
         fs::create_dir_all(vms.join("whole")).unwrap();
         let record = Record { process: Identity::own().ok(), ..Record::new("debian", "qemu", 2, 256) };
         places("whole").write(&record).unwrap();
-        assert_eq!(list(&vms, places), [("whole".to_owned(), record)]);
+        assert_eq!(list(&vms, places), Found { vms: vec![("whole".to_owned(), record)], unread: Vec::new() });
         assert!(!vms.join("half").exists());
         places("whole").remove().unwrap();
         places("whole").remove().unwrap();
@@ -227,8 +242,10 @@ mod tests {
         std::os::unix::fs::symlink("vm.json", places("endless").record()).unwrap();
         let record = Record::new("debian", "qemu", 2, 256);
         places("whole").write(&record).unwrap();
-        assert_eq!(list(&vms, places), [("whole".to_owned(), record)]);
+        let found = list(&vms, places);
+        assert_eq!(found.vms, [("whole".to_owned(), record)]);
+        assert_eq!(found.unread, ["damaged", "endless", "file"]);
         assert_eq!(fs::read_dir(&vms).unwrap().count(), 5);
-        assert_eq!(list(&vms.join("file"), places), []);
+        assert_eq!(list(&vms.join("file"), places), Found::default());
     }
 }

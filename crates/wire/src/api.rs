@@ -30,6 +30,7 @@ pub mod image;
 pub mod line;
 pub mod machine;
 pub mod mount;
+pub mod operation;
 pub mod process;
 pub mod prompt;
 pub mod search;
@@ -70,6 +71,7 @@ pub const SCHEMA_HASH: u64 = schema_hash(&[
     include_bytes!("api/image.rs"),
     include_bytes!("api/machine.rs"),
     include_bytes!("api/mount.rs"),
+    include_bytes!("api/operation.rs"),
     include_bytes!("api/process.rs"),
     include_bytes!("api/prompt.rs"),
     include_bytes!("api/search.rs"),
@@ -262,7 +264,11 @@ methods! {
     /// Remove one.
     ThreadDrop = "thread.drop": thread::Drop => thread::Dropped;
     /// Make a microVM.
-    VmCreate = "vm.create": vm::Create => status::Vm;
+    VmCreate = "vm.create": vm::Create => status::Operation;
+    /// Keep what is on the disk of a microVM.
+    VmSnapshot = "vm.snapshot": vm::Snapshot => status::Snapshot;
+    /// Make a microVM of a snapshot.
+    VmFork = "vm.fork": vm::Fork => status::Operation;
     /// Start one.
     VmStart = "vm.start": vm::Start => status::Vm;
     /// Have one power itself off.
@@ -295,6 +301,14 @@ methods! {
     ImageList = "image.list": image::List => image::Images;
     /// Remove an image.
     ImageDelete = "image.delete": image::Delete => image::Deleted;
+    /// All operations.
+    OperationList = "operation.list": operation::List => operation::Operations;
+    /// One operation.
+    OperationShow = "operation.show": operation::Show => status::Operation;
+    /// The end of an operation.
+    OperationWait = "operation.wait": operation::Wait => status::Operation;
+    /// Have an operation end.
+    OperationCancel = "operation.cancel": operation::Cancel => status::Operation;
     /// Attributes of one file.
     FileStat = "file.stat": file::Stat => file::Entry;
     /// Open a directory for listing.

@@ -3,7 +3,7 @@
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use wire::api::ServerNotification;
-use wire::api::event::{Event, Happened, MountWord, ProcessState, Subscribe, Topic, VmState};
+use wire::api::event::{Event, Happened, MountWord, OperationState, ProcessState, Subscribe, Topic, VmState};
 use wire::api::status::ConnectionState;
 
 use crate::client::Client;
@@ -91,7 +91,8 @@ fn about(happened: &Happened) -> String {
         Happened::Mount { dir, path: Some(path), of: Some(of), .. } => format!("{dir}  {path} (of {of})"),
         Happened::Mount { dir, path: Some(path), .. } => format!("{dir}  {path}"),
         Happened::Mount { dir, .. } => dir.to_string(),
-        Happened::Thread { .. } | Happened::Vm { .. } | Happened::Operation { .. } => String::new(),
+        Happened::Operation { stage, .. } => stage.as_deref().map(one_line).unwrap_or_default(),
+        Happened::Thread { .. } | Happened::Vm { .. } => String::new(),
     };
     match happened.reason() {
         Some(reason) => format!("{what}: {}", one_line(reason)),
@@ -121,6 +122,7 @@ fn style(happened: &Happened) -> Style {
             VmState::Failed => Style::Bad,
             VmState::Stopped | VmState::Deleted => Style::Plain,
         },
+        Happened::Operation { state: OperationState::Failed, .. } => Style::Bad,
         Happened::Process { .. }
         | Happened::Tunnel { .. }
         | Happened::Thread { .. }

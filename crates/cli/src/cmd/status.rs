@@ -144,7 +144,7 @@ fn print_text(document: &Document, sections: &[Section], output: &mut Output) ->
             Section::Vms => vms(&document.vms, output.now()),
             Section::Tunnels => tunnels(&document.tunnels, output.now()),
             Section::Processes => processes(&document.processes, output.now()),
-            Section::Operations => operations(document),
+            Section::Operations => super::operation::table(&document.operations, output),
         };
         if !table.is_empty() {
             parts.push(table);
@@ -377,14 +377,6 @@ pub fn processes(processes: &[Process], now: Timestamp) -> Table {
             age(now, process.since).into(),
             one_line(&command).into(),
         ]);
-    }
-    table
-}
-
-fn operations(document: &Document) -> Table {
-    let mut table = Table::new(&[("OPERATION", Align::Left), ("STATE", Align::Left)]);
-    for operation in &document.operations {
-        table.row([&operation.id, &operation.state].map(|text| one_line(text).into()));
     }
     table
 }

@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use wire::api::machine::{Doctor, Machine, Verdict};
-use wire::api::status::Vm;
+use wire::api::status::{Operation, Vm};
 use wire::api::vm::{
-    Create, Delete, Forward, Kill, List, Logs, Ping, Ports, Set, Show, Start, Stats, Stop, Vms,
+    Create, Delete, Fork, Forward, Kill, List, Logs, Ping, Ports, Set, Show, Snapshot, Start, Stats, Stop,
+    Vms,
 };
-use wire::api::{ErrorKind, ErrorObject};
+use wire::api::{Call, ErrorKind, ErrorObject, Method};
 
+use super::operation;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::output::text::bytes;
+use crate::interrupt::Interrupt;
+use crate::output::text::{age, bytes, one_line};
 use crate::output::{Align, Table};
 
 /// Run microVMs: computers of their own, each with its own kernel, reached as `vm://NAME`.
@@ -31,6 +34,8 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a vm, which does not run yet
+    ///
+    /// An interrupt cancels that, and leaves nothing. When the terminal is closed it goes on: see `stead operation`.
     Create(CreateArgs),
     /// Start a vm and wait until it can be reached
     Start {
@@ -55,7 +60,7 @@ enum Command {
         /// Which one
         name: String,
     },
-    /// Remove a vm with its disk
+    /// Remove a vm with its disk and its snapshots
     Delete {
         /// Which one
         name: String,
@@ -65,6 +70,32 @@ enum Command {
     },
     /// Change a vm that does not run
     Set(SetArgs),
+    /// Keep what is on the disk of a vm that does not run
+    ///
+    /// Nothing is copied: it takes room for what the vm writes from then on. What the vm has in memory is not kept, so it has to be
+    /// stopped. A snapshot goes when its vm is deleted.
+    Snapshot {
+        /// Which one
+        name: String,
+        /// What to call the snapshot [default: `snap-` and the first number that is free]
+        snapshot: Option<String>,
+    },
+    /// Make a vm of a snapshot of another one: with its disk, processors, memory and network, without its forwarded ports
+    ///
+    /// It is a vm of its own, with another id and host name, which boots anew. The vm of whose snapshot it was made cannot be deleted
+    /// before it. An interrupt cancels that, and leaves nothing of the new vm; a snapshot that was taken for it stays.
+    Fork {
+        /// Which one
+        name: String,
+        /// What to call the new one
+        new: String,
+        /// Of which snapshot [default: one is taken now, of a vm that does not run]
+        #[arg(long)]
+        snapshot: Option<String>,
+        /// Do not wait until it is made: print the operation, see `stead operation`
+        #[arg(long)]
+        detach: bool,
+    },
     /// Show the vms
     List,
     /// Show a vm
@@ -121,6 +152,9 @@ struct CreateArgs {
     /// How large its disk is: `4G` [default: as large as the image's, and never smaller]
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     disk: Option<u32>,
+    /// Do not wait until it is made: print the operation, see `stead operation`
+    #[arg(long)]
+    detach: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -175,11 +209,7 @@ fn mebibytes(text: &str) -> std::result::Result<u32, String> {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     match args.command {
-        Command::Create(CreateArgs { name, image, cpus, memory, nat, ports, disk }) => {
-            let create = Create { name, image, cpus, memory_mib: memory, nat, ports, disk_mib: disk };
-            let vm = context.daemon()?.call(create)?;
-            print(&vm, context)
-        }
+        Command::Create(args) => create(args, context),
         Command::Start { name } => {
             let vm = start(name, context)?;
             print(&vm, context)
@@ -199,6 +229,8 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         }
         Command::Delete { name, force } => delete(name, force, context),
         Command::Set(args) => set(args, context),
+        Command::Snapshot { name, snapshot } => self::snapshot(name, snapshot, context),
+        Command::Fork { name, new, snapshot, detach } => make(Fork { name, new, snapshot }, detach, context),
         Command::List => list(context),
         Command::Show { name } => {
             let vm = context.daemon()?.call(Show { name })?;
@@ -210,6 +242,39 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         Command::Ports { name } => ports(name, context),
         Command::Logs { name } => logs(name, context),
     }
+}
+
+fn create(args: CreateArgs, context: &mut Context) -> Result<()> {
+    let CreateArgs { name, image, cpus, memory, nat, ports, disk, detach } = args;
+    let create = Create { name, image, cpus, memory_mib: memory, nat, ports, disk_mib: disk };
+    make(create, detach, context)
+}
+
+/// Has a vm made, and waits for that unless it is to be left alone.
+fn make<M: Method<Reply = Operation> + Into<Call>>(
+    params: M,
+    detach: bool,
+    context: &mut Context,
+) -> Result<()> {
+    let client = context.daemon()?;
+    if detach {
+        let operation = client.call(params)?;
+        return operation::print(&operation, context);
+    }
+    let interrupt = Interrupt::watch_keyboard()?;
+    let (begun, on_interrupt) = operation::begin(&client, params, &interrupt, &mut context.output)?;
+    let ended = operation::follow(&client, begun.id, (&interrupt, on_interrupt), &mut context.output)?;
+    operation::succeeded(&ended)?;
+    let vm = client.call(Show { name: begun.name })?;
+    print(&vm, context)
+}
+
+fn snapshot(name: String, snapshot: Option<String>, context: &mut Context) -> Result<()> {
+    let taken = context.daemon()?.call(Snapshot { name, snapshot })?;
+    if context.output.is_json() {
+        return context.output.document(&taken);
+    }
+    context.output.line(format_args!("{}  taken", taken.name))
 }
 
 fn start(name: String, context: &mut Context) -> Result<Vm> {
@@ -240,7 +305,19 @@ fn show(vm: &Vm, context: &mut Context) -> Result<()> {
     if context.output.is_json() {
         return context.output.document(vm);
     }
-    let table = super::status::vms(std::slice::from_ref(vm), context.output.now());
+    let now = context.output.now();
+    context.output.table(&super::status::vms(std::slice::from_ref(vm), now))?;
+    if let Some(from) = &vm.from {
+        context.output.line(format_args!("made of the snapshot {} of {}", from.snapshot, from.vm))?;
+    }
+    if vm.snapshots.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&[("SNAPSHOT", Align::Left), ("AGE", Align::Left)]);
+    for snapshot in &vm.snapshots {
+        table.row([one_line(&snapshot.name).into(), age(now, snapshot.created).into()]);
+    }
+    context.output.line("")?;
     context.output.table(&table)
 }
 

@@ -25,6 +25,7 @@ use wire::endpoint::Endpoint;
 
 mod file;
 mod image;
+mod operation;
 mod thread;
 mod vm;
 
@@ -221,6 +222,7 @@ fn methods() -> Vec<Method> {
     methods.extend(thread::methods());
     methods.extend(vm::methods());
     methods.extend(image::methods());
+    methods.extend(operation::methods());
     methods.extend(event_methods());
     methods.extend(file::methods());
     methods

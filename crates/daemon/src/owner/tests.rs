@@ -16,6 +16,7 @@ use crate::mount::worker::{Launch, Programs};
 
 mod goodbyes;
 mod mounts;
+mod operations;
 mod processes;
 mod threads;
 
@@ -165,6 +166,7 @@ fn surroundings(machines: &Arc<FakeMachines>, home: &std::path::Path) -> Surroun
         vms: VmContext {
             paths: paths.clone(),
             engine: Arc::new(machine::engine::qemu::Qemu),
+            capabilities: Arc::new(crate::vm::capabilities),
             own_program: "/proc/self/exe".into(),
             agent: None,
         },

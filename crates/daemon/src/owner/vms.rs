@@ -5,39 +5,109 @@ use wire::api::event::VmState;
 use wire::api::vm::VMS_MAX;
 
 use super::*;
-use crate::vm::{COMMANDS_MAX, Command as VmCommand, Vm, VmEvent, Wanted};
+use crate::vm::{COMMANDS_MAX, Command as VmCommand, Making, Vm, VmEvent, Wanted, from_machine};
 
 /// A microVM, as the owner knows it.
 #[derive(Debug)]
 pub(super) struct VmRecord {
     shown: status::Vm,
     commands: mpsc::Sender<VmCommand>,
+    /// Whether it is known which snapshots it has.
+    is_looked_at: bool,
+    /// How many want it removed.
+    dooms: u32,
 }
 
 impl Owner {
-    pub(super) fn create_vm(&mut self, name: String, wanted: Wanted, answer: Answer<()>) {
-        let refused = match self.vms.len() {
-            _ if !matches!(self.course, Course::Serving) => Some(ending()),
+    pub(super) fn create_vm(
+        &mut self,
+        name: String,
+        wanted: Wanted,
+        id: OperationId,
+    ) -> Result<status::Operation, ErrorObject> {
+        match self.vms.len() {
+            _ if !matches!(self.course, Course::Serving) => return Err(ending()),
             _ if self.vms.contains_key(&name) => {
                 let message = format!("there is a vm `{name}` already");
-                Some(
-                    ErrorObject::new(ErrorKind::Conflict, message).with_hint(format!("stead vm show {name}")),
-                )
+                let error = ErrorObject::new(ErrorKind::Conflict, message);
+                return Err(error.with_hint(format!("stead vm show {name}")));
             }
             VMS_MAX.. => {
                 let message = format!("there are {VMS_MAX} vms already");
-                Some(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"))
+                return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"));
             }
-            _ => None,
-        };
-        if let Some(error) = refused {
-            drop(answer.send(Err(error)));
-            return;
+            _ => {}
         }
-        let Wanted { record, image, disk_mib } = wanted;
-        let commands = self.insert_vm(&name, &record, VmState::Creating);
-        let vm = Vm::new(name, record, self.surroundings.vms.clone(), self.handle.clone());
-        tokio::spawn(vm.create(image, disk_mib, answer, commands));
+        if let Some(from) = &wanted.record.from {
+            self.check_origin(from)?;
+        }
+        let context = self.surroundings.vms.clone();
+        let parts = (context.capabilities)(&wanted);
+        let owner = self.handle.clone();
+        let told = move |stage: &str| {
+            owner.send_blocking(Event::Operation(id, OperationEvent::Stage(stage.to_owned())));
+        };
+        let (course, client) = machine::course::Course::new(told).map_err(|error| from_machine(&error))?;
+        let stages = parts.iter().map(|part| part.name().to_owned()).collect();
+        let commands = self.insert_vm(&name, &wanted.record, VmState::Creating);
+        let begun = Begun {
+            id,
+            kind: if wanted.record.from.is_some() { "vm fork" } else { "vm create" },
+            name: name.clone(),
+            stages,
+            wanted: client,
+        };
+        let operation = self.begin_operation(begun);
+        let vm = Vm::new(name, wanted.record, context, self.handle.clone());
+        tokio::spawn(vm.create(Making { id, parts, course }, commands));
+        Ok(operation)
+    }
+
+    /// Whether one may be made of another one's snapshot: that has to be there, and to stay.
+    fn check_origin(&self, from: &status::Origin) -> Result<(), ErrorObject> {
+        match self.vms.get(&from.vm).filter(|vm| vm.shown.id == from.id) {
+            Some(vm) if vm.dooms > 0 => {
+                let message = format!("the vm `{}` is being deleted", from.vm);
+                Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"))
+            }
+            Some(_) => Ok(()),
+            None => {
+                let message = format!("the vm `{}` was deleted", from.vm);
+                Err(ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list"))
+            }
+        }
+    }
+
+    /// Has none made of one from here on, and gives where that is told to be no more. One of which others were made stays, and so
+    /// does one of which others may have been made.
+    pub(super) fn doom_vm(&mut self, name: &str, id: &str) -> Result<mpsc::Sender<VmCommand>, ErrorObject> {
+        let Some(vm) = self.vms.get(name).filter(|vm| vm.shown.id == id) else { return Err(unknown(name)) };
+        let has_snapshots = !vm.is_looked_at || !vm.shown.snapshots.is_empty();
+        if let Some(first) = self.unread_vms.first().filter(|_| has_snapshots) {
+            let message =
+                format!("a snapshot of the vm `{name}` may be used by `{first}`, which could not be read");
+            let hint = "stead daemon logs says why; once that is mended: stead daemon restart";
+            return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint));
+        }
+        let is_over =
+            |other: &&VmRecord| other.shown.from.as_ref().is_some_and(|from| from.id == vm.shown.id);
+        let users: Vec<&str> = self.vms.values().filter(is_over).map(|user| &user.shown.name[..]).collect();
+        if let Some(first) = users.first() {
+            let message = format!("a snapshot of the vm `{name}` is used by {}", users.join(", "));
+            let hint = format!("stead vm delete {first}");
+            return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint));
+        }
+        let commands = vm.commands.clone();
+        if let Some(vm) = self.vms.get_mut(name) {
+            vm.dooms += 1;
+        }
+        Ok(commands)
+    }
+
+    pub(super) fn spare_vm(&mut self, name: &str, id: &str) {
+        if let Some(vm) = self.vms.get_mut(name).filter(|vm| vm.shown.id == id) {
+            vm.dooms = vm.dooms.saturating_sub(1);
+        }
     }
 
     pub(super) fn adopt_vm(&mut self, name: String, record: Record) {
@@ -49,17 +119,16 @@ impl Owner {
     fn insert_vm(&mut self, name: &str, record: &Record, state: VmState) -> mpsc::Receiver<VmCommand> {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let shown = shown(name, record, state);
-        self.vms.insert(name.to_owned(), VmRecord { shown, commands: sender });
+        // One that is made now has none yet.
+        let is_looked_at = state == VmState::Creating;
+        self.vms.insert(name.to_owned(), VmRecord { shown, commands: sender, is_looked_at, dooms: 0 });
         self.tell_vm(name, state, None);
         commands
     }
 
     pub(super) fn select_vm(&self, name: &str) -> Result<mpsc::Sender<VmCommand>, ErrorObject> {
         let found = self.vms.get(name).map(|vm| vm.commands.clone());
-        found.ok_or_else(|| {
-            let message = format!("there is no vm `{}`", name.escape_debug());
-            ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list")
-        })
+        found.ok_or_else(|| unknown(name))
     }
 
     pub(super) fn on_vm(&mut self, name: &str, event: VmEvent) {
@@ -67,13 +136,18 @@ impl Owner {
         let (state, reason, pid) = match event {
             VmEvent::State { state, reason, pid } => (state, reason, pid),
             VmEvent::Changed(record) => {
-                let status::Vm { pid, reason, since, state, .. } = &vm.shown;
+                let status::Vm { pid, reason, since, state, snapshots, .. } = &vm.shown;
                 vm.shown = status::Vm {
                     pid: *pid,
                     reason: reason.clone(),
                     since: *since,
+                    snapshots: snapshots.clone(),
                     ..shown(name, &record, *state)
                 };
+                return;
+            }
+            VmEvent::Snapshots(found) => {
+                (vm.shown.snapshots, vm.is_looked_at) = (found, true);
                 return;
             }
             VmEvent::Gone => {
@@ -99,6 +173,11 @@ impl Owner {
     }
 }
 
+fn unknown(name: &str) -> ErrorObject {
+    let message = format!("there is no vm `{}`", name.escape_debug());
+    ErrorObject::new(ErrorKind::NotFound, message).with_hint("stead vm list")
+}
+
 fn shown(name: &str, record: &Record, state: VmState) -> status::Vm {
     status::Vm {
         name: name.to_owned(),
@@ -111,6 +190,8 @@ fn shown(name: &str, record: &Record, state: VmState) -> status::Vm {
         memory_mib: record.memory_mib,
         nat: record.network.is_some(),
         ports: record.network.clone().map(|network| network.ports).unwrap_or_default(),
+        snapshots: Vec::new(),
+        from: record.from.clone(),
         reason: None,
         since: now(),
     }

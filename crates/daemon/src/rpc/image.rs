@@ -18,7 +18,7 @@ use wire::bytestring::ByteString;
 use super::{Daemon, vm};
 use crate::images::{Place, Reservation};
 use crate::session::ClientContext;
-use crate::vm::{Command, blocking, from_machine, places};
+use crate::vm::{blocking, from_machine, places};
 
 /// Parts of the work that may wait to be told to a client. There are fewer.
 const PARTS_MAX: usize = 64;
@@ -66,7 +66,7 @@ pub async fn promote(
     let name = promote.name.clone();
     // The vm can be used until it is its turn.
     let turn = turn(daemon, context, &name).await?;
-    let lease = vm::tell(daemon, &vm, Command::Lend).await?;
+    let lease = vm::lend(daemon, &vm).await?;
     let (images, places) = (daemon.paths.images_dir(), places(&daemon.paths, &vm));
     let built = make(context, turn, name, move |course| {
         let _stopped = lease;

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use ::machine::preflight;
 use ::remote::doctor::{examine, ssh_version};
 use tokio::sync::oneshot;
 use wire::api::machine::{
     Caller, Check, Connect, Disconnect, Disconnected, Doctor, Machine, Reconnect, Redial, Report, Verdict,
 };
 use wire::api::status::{self, ConnectionState};
+use wire::api::vm::MEMORY_MIB_MIN;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::worker::Heartbeat;
 
@@ -93,11 +95,11 @@ pub async fn doctor(daemon: &Daemon, context: &ClientContext, doctor: Doctor) ->
     match &machine {
         Machine::Host => {
             checks.push(fuse());
-            checks.push(vms(daemon).await);
+            checks.extend(vms(daemon).await);
         }
         Machine::Ssh(_) => checks.push(ssh().await),
         Machine::Docker { container } => checks.extend(container_checks(container, &doctor.caller).await),
-        Machine::Vm { .. } => checks.push(vms(daemon).await),
+        Machine::Vm { .. } => checks.extend(vms(daemon).await),
     }
     let prompter = context.prompter(&doctor.caller);
     let wanted = Wanted::new(doctor.machine, doctor.caller, prompter);
@@ -148,18 +150,33 @@ fn in_path(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-/// How microVMs are run here. A computer that runs none is none the worse as a machine.
-async fn vms(daemon: &Daemon) -> Check {
-    let (engine, name) = (std::sync::Arc::clone(&daemon.engine), daemon.engine.name());
-    let examined = tokio::task::spawn_blocking(move || engine.examine()).await;
-    match examined {
-        Ok(Ok(::machine::engine::Examined { accelerator, why: Some(why), .. })) => {
+/// How microVMs are run here, and what they need. A computer that runs none is none the worse as a machine.
+async fn vms(daemon: &Daemon) -> Vec<Check> {
+    let (engine, directory) = (std::sync::Arc::clone(&daemon.engine), daemon.paths.vms_dir());
+    let looking = tokio::task::spawn_blocking(move || {
+        let needs = |name: &str, outcome: ::machine::Result<String>| match outcome {
+            Ok(detail) => works(name, detail),
+            Err(error) => Check { hint: error.hint, ..found(name, Verdict::Limited, error.message) },
+        };
+        vec![
+            how_vms_run(engine.as_ref()),
+            needs("vm disks", preflight::disk_program()),
+            needs("vm room", preflight::disk_space(&directory)),
+            needs("vm memory", preflight::memory(MEMORY_MIB_MIN)),
+        ]
+    });
+    looking.await.unwrap_or_else(|error| vec![found("vms", Verdict::Limited, error.to_string())])
+}
+
+fn how_vms_run(engine: &dyn ::machine::engine::Engine) -> Check {
+    let name = engine.name();
+    match engine.examine() {
+        Ok(::machine::engine::Examined { accelerator, why: Some(why), .. }) => {
             let detail = format!("{name}, processors emulated ({}): {why}", accelerator.name());
             found("vms", Verdict::Limited, detail)
         }
-        Ok(Ok(examined)) => works("vms", format!("{name}, {}", examined.accelerator.name())),
-        Ok(Err(error)) => Check { hint: error.hint, ..found("vms", Verdict::Limited, error.message) },
-        Err(error) => found("vms", Verdict::Limited, error.to_string()),
+        Ok(examined) => works("vms", format!("{name}, {}", examined.accelerator.name())),
+        Err(error) => Check { hint: error.hint, ..found("vms", Verdict::Limited, error.message) },
     }
 }
 

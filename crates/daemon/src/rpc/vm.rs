@@ -2,21 +2,24 @@
 
 use std::time::Duration;
 
+use machine::capability::Base;
 use machine::console;
 use machine::image::{Image, check_name};
 use machine::network::Network;
 use machine::vm::Record;
-use tokio::sync::oneshot;
-use wire::api::status::Vm;
+use tokio::sync::{mpsc, oneshot};
+use wire::api::status::{self, Operation, Origin, Vm};
 use wire::api::vm::{
-    CPUS_MAX, Console, Create, DISK_MIB_MAX, Delete, Deleted, Forward, Kill, Logs, MEMORY_MIB_MAX,
-    MEMORY_MIB_MIN, Set, Show, Start, Stop, Vms,
+    CPUS_MAX, Console, Create, DISK_MIB_MAX, Delete, Deleted, Fork, Forward, Kill, Logs, MEMORY_MIB_MAX,
+    MEMORY_MIB_MIN, Set, Show, Snapshot, Start, Stop, VMS_MAX, Vms,
 };
 use wire::api::{ErrorKind, ErrorObject};
 
 use super::Daemon;
+use crate::failure::failure;
+use crate::order::{Held, Rank};
 use crate::owner::{Answer, Event, ending};
-use crate::vm::{Change, Command, STOP_GRACE, STOP_GRACE_MAX, Wanted, blocking, from_machine, places};
+use crate::vm::{Change, Command, Lease, STOP_GRACE, STOP_GRACE_MAX, Wanted, blocking, from_machine, places};
 
 pub mod guest;
 
@@ -26,20 +29,64 @@ const MEMORY_MIB: u32 = 512;
 /// What is shown of a console at most: with every byte escaped, it fits into a line.
 const CONSOLE_BYTES: u64 = 128 << 10;
 
-/// Makes a microVM. Its image stays meanwhile.
-pub async fn create(daemon: &Daemon, create: Create) -> Result<Vm, ErrorObject> {
+/// Begins to make a microVM. Its image stays until the owner knows who uses it.
+pub async fn create(daemon: &Daemon, create: Create) -> Result<Operation, ErrorObject> {
     check_name(&create.name, "vm").map_err(|error| from_machine(&error))?;
     let (cpus, memory) = (create.cpus.unwrap_or(1), create.memory_mib.unwrap_or(MEMORY_MIB));
     check(Some(cpus), Some(memory), create.disk_mib)?;
     let network = network(create.nat, create.ports)?;
+    let (name, disk_mib) = (create.name, create.disk_mib);
     let _stays = daemon.images.to_use(&create.image)?;
-    let (images, image) = (daemon.paths.images_dir(), create.image.clone());
+    let (images, image) = (daemon.paths.images_dir(), create.image);
     let image = blocking(move || Image::open(&images, &image)).await?;
     let record = Record { network, ..Record::new(&image.name, daemon.engine.name(), cpus, memory) };
-    let name = create.name.clone();
-    let wanted = Box::new(Wanted { record, image, disk_mib: create.disk_mib });
-    daemon.owner.ask(|answer| Event::CreateVm { name, wanted, answer }).await?;
-    named(daemon, &create.name).await
+    let id = daemon.database.new_operation().await.map_err(|error| failure(&error))?;
+    let wanted = Box::new(Wanted { record, base: Base::image(&image), disk_mib });
+    daemon.owner.ask(|answer| Event::CreateVm { name, wanted, id, answer }).await
+}
+
+/// Keeps what is on the disk of one that does not run.
+pub async fn snapshot(daemon: &Daemon, taken: Snapshot) -> Result<status::Snapshot, ErrorObject> {
+    let name = named(daemon, &taken.name).await?.name;
+    tell(daemon, &name, |answer| Command::Snapshot(taken.snapshot, answer)).await
+}
+
+/// Begins to make a microVM of a snapshot of another one, which is taken first if none is named. From here on that is used.
+pub async fn fork(daemon: &Daemon, fork: Fork) -> Result<Operation, ErrorObject> {
+    check_name(&fork.new, "vm").map_err(|error| from_machine(&error))?;
+    let parent = named(daemon, &fork.name).await?;
+    let list = list(daemon).await?.vms;
+    // What can be refused is, before a snapshot is taken: that stays.
+    if list.len() >= VMS_MAX {
+        let message = format!("there are {VMS_MAX} vms already");
+        return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"));
+    }
+    if list.iter().any(|vm| vm.name == fork.new) {
+        let message = format!("there is a vm `{}` already", fork.new);
+        let error = ErrorObject::new(ErrorKind::Conflict, message);
+        return Err(error.with_hint(format!("stead vm show {}", fork.new)));
+    }
+    let name = match fork.snapshot {
+        Some(name) => name,
+        None => tell(daemon, &parent.name, |answer| Command::Snapshot(None, answer)).await?.name,
+    };
+    let directory = places(&daemon.paths, &parent.name).directory;
+    let from = Origin { vm: parent.name.clone(), id: parent.id.clone(), snapshot: name.clone() };
+    let found = blocking(move || Base::snapshot(&machine::snapshot::open(&directory, &name)?)).await;
+    let base = found.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => error.with_hint(format!("stead vm show {}", parent.name)),
+        _ => error,
+    })?;
+    // Two cannot have the same port of this computer.
+    let network = parent.nat.then(Network::default);
+    let record = Record {
+        network,
+        from: Some(from),
+        ..Record::new(&parent.image, daemon.engine.name(), parent.cpus, parent.memory_mib)
+    };
+    let id = daemon.database.new_operation().await.map_err(|error| failure(&error))?;
+    let wanted = Box::new(Wanted { record, base, disk_mib: None });
+    daemon.owner.ask(|answer| Event::CreateVm { name: fork.new, wanted, id, answer }).await
 }
 
 /// Refuses what no microVM can have.
@@ -112,9 +159,34 @@ pub async fn kill(daemon: &Daemon, kill: Kill) -> Result<Vm, ErrorObject> {
 /// Removes one.
 pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObject> {
     let force = delete.force;
-    let name = named(daemon, &delete.name).await?.name;
-    tell(daemon, &name, |answer| Command::Delete { force, answer }).await?;
+    let Vm { name, id, .. } = named(daemon, &delete.name).await?;
+    // It comes to its end also when the client has gone.
+    let (daemon, told) = (daemon.clone(), name.clone());
+    let deleting = tokio::spawn(async move {
+        let (name, doomed) = (told.clone(), id.clone());
+        // It is told by what the owner gives: another one may have its name soon.
+        let task = daemon.owner.ask(|answer| Event::DoomVm { name, id: doomed, answer }).await?;
+        let deleted = order(&task, &told, |answer| Command::Delete { force, answer }).await;
+        if deleted.is_err() {
+            daemon.owner.send(Event::SpareVm { name: told, id }).await;
+        }
+        deleted
+    });
+    deleting.await.map_err(|error| failure(&error))??;
     Ok(Deleted { name })
+}
+
+/// A microVM that does nothing for as long as this is there.
+#[derive(Debug)]
+pub(super) struct Lent {
+    _lease: Lease,
+    _held: Held,
+}
+
+/// Has a microVM that does not run stay so.
+pub(super) async fn lend(daemon: &Daemon, name: &str) -> Result<Lent, ErrorObject> {
+    let lease = tell(daemon, name, Command::Lend).await?;
+    Ok(Lent { _lease: lease, _held: Held::enter(Rank::Vm) })
 }
 
 /// Has the task of a microVM do something, and waits for what comes of it.
@@ -123,9 +195,18 @@ pub(super) async fn tell<T>(
     name: &str,
     command: impl FnOnce(Answer<T>) -> Command,
 ) -> Result<T, ErrorObject> {
-    let name = name.to_owned();
+    let asked = name.to_owned();
+    let task = daemon.owner.ask(|answer| Event::SelectVm { name: asked, answer }).await?;
+    order(&task, name, command).await
+}
+
+async fn order<T>(
+    task: &mpsc::Sender<Command>,
+    name: &str,
+    command: impl FnOnce(Answer<T>) -> Command,
+) -> Result<T, ErrorObject> {
+    let _waiting = Held::enter(Rank::Vm);
     let gone = ErrorObject::new(ErrorKind::NotFound, format!("the vm `{name}` was deleted"));
-    let task = daemon.owner.ask(|answer| Event::SelectVm { name, answer }).await?;
     let (answer, answered) = oneshot::channel();
     if task.send(command(answer)).await.is_err() {
         return Err(gone);

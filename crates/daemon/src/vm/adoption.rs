@@ -14,6 +14,7 @@ use crate::failure::failure;
 impl Vm {
     /// Takes over the process that a daemon before this one has left, if there is one.
     pub async fn adopt(mut self, commands: mpsc::Receiver<Command>) {
+        self.tell_snapshots().await;
         if let Err(error) = self.take_over().await {
             // Each order tries it again first.
             self.fail(error).await;

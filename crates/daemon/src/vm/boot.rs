@@ -1,13 +1,14 @@
 //! From an order to start to a guest whose ports are served.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use machine::capability::{self, Capabilities};
+use machine::course::Course;
 use machine::engine::Spec;
 use machine::image::Image;
-use machine::vm::Record;
-use machine::{console, disk, initramfs, network};
+use machine::vm::{Places, Record};
+use machine::{console, disk, network};
 use remote::OpenError;
 use remote::place::Agents;
 use remote::transport::vm::serving;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use wire::api::event::VmState;
 use wire::api::{ErrorKind, ErrorObject};
 
-use super::{Attempt, Phase, Vm, VmContext, blocking, from_machine};
+use super::{Attempt, Phase, Vm, VmContext, blocking, from_machine, requirements};
 use crate::connection::from_open;
 use crate::failure::failure;
 
@@ -52,8 +53,15 @@ impl Vm {
             found.map_err(|error| from_open(&format!("vm://{name}"), &OpenError::from(error)))?
         };
         let name = self.name.clone();
-        let spec = blocking(move || prepare(&context, &name, &record, &agents)).await?;
-        let process = self.context.engine.start(&spec).map_err(|error| from_machine(&error))?;
+        let (spec, parts) = blocking(move || prepare(&context, &name, &record, &agents)).await?;
+        let process = match self.context.engine.start(&spec) {
+            Ok(process) => process,
+            Err(error) => {
+                let places = self.context.places(&self.name);
+                undo(parts, places).await;
+                return Err(from_machine(&error));
+            }
+        };
         self.record.process = Some(process.identity());
         // From here on it is ended if anything fails.
         self.process = Some(process);
@@ -112,32 +120,41 @@ impl Vm {
     }
 }
 
-/// What the VMM needs: what its kernel begins with, and an empty place for its sockets. Blocks.
-fn prepare(context: &VmContext, name: &str, record: &Record, agents: &Agents) -> machine::Result<Spec> {
+/// Undoes what was done for a VMM that did not start.
+async fn undo(parts: Capabilities, places: Places) {
+    let undone = blocking(move || {
+        let (course, _wanted) = Course::new(|_| ())?;
+        capability::undo(&parts, &places, &course);
+        Ok(())
+    });
+    if let Err(error) = undone.await {
+        tracing::warn!(%error, "what was made for a start stays");
+    }
+}
+
+/// What the VMM needs, and what was done for that. After an error nothing is left of it. Blocks.
+fn prepare(
+    context: &VmContext,
+    name: &str,
+    record: &Record,
+    agents: &Agents,
+) -> machine::Result<(Spec, Capabilities)> {
     let places = context.places(name);
     let image = Image::open(&context.paths.images_dir(), &record.image)?;
-    if let Some(network) = &record.network {
-        network.preflight()?;
-    }
     let failed = |message: String| machine::Error::new(ErrorKind::Failure, message);
-    let (disk, format) =
-        disk::find(&places.directory).ok_or_else(|| failed(format!("the vm `{name}` has lost its disk")))?;
     let architecture = std::env::consts::ARCH;
     let agent =
         agents.get(architecture).ok_or_else(|| failed(format!("there is no agent for {architecture}")))?;
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| failed(format!("could not read `{}`: {error}", path.display())))
-    };
-    let initrd =
-        initramfs::write(&read(&init(&context.own_program)?)?, &read(&agent.path)?, &image.modules()?);
-    let written = write_private(&places.initrd(), &initrd);
-    written.map_err(|error| failed(format!("could not write `{}`: {error}", places.initrd().display())))?;
-    if places.runtime.exists() {
-        std::fs::remove_dir_all(&places.runtime)
-            .map_err(|error| failed(format!("could not empty `{}`: {error}", places.runtime.display())))?;
-    }
-    supervisor::socket::private_directory(&places.runtime).map_err(|error| failed(error.to_string()))?;
-    Ok(Spec {
+    let programs = (init(&context.own_program)?, agent.path.clone());
+    let parts = requirements::of_start(name, record, &image, &context.engine, programs);
+    let (course, _wanted) = Course::new({
+        let name = name.to_owned();
+        move |part| tracing::debug!(vm = name, part, "a vm is started")
+    })?;
+    capability::carry_out(&parts, &places, &course)?;
+    let (disk, format) =
+        disk::find(&places.directory).ok_or_else(|| failed(format!("the vm `{name}` has lost its disk")))?;
+    let spec = Spec {
         name: name.to_owned(),
         cpus: record.cpus,
         memory_mib: record.memory_mib,
@@ -149,14 +166,8 @@ fn prepare(context: &VmContext, name: &str, record: &Record, agents: &Agents) ->
         console: places.console(),
         own_program: supervisor::spawn::own_program(),
         network: record.network.clone(),
-    })
-}
-
-fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(content)
+    };
+    Ok((spec, parts))
 }
 
 /// The first process of guests, which lies beside this program.

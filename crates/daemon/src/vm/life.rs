@@ -4,20 +4,22 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use machine::disk;
-use machine::image::Image;
+use machine::course::Course;
+use machine::snapshot::{self, Snapshot};
 use machine::vm::Record;
+use machine::{capability, disk};
 use remote::transport::vm::power_off;
 use rustix::process::Signal;
 use supervisor::{Exit, Process};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use wire::api::event::VmState;
-use wire::api::{ErrorKind, ErrorObject};
+use wire::api::time::Timestamp;
+use wire::api::{ErrorKind, ErrorObject, status};
 
 use super::boot::BOOT_TIMEOUT;
-use super::{Attempt, Change, Command, Lease, Phase, Vm, VmEvent, Waiting, answer_all, blocking};
-use crate::owner::{Answer, Event};
+use super::{Attempt, Change, Command, Lease, Making, Phase, Vm, VmEvent, Waiting, answer_all, blocking};
+use crate::owner::{Answer, Event, OperationEvent};
 
 /// How long after a guest has not been reached it is asked again to power itself off.
 const POWER_OFF_PAUSE: Duration = Duration::from_secs(1);
@@ -34,23 +36,19 @@ enum Wake {
 }
 
 impl Vm {
-    /// Makes it first, over this image. Nothing is left of one that cannot be made.
-    pub async fn create(
-        self,
-        image: Image,
-        disk_mib: Option<u32>,
-        answer: Answer<()>,
-        commands: mpsc::Receiver<Command>,
-    ) {
-        let (places, record) = (self.context.places(&self.name), self.record.clone());
-        let made = blocking(move || places.create(&image, disk_mib, &record)).await;
-        match &made {
-            Ok(()) => self.tell(VmState::Stopped, None).await,
-            Err(_) => self.owner.send(Event::Vm(self.name.clone(), VmEvent::Gone)).await,
-        }
+    /// Makes it first. Nothing is left of one that cannot be made, or that nobody wants any more; what was there before stays.
+    pub async fn create(self, making: Making, commands: mpsc::Receiver<Command>) {
+        let Making { id, parts, course } = making;
+        let places = self.context.places(&self.name);
+        let made = blocking(move || capability::carry_out(&parts, &places, &course)).await;
         let is_made = made.is_ok();
-        // Whoever asked may have gone.
-        drop(answer.send(made));
+        if is_made {
+            self.tell(VmState::Stopped, None).await;
+        } else {
+            // It has undone what it had begun: what it found there may be somebody's.
+            self.owner.send(Event::Vm(self.name.clone(), VmEvent::Gone)).await;
+        }
+        self.owner.send(Event::Operation(id, OperationEvent::Ended(made))).await;
         if is_made {
             self.run(commands).await;
         }
@@ -110,6 +108,11 @@ impl Vm {
                 drop(answer.send(outcome));
             }
             Command::Lend(answer) => self.lend(answer).await,
+            Command::Snapshot(name, answer) => {
+                let taken = self.snapshot(name).await;
+                // Whoever asked may have gone.
+                drop(answer.send(taken));
+            }
             Command::Delete { force, answer } => return self.delete(force, answer).await,
         }
         ControlFlow::Continue(())
@@ -126,6 +129,33 @@ impl Vm {
         drop(answer.send(Ok(Lease { _end: end })));
         // Nothing is ever sent: it is dropped.
         drop(back.await);
+    }
+
+    /// Keeps what is on its disk.
+    async fn snapshot(&mut self, name: Option<String>) -> Result<status::Snapshot, ErrorObject> {
+        if self.process.is_some() {
+            return Err(self.busy("is running").with_hint(format!("stead vm stop {}", self.name)));
+        }
+        let places = self.context.places(&self.name);
+        let taken = blocking(move || {
+            // It is a file of some blocks: nobody calls that off.
+            let (course, _wanted) = Course::new(|_| ())?;
+            snapshot::take(&places.directory, name.as_deref(), &course)
+        });
+        let taken = taken.await;
+        // After an error there may be fewer than there were said to be.
+        self.tell_snapshots().await;
+        taken.map(|taken| shown(&taken))
+    }
+
+    /// Tells which snapshots there are.
+    pub(super) async fn tell_snapshots(&self) {
+        let directory = self.context.places(&self.name).directory;
+        let found = blocking(move || Ok(snapshot::list(&directory).iter().map(shown).collect())).await;
+        match found {
+            Ok(found) => self.owner.send(Event::Vm(self.name.clone(), VmEvent::Snapshots(found))).await,
+            Err(error) => tracing::warn!(vm = self.name, %error, "its snapshots cannot be listed"),
+        }
     }
 
     async fn on_waited(&mut self, outcome: io::Result<()>) -> ControlFlow<()> {
@@ -351,6 +381,11 @@ impl Vm {
             tracing::warn!(vm = self.name, %error, "the end of a vm is not written down");
         }
     }
+}
+
+fn shown(taken: &Snapshot) -> status::Snapshot {
+    let created = Timestamp::from_unix(taken.record.created);
+    status::Snapshot { name: taken.name.clone(), created }
 }
 
 async fn ended(process: Option<&mut Process>) -> Exit {

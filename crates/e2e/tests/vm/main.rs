@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test every unexpected error is a failure")]
 
+mod fork;
 mod image;
 mod kill;
 mod life;
+mod many;
 mod network;
+mod operation;
 mod pull;
 mod refusals;
 

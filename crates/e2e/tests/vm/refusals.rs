@@ -5,6 +5,8 @@ use std::fs;
 use e2e::Stead;
 use e2e::guest::make_root;
 
+use super::traces;
+
 #[test]
 fn what_cannot_be_a_vm_or_an_image_is_refused_and_leaves_nothing() {
     let stead = Stead::new();
@@ -40,9 +42,37 @@ fn what_cannot_be_a_vm_or_an_image_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn a_vm_whose_image_is_not_whole_is_not_started() {
+    let stead = Stead::new();
+    stead.make_image();
+    stead.ok(&["vm", "create", "dev", "--image", "tiny"]);
+    let refused = |code: i32, said: &str| {
+        let answer = stead.run(&["vm", "start", "dev"]);
+        assert!(answer.code() == code && answer.errors().contains(said), "{answer}");
+        assert_eq!(stead.dev()["state"], "failed");
+        let left: Vec<String> =
+            traces(&stead).into_iter().filter(|trace| !trace.ends_with("/vms/dev")).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(!stead.home().join("vms/dev/initrd").exists());
+    };
+    stead.ok(&["vm", "set", "dev", "--memory", "1024G"]);
+    refused(5, "stead vm set");
+    stead.ok(&["vm", "set", "dev", "--memory", "192M"]);
+    let kernel = stead.home().join("images/tiny/kernel");
+    let file = fs::OpenOptions::new().write(true).open(&kernel).unwrap();
+    file.set_len(4096).unwrap();
+    refused(1, "put it back as it was");
+    fs::remove_file(kernel).unwrap();
+    refused(1, "put it back as it was");
+    stead.ok(&["vm", "delete", "dev"]);
+}
+
+#[test]
 fn a_daemon_says_how_its_vms_are_run() {
     let stead = Stead::new();
     let report = stead.run(&["doctor", "host"]);
     assert!(report.text().contains("vms"), "{report}");
-    assert!(report.text().contains("qemu"), "{report}");
+    for said in ["qemu", "vm disks", "vm room", "vm memory"] {
+        assert!(report.text().contains(said), "{report}");
+    }
 }

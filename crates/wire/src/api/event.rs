@@ -18,7 +18,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{ConnectionId, MountId, ProcessId, SubscriptionId, TunnelId};
+use super::id::{ConnectionId, MountId, OperationId, ProcessId, SubscriptionId, TunnelId};
 use super::machine::Machine;
 use super::mount::UnknownWord;
 use super::status::ConnectionState;
@@ -195,9 +195,15 @@ pub enum Happened {
     /// An operation entered a state.
     Operation {
         /// Which.
-        id: String,
+        id: OperationId,
         /// What it is now.
         state: OperationState,
+        /// The part of it that begins.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stage: Option<String>,
+        /// Why it failed, in one line.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
 }
 
@@ -222,9 +228,8 @@ impl Happened {
             Happened::Mount { id, .. } => id.to_string(),
             Happened::Process { id, .. } => id.to_string(),
             Happened::Tunnel { id, .. } => id.to_string(),
-            Happened::Thread { id, .. } | Happened::Vm { id, .. } | Happened::Operation { id, .. } => {
-                id.clone()
-            }
+            Happened::Operation { id, .. } => id.to_string(),
+            Happened::Thread { id, .. } | Happened::Vm { id, .. } => id.clone(),
         }
     }
 
@@ -234,8 +239,9 @@ impl Happened {
             Happened::Connection { reason, .. }
             | Happened::Mount { reason, .. }
             | Happened::Tunnel { reason, .. }
-            | Happened::Vm { reason, .. } => reason.as_deref(),
-            Happened::Process { .. } | Happened::Thread { .. } | Happened::Operation { .. } => None,
+            | Happened::Vm { reason, .. }
+            | Happened::Operation { reason, .. } => reason.as_deref(),
+            Happened::Process { .. } | Happened::Thread { .. } => None,
         }
     }
 

@@ -90,6 +90,10 @@ id!(
     TunnelId, "t", "tunnel"
 );
 id!(
+    /// Something that takes longer than a second: `o1`.
+    OperationId, "o", "operation"
+);
+id!(
     /// A prompt that waits for an answer: `q1`.
     PromptId, "q", "prompt"
 );

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{ThreadState, TunnelState, VmState};
-use super::id::{ConnectionId, MountId, ProcessId, TunnelId};
+use super::error::ErrorObject;
+use super::event::{OperationState, ThreadState, TunnelState, VmState};
+use super::id::{ConnectionId, MountId, OperationId, ProcessId, TunnelId};
 use super::machine::{Machine, Source};
 use super::mount::{Access, BackendName, SyncMode};
 use super::time::Timestamp;
@@ -370,6 +371,12 @@ pub struct Vm {
     /// Ports of this computer's loopback that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Forward>,
+    /// What is kept of its disk, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<Snapshot>,
+    /// What it was made of, if not of its image alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
     /// Why it failed, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -432,11 +439,48 @@ pub struct Process {
     pub since: Timestamp,
 }
 
+/// What was on the disk of a microVM that did not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// What it is called.
+    pub name: String,
+    /// When it was taken.
+    pub created: Timestamp,
+}
+
+/// A snapshot of which a microVM was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Of which microVM.
+    pub vm: String,
+    /// The id of that.
+    pub id: String,
+    /// Which snapshot.
+    pub snapshot: String,
+}
+
 /// Something that takes longer than a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
     /// Its id.
-    pub id: String,
-    /// `running`, `succeeded`, `failed` or `cancelled`.
-    pub state: String,
+    pub id: OperationId,
+    /// What is done: `vm create`.
+    pub kind: String,
+    /// What it is done to.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: OperationState,
+    /// Its parts, in their order.
+    pub stages: Vec<String>,
+    /// The one that was begun last; while one is undone, a few words that say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// When it was begun.
+    pub since: Timestamp,
+    /// When it came to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorObject>,
 }

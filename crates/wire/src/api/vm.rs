@@ -44,10 +44,14 @@ pub struct Forward {
     pub guest: u16,
 }
 
+/// The most snapshots of one microVM: each makes the next read of what was not written since a little longer.
+pub const SNAPSHOTS_MAX: usize = 32;
+
 /// The largest disk of a microVM, in MiB.
 pub const DISK_MIB_MAX: u32 = 16 << 20;
 
-/// Makes a microVM, which does not run. Answered once its disk is there.
+/// Makes a microVM, which does not run. Answered at once with the operation that does it; of one that fails or is cancelled
+/// nothing is left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Create {
@@ -139,6 +143,31 @@ pub struct Delete {
 pub struct Deleted {
     /// Which.
     pub name: String,
+}
+
+/// Keeps what is on the disk of a microVM that does not run. Nothing is copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Which microVM's.
+    pub name: String,
+    /// What to call it; without it `snap-` and the first number that is free.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+}
+
+/// Makes a microVM of a snapshot of another one, with what that has, but for its forwarded ports. Answered at once with the
+/// operation that does it, as [`Create`] is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fork {
+    /// Of which.
+    pub name: String,
+    /// What it is to be called: also its host name.
+    pub new: String,
+    /// Of which snapshot; without it one is taken, which stays also if no microVM is made of it.
+    #[serde(default)]
+    pub snapshot: Option<String>,
 }
 
 /// Asks for one microVM.

@@ -8,6 +8,8 @@ use super::{Method, caller, json};
 pub(super) fn methods() -> Vec<Method> {
     let name = || "dev".to_owned();
     let ports = || vec![vm::Forward { host: 8080, guest: 80 }];
+    let a_snapshot =
+        || status::Snapshot { name: "before".to_owned(), created: Timestamp::from_unix(1_767_225_600) };
     let a_vm = |state, pid| status::Vm {
         name: name(),
         id: "1f0e9d8c7b6a5948".to_owned(),
@@ -19,6 +21,8 @@ pub(super) fn methods() -> Vec<Method> {
         memory_mib: 512,
         nat: true,
         ports: ports(),
+        snapshots: vec![a_snapshot()],
+        from: None,
         reason: None,
         since: Timestamp::from_unix(1_767_225_600),
     };
@@ -58,8 +62,27 @@ pub(super) fn methods() -> Vec<Method> {
     vec![
         Method {
             call: create.into(),
-            reply: json(&stopped),
-            text: "Makes a microVM, which does not run. Answered once its disk is there; of one that cannot be made nothing is left.",
+            reply: json(super::operation::an_operation(event::OperationState::Running)),
+            text: "Makes a microVM, which does not run. Answered at once with the operation that does it; of one that fails or is cancelled\n\
+                   nothing is left. The microVM is `creating` meanwhile.",
+        },
+        Method {
+            call: vm::Snapshot { name: name(), snapshot: Some("before".to_owned()) }.into(),
+            reply: json(a_snapshot()),
+            text: "Keeps what is on the disk of a microVM that does not run; one that runs is refused with an error of kind `conflict`. Its\n\
+                   memory is not kept. Nothing is copied. It goes with its microVM.",
+        },
+        Method {
+            call: vm::Fork { name: name(), new: "other".to_owned(), snapshot: Some("before".to_owned()) }
+                .into(),
+            reply: json(status::Operation {
+                kind: "vm fork".to_owned(),
+                name: "other".to_owned(),
+                ..super::operation::an_operation(event::OperationState::Running)
+            }),
+            text: "Makes a microVM of a snapshot of another one, as `vm.create` makes one of an image. It has another id and another host name,\n\
+                   and no forwarded ports. Without a `snapshot` one is taken, which stays,\n\
+                   also if no microVM is made of it. `from` says of what it was made.",
         },
         Method {
             call: vm::Start { name: name() }.into(),
@@ -80,7 +103,7 @@ pub(super) fn methods() -> Vec<Method> {
         Method {
             call: vm::Delete { name: name(), force: false }.into(),
             reply: json(vm::Deleted { name: name() }),
-            text: "Removes a microVM with its disk. One that runs is kept, with an error of kind `conflict`, unless `force` is set.",
+            text: "Removes a microVM with its disk and its snapshots. One of which another was made is kept, and one that runs, with an error of kind `conflict`, unless `force` is set.",
         },
         Method {
             call: vm::Show { name: name() }.into(),

@@ -15,6 +15,8 @@ fn vm(name: &str, id: &str) -> Vm {
         memory_mib: 512,
         nat: false,
         ports: Vec::new(),
+        snapshots: Vec::new(),
+        from: None,
         reason: None,
         since: Timestamp::from_unix(0),
     }
