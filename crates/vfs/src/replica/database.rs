@@ -16,7 +16,8 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, params};
 
 use super::item::{
-    Agreed, Entry, Identity, Item, ItemId, Kind, NAME_BYTES_MAX, Seen, SideName, TOKEN_BYTES_MAX, Version,
+    Agreed, Entry, Identity, Item, ItemId, Kind, NAME_BYTES_MAX, Seen, SideName, TOKEN_BYTES_MAX, Token,
+    Version,
 };
 use super::names::NameRules;
 use super::{ReplicaError, Result};
@@ -207,7 +208,11 @@ impl Rows<'_> {
         if item.here.is_none() && item.there.is_none() {
             return self.remove(item.id);
         }
-        let item = &self.with_version(item)?;
+        let was = self.get(item.id)?;
+        if was.as_ref().is_some_and(|was| !is_same_file_here(was, item)) {
+            self.drop_ranges(item.id)?;
+        }
+        let item = &with_version(was.as_ref(), item);
         let change = self.next_change()?;
         let pending = (!item.is_settled()).then_some(change);
         let (here, there, agreed) = (item.here.as_ref(), item.there.as_ref(), item.agreed.as_ref());
@@ -244,20 +249,6 @@ impl Rows<'_> {
                 ":aside": item.aside, ":refused": item.refused, ":pending": pending, ":changed": change,
             })?;
         Ok(())
-    }
-
-    /// The same item with the version that it has after what is said of it here differs from what was.
-    fn with_version(&self, item: &Item) -> Result<Item> {
-        let mut item = item.clone();
-        let Some(was) = self.get(item.id)? else { return Ok(item) };
-        let content = |item: &Item| item.here.as_ref().map(|seen| (seen.content.clone(), seen.edit.clone()));
-        let metadata =
-            |item: &Item| item.here.as_ref().map(|seen| (seen.parent, seen.name.clone(), seen.mode));
-        item.version = Version {
-            content: was.version.content + u64::from(content(&was) != content(&item)),
-            metadata: was.version.metadata + u64::from(metadata(&was) != metadata(&item)),
-        };
-        Ok(item)
     }
 
     /// Forgets an item, and remembers that it is gone.
@@ -315,6 +306,28 @@ impl Rows<'_> {
         let items = statement.query_map(parameters, item_of)?;
         Ok(items.collect::<rusqlite::Result<_>>()?)
     }
+}
+
+/// The same item with the version that it has after what is said of it here differs from what was.
+fn with_version(was: Option<&Item>, item: &Item) -> Item {
+    let mut item = item.clone();
+    let Some(was) = was else { return item };
+    let metadata = |item: &Item| item.here.as_ref().map(|seen| (seen.parent, seen.name.clone(), seen.mode));
+    item.version = Version {
+        content: was.version.content + u64::from(content_here(was) != content_here(&item)),
+        metadata: was.version.metadata + u64::from(metadata(was) != metadata(&item)),
+    };
+    item
+}
+
+fn content_here(item: &Item) -> Option<(&Token, Option<&Token>)> {
+    item.here.as_ref().map(|seen| (&seen.content, seen.edit.as_ref()))
+}
+
+/// Whether the bytes that were here still are: it is the same file, and nobody has written to it or given it another version.
+fn is_same_file_here(was: &Item, item: &Item) -> bool {
+    let identity = |item: &Item| item.here.as_ref().map(|seen| seen.identity.clone());
+    identity(was) == identity(item) && content_here(was) == content_here(item)
 }
 
 fn item_of(row: &Row<'_>) -> rusqlite::Result<Item> {

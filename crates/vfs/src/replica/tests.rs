@@ -422,6 +422,28 @@ fn bytes_are_here_as_of_one_version_and_stay_when_they_are_pinned() {
 }
 
 #[test]
+fn bytes_of_a_version_that_comes_back_are_fetched_again() {
+    let mut model = Model::new(1, NameRules::Posix);
+    let there = model.put(SideName::There, ROOT, "f", "first");
+    let first = model.there.nodes[&there].version;
+    model.settle();
+    let item = model.item_at("f");
+    for is_made_again in [false, true] {
+        model.fetch_all(&item);
+        model.there.overwrite(there, "other");
+        if is_made_again {
+            let here = model.here.named(ROOT, b"f").unwrap();
+            model.here.delete_all(here);
+        }
+        model.settle();
+        model.there.nodes.get_mut(&there).unwrap().version = first;
+        model.settle();
+        assert_eq!(model.replica.hydration(item.id).unwrap(), Some(Hydration::Placeholder));
+        assert_eq!(model.replica.fetch(item.id, 0..5).unwrap().unwrap().progress().total, 5);
+    }
+}
+
+#[test]
 fn changes_lead_from_one_listing_to_the_next() {
     let mut model = Model::new(7, NameRules::Posix);
     let mut known: BTreeMap<ItemId, Item> = BTreeMap::new();
