@@ -8,6 +8,7 @@
 //! | `item` | one row for each [`Item`]; `pending` is when it was found to differ, in the order in which it is settled; `changed` when it changed last for whoever enumerates |
 //! | `gone` | items that are no more, for whoever enumerates: the last [`GONE_MAX`] |
 //! | `holding` | which bytes of a file are here, as of which version of the machine's, and whether they are to stay |
+//! | `parked` | the name that a file had on a side before it was given the name of a moment there |
 //! | `counter` | `epoch`, a number that no other database has; `change`, the last one given; `forgotten`, the last change of which `gone` no longer tells |
 
 use std::fs::OpenOptions;
@@ -45,6 +46,11 @@ CREATE TABLE holding (id INTEGER PRIMARY KEY, content BLOB NOT NULL, ranges BLOB
 CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 INSERT INTO counter VALUES ('epoch', abs(random() >> 1)), ('change', 0), ('forgotten', 0);
 ";
+
+/// Also in databases that were made without it, of the same version: who does not know it is none the worse.
+const PARKED: &str =
+    "CREATE TABLE IF NOT EXISTS parked (id INTEGER NOT NULL, is_here INTEGER NOT NULL, name BLOB NOT NULL,
+  PRIMARY KEY (id, is_here)) STRICT";
 
 /// Items that are remembered after they are gone. Who has not asked for longer than so many removals lists all anew.
 pub const GONE_MAX: i64 = 4096;
@@ -110,6 +116,7 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
         transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
+    transaction.execute_batch(PARKED)?;
     transaction.commit()
 }
 
@@ -255,6 +262,7 @@ impl Rows<'_> {
     pub(crate) fn remove(&self, id: ItemId) -> Result<()> {
         self.transaction.execute("DELETE FROM item WHERE id = ?1", [id.0])?;
         self.transaction.execute("DELETE FROM holding WHERE id = ?1", [id.0])?;
+        self.transaction.execute("DELETE FROM parked WHERE id = ?1", [id.0])?;
         let change = self.next_change()?;
         self.transaction.execute("INSERT INTO gone (change, id) VALUES (?1, ?2)", [change, id.0])?;
         let newest = self.transaction.last_insert_rowid();
@@ -280,6 +288,21 @@ impl Rows<'_> {
             self.transaction.execute(&change, [from.0, to.0])?;
         }
         Ok(())
+    }
+
+    /// Takes down which name a file gave up for that of a moment.
+    pub(crate) fn set_parked(&self, id: ItemId, side: SideName, name: &[u8]) -> Result<()> {
+        self.transaction
+            .prepare_cached("INSERT OR REPLACE INTO parked VALUES (?1, ?2, ?3)")?
+            .execute(params![id.0, side == SideName::Here, name])?;
+        Ok(())
+    }
+
+    /// Which name a file had before that of a moment.
+    pub(crate) fn parked_from(&self, id: ItemId, side: SideName) -> Result<Option<Box<[u8]>>> {
+        let mut statement =
+            self.transaction.prepare_cached("SELECT name FROM parked WHERE id = ?1 AND is_here = ?2")?;
+        Ok(statement.query_row(params![id.0, side == SideName::Here], |row| row.get(0)).optional()?)
     }
 
     pub(crate) fn counter(&self, name: &str) -> Result<i64> {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::fake::{Disk, ROOT, World, identity};
 use super::item::{Entry, Identity, Item, ItemId, Kind, SideName, Token};
 use super::names::NameRules;
+use super::plan::parked_item;
 use super::side::{Answer, At, Refusal, Side};
 use super::{Anchor, Expired, Hydration, Listing, Outcome, Progress, Replica, ReplicaError};
 
@@ -341,6 +342,44 @@ fn files_that_exchange_their_names_do_so_on_the_other_side() {
         model.settle();
         for side in [SideName::Here, SideName::There] {
             assert_eq!(model.tree(side), ["a/", "a/a=b", "b=c", "c=a"], "{side:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_written_to_under_a_name_of_a_moment_has_its_own_back() {
+    for side in [SideName::Here, SideName::There] {
+        let mut model = Model::new(1, NameRules::Posix);
+        for name in ["a", "b"] {
+            model.put(SideName::There, ROOT, name, name);
+        }
+        model.settle();
+        let other = if side == SideName::Here { &mut model.there } else { &mut model.here };
+        let [a, b] = ["a", "b"].map(|name| other.named(ROOT, name.as_bytes()).unwrap());
+        other.exchange(a, b);
+        assert!(model.look());
+        let parked = loop {
+            assert!(!model.step(1));
+            let disk = if side == SideName::Here { &model.here } else { &model.there };
+            let parked = disk.nodes.iter().find_map(|(node, now)| Some((*node, parked_item(&now.name)?)));
+            if let Some(parked) = parked {
+                break parked;
+            }
+        };
+        let item = model.replica.item(parked.1).unwrap().unwrap();
+        let twin = u64::from_le_bytes(item.on(side.other()).unwrap().identity.as_ref().try_into().unwrap());
+        let (disk, other) = match side {
+            SideName::Here => (&mut model.here, &mut model.there),
+            SideName::There => (&mut model.there, &mut model.here),
+        };
+        disk.overwrite(parked.0, "mine");
+        other.delete_all(twin);
+        model.settle();
+        model.check();
+        for side in [SideName::Here, SideName::There] {
+            let tree = model.tree(side);
+            assert!(tree.len() == 2 && tree.iter().any(|line| line.ends_with("=mine")), "{tree:?}");
+            assert!(tree.iter().all(|line| line.starts_with(['a', 'b'])), "{tree:?}");
         }
     }
 }
