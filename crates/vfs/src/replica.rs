@@ -44,7 +44,8 @@
 //! 6. Without changes on either side, a finite number of steps leads to a state in which both are the same, but for what was refused.
 //! 7. What differs is settled in the order in which it was found to, but for what has to be done before: directories before what
 //!    is in them, and names given up before they are taken. Two files that exchange their names use a third for a moment,
-//!    `.stead-moving-` and a number; whoever gives another file such a name keeps it.
+//!    `.stead-moving-` and a number; whoever gives another file such a name keeps it. A file that we gave
+//!    one, and that has nothing left to follow to another name, has back the one it had.
 
 pub mod catalogue;
 mod changes;

@@ -32,10 +32,12 @@
 //! | new, or a place | the name, of another file | a conflict name; two new directories are one, and so are two files with the same bytes |
 //! | removal | the base | removed |
 //! | removal | other content, or files that the system was not told of | kept, and told of |
+//! | removal of a directory that nobody has opened | whatever is in it | removed |
 //!
 //! # Invariants
 //!
-//! 1. Bytes of the machine's are removed or replaced only if they are those of the version that the system has seen.
+//! 1. Bytes of the machine's are removed or replaced only if they are those of the version that the system has seen, or in a
+//!    directory that is removed without anybody having opened it.
 //! 2. Nothing is written down of a change that was not answered. Whoever was cut off hands over the same change again, which finds
 //!    what had been done, and does not do it twice.
 //! 3. Versions say what they are of, not how often it changed: they hold after the database was lost. Numbers of items do not:

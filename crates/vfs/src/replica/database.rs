@@ -8,6 +8,7 @@
 //! | `item` | one row for each [`Item`]; `pending` is when it was found to differ, in the order in which it is settled; `changed` when it changed last for whoever enumerates |
 //! | `gone` | items that are no more, for whoever enumerates: the last [`GONE_MAX`] |
 //! | `holding` | which bytes of a file are here, as of which version of the machine's, and whether they are to stay |
+//! | `parked` | the name that a file had on a side before it was given the name of a moment there |
 //! | `counter` | `epoch`, a number that no other database has; `change`, the last one given; `forgotten`, the last change of which `gone` no longer tells |
 
 use std::fs::OpenOptions;
@@ -16,7 +17,8 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params, params};
 
 use super::item::{
-    Agreed, Entry, Identity, Item, ItemId, Kind, NAME_BYTES_MAX, Seen, SideName, TOKEN_BYTES_MAX, Version,
+    Agreed, Entry, Identity, Item, ItemId, Kind, NAME_BYTES_MAX, Seen, SideName, TOKEN_BYTES_MAX, Token,
+    Version,
 };
 use super::names::NameRules;
 use super::{ReplicaError, Result};
@@ -44,6 +46,11 @@ CREATE TABLE holding (id INTEGER PRIMARY KEY, content BLOB NOT NULL, ranges BLOB
 CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 INSERT INTO counter VALUES ('epoch', abs(random() >> 1)), ('change', 0), ('forgotten', 0);
 ";
+
+/// Also in databases that were made without it, of the same version: who does not know it is none the worse.
+const PARKED: &str =
+    "CREATE TABLE IF NOT EXISTS parked (id INTEGER NOT NULL, is_here INTEGER NOT NULL, name BLOB NOT NULL,
+  PRIMARY KEY (id, is_here)) STRICT";
 
 /// Items that are remembered after they are gone. Who has not asked for longer than so many removals lists all anew.
 pub const GONE_MAX: i64 = 4096;
@@ -109,6 +116,7 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
         transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
+    transaction.execute_batch(PARKED)?;
     transaction.commit()
 }
 
@@ -207,7 +215,11 @@ impl Rows<'_> {
         if item.here.is_none() && item.there.is_none() {
             return self.remove(item.id);
         }
-        let item = &self.with_version(item)?;
+        let was = self.get(item.id)?;
+        if was.as_ref().is_some_and(|was| !is_same_file_here(was, item)) {
+            self.drop_ranges(item.id)?;
+        }
+        let item = &with_version(was.as_ref(), item);
         let change = self.next_change()?;
         let pending = (!item.is_settled()).then_some(change);
         let (here, there, agreed) = (item.here.as_ref(), item.there.as_ref(), item.agreed.as_ref());
@@ -246,24 +258,11 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// The same item with the version that it has after what is said of it here differs from what was.
-    fn with_version(&self, item: &Item) -> Result<Item> {
-        let mut item = item.clone();
-        let Some(was) = self.get(item.id)? else { return Ok(item) };
-        let content = |item: &Item| item.here.as_ref().map(|seen| (seen.content.clone(), seen.edit.clone()));
-        let metadata =
-            |item: &Item| item.here.as_ref().map(|seen| (seen.parent, seen.name.clone(), seen.mode));
-        item.version = Version {
-            content: was.version.content + u64::from(content(&was) != content(&item)),
-            metadata: was.version.metadata + u64::from(metadata(&was) != metadata(&item)),
-        };
-        Ok(item)
-    }
-
     /// Forgets an item, and remembers that it is gone.
     pub(crate) fn remove(&self, id: ItemId) -> Result<()> {
         self.transaction.execute("DELETE FROM item WHERE id = ?1", [id.0])?;
         self.transaction.execute("DELETE FROM holding WHERE id = ?1", [id.0])?;
+        self.transaction.execute("DELETE FROM parked WHERE id = ?1", [id.0])?;
         let change = self.next_change()?;
         self.transaction.execute("INSERT INTO gone (change, id) VALUES (?1, ?2)", [change, id.0])?;
         let newest = self.transaction.last_insert_rowid();
@@ -291,6 +290,21 @@ impl Rows<'_> {
         Ok(())
     }
 
+    /// Takes down which name a file gave up for that of a moment.
+    pub(crate) fn set_parked(&self, id: ItemId, side: SideName, name: &[u8]) -> Result<()> {
+        self.transaction
+            .prepare_cached("INSERT OR REPLACE INTO parked VALUES (?1, ?2, ?3)")?
+            .execute(params![id.0, side == SideName::Here, name])?;
+        Ok(())
+    }
+
+    /// Which name a file had before that of a moment.
+    pub(crate) fn parked_from(&self, id: ItemId, side: SideName) -> Result<Option<Box<[u8]>>> {
+        let mut statement =
+            self.transaction.prepare_cached("SELECT name FROM parked WHERE id = ?1 AND is_here = ?2")?;
+        Ok(statement.query_row(params![id.0, side == SideName::Here], |row| row.get(0)).optional()?)
+    }
+
     pub(crate) fn counter(&self, name: &str) -> Result<i64> {
         let mut statement = self.transaction.prepare_cached("SELECT value FROM counter WHERE name = ?1")?;
         Ok(statement.query_row([name], |row| row.get(0))?)
@@ -315,6 +329,28 @@ impl Rows<'_> {
         let items = statement.query_map(parameters, item_of)?;
         Ok(items.collect::<rusqlite::Result<_>>()?)
     }
+}
+
+/// The same item with the version that it has after what is said of it here differs from what was.
+fn with_version(was: Option<&Item>, item: &Item) -> Item {
+    let mut item = item.clone();
+    let Some(was) = was else { return item };
+    let metadata = |item: &Item| item.here.as_ref().map(|seen| (seen.parent, seen.name.clone(), seen.mode));
+    item.version = Version {
+        content: was.version.content + u64::from(content_here(was) != content_here(&item)),
+        metadata: was.version.metadata + u64::from(metadata(was) != metadata(&item)),
+    };
+    item
+}
+
+fn content_here(item: &Item) -> Option<(&Token, Option<&Token>)> {
+    item.here.as_ref().map(|seen| (&seen.content, seen.edit.as_ref()))
+}
+
+/// Whether the bytes that were here still are: it is the same file, and nobody has written to it or given it another version.
+fn is_same_file_here(was: &Item, item: &Item) -> bool {
+    let identity = |item: &Item| item.here.as_ref().map(|seen| seen.identity.clone());
+    identity(was) == identity(item) && content_here(was) == content_here(item)
 }
 
 fn item_of(row: &Row<'_>) -> rusqlite::Result<Item> {

@@ -95,6 +95,11 @@ pub(super) struct Disk {
     pub(super) side: SideName,
     pub(super) rules: NameRules,
     pub(super) nodes: BTreeMap<u64, Node>,
+    /// Directories of a copy of which it is not known yet what is in them. macOS asks for that before anybody is answered who looks
+    /// into one (TN3150), so who cannot reach the machine finds none of them empty, and removes none: neither by taking its name
+    /// for another directory nor with all that is in it. A removal that was handed over without a look means whatever is in it, and
+    /// has a test of its own.
+    pub(super) unopened: BTreeSet<u64>,
     pub(super) world: Rc<RefCell<World>>,
 }
 
@@ -115,7 +120,8 @@ impl Disk {
     pub(super) fn new(side: SideName, rules: NameRules, world: &Rc<RefCell<World>>) -> Disk {
         let root =
             Node { parent: ROOT, name: Vec::new(), kind: Kind::Directory, mode: 0, version: 0, edit: None };
-        Disk { side, rules, nodes: BTreeMap::from([(ROOT, root)]), world: Rc::clone(world) }
+        let nodes = BTreeMap::from([(ROOT, root)]);
+        Disk { side, rules, nodes, unopened: BTreeSet::new(), world: Rc::clone(world) }
     }
 
     fn key(&self, name: &[u8]) -> Vec<u8> {
@@ -186,7 +192,7 @@ impl Disk {
             }
             4 | 5 if !is_directory => self.write(node),
             6 | 7 if node != ROOT => self.move_over(node, directory, name),
-            8 if node != ROOT => self.delete(node),
+            8 if node != ROOT && !self.is_unopened_within(node) => self.delete(node),
             9 if !is_directory => self.save_as_editors_do(node),
             10 if node != ROOT => {
                 let node = self.nodes.get_mut(&node).unwrap();
@@ -251,12 +257,18 @@ impl Disk {
         }
     }
 
+    fn is_unopened_within(&self, id: u64) -> bool {
+        self.unopened.contains(&id)
+            || self.children(id).into_iter().any(|child| self.is_unopened_within(child))
+    }
+
     fn move_over(&mut self, id: u64, directory: u64, name: Vec<u8>) {
         if self.is_within(directory, id) {
             return;
         }
         if let Some(other) = self.named(directory, &name).filter(|other| *other != id) {
-            if self.is_within(id, other) || !self.children(other).is_empty() {
+            if self.is_within(id, other) || !self.children(other).is_empty() || self.unopened.contains(&other)
+            {
                 return;
             }
             self.delete(other);
@@ -275,7 +287,7 @@ impl Disk {
 
     fn change_kind(&mut self, id: u64) {
         let node = self.nodes[&id].clone();
-        if parked_item(&node.name).is_some() {
+        if parked_item(&node.name).is_some() || self.is_unopened_within(id) {
             return;
         }
         self.delete(id);
@@ -302,7 +314,11 @@ impl Disk {
         version: u64,
     ) -> u64 {
         let name = self.stored_name(name);
-        self.add(Node { parent, name, kind, mode, version, edit: None })
+        let id = self.add(Node { parent, name, kind, mode, version, edit: None });
+        if kind == Kind::Directory {
+            self.unopened.insert(id);
+        }
+        id
     }
 
     /// Removes what no user removes.

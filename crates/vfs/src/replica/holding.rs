@@ -7,7 +7,7 @@
 //!       └────────────────────┴── freed, or the machine has another version
 //! ```
 //!
-//! Bytes count for the version that they are of. What is pinned, or was written to and not sent, is not freed.
+//! Bytes count for the version that they are of, until there is another: those of a version that comes back are to be fetched again. What is pinned, or was written to and not sent, is not freed.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -194,6 +194,12 @@ impl Rows<'_> {
         };
         let is_of_it = item.here.as_ref().is_some_and(|here| here.content == content);
         Ok(Holding { ranges: if is_of_it { Ranges::decode(&ranges) } else { Ranges::default() }, is_pinned })
+    }
+
+    /// Takes down that no bytes of a file are here any more. Whether it is to stay here stands.
+    pub(super) fn drop_ranges(&self, id: ItemId) -> Result<()> {
+        self.transaction.prepare_cached("UPDATE holding SET ranges = x'' WHERE id = ?1")?.execute([id.0])?;
+        Ok(())
     }
 
     fn hold(&self, item: &Item, holding: &Holding) -> Result<()> {

@@ -164,10 +164,13 @@ impl<'a> Observation<'a> {
             return set_aside(self.rows, item, seen);
         }
         // The name of a moment was given by us, and is not what anybody has renamed it to.
-        if parked_item(&seen.name) == Some(item.id)
-            && let Some(agreed) = &mut item.agreed
-        {
-            agreed.park(self.side, &seen);
+        if parked_item(&seen.name) == Some(item.id) {
+            if let Some(was) = item.on(self.side).filter(|was| was.name != seen.name) {
+                self.rows.set_parked(item.id, self.side, &was.name)?;
+            }
+            if let Some(agreed) = &mut item.agreed {
+                agreed.park(self.side, &seen);
+            }
         }
         *item.on_mut(self.side) = Some(seen);
         item.refused = None;

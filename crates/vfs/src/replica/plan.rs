@@ -57,6 +57,8 @@ pub(crate) enum Why {
     Conflict,
     /// Its name has to be free for a moment.
     Park,
+    /// It has the name of a moment, and nothing on the other side that it could follow to another.
+    Return,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +131,9 @@ impl<'a> Planner<'a> {
 
     fn make(&mut self, on: SideName, item: &Item) -> Result<Plan> {
         let Some(seen) = item.on(on.other()) else { return Ok(Plan::Settled) };
+        if let Some(plan) = self.give_back(on.other(), item, seen)? {
+            return Ok(plan);
+        }
         let name = match self.translated(on, &seen.name) {
             Ok(name) => name,
             Err(refusal) => return self.refuse(item, &refusal),
@@ -141,6 +146,23 @@ impl<'a> Planner<'a> {
             Slot::Free(name) => Plan::Do(Action::Make { on, item: item.id, parent: seen.parent, name }),
             Slot::Not(plan) => plan,
         })
+    }
+
+    /// What has the name of a moment, and is on no other side any more, has its own back, or a conflict name where another file
+    /// has that by now.
+    fn give_back(&mut self, on: SideName, item: &Item, seen: &Seen) -> Result<Option<Plan>> {
+        if parked_item(&seen.name) != Some(item.id) {
+            return Ok(None);
+        }
+        let Some(was) = self.rows.parked_from(item.id, on)? else { return Ok(None) };
+        let is_free = self.rows.named(on, seen.parent, &was)?.is_none();
+        let name = if is_free { Some(was) } else { conflict_name(self.rows, self.host, on, item)? };
+        Ok(Some(match name {
+            Some(name) => {
+                Plan::Do(Action::Move { on, item: item.id, parent: seen.parent, name, why: Why::Return })
+            }
+            None => self.refuse(item, &no_name())?,
+        }))
     }
 
     /// A directory is needed on a side that has removed it, or does not have it yet.
@@ -405,7 +427,7 @@ impl<'a> Planner<'a> {
 
     fn rename_for_conflict(&mut self, item: &Item) -> Result<Plan> {
         let Some(here) = &item.here else { return Ok(Plan::Blocked) };
-        match conflict_name(self.rows, self.host, here)? {
+        match conflict_name(self.rows, self.host, SideName::Here, item)? {
             Some(name) => {
                 let (on, parent) = (SideName::Here, here.parent);
                 Ok(Plan::Do(Action::Move { on, item: item.id, parent, name, why: Why::Conflict }))
@@ -415,10 +437,7 @@ impl<'a> Planner<'a> {
     }
 
     fn translated(&self, on: SideName, name: &[u8]) -> std::result::Result<Box<[u8]>, Refusal> {
-        match on {
-            SideName::Here => self.rows.rules.to_here(name),
-            SideName::There => self.rows.rules.to_there(name),
-        }
+        translated(self.rows.rules, on, name)
     }
 
     fn refuse(&mut self, item: &Item, refusal: &Refusal) -> Result<Plan> {
@@ -441,17 +460,31 @@ fn no_name() -> Refusal {
     Refusal::Refused("every other name for it is taken".to_owned())
 }
 
-/// A name for what is here and must make way, that is free on both sides.
-pub(crate) fn conflict_name(rows: &Rows<'_>, host: &str, here: &Seen) -> Result<Option<Box<[u8]>>> {
-    let rules: NameRules = rows.rules;
-    rules.conflict_name(&here.name, host, |name| {
-        if rows.named(SideName::Here, here.parent, name)?.is_some() {
+/// A name for what is on a side and must make way, that is free on both.
+pub(crate) fn conflict_name(
+    rows: &Rows<'_>,
+    host: &str,
+    on: SideName,
+    item: &Item,
+) -> Result<Option<Box<[u8]>>> {
+    let (Some(seen), rules) = (item.on(on), rows.rules) else { return Ok(None) };
+    let parked = parked_item(&seen.name).filter(|parked| *parked == item.id);
+    let was = parked.map(|id| rows.parked_from(id, on)).transpose()?.flatten();
+    rules.conflict_name(was.as_deref().unwrap_or(&seen.name), host, |name| {
+        if rows.named(on, seen.parent, name)?.is_some() {
             return Ok(true);
         }
-        // A name that cannot be on the machine would only be refused later.
-        let Ok(there) = rules.to_there(name) else { return Ok(true) };
-        Ok(rows.named(SideName::There, here.parent, &there)?.is_some())
+        // A name that cannot be on the other side would only be refused later.
+        let Ok(other) = translated(rules, on.other(), name) else { return Ok(true) };
+        Ok(rows.named(on.other(), seen.parent, &other)?.is_some())
     })
+}
+
+fn translated(rules: NameRules, on: SideName, name: &[u8]) -> std::result::Result<Box<[u8]>, Refusal> {
+    match on {
+        SideName::Here => rules.to_here(name),
+        SideName::There => rules.to_there(name),
+    }
 }
 
 /// Two items are found to be one. What is here has what the machine had as its version, so far as is known.

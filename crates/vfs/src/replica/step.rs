@@ -135,7 +135,7 @@ impl Replica {
             Ok(entry) => entry,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        self.change(id, |item| {
+        self.change_rows(id, |rows, item| {
             let seen = Seen::new(to.0, entry);
             match (why, &mut item.agreed) {
                 (Why::Follow, Some(agreed)) => {
@@ -148,9 +148,13 @@ impl Replica {
                     };
                 }
                 (Why::Park, Some(agreed)) => agreed.park(on, &seen),
-                (Why::Conflict, _) | (_, None) => {}
+                (Why::Conflict | Why::Return, _) | (_, None) => {}
+            }
+            if why == Why::Park && from.name != seen.name {
+                rows.set_parked(id, on, &from.name)?;
             }
             *item.on_mut(on) = Some(seen);
+            Ok(())
         })?;
         Ok(Ok(()))
     }
@@ -270,7 +274,7 @@ impl Replica {
     fn set_aside(&mut self, item: &Item, here: &mut impl Here) -> Result<Answer<()>> {
         let seen = seen_on(item, SideName::Here)?;
         let host = &self.host;
-        let Some(name) = self.database.write(|rows| conflict_name(rows, host, seen))? else {
+        let Some(name) = self.database.write(|rows| conflict_name(rows, host, SideName::Here, item))? else {
             return Ok(Err(Refusal::Refused("every name for a conflicting copy is taken".to_owned())));
         };
         let item = self.change(item.id, |item| item.aside = Some(name.clone()))?;
@@ -295,9 +299,20 @@ impl Replica {
     }
 
     fn change(&mut self, id: ItemId, change: impl FnOnce(&mut Item)) -> Result<Item> {
+        self.change_rows(id, |_, item| {
+            change(item);
+            Ok(())
+        })
+    }
+
+    fn change_rows(
+        &mut self,
+        id: ItemId,
+        change: impl FnOnce(&Rows<'_>, &mut Item) -> Result<()>,
+    ) -> Result<Item> {
         self.database.write(|rows: &Rows<'_>| {
             let mut item = rows.known(id)?;
-            change(&mut item);
+            change(rows, &mut item)?;
             rows.save(&item)?;
             Ok(item)
         })

@@ -115,18 +115,21 @@ impl System {
     /// Somebody opens every directory.
     fn open_all(&mut self, catalogue: &mut Catalogue, machine: &mut Disk) -> Result<Answer<bool>> {
         let mut is_any = false;
-        let directories: Vec<ItemId> = self
+        let directories: Vec<(u64, ItemId)> = self
             .known
             .iter()
             .filter(|(node, _)| self.disk.nodes.get(node).is_some_and(|node| node.kind == Kind::Directory))
-            .map(|(_, known)| known.id)
+            .map(|(node, known)| (*node, known.id))
             .collect();
-        for id in directories {
+        for (node, id) in directories {
             if !catalogue.is_listed(id)? && catalogue.item(id)?.is_some() {
                 is_any = true;
                 if let Err(refusal) = catalogue.refresh(machine, &[id])? {
                     return Ok(Err(refusal));
                 }
+            }
+            if catalogue.is_listed(id)? {
+                self.disk.unopened.remove(&node);
             }
         }
         Ok(Ok(is_any))
