@@ -10,7 +10,7 @@
 //! | `system` | what is asked of Windows about one file | Windows |
 //! | `here` | a directory of placeholders as [`Here`](vfs::replica::side::Here) | Windows |
 //! | `root` | the sync root's registration, callbacks, answers | Windows |
-//! | `transfer` | bytes and names that programs wait for; files that are to be here, or not | Windows |
+//! | `transfer` | bytes that programs wait for; files that are to be here, or not | Windows |
 //! | `watch` | who tells of changes | Windows |
 //! | `serve` | a mount from its beginning to its end | Windows |
 //!
@@ -22,6 +22,7 @@
 //! - Nobody waits for bytes without being told: they come, or a status says why not.
 //! - What a program wrote is never dropped: each call that would do so names the file's last change, or that it is in sync, and Windows
 //!   refuses it if that is not so.
+//! - What is sent or settled is open meanwhile so that nobody writes to it; what loses its bytes, so that nobody else has it.
 //! - A file is all here before it is written to (hydration policy `FULL`), so it can be sent whatever the machine has by then.
 
 pub mod catalog;
@@ -42,4 +43,4 @@ mod watch;
 #[cfg(windows)]
 pub use root::{register, unregister};
 #[cfg(windows)]
-pub use serve::{Dial, Options, ServeError, serve};
+pub use serve::{Dial, Options, ServeError, Stop, serve};

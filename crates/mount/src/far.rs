@@ -7,14 +7,16 @@
 //! [`Refusal::Changed`]: look at it.
 //!
 //! **Which content.** A version is the file, its size and the time of its last change ([`token`]). Two changes in one tick of the
-//! machine's clock may have one time. So a file that was written to in the last [`TICK`] is looked at again behind it; and
-//! what is sent from here gets a time that lies a tick in the past, which no later write has.
+//! machine's clock may have one time. So a file that was written to in the last [`TICK`] is looked at again behind it, and if that
+//! never comes, it has a version that nothing is read or replaced as; and what is sent from here gets a time that lies a tick in
+//! the past, which no later write has. A time without a part of a second may be one of a file system that counts whole seconds,
+//! or every other one: its tick is [`TICK_OF_SECONDS`].
 //!
 //! **Nothing is written over.** What is sent becomes a file without a name, is put on the disk, and gets its name when it is
 //! whole. A new name is given by `link`, which replaces nothing. Other content for a name takes two steps that can each be
 //! looked at afterwards: the new file and the old exchange their names, and what was the old one has to be the version
 //! that was expected before it goes; else they exchange their names again. A removal renames first, for the same
-//! reason.
+//! reason. Only a file system that says that it has no such renaming is asked for a plain one.
 //!
 //! **What a cut leaves behind** are names that say what they are, in the directory itself:
 //!
@@ -22,12 +24,13 @@
 //! |---|---|---|
 //! | `.stead-removing-VERSION` | that version of a file | it goes |
 //! | | another version of it | it is shown: somebody wrote to it meanwhile |
-//! | `.stead-sending-VERSION` | that version of a file, replaced | it goes |
-//! | | another version of it | it is shown |
-//! | | another file: what was to be sent, and is still here | it goes after [`LEFTOVER_AGE`] |
-//! | `.stead-sending-new-NUMBER` | as much as was sent of a new file, where files have to have names | it goes after [`LEFTOVER_AGE`] |
+//! | `.stead-sending-VERSION-NEW-NUMBER` | that version of a file, replaced | it goes |
+//! | | the version `NEW`: what was to be sent, and is still here | it goes after [`LEFTOVER_AGE`] |
+//! | | anything else | it is shown: somebody saved it meanwhile, or wrote to it |
+//! | `.stead-sending-new-NUMBER` | as much as was sent of a new file, where files have to have names; it was never another's name | it goes after [`LEFTOVER_AGE`] |
 //!
-//! `VERSION` is in hexadecimal digits.
+//! `VERSION` is in hexadecimal digits, as are `NEW`, a digest of the new file's version, and `NUMBER`, which is another each time:
+//! two computers that send to one tree have two names.
 //!
 //! What it cannot do: a directory that the machine shows in two places (a bind mount below the root) is seen as one that is being
 //! moved, so that nobody is done with looking. A directory that may not be read is shown as empty. Owners other than the agent's
@@ -52,13 +55,16 @@ use vfs::replica::side::{Answer, At, Refusal};
 use wire::agent::file::{self, Caller, FileReply, FileRequest, Place};
 use wire::agent::name::{Name, RelativePath};
 
-pub use line::{Line, LineError, StreamLine};
+pub use line::{Ender, Line, LineError, StreamLine};
 
 use reading::OpenFile;
 use token::{file_id, identity_of, plain_identity, version_of};
 
 /// Longer than one tick of any kernel's clock of files, which is 10 ms at most.
 pub const TICK: Duration = Duration::from_millis(20);
+
+/// The same of file systems whose times have no part of a second. FAT counts every other second.
+pub const TICK_OF_SECONDS: Duration = Duration::from_secs(2);
 
 /// How old something unfinished is that nobody goes on with: no file takes so long to send.
 pub const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -148,11 +154,6 @@ impl<L: Line> Far<L> {
     /// Takes over from somebody else where directories are.
     pub fn know(&mut self, directories: &Directories) {
         self.directories.clone_from(directories);
-    }
-
-    /// What is in one directory now. [`Side::list`](vfs::replica::side::Side::list) is for whole trees.
-    pub fn list_alone(&mut self, directory: &Identity) -> Answer<Vec<Entry>> {
-        self.list_one(directory)
     }
 
     /// A directory with its path, as far as it is known.

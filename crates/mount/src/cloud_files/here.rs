@@ -17,10 +17,11 @@ use windows_sys::Win32::Storage::CloudFilters as cf;
 use windows_sys::Win32::Storage::FileSystem as fs;
 
 use super::system::{
-    self, Access, Found, Listed, checked, look_at, names_in, open_number, open_path, path_of,
+    self, Access, Alone, Found, Listed, checked, look_at, names_in, open_number, open_path, path_of,
 };
 use super::translate::{
-    Blob, attributes_of, edit_of, file_of, filetime_of, identity_of, mode_of, narrow, usn_of, wide,
+    Blob, FILE_MODE, attributes_of, attributes_with, edit_of, file_of, filetime_of, identity_of,
+    is_read_only, mode_of, narrow, usn_of, wide,
 };
 
 const DIRECTORY: u32 = fs::FILE_ATTRIBUTE_DIRECTORY;
@@ -203,15 +204,14 @@ impl Side for Folder {
 
     fn set_mode(&mut self, at: &At, mode: u16) -> Answer<Entry> {
         let (file, found) = self.find(at, Access::CHANGE)?;
-        let is_directory = found.attributes & DIRECTORY != 0;
         let shown = entry_of(&found, &at.name).ok_or(Refusal::Changed)?;
         if shown.edit.is_some() {
             // Its new content is sent first: to say what it is would say that it is in sync.
             return Err(Refusal::Refused("it was written to and not sent yet".to_owned()));
         }
         self.describe(&file, &found, &Blob { mode, content: shown.content }, Some(found.usn))?;
-        system::set_attributes(&file, attributes_of(is_directory, mode))?;
-        self.in_sync(&file)?;
+        // It stays in sync: of attributes Windows' policy is told to take no notice.
+        system::set_attributes(&file, attributes_with(found.attributes, mode))?;
         entry_of(&look_at(&file)?, &at.name).ok_or(Refusal::Changed)
     }
 
@@ -226,18 +226,51 @@ impl Side for Folder {
 }
 
 impl Folder {
-    /// Windows counts our own changes of attributes too.
-    fn in_sync(&self, file: &File) -> Answer<()> {
-        // SAFETY: the handle is open; no number is expected.
-        let result = unsafe {
-            cf::CfSetInSyncState(
-                file.as_raw_handle(),
-                cf::CF_IN_SYNC_STATE_IN_SYNC,
-                cf::CF_SET_IN_SYNC_FLAG_NONE,
-                ptr::null_mut(),
-            )
-        };
-        checked(result)
+    /// Opens a file that was looked at as nobody else has it.
+    fn alone(&self, file: &File) -> Answer<Alone> {
+        let path = path_of(file)?;
+        let alone = Alone::open(&path)?;
+        // From now on nobody moves it: it is the one that was meant if it is where it was.
+        if path_of(file)? == path { Ok(alone) } else { Err(Refusal::Changed) }
+    }
+
+    /// Has the bytes of a file go, if it is in sync.
+    pub(super) fn free(&self, number: i64) -> Answer<()> {
+        let file = self.number(number, Access::ATTRIBUTES)?;
+        let _writable = Writable::make(&file, look_at(&file)?.attributes)?;
+        let alone = self.alone(&file)?;
+        // SAFETY: the handle is open; a length of -1 is the whole file; the call is not overlapped.
+        checked(unsafe {
+            cf::CfDehydratePlaceholder(alone.handle(), 0, -1, cf::CF_DEHYDRATE_FLAG_NONE, ptr::null_mut())
+        })
+    }
+}
+
+/// A file that is not read-only for as long as this is there: Windows lets nobody open one to change it.
+struct Writable<'a> {
+    file: &'a File,
+    attributes: u32,
+}
+
+impl Writable<'_> {
+    fn make(file: &File, attributes: u32) -> Answer<Writable<'_>> {
+        if is_read_only(attributes) {
+            system::set_attributes(file, attributes_with(attributes, FILE_MODE))?;
+        }
+        Ok(Writable { file, attributes })
+    }
+}
+
+impl Drop for Writable<'_> {
+    fn drop(&mut self) {
+        if !is_read_only(self.attributes) {
+            return;
+        }
+        let again = look_at(self.file)
+            .and_then(|found| system::set_attributes(self.file, attributes_with(found.attributes, 0)));
+        if let Err(error) = again {
+            tracing::warn!(%error, "a file is not read-only any more");
+        }
     }
 }
 
@@ -262,7 +295,7 @@ fn make(directory: &Path, name: &[u8], facts: &Facts, is_directory: bool) -> Ans
 }
 
 /// What Windows is told of a placeholder. It points to the name and the blob, which have to outlive it.
-pub(super) fn placeholder(
+fn placeholder(
     name: &[u16],
     blob: &[u8],
     facts: &Facts,
@@ -302,19 +335,18 @@ impl Here for Folder {
     }
 
     fn refresh(&mut self, at: &At, old: &Token, facts: &Facts) -> Answer<Entry> {
-        let (file, found) = self.find(at, Access::WRITE)?;
+        let (file, found) = self.find(at, Access::ATTRIBUTES)?;
+        let writable = Writable::make(&file, found.attributes)?;
+        let alone = self.alone(&file)?;
+        let found = look_at(&file)?;
         let shown = entry_of(&found, &at.name).ok_or(Refusal::Changed)?;
         if shown.edit.is_some() || shown.content != *old {
             return Err(Refusal::Changed);
         }
         let blob = Blob { mode: facts.mode, content: facts.content.clone() }.encode();
         let time = now();
-        let basic = fs::FILE_BASIC_INFO {
-            LastWriteTime: time,
-            ChangeTime: time,
-            FileAttributes: attributes_of(false, facts.mode),
-            ..Default::default()
-        };
+        // Zeros are attributes and times that stay.
+        let basic = fs::FILE_BASIC_INFO { LastWriteTime: time, ChangeTime: time, ..Default::default() };
         let metadata = cf::CF_FS_METADATA { BasicInfo: basic, FileSize: facts.size.cast_signed() };
         // It is refused if the file has been written to since.
         let flags = cf::CF_UPDATE_FLAG_VERIFY_IN_SYNC
@@ -323,7 +355,7 @@ impl Here for Folder {
         // SAFETY: the structure and the blob, of the size that is said, outlive the call, which is not overlapped.
         let result = unsafe {
             cf::CfUpdatePlaceholder(
-                file.as_raw_handle(),
+                alone.handle(),
                 &metadata,
                 blob.as_ptr().cast(),
                 blob.len() as u32,
@@ -335,6 +367,7 @@ impl Here for Folder {
             )
         };
         checked(result)?;
+        drop((alone, writable));
         entry_of(&look_at(&file)?, &at.name).ok_or(Refusal::Changed)
     }
 
@@ -344,22 +377,34 @@ impl Here for Folder {
         if shown.edit.as_ref() != Some(edit) {
             return Err(Refusal::Changed);
         }
+        countable(edit)?;
         let blob = Blob { mode: shown.mode, content: content.clone() };
         self.describe(&file, &found, &blob, Some(usn_of(edit)))?;
         entry_of(&look_at(&file)?, &at.name).ok_or(Refusal::Changed)
     }
 
     fn open(&mut self, at: &At, edit: &Token) -> Answer<Box<dyn Read + '_>> {
-        let (file, found) = self.find(at, Access::READ)?;
+        let (file, found) = self.find(at, Access::SEND)?;
         let shown = entry_of(&found, &at.name).ok_or(Refusal::Changed)?;
         if shown.edit.as_ref() != Some(edit) {
             return Err(Refusal::Changed);
         }
+        countable(edit)?;
         Ok(Box::new(Unchanged { file, edit: edit.clone(), offset: 0 }))
     }
 }
 
-/// Fails at its end if the file was written to meanwhile.
+/// Whether another write would show: without a journal a write in the same moment has the same token.
+fn countable(edit: &Token) -> Answer<()> {
+    match usn_of(edit) {
+        0 => Err(Refusal::Refused(
+            "its volume counts no changes; have it do so with `fsutil usn createjournal`".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Nobody else writes to it while this is there; it fails at its end if the file was written to meanwhile.
 struct Unchanged {
     file: File,
     edit: Token,

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 
 use parking_lot::Mutex;
 use vfs::replica::side::Answer;
@@ -48,7 +48,8 @@ pub fn register(path: &Path, identity: &[u8]) -> Answer<()> {
             Modifier: cf::CF_HYDRATION_POLICY_MODIFIER_AUTO_DEHYDRATION_ALLOWED,
         },
         Population: cf::CF_POPULATION_POLICY {
-            Primary: cf::CF_POPULATION_POLICY_FULL,
+            // The replica makes every placeholder: nobody is asked for names, who would wait for whoever is making them.
+            Primary: cf::CF_POPULATION_POLICY_ALWAYS_FULL,
             Modifier: cf::CF_POPULATION_POLICY_MODIFIER_NONE,
         },
         InSync: cf::CF_INSYNC_POLICY_TRACK_FILE_LAST_WRITE_TIME
@@ -73,39 +74,42 @@ pub fn unregister(path: &Path) -> Answer<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asker {
     connection: cf::CF_CONNECTION_KEY,
-    pub(super) transfer: i64,
+    transfer: i64,
     request: i64,
 }
 
-/// What Windows asks for.
+/// What Windows asks for: bytes of a file.
 #[derive(Debug)]
-pub(super) enum Request {
-    /// Bytes of a file.
-    Data { asker: Asker, number: i64, blob: Option<Blob>, wanted: Range<u64> },
-    /// What is in a directory.
-    Names { asker: Asker, number: i64 },
+pub(super) struct Request {
+    pub(super) asker: Asker,
+    pub(super) number: i64,
+    pub(super) blob: Option<Blob>,
+    pub(super) wanted: Range<u64>,
 }
 
 /// What callbacks share with those who serve them.
 pub(super) struct Desk {
-    pub(super) requests: SyncSender<Request>,
+    /// `None` when nobody serves any more.
+    requests: Mutex<Option<SyncSender<Request>>>,
     /// Rings when something may have changed here.
-    pub(super) changed: SyncSender<()>,
-    /// Transfers that wait or are under way, and whether nobody wants them any more.
-    under_way: Mutex<HashMap<i64, bool>>,
+    changed: SyncSender<()>,
+    under_way: Mutex<UnderWay>,
 }
+
+/// Requests that wait or are served, and whether nobody wants them any more. One transfer may have several.
+type UnderWay = HashMap<(i64, i64), bool>;
 
 impl Desk {
     pub(super) fn new(requests: SyncSender<Request>, changed: SyncSender<()>) -> Arc<Desk> {
-        Arc::new(Desk { requests, changed, under_way: Mutex::default() })
+        Arc::new(Desk { requests: Mutex::new(Some(requests)), changed, under_way: Mutex::default() })
     }
 
-    pub(super) fn is_cancelled(&self, transfer: i64) -> bool {
-        self.under_way.lock().get(&transfer).copied().unwrap_or_default()
+    pub(super) fn is_cancelled(&self, asker: &Asker) -> bool {
+        self.under_way.lock().get(&asker.key()).copied().unwrap_or_default()
     }
 
-    pub(super) fn done(&self, transfer: i64) {
-        self.under_way.lock().remove(&transfer);
+    pub(super) fn done(&self, asker: &Asker) {
+        self.under_way.lock().remove(&asker.key());
     }
 
     /// Whoever is told already is not told again.
@@ -113,19 +117,35 @@ impl Desk {
         let _ = self.changed.try_send(());
     }
 
+    /// Takes no more requests: those who serve end, after at most one piece of what they are at.
+    pub(super) fn close(&self) {
+        self.requests.lock().take();
+        self.under_way.lock().values_mut().for_each(|is_cancelled| *is_cancelled = true);
+    }
+
     fn put(&self, request: Request) {
-        let (Request::Data { asker, .. } | Request::Names { asker, .. }) = &request;
-        let asker = *asker;
-        self.under_way.lock().insert(asker.transfer, false);
-        let Err(error) = self.requests.try_send(request) else { return };
-        self.done(asker.transfer);
-        let (std::sync::mpsc::TrySendError::Full(request)
-        | std::sync::mpsc::TrySendError::Disconnected(request)) = error;
-        let refused = match request {
-            Request::Data { wanted, .. } => asker.fail_data(&wanted, status::INSUFFICIENT_RESOURCES),
-            Request::Names { .. } => asker.names(&mut [], status::INSUFFICIENT_RESOURCES),
+        let asker = request.asker;
+        self.under_way.lock().insert(asker.key(), false);
+        let refused = match &*self.requests.lock() {
+            Some(requests) => match requests.try_send(request) {
+                Ok(()) => return,
+                Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) => request,
+            },
+            None => request,
         };
-        log(refused);
+        self.done(&asker);
+        log(asker.fail_data(&refused.wanted, status::INSUFFICIENT_RESOURCES));
+    }
+
+    /// Windows says which request, or only which transfer: it is cancelled where that leaves no doubt.
+    fn cancel(&self, asker: &Asker) {
+        let mut under_way = self.under_way.lock();
+        let mut of_transfer = under_way.keys().filter(|(transfer, _)| *transfer == asker.transfer).copied();
+        let only = of_transfer.next().filter(|_| of_transfer.next().is_none());
+        let key = if under_way.contains_key(&asker.key()) { Some(asker.key()) } else { only };
+        if let Some(is_cancelled) = key.and_then(|key| under_way.get_mut(&key)) {
+            *is_cancelled = true;
+        }
     }
 }
 
@@ -136,21 +156,15 @@ fn log(answer: Answer<()>) {
 }
 
 impl Asker {
-    fn execute(&self, what: cf::CF_OPERATION_TYPE, parameters: cf::CF_OPERATION_PARAMETERS_0) -> Answer<()> {
-        self.execute_mut(
-            what,
-            &mut cf::CF_OPERATION_PARAMETERS {
-                ParamSize: size_of::<cf::CF_OPERATION_PARAMETERS>() as u32,
-                Anonymous: parameters,
-            },
-        )
+    fn key(&self) -> (i64, i64) {
+        (self.transfer, self.request)
     }
 
-    fn execute_mut(
-        &self,
-        what: cf::CF_OPERATION_TYPE,
-        parameters: &mut cf::CF_OPERATION_PARAMETERS,
-    ) -> Answer<()> {
+    fn execute(&self, what: cf::CF_OPERATION_TYPE, parameters: cf::CF_OPERATION_PARAMETERS_0) -> Answer<()> {
+        let mut parameters = cf::CF_OPERATION_PARAMETERS {
+            ParamSize: size_of::<cf::CF_OPERATION_PARAMETERS>() as u32,
+            Anonymous: parameters,
+        };
         let operation = cf::CF_OPERATION_INFO {
             StructSize: size_of::<cf::CF_OPERATION_INFO>() as u32,
             Type: what,
@@ -161,7 +175,7 @@ impl Asker {
             RequestKey: self.request,
         };
         // SAFETY: both structures say their sizes and outlive the call, and so does what they point to: callers lend it.
-        checked(unsafe { cf::CfExecute(&operation, parameters) })
+        checked(unsafe { cf::CfExecute(&operation, &mut parameters) })
     }
 
     /// Hands bytes over: whole blocks, or to the end of the file.
@@ -191,22 +205,6 @@ impl Asker {
         self.execute(
             cf::CF_OPERATION_TYPE_TRANSFER_DATA,
             cf::CF_OPERATION_PARAMETERS_0 { TransferData: part },
-        )
-    }
-
-    /// Hands over what is in a directory. With it Windows asks no more: from now on it is kept the same.
-    pub(super) fn names(&self, names: &mut [cf::CF_PLACEHOLDER_CREATE_INFO], status: i32) -> Answer<()> {
-        let part = cf::CF_OPERATION_PARAMETERS_0_4 {
-            Flags: cf::CF_OPERATION_TRANSFER_PLACEHOLDERS_FLAG_DISABLE_ON_DEMAND_POPULATION,
-            CompletionStatus: status,
-            PlaceholderTotalCount: names.len() as i64,
-            PlaceholderArray: names.as_mut_ptr(),
-            PlaceholderCount: names.len() as u32,
-            EntriesProcessed: 0,
-        };
-        self.execute(
-            cf::CF_OPERATION_TYPE_TRANSFER_PLACEHOLDERS,
-            cf::CF_OPERATION_PARAMETERS_0 { TransferPlaceholders: part },
         )
     }
 
@@ -308,14 +306,12 @@ impl Drop for Connection {
     }
 }
 
-fn table() -> [cf::CF_CALLBACK_REGISTRATION; 10] {
+fn table() -> [cf::CF_CALLBACK_REGISTRATION; 8] {
     let entry =
         |kind, callback: Callback| cf::CF_CALLBACK_REGISTRATION { Type: kind, Callback: Some(callback) };
     [
         entry(cf::CF_CALLBACK_TYPE_FETCH_DATA, fetch_data),
         entry(cf::CF_CALLBACK_TYPE_CANCEL_FETCH_DATA, cancel),
-        entry(cf::CF_CALLBACK_TYPE_FETCH_PLACEHOLDERS, fetch_names),
-        entry(cf::CF_CALLBACK_TYPE_CANCEL_FETCH_PLACEHOLDERS, cancel),
         entry(cf::CF_CALLBACK_TYPE_NOTIFY_DEHYDRATE, free),
         entry(cf::CF_CALLBACK_TYPE_NOTIFY_DELETE, removing),
         entry(cf::CF_CALLBACK_TYPE_NOTIFY_RENAME, renaming),
@@ -375,29 +371,15 @@ unsafe extern "system" fn fetch_data(
             let end = start.saturating_add(u64::try_from(fetch.RequiredLength).unwrap_or_default());
             let wanted = super::translate::blocks(start..end, asked.size);
             let blob = Blob::decode(&asked.blob);
-            asked.desk.put(Request::Data { asker: asked.asker, number: asked.number, blob, wanted });
+            asked.desk.put(Request { asker: asked.asker, number: asked.number, blob, wanted });
         });
-    }
-}
-
-unsafe extern "system" fn fetch_names(
-    info: *const cf::CF_CALLBACK_INFO,
-    _: *const cf::CF_CALLBACK_PARAMETERS,
-) {
-    // SAFETY: these are Windows' own arguments.
-    unsafe {
-        answer(info, |asked| asked.desk.put(Request::Names { asker: asked.asker, number: asked.number }));
     }
 }
 
 unsafe extern "system" fn cancel(info: *const cf::CF_CALLBACK_INFO, _: *const cf::CF_CALLBACK_PARAMETERS) {
     // SAFETY: these are Windows' own arguments.
     unsafe {
-        answer(info, |asked| {
-            if let Some(is_cancelled) = asked.desk.under_way.lock().get_mut(&asked.asker.transfer) {
-                *is_cancelled = true;
-            }
-        });
+        answer(info, |asked| asked.desk.cancel(&asked.asker));
     }
 }
 

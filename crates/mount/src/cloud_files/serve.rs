@@ -11,7 +11,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -29,7 +30,8 @@ use super::watch;
 use crate::far::{Far, LineError, StreamLine};
 
 /// Opens a line to the machine's agent. It gives up, and the line ends, when the machine does not answer for half a minute: Windows
-/// waits for a minute.
+/// waits for a minute. The line says how it is [ended](StreamLine::ended_by): else the thread that hears of the machine's changes
+/// stays when a mount ends.
 pub type Dial = Arc<dyn Fn() -> Result<StreamLine, LineError> + Send + Sync>;
 
 /// What is to be mounted.
@@ -71,6 +73,33 @@ pub enum ServeError {
     Thread(#[from] std::io::Error),
 }
 
+/// Ends a mount, from whatever thread.
+#[derive(Debug, Default)]
+pub struct Stop {
+    is_set: AtomicBool,
+    bell: Mutex<Option<SyncSender<()>>>,
+}
+
+impl Stop {
+    /// The mount ends when it has done what it is at. It cannot be taken back.
+    pub fn set(&self) {
+        self.is_set.store(true, Ordering::SeqCst);
+        if let Some(bell) = &*self.bell.lock() {
+            // A bell that rings already wakes it as well.
+            let _ = bell.try_send(());
+        }
+    }
+
+    fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::SeqCst)
+    }
+
+    /// What is to be rung. Whoever has set it before is heard too: it is looked at after this.
+    fn rings(&self, bell: SyncSender<()>) {
+        *self.bell.lock() = Some(bell);
+    }
+}
+
 /// How long to gather changes: programs make several at once.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -92,9 +121,9 @@ const LOOKS_MAX: usize = 16;
 /// What those who fetch share with the one who steps.
 pub(super) type SharedCatalog = Arc<Mutex<Catalog>>;
 
-/// Keeps both sides the same until `stop` is set. The directory is a sync root afterwards too; see
+/// Keeps both sides the same until `stop` is set; its threads end then. The directory is a sync root afterwards too; see
 /// [`unregister`](super::root::unregister).
-pub fn serve(options: &Options, stop: &AtomicBool) -> Result<(), ServeError> {
+pub fn serve(options: &Options, stop: &Stop) -> Result<(), ServeError> {
     let folder_error = |refusal| ServeError::Folder { path: options.directory.clone(), refusal };
     register(&options.directory, &options.path).map_err(folder_error)?;
     let folder = Folder::open(&options.directory).map_err(folder_error)?;
@@ -112,9 +141,10 @@ pub fn serve(options: &Options, stop: &AtomicBool) -> Result<(), ServeError> {
     let (requests, asked) = sync_channel(REQUESTS_MAX);
     let (changed, bell) = sync_channel(1);
     let desk = Desk::new(requests, changed.clone());
-    let transfers = Transfers::start(asked, &desk, &catalog, options, folder.identity())?;
-    watch::here(&options.directory, changed.clone())?;
-    watch::there(Arc::clone(&options.dial), options.path.clone(), changed)?;
+    stop.rings(changed.clone());
+    let transfers = Transfers::start(asked, &desk, &catalog, options)?;
+    let _here = watch::here(&options.directory, changed.clone())?;
+    let _there = watch::there(Arc::clone(&options.dial), options.path.clone(), changed)?;
     let connection = Connection::open(&options.directory, &desk).map_err(folder_error)?;
     let mut it =
         Mount { replica, folder, far, catalog, connection, transfers, options, retry: Retry::default() };
@@ -133,9 +163,9 @@ struct Mount<'a> {
 }
 
 impl Mount<'_> {
-    fn run(&mut self, bell: &Receiver<()>, stop: &AtomicBool) -> Result<(), ServeError> {
+    fn run(&mut self, bell: &Receiver<()>, stop: &Stop) -> Result<(), ServeError> {
         let mut tried = Instant::now();
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.is_set() {
             self.connection.report(cf::CF_PROVIDER_STATUS_SYNC_INCREMENTAL);
             let is_reached = self.settle(stop)?;
             let wait = if is_reached {
@@ -162,7 +192,7 @@ impl Mount<'_> {
     }
 
     /// Whether both sides are the same now, but for what was refused; `false` if the machine is not there.
-    fn settle(&mut self, stop: &AtomicBool) -> Result<bool, ServeError> {
+    fn settle(&mut self, stop: &Stop) -> Result<bool, ServeError> {
         for _ in 0..LOOKS_MAX {
             let here = self.replica.look(SideName::Here, &mut self.folder)?;
             let looked = match here {
@@ -185,14 +215,14 @@ impl Mount<'_> {
                 Outcome::Cut => return Ok(false),
                 Outcome::Stepped | Outcome::LookAgain => {}
             }
-            if stop.load(Ordering::Relaxed) {
+            if stop.is_set() {
                 return Ok(true);
             }
         }
         Ok(true)
     }
 
-    fn step(&mut self, stop: &AtomicBool) -> Result<Outcome, ServeError> {
+    fn step(&mut self, stop: &Stop) -> Result<Outcome, ServeError> {
         loop {
             for _ in 0..STEPS_AT_ONCE {
                 let outcome = self.replica.step(&mut self.folder, &mut self.far)?;
@@ -201,7 +231,7 @@ impl Mount<'_> {
                     return Ok(outcome);
                 }
             }
-            if stop.load(Ordering::Relaxed) {
+            if stop.is_set() {
                 return Ok(Outcome::Stepped);
             }
         }
@@ -234,6 +264,6 @@ fn random() -> u32 {
 }
 
 /// A thread with a name, for whoever looks at the process.
-pub(super) fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(|_| ())
+pub(super) fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }

@@ -10,7 +10,7 @@ use std::{mem, ptr};
 
 use vfs::replica::side::{Answer, Refusal};
 use windows_sys::Win32::Foundation::{
-    ERROR_MORE_DATA, ERROR_NO_MORE_FILES, GetLastError, INVALID_HANDLE_VALUE,
+    ERROR_MORE_DATA, ERROR_NO_MORE_FILES, GetLastError, HANDLE, INVALID_HANDLE_VALUE,
 };
 use windows_sys::Win32::Storage::CloudFilters as cf;
 use windows_sys::Win32::Storage::FileSystem as fs;
@@ -28,18 +28,27 @@ pub(super) struct Access {
 
 const SHARE_ALL: u32 = fs::FILE_SHARE_READ | fs::FILE_SHARE_WRITE | fs::FILE_SHARE_DELETE;
 
+const SHARE_NO_WRITES: u32 = fs::FILE_SHARE_READ | fs::FILE_SHARE_DELETE;
+
 impl Access {
     /// To look at it.
     pub(super) const LOOK: Access =
         Access { wanted: fs::FILE_READ_ATTRIBUTES | fs::SYNCHRONIZE, shared: SHARE_ALL };
+    /// To change its attributes. It is in nobody's way.
+    pub(super) const ATTRIBUTES: Access = Access {
+        wanted: fs::FILE_READ_ATTRIBUTES | fs::FILE_WRITE_ATTRIBUTES | fs::SYNCHRONIZE,
+        shared: SHARE_ALL,
+    };
     /// To read it, or what is in it.
     pub(super) const READ: Access = Access { wanted: fs::FILE_GENERIC_READ, shared: SHARE_ALL };
-    /// To change what is known of it.
-    pub(super) const CHANGE: Access =
-        Access { wanted: fs::FILE_GENERIC_READ | fs::FILE_WRITE_ATTRIBUTES, shared: SHARE_ALL };
-    /// To cut it to nothing and the like.
-    pub(super) const WRITE: Access =
-        Access { wanted: fs::FILE_GENERIC_READ | fs::FILE_GENERIC_WRITE, shared: SHARE_ALL };
+    /// To read it as it is, while nobody writes to it. With this handle nobody else has one to write by, so that the
+    /// number of its last change is the last: by one handle NTFS counts repeated writes once.
+    pub(super) const SEND: Access = Access { wanted: fs::FILE_GENERIC_READ, shared: SHARE_NO_WRITES };
+    /// To change what is known of it, while nobody writes to it.
+    pub(super) const CHANGE: Access = Access {
+        wanted: fs::FILE_GENERIC_READ | fs::FILE_WRITE_ATTRIBUTES | fs::WRITE_DAC,
+        shared: SHARE_NO_WRITES,
+    };
     /// To rename it.
     pub(super) const MOVE: Access =
         Access { wanted: fs::FILE_READ_ATTRIBUTES | fs::DELETE | fs::SYNCHRONIZE, shared: SHARE_ALL };
@@ -111,6 +120,33 @@ pub(super) fn open_number(root: &File, number: i64, access: Access) -> Answer<Fi
         )
     };
     owned(handle)
+}
+
+/// A file that nobody else has open. Somebody who wants to open it waits until it is closed, or has Windows close it: what is done
+/// by it then is refused, as of a file in use.
+pub(super) struct Alone(HANDLE);
+
+impl Alone {
+    /// To be written to. Of whoever has it open already: another program uses it.
+    pub(super) fn open(path: &Path) -> Answer<Alone> {
+        let (path, mut handle) = (wide_path(path), ptr::null_mut());
+        let flags = cf::CF_OPEN_FILE_FLAG_EXCLUSIVE | cf::CF_OPEN_FILE_FLAG_WRITE_ACCESS;
+        // SAFETY: the path ends with a zero, and both outlive the call.
+        checked(unsafe { cf::CfOpenFileWithOplock(path.as_ptr(), flags, &mut handle) })?;
+        Ok(Alone(handle))
+    }
+
+    /// For calls of the Cloud Filter API alone.
+    pub(super) fn handle(&self) -> HANDLE {
+        self.0
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // SAFETY: it was opened for us, and is closed once.
+        unsafe { cf::CfCloseHandle(self.0) }
+    }
 }
 
 /// The longest path of NTFS, in units.
@@ -330,11 +366,12 @@ pub(super) fn rename(file: &File, to: &Path) -> Answer<()> {
     set(file, fs::FileRenameInfo, start.cast(), size_of_val(&room[..]))
 }
 
-/// Removes a file when it is closed.
+/// Removes a file when it is closed, also a read-only one.
 pub(super) fn remove(file: &File) -> Answer<()> {
-    let mut disposition = fs::FILE_DISPOSITION_INFO { DeleteFile: true };
+    let flags = fs::FILE_DISPOSITION_FLAG_DELETE | fs::FILE_DISPOSITION_FLAG_IGNORE_READONLY_ATTRIBUTE;
+    let mut disposition = fs::FILE_DISPOSITION_INFO_EX { Flags: flags };
     let bytes = size_of_val(&disposition);
-    set(file, fs::FileDispositionInfo, (&raw mut disposition).cast(), bytes)
+    set(file, fs::FileDispositionInfoEx, (&raw mut disposition).cast(), bytes)
 }
 
 /// Sets what Windows has of permissions.

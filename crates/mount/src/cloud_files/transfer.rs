@@ -1,6 +1,5 @@
-//! Bytes and names that programs wait for.
+//! Bytes that programs wait for.
 
-use std::fs::File;
 use std::ops::Range;
 use std::os::windows::io::AsRawHandle;
 use std::ptr;
@@ -9,16 +8,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use vfs::replica::item::{Identity, Kind};
-use vfs::replica::names::NameRules;
-use vfs::replica::side::{Answer, Facts, Refusal, There};
+use vfs::replica::side::{Answer, Refusal, There};
 use windows_sys::Win32::Storage::CloudFilters as cf;
 
-use super::here::{Folder, placeholder};
+use super::here::Folder;
 use super::root::{Asker, Desk, Request};
 use super::serve::{Dial, Options, SharedCatalog, thread};
 use super::system::{Access, checked};
-use super::translate::{Blob, identity_of, piece, status, status_of, wide};
+use super::translate::{Blob, identity_of, piece, status, status_of};
 use crate::far::{Directories, Far, LineError, StreamLine};
 
 /// Transfers at once. Each has a line of its own: more of them share what one link carries.
@@ -36,9 +33,16 @@ const PIECE_TIME: Duration = Duration::from_secs(10);
 /// Files to be fetched or freed as their users want; those without room are found again later.
 const PINS_MAX: usize = 64;
 
-/// The threads that serve what is asked.
+/// The threads that serve what is asked. They end when it is dropped, each with what it is at.
 pub(super) struct Transfers {
     pins: SyncSender<Vec<(i64, bool)>>,
+    desk: Arc<Desk>,
+}
+
+impl Drop for Transfers {
+    fn drop(&mut self) {
+        self.desk.close();
+    }
 }
 
 impl Transfers {
@@ -47,8 +51,10 @@ impl Transfers {
         desk: &Arc<Desk>,
         catalog: &SharedCatalog,
         options: &Options,
-        root: &Identity,
     ) -> std::io::Result<Transfers> {
+        let (pins, wanted) = sync_channel::<Vec<(i64, bool)>>(1);
+        // Whatever fails below, those who have been started end.
+        let transfers = Transfers { pins, desk: Arc::clone(desk) };
         let requests = Arc::new(Mutex::new(requests));
         for _ in 0..TRANSFERS_MAX {
             let mut server = Server {
@@ -57,7 +63,6 @@ impl Transfers {
                 path: options.path.clone(),
                 desk: Arc::clone(desk),
                 catalog: Arc::clone(catalog),
-                root: root.clone(),
                 known: Arc::default(),
             };
             let requests = Arc::clone(&requests);
@@ -69,17 +74,16 @@ impl Transfers {
                 }
             })?;
         }
-        let (pins, wanted) = sync_channel::<Vec<(i64, bool)>>(1);
         let folder = Folder::open(&options.directory).map_err(std::io::Error::other)?;
         thread("stead-pins", move || {
             for (number, is_here) in wanted.iter().flatten() {
-                let done = folder.number(number, Access::CHANGE).and_then(|file| bring(&file, is_here));
+                let done = if is_here { fetch(&folder, number) } else { folder.free(number) };
                 if let Err(error) = done {
                     tracing::info!(%error, number, is_here, "a file is not where it is wanted");
                 }
             }
         })?;
-        Ok(Transfers { pins })
+        Ok(transfers)
     }
 
     /// Has files fetched or freed, while nothing else is done about others.
@@ -92,28 +96,13 @@ impl Transfers {
     }
 }
 
-/// Has all bytes of a file come, or go.
-fn bring(file: &File, is_here: bool) -> Answer<()> {
+/// Has all bytes of a file come.
+fn fetch(folder: &Folder, number: i64) -> Answer<()> {
+    let file = folder.number(number, Access::READ)?;
     // SAFETY: the handle is open; a length of -1 is the whole file; the call is not overlapped.
-    let result = unsafe {
-        match is_here {
-            true => cf::CfHydratePlaceholder(
-                file.as_raw_handle(),
-                0,
-                -1,
-                cf::CF_HYDRATE_FLAG_NONE,
-                ptr::null_mut(),
-            ),
-            false => cf::CfDehydratePlaceholder(
-                file.as_raw_handle(),
-                0,
-                -1,
-                cf::CF_DEHYDRATE_FLAG_NONE,
-                ptr::null_mut(),
-            ),
-        }
-    };
-    checked(result)
+    checked(unsafe {
+        cf::CfHydratePlaceholder(file.as_raw_handle(), 0, -1, cf::CF_HYDRATE_FLAG_NONE, ptr::null_mut())
+    })
 }
 
 struct Server {
@@ -122,18 +111,15 @@ struct Server {
     path: Vec<u8>,
     desk: Arc<Desk>,
     catalog: SharedCatalog,
-    root: Identity,
     /// Where the line knows directories to be.
     known: Arc<Directories>,
 }
 
 impl Server {
     fn serve(&mut self, request: Request) {
-        let (asker, served) = match request {
-            Request::Data { asker, number, blob, wanted } => (asker, self.data(asker, number, blob, wanted)),
-            Request::Names { asker, number } => (asker, self.names(asker, number)),
-        };
-        self.desk.done(asker.transfer);
+        let Request { asker, number, blob, wanted } = request;
+        let served = self.data(asker, number, blob, wanted);
+        self.desk.done(&asker);
         if let Err(refusal) = served {
             tracing::info!(%refusal, "a program has not got what it asked for");
             if matches!(refusal, Refusal::Changed) {
@@ -173,7 +159,7 @@ impl Server {
         let (total, start) = (rest.end - rest.start, rest.start);
         let mut most = PIECE_BYTES;
         while !rest.is_empty() {
-            if self.desk.is_cancelled(asker.transfer) {
+            if self.desk.is_cancelled(&asker) {
                 return asker.fail_data(rest, status::REQUEST_CANCELED);
             }
             // It may be renamed on the machine meanwhile.
@@ -195,55 +181,4 @@ impl Server {
         }
         Ok(())
     }
-
-    /// What a program sees that opens a directory before its names have been made here.
-    fn names(&mut self, asker: Asker, number: i64) -> Answer<()> {
-        let shown = self.shown(number);
-        let refusal = match shown {
-            Ok(shown) => return hand_over(asker, &shown),
-            Err(refusal) => refusal,
-        };
-        if matches!(refusal, Refusal::Cut) {
-            self.far = None;
-        }
-        asker.names(&mut [], status_of(&refusal))?;
-        Err(refusal)
-    }
-
-    fn shown(&mut self, number: i64) -> Answer<Vec<Shown>> {
-        let here = identity_of(number);
-        let directory = self.catalog.lock().directory(&here).cloned();
-        let is_root = here == self.root;
-        let far = self.far()?;
-        let directory = if is_root { Some(far.root().clone()) } else { directory };
-        let mut shown: Vec<Shown> = Vec::new();
-        for entry in far.list_alone(&directory.ok_or(Refusal::Changed)?)? {
-            let Ok(name) = NameRules::Windows.to_here(&entry.name) else { continue };
-            let key = NameRules::Windows.key(&name);
-            // Links are not shown; the second of two names that are one here gets another, by the replica.
-            if entry.kind == Kind::Symlink || shown.iter().any(|other| other.key == key) {
-                continue;
-            }
-            let is_directory = entry.kind == Kind::Directory;
-            let facts =
-                Facts { is_symlink: false, mode: entry.mode, size: entry.size, content: entry.content };
-            let blob = Blob { mode: facts.mode, content: facts.content.clone() }.encode();
-            shown.push(Shown { name: wide(&name)?, key, blob, facts, is_directory });
-        }
-        Ok(shown)
-    }
-}
-
-struct Shown {
-    name: Vec<u16>,
-    key: Box<[u8]>,
-    blob: Vec<u8>,
-    facts: Facts,
-    is_directory: bool,
-}
-
-fn hand_over(asker: Asker, shown: &[Shown]) -> Answer<()> {
-    let placeholders = shown.iter().map(|it| placeholder(&it.name, &it.blob, &it.facts, it.is_directory));
-    let mut placeholders: Vec<_> = placeholders.collect();
-    asker.names(&mut placeholders, status::SUCCESS)
 }

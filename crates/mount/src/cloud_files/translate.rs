@@ -102,6 +102,24 @@ pub fn attributes_of(is_directory: bool, mode: u16) -> u32 {
     }
 }
 
+/// The attributes of a file that has these ones and is to have these permissions: all others stay.
+pub fn attributes_with(attributes: u32, mode: u16) -> u32 {
+    if attributes & DIRECTORY != 0 {
+        return attributes;
+    }
+    match (attributes & !READ_ONLY & !NORMAL, mode & WRITE_BITS) {
+        (others, 0) => others | READ_ONLY,
+        // "Normal" is none at all: zeros would say "leave them".
+        (0, _) => NORMAL,
+        (others, _) => others,
+    }
+}
+
+/// Whether nobody may write to it.
+pub fn is_read_only(attributes: u32) -> bool {
+    attributes & DIRECTORY == 0 && attributes & READ_ONLY != 0
+}
+
 /// The permissions of a file that had these ones, and has these attributes now.
 pub fn mode_of(attributes: u32, before: Option<u16>) -> u16 {
     let is_directory = attributes & DIRECTORY != 0;
@@ -153,7 +171,8 @@ pub fn refusal_of(code: u32) -> Refusal {
     match code {
         // Not found; no such path; exists; exists already; not empty; not a directory; gone by its number; being removed.
         2 | 3 | 80 | 183 | 145 | 267 | 87 | 303 => Refusal::Changed,
-        32 | 33 | 391 => Refusal::Refused("another program uses it".to_owned()),
+        // Also where it was open alone, and Windows has closed it for another program.
+        6 | 32 | 33 | 391 | 742 | 802 => Refusal::Refused("another program uses it".to_owned()),
         5 => Refusal::Refused("Windows denies it".to_owned()),
         39 | 112 => Refusal::Refused("the disk here is full".to_owned()),
         // Of cloud files: none any more; written to meanwhile.
@@ -233,6 +252,15 @@ mod tests {
             assert_eq!(attributes_of(false, mode), attributes);
             assert_eq!(mode_of(attributes, Some(mode)), mode);
         }
+        const HIDDEN: u32 = 0x2;
+        assert_eq!(attributes_with(HIDDEN | READ_ONLY, 0o600), HIDDEN);
+        assert_eq!(attributes_with(HIDDEN, 0o400), HIDDEN | READ_ONLY);
+        assert_eq!(attributes_with(READ_ONLY, 0o600), NORMAL);
+        assert_eq!(attributes_with(NORMAL, 0o400), READ_ONLY);
+        assert_eq!(attributes_with(DIRECTORY | HIDDEN, 0o500), DIRECTORY | HIDDEN);
+        assert!(
+            is_read_only(READ_ONLY | HIDDEN) && !is_read_only(READ_ONLY | DIRECTORY) && !is_read_only(NORMAL)
+        );
         assert_eq!(mode_of(READ_ONLY, Some(0o664)), 0o444);
         assert_eq!(mode_of(NORMAL, Some(0o500)), 0o700);
         assert_eq!(mode_of(NORMAL, None), FILE_MODE);
@@ -246,6 +274,7 @@ mod tests {
         assert!(matches!(refusal_of(code_of(0x8007_0179_u32.cast_signed())), Refusal::Changed));
         let Refusal::Refused(why) = refusal_of(32) else { panic!("not refused") };
         assert_eq!(why, "another program uses it");
+        assert_eq!(refusal_of(6).to_string(), why);
         assert_eq!(code_of(0x8000_4005_u32.cast_signed()), 0x8000_4005);
         for (refusal, expected) in [
             (Refusal::Cut, 0xC000_CF11_u32),

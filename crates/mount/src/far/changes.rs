@@ -14,11 +14,11 @@ use wire::agent::file::{
 use wire::agent::name::Name;
 use wire::frame::PAYLOAD_BYTES_MAX;
 
-use super::leftovers::{removing, sending, sending_new};
-use super::looking::is_known;
+use super::leftovers::{kept, removing, sending, sending_new};
+use super::looking::{is_known, tick_of};
 use super::reading::read_part;
 use super::token::{file_id, version_of};
-use super::{Far, Line, LineError, TICK, entry_of, misanswered, name};
+use super::{Far, Line, LineError, entry_of, misanswered, name};
 
 /// The longest target of a symlink that any system takes.
 const TARGET_BYTES_MAX: usize = 4096;
@@ -70,7 +70,7 @@ impl<L: Line> Side for Far<L> {
         if from.parent != *parent {
             self.sync(Target::Place(directory))?;
         }
-        shown(&found, parent, &new)
+        self.shown_settled(found, parent, &new)
     }
 
     fn set_mode(&mut self, at: &At, mode: u16) -> Answer<Entry> {
@@ -81,7 +81,7 @@ impl<L: Line> Side for Far<L> {
             return Err(Refusal::Changed);
         }
         self.sync(Target::Place(self.place(at)?))?;
-        shown(&changed, &at.parent, &at_name)
+        self.shown_settled(changed, &at.parent, &at_name)
     }
 
     fn remove(&mut self, at: &At, content: &Token, _: Option<&Token>) -> Answer<()> {
@@ -124,20 +124,22 @@ impl<L: Line> There for Far<L> {
     fn replace(&mut self, at: &At, old: &Token, facts: &Facts, content: &mut dyn Read) -> Answer<Entry> {
         let (directory, at_name) = (self.directory(&at.parent)?, name(&at.name)?);
         let before = self.expect_version(&directory, at, old)?;
-        let under = sending(old);
-        self.make_way(&directory, &under, &before)?;
-        let made = if facts.is_symlink {
-            self.make_symlink(&directory, &under, content)?
+        let (made, under) = if facts.is_symlink {
+            let first = sending_new();
+            let made = self.make_symlink(&directory, &first, content)?;
+            let under = sending(old, &version_of(&made));
+            self.move_name((&directory, &first), (&directory, &under), RenameMode::NoReplace)?;
+            (made, under)
         } else {
             let sent = self.send(&directory, facts, Some(&before), content)?;
-            let made = sent.entry;
+            let (made, under) = (sent.entry, sending(old, &version_of(&sent.entry)));
             let named = self.give_name(&directory, &sent, &under);
             let first = sent.under.clone().filter(|_| named.is_err());
             self.let_go(&directory, Sent { under: first, ..sent })?;
             named?;
-            made
+            (made, under)
         };
-        self.take_place(&directory, &under, at, old)?;
+        self.take_place(&directory, &under, &made, at, old)?;
         self.sync(Target::Place(directory))?;
         shown(&made, &at.parent, &at_name)
     }
@@ -161,49 +163,97 @@ impl<L: Line> Far<L> {
         }
     }
 
-    /// Gives a file the name of another, which has to be of this version and goes.
-    fn take_place(&mut self, directory: &Place, under: &Name, at: &At, old: &Token) -> Answer<()> {
+    /// Gives a file that was made for it the name of another, which has to be of this version and goes.
+    fn take_place(
+        &mut self,
+        directory: &Place,
+        under: &Name,
+        made: &file::Entry,
+        at: &At,
+        old: &Token,
+    ) -> Answer<()> {
         let at_name = name(&at.name)?;
-        let new = self.look_up(directory, under)?.ok_or(Refusal::Changed)?;
-        match self.move_name((directory, under), (directory, &at_name), RenameMode::Exchange) {
-            Ok(()) => {}
-            Err(Refusal::Changed) => {
-                self.unlink(directory, under)?;
-                return Err(Refusal::Changed);
+        let exchanged = match self.expect_version(directory, at, old) {
+            Ok(_) => self.rename_as((directory, under), (directory, &at_name), RenameMode::Exchange),
+            Err(Refusal::Cut) => return Err(Refusal::Cut),
+            Err(refusal) => {
+                self.clear(directory, under, made)?;
+                return Err(refusal);
             }
-            Err(refusal @ Refusal::Cut) => return Err(refusal),
-            // The file system has no such thing: what is written between these two is lost to it as to any program there.
-            Err(Refusal::Refused(_)) => {
-                self.expect_version(directory, at, old)?;
-                return self.move_name((directory, under), (directory, &at_name), RenameMode::Replace);
+        };
+        match exchanged {
+            Ok(()) => {}
+            Err(error) if is_no_such_renaming(&error) => {
+                return self.replace_plainly(directory, under, made, at, old);
+            }
+            Err(error @ LineError::Lost(_)) => return Err(error.into()),
+            Err(error) => {
+                self.clear(directory, under, made)?;
+                return Err(error.into());
             }
         }
-        let was = self.look_up(directory, under)?.ok_or(Refusal::Changed)?;
-        if version_of(&was) == *old {
-            return self.unlink(directory, under);
+        let was = self.look_up(directory, under)?;
+        if was.is_none_or(|was| version_of(&was) == *old) {
+            self.unlink(directory, under)?;
+            return self.expect_id(directory, &at_name, made);
         }
         // Somebody wrote to it, or gave the name to another file: that one has it again.
-        self.move_name((directory, under), (directory, &at_name), RenameMode::Exchange)?;
-        let ours = self.look_up(directory, under)?.ok_or(Refusal::Changed)?;
-        if ours.id == new.id {
-            self.unlink(directory, under)?;
-        } else {
-            // A third one was there meanwhile. It is found under this name, which is nobody's.
-            let kept = Name::new([b"stead-kept-", sending_new().as_bytes()].concat());
-            let kept = kept.map_err(|error| Refusal::Refused(error.to_string()))?;
-            self.move_name((directory, under), (directory, &kept), RenameMode::NoReplace)?;
+        match self.rename_as((directory, under), (directory, &at_name), RenameMode::Exchange) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {
+                self.move_name((directory, under), (directory, &at_name), RenameMode::NoReplace)?;
+            }
+            exchanged => exchanged?,
         }
+        self.clear(directory, under, made)?;
         Err(Refusal::Changed)
+    }
+
+    /// The file system does not exchange names: what is written between these two is lost to it as to any program there.
+    fn replace_plainly(
+        &mut self,
+        directory: &Place,
+        under: &Name,
+        made: &file::Entry,
+        at: &At,
+        old: &Token,
+    ) -> Answer<()> {
+        let at_name = name(&at.name)?;
+        let replaced = self
+            .expect_version(directory, at, old)
+            .and_then(|_| self.move_name((directory, under), (directory, &at_name), RenameMode::Replace));
+        match replaced {
+            Ok(()) => self.expect_id(directory, &at_name, made),
+            Err(Refusal::Cut) => Err(Refusal::Cut),
+            Err(refusal) => {
+                self.clear(directory, under, made)?;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Whether a name is this file's, whatever was written to it.
+    fn expect_id(&mut self, directory: &Place, at: &Name, made: &file::Entry) -> Answer<()> {
+        let is_it = self.look_up(directory, at)?.is_some_and(|found| found.id == made.id);
+        if is_it { Ok(()) } else { Err(Refusal::Changed) }
+    }
+
+    /// Takes what was made away from under its name. Anything else that came to be there is found under a name that is nobody's.
+    fn clear(&mut self, directory: &Place, under: &Name, made: &file::Entry) -> Answer<()> {
+        match self.look_up(directory, under)? {
+            None => Ok(()),
+            Some(found) if version_of(&found) == version_of(made) => self.unlink(directory, under),
+            Some(_) => self.move_name((directory, under), (directory, &kept()), RenameMode::NoReplace),
+        }
     }
 
     /// Removes a file that has been found to be of this version, if it still is.
     fn remove_version(&mut self, directory: &Place, at: &Name, version: &Token) -> Answer<()> {
         let aside = removing(version);
-        match self.move_name((directory, at), (directory, &aside), RenameMode::NoReplace) {
+        match self.rename_as((directory, at), (directory, &aside), RenameMode::NoReplace) {
             Ok(()) => {}
             // The file system replaces or does not rename: what is written between these two is lost, as by `rm` there.
-            Err(Refusal::Refused(_)) => return self.unlink(directory, at),
-            Err(refusal) => return Err(refusal),
+            Err(error) if is_no_such_renaming(&error) => return self.unlink(directory, at),
+            Err(error) => return Err(error.into()),
         }
         let found = self.look_up(directory, &aside)?.ok_or(Refusal::Changed)?;
         if version_of(&found) == *version {
@@ -211,16 +261,6 @@ impl<L: Line> Far<L> {
         }
         self.move_name((directory, &aside), (directory, at), RenameMode::NoReplace)?;
         Err(Refusal::Changed)
-    }
-
-    /// Removes what was to be sent before and has the name that is needed now. The file that is to be replaced may have it
-    /// too, when its new content came and the line was cut: then everything is looked at again.
-    fn make_way(&mut self, directory: &Place, under: &Name, before: &file::Entry) -> Answer<()> {
-        match self.look_up(directory, under)? {
-            None => Ok(()),
-            Some(found) if found.id == before.id => Err(Refusal::Changed),
-            Some(_) => self.unlink(directory, under),
-        }
     }
 
     /// Writes content to a new file, and has it on the disk. It is to be let go of.
@@ -297,7 +337,7 @@ impl<L: Line> Far<L> {
             uid: owner.map(|owner| owner.uid),
             gid: owner.map(|owner| owner.gid),
             mode: Some(facts.mode),
-            modified: SetTime::To(earlier(modified, TICK)),
+            modified: SetTime::To(earlier(modified, tick_of(modified))),
             ..AttributeChanges::default()
         };
         let target = Target::Handle(handle);
@@ -339,8 +379,17 @@ impl<L: Line> Far<L> {
         }
     }
 
-    /// Renames. A file system that cannot do it in this way refuses.
     fn move_name(&mut self, from: (&Place, &Name), to: (&Place, &Name), mode: RenameMode) -> Answer<()> {
+        self.rename_as(from, to, mode).map_err(Refusal::from)
+    }
+
+    /// Renames. A file system that cannot do it in this way refuses, by [`is_no_such_renaming`].
+    fn rename_as(
+        &mut self,
+        from: (&Place, &Name),
+        to: (&Place, &Name),
+        mode: RenameMode,
+    ) -> Result<(), LineError> {
         let request = FileRequest::Rename {
             from: from.0.clone(),
             from_name: from.1.clone(),
@@ -397,12 +446,18 @@ fn is_unsupported(error: &LineError) -> bool {
     matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOSYS))
 }
 
+/// Whether the file system cannot rename in the way that was asked for, rather than not now or not this file.
+fn is_no_such_renaming(error: &LineError) -> bool {
+    matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS))
+}
+
 fn earlier(time: Time, by: Duration) -> Time {
-    let by = i64::from(by.subsec_nanos());
-    match i64::from(time.nanoseconds) - by {
-        rest @ 0.. => Time { nanoseconds: u32::try_from(rest).unwrap_or_default(), ..time },
+    let (whole, part) = (by.as_secs().cast_signed(), i64::from(by.subsec_nanos()));
+    let seconds = time.seconds.saturating_sub(whole);
+    match i64::from(time.nanoseconds) - part {
+        rest @ 0.. => Time { seconds, nanoseconds: u32::try_from(rest).unwrap_or_default() },
         rest => Time {
-            seconds: time.seconds.saturating_sub(1),
+            seconds: seconds.saturating_sub(1),
             nanoseconds: u32::try_from(rest + 1_000_000_000).unwrap_or_default(),
         },
     }

@@ -7,6 +7,7 @@
 
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use vfs::errno::Errno;
@@ -81,8 +82,12 @@ pub trait Line {
     fn new_handle(&mut self) -> HandleId;
 }
 
+/// What ends a byte stream, from whatever thread: who waits for it learns that it is lost.
+pub type Ender = Arc<dyn Fn() + Send + Sync>;
+
 /// The two ends of a byte stream to an agent.
 pub struct StreamLine {
+    ender: Option<Ender>,
     reader: BufReader<Box<dyn Read + Send>>,
     writer: BufWriter<Box<dyn Write + Send>>,
     /// The last request's number.
@@ -99,13 +104,23 @@ impl std::fmt::Debug for StreamLine {
 }
 
 impl StreamLine {
+    /// The same, with what ends its stream.
+    pub fn ended_by(self, ender: impl Fn() + Send + Sync + 'static) -> StreamLine {
+        StreamLine { ender: Some(Arc::new(ender)), ..self }
+    }
+
+    /// What ends its stream, if whoever has opened it has said.
+    pub fn ender(&self) -> Option<Ender> {
+        self.ender.clone()
+    }
+
     /// Says hello to the agent at the other end. What a login prints before is skipped, up to [`NOISE_BYTES_MAX`].
     pub fn open(
         reader: impl Read + Send + 'static,
         writer: impl Write + Send + 'static,
     ) -> Result<StreamLine, LineError> {
         let (reader, writer) = (BufReader::new(Box::new(reader) as _), BufWriter::new(Box::new(writer) as _));
-        let mut line = StreamLine { reader, writer, request: 0, handle: 0, lost: None };
+        let mut line = StreamLine { ender: None, reader, writer, request: 0, handle: 0, lost: None };
         let ours = Hello::new(0, SessionId::default());
         let mut greeting = PREFACE.to_vec();
         greeting.extend(encode_head(&ours, 0).map_err(LineError::lost)?);

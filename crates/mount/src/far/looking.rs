@@ -12,8 +12,8 @@ use wire::agent::name::Name;
 
 use super::leftovers::{Leftover, judge};
 use super::line::WINDOW_BYTES;
-use super::token::plain_identity;
-use super::{Far, Line, LineError, TICK, entry_of, file_id, misanswered};
+use super::token::{plain_identity, unsettled_version};
+use super::{Far, Line, LineError, TICK, TICK_OF_SECONDS, entry_of, file_id, misanswered};
 
 /// How much of a tree comes in one stream, before it is asked for directory by directory: some 40 MB of memory here.
 const WALK_ENTRIES_MAX: u32 = 200_000;
@@ -181,16 +181,35 @@ impl<L: Line> Far<L> {
         let mut entries = Vec::with_capacity(names.len());
         for Listed { name, entry, .. } in names {
             let Some(found) = self.sure(place, &name, entry)? else { continue };
+            // What was not looked at in the listing has been looked at only now.
+            let now = if entry.is_some() { now } else { self.line.clock()? };
             if self.is_cleared(place, &name, &found, now)? {
                 continue;
             }
-            let Some(entry) = entry_of(&found, directory, &name) else { continue };
+            let Some(entry) = entry_as_of(now, &found, directory, &name) else { continue };
             if entry.kind == Kind::Directory {
                 self.directories.insert(entry.identity.clone(), (directory.clone(), name));
             }
             entries.push(entry);
         }
         Ok(entries)
+    }
+
+    /// A file that has just been found under a name, looked at again for as long as its version is one that may not last.
+    pub(super) fn shown_settled(
+        &mut self,
+        mut found: file::Entry,
+        directory: &Identity,
+        at: &Name,
+    ) -> Answer<Entry> {
+        let place = self.directory(directory)?;
+        for _ in 1..LOOKS_MAX {
+            let Some(wait) = unsettled_for(&found, self.line.clock()?) else { break };
+            pass(wait);
+            let again = self.look_up(&place, at)?.filter(|again| again.id == found.id);
+            found = again.ok_or(Refusal::Changed)?;
+        }
+        entry_as_of(self.line.clock()?, &found, directory, at).ok_or(Refusal::Changed)
     }
 
     /// What was not looked at in a listing is looked at: what is left out would be taken for gone.
@@ -225,19 +244,33 @@ impl<L: Line> Far<L> {
     }
 }
 
+/// The moment in which another write may have the same time.
+pub(super) fn tick_of(time: Time) -> Duration {
+    if time.nanoseconds == 0 { TICK_OF_SECONDS } else { TICK }
+}
+
 /// How long to wait until another change of any of these files has another time; `None` where it would have it now.
 fn unsettled(names: &[Listed], now: Time) -> Option<Duration> {
-    let now = nanoseconds(now);
-    let tick = TICK.as_nanos().cast_signed();
-    let recent = |listed: &Listed| {
-        let attributes = listed.entry?.attributes;
-        let is_file = attributes.kind == file::Kind::File;
-        let ago = now - nanoseconds(attributes.modified);
-        // What lies further ahead was set by somebody, and is no time that a write has.
-        (is_file && (-tick..tick).contains(&ago)).then_some(tick - ago)
-    };
-    let wait = names.iter().filter_map(recent).max()?;
-    Some(Duration::from_nanos(u64::try_from(wait).unwrap_or_default()))
+    names.iter().filter_map(|listed| unsettled_for(&listed.entry?, now)).max()
+}
+
+/// The same of one.
+fn unsettled_for(entry: &file::Entry, now: Time) -> Option<Duration> {
+    let attributes = entry.attributes;
+    let tick = tick_of(attributes.modified).as_nanos().cast_signed();
+    let ago = nanoseconds(now) - nanoseconds(attributes.modified);
+    // What lies further ahead was set by somebody, and is no time that a write has.
+    let is_recent = attributes.kind == file::Kind::File && (-tick..tick).contains(&ago);
+    is_recent.then(|| Duration::from_nanos(u64::try_from(tick - ago).unwrap_or_default()))
+}
+
+/// What has another version as soon as its time is one that no later write has.
+fn entry_as_of(now: Time, found: &file::Entry, directory: &Identity, name: &Name) -> Option<Entry> {
+    let mut entry = entry_of(found, directory, name)?;
+    if unsettled_for(found, now).is_some() {
+        entry.content = unsettled_version(&entry.content);
+    }
+    Some(entry)
 }
 
 /// Lets a moment of the machine's clock go by: nothing tells of its end.
@@ -259,6 +292,7 @@ pub(super) fn is_known(identity: &Identity) -> Answer<()> {
 mod tests {
     use wire::agent::file::{Attributes, Entry, FileId, Kind};
 
+    use super::super::token::version_of;
     use super::*;
 
     fn listed(modified: Time) -> Listed {
@@ -277,5 +311,24 @@ mod tests {
         for settled in [at(99, 985_000_000), at(0, 0), at(-1, 0), at(200, 0)] {
             assert_eq!(unsettled(&[settled], now), None);
         }
+    }
+
+    #[test]
+    fn a_time_of_whole_seconds_settles_later() {
+        let now = Time { seconds: 100, nanoseconds: 500_000_000 };
+        let at = |seconds| listed(Time { seconds, nanoseconds: 0 });
+        assert_eq!(unsettled(&[at(100)], now), Some(Duration::from_millis(1500)));
+        assert_eq!(unsettled(&[at(99)], now), Some(Duration::from_millis(500)));
+        assert_eq!(unsettled(&[at(98)], now), None);
+    }
+
+    #[test]
+    fn a_file_that_never_settles_has_a_version_that_no_file_has() {
+        let now = Time { seconds: 100, nanoseconds: 5 };
+        let (name, directory) = (Name::new(*b"f").unwrap(), plain_identity(&FileId::default()));
+        let [recent, old] = [now, Time { seconds: 90, ..now }].map(|time| listed(time).entry.unwrap());
+        let shown = |entry| entry_as_of(now, entry, &directory, &name).unwrap().content;
+        assert_ne!(shown(&recent), version_of(&recent));
+        assert_eq!(shown(&old), version_of(&old));
     }
 }

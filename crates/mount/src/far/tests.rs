@@ -2,6 +2,7 @@
 
 mod disk;
 mod model;
+mod saved;
 mod users;
 
 use std::fs;
@@ -282,6 +283,35 @@ fn a_line_that_is_lost_stays_lost_until_there_is_another() {
     assert!(it.far.go_on_with(super::tests::line()).unwrap());
     assert_eq!(it.far.read(&at, &version, 0, 1).unwrap(), b"f");
     assert_eq!(it.far.path, it.root.path().as_os_str().as_encoded_bytes());
+}
+
+#[test]
+fn a_line_that_waits_is_ended_by_another_thread() {
+    let (near, far) = UnixStream::pair().unwrap();
+    let server = std::thread::spawn(move || {
+        let options = agent::Options { home: b"/".to_vec(), shell: b"/bin/sh".to_vec() };
+        agent::serve(&far, &far, options)
+    });
+    let ends = near.try_clone().unwrap();
+    let line = StreamLine::open(near.try_clone().unwrap(), near).unwrap();
+    assert!(line.ender().is_none());
+    let mut line = line.ended_by(move || ends.shutdown(std::net::Shutdown::Both).unwrap());
+    let ender = line.ender().unwrap();
+    let root = directory();
+    let path = root.path().as_os_str().as_encoded_bytes().to_vec();
+    let waits = std::thread::spawn(move || {
+        let attach = FileRequest::Attach { path, read_only: true };
+        let (attached, _) = line.ask(attach, &[])?;
+        let FileReply::Attached { root, .. } = attached else { return Ok(()) };
+        let directory = Place { id: root.id, ..Place::default() };
+        let watch = FileRequest::Watch { directory, recursive: true, window: 1 << 16 };
+        line.pages(watch, &mut |_, _| std::ops::ControlFlow::Continue(()))
+    });
+    ender();
+    // Also where it had not come to wait yet.
+    let answer = waits.join().unwrap();
+    assert!(matches!(answer, Err(LineError::Lost(_))), "{answer:?}");
+    server.join().unwrap();
 }
 
 #[test]
