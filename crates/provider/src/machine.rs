@@ -13,14 +13,20 @@
 //!
 //! | | bytes, little endian |
 //! |---|---|
-//! | identity | inode (8); of a file with several names also its directory's inode (8) and FNV-1a of the name (8) |
-//! | content version | inode (8), length (8), last change of content: seconds (8), nanoseconds (4) |
+//! | identity | device (8), inode (8), time of birth (8); of a file with several names also FNV-1a of its directory's identity and its name (16) |
+//! | content version | inode (8), time of birth (8), length (8), last change of content: seconds (8), nanoseconds (4) |
 //!
-//! So two contents are one version if they have one length and the same time of change in one inode, as make, rsync and git have it.
+//! So two contents are one version if they have one length and the same time of change in one file, as make, rsync and git have it.
+//! The device is no part of a version, for it may have another number when the machine has started again.
+//!
+//! What is sent is known by the version that it got under its name of a moment, not by what is there once it has its own: by then
+//! somebody may have written to it. Its time of change is set a [`TICK`] into the past, so that whoever writes to it next, be it in
+//! the same tick of the machine's clock, makes another version of it.
 
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::path::Path;
+use std::time::Duration;
 
 use vfs::replica::catalogue;
 use vfs::replica::item::{self, Identity, Kind, Token};
@@ -48,6 +54,12 @@ const PLACES_MAX: usize = 10_000;
 
 /// The most links whose targets are remembered, for the listings in which they came.
 const TARGETS_MAX: usize = 10_000;
+
+/// Longer than one tick of any kernel's clock of files, which is 10 ms at most.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How many bytes say which file it is: device, inode, birth.
+const FILE_ID_BYTES: usize = 24;
 
 /// The longest target of a link.
 const TARGET_BYTES_MAX: usize = 4096;
@@ -84,7 +96,7 @@ impl Machine {
     /// What the root is known by.
     pub fn root(&mut self) -> Answer<Identity> {
         let root = self.root.clone();
-        Ok(inode(&self.stat_followed(&root)?))
+        Ok(plain_identity(&self.stat_followed(&root)?))
     }
 
     fn source(&self, path: &[u8]) -> Answer<Source> {
@@ -106,7 +118,7 @@ impl Machine {
     fn directory(&mut self, identity: &Identity) -> Answer<Vec<u8>> {
         let path = self.places.get(identity).cloned().ok_or(Refusal::Changed)?;
         let entry = self.stat_followed(&path)?;
-        if inode(&entry) == *identity { Ok(path) } else { Err(Refusal::Changed) }
+        if plain_identity(&entry) == *identity { Ok(path) } else { Err(Refusal::Changed) }
     }
 
     /// Where a file is, if it still is.
@@ -146,7 +158,7 @@ impl Machine {
         })
     }
 
-    /// What is under a name now, which was made or renamed by us.
+    /// What is under a name now, of which no content was sent.
     fn made(&mut self, directory: &Identity, path: &[u8], name: &[u8]) -> Answer<item::Entry> {
         let entry = self.stat(path)?;
         self.entry(&entry, directory, name).ok_or(Refusal::Changed)
@@ -173,14 +185,14 @@ impl Machine {
         answer
     }
 
-    /// Writes a file that is not there yet. One that could not be written to its end does not stay.
-    fn send(&mut self, path: &[u8], mode: u16, content: &mut dyn std::io::Read) -> Answer<()> {
+    /// Writes a file that is not there yet: as it is then. One that could not be written to its end does not stay.
+    fn send(&mut self, path: &[u8], mode: u16, content: &mut dyn std::io::Read) -> Answer<Entry> {
         let purpose = Purpose::Write { create: Creation::New, mode: u32::from(mode) };
         let open = Open { source: self.source(path)?, purpose, caller: self.caller.clone() };
         let opened = self.client.call(open).map_err(|error| refusal(&error))?;
         let sent = self.send_all(opened.handle, content);
         let closed = self.client.call(Close { handle: opened.handle }).map_err(|error| refusal(&error));
-        let answer = sent.and(closed.map(drop)).and_then(|()| self.set_permissions(path, mode).map(drop));
+        let answer = sent.and_then(|length| closed.and_then(|_| self.complete(path, mode, length)));
         if answer.is_err() {
             // The name of a moment is nobody's: one that stays is found by whoever lists the directory.
             let _removed = self.remove_at(path);
@@ -188,7 +200,15 @@ impl Machine {
         answer
     }
 
-    fn send_all(&mut self, handle: HandleId, content: &mut dyn std::io::Read) -> Answer<()> {
+    /// Gives what was sent its permissions, and a time of change at which nobody has written to it.
+    fn complete(&mut self, path: &[u8], mode: u16, length: u64) -> Answer<Entry> {
+        let written = self.stat(path)?;
+        let entry = self.set_attributes(path, mode, Some(earlier(written.modified)))?;
+        if entry.size != length { Err(Refusal::Changed) } else { Ok(entry) }
+    }
+
+    /// Sends everything: how many bytes that was.
+    fn send_all(&mut self, handle: HandleId, content: &mut dyn std::io::Read) -> Answer<u64> {
         let mut tickets = std::collections::VecDeque::new();
         let mut offset = 0;
         loop {
@@ -211,16 +231,20 @@ impl Machine {
         for ticket in tickets {
             self.client.wait(ticket).map_err(|error| refusal(&error))?;
         }
-        self.client.call(Sync { handle }).map(drop).map_err(|error| refusal(&error))
+        self.client.call(Sync { handle }).map(|_| offset).map_err(|error| refusal(&error))
     }
 
     fn set_permissions(&mut self, path: &[u8], mode: u16) -> Answer<Entry> {
+        self.set_attributes(path, mode, None)
+    }
+
+    fn set_attributes(&mut self, path: &[u8], mode: u16, modified: Option<FileTime>) -> Answer<Entry> {
         let change = SetAttributes {
             source: self.source(path)?,
             links: Links::Keep,
             mode: Some(u32::from(mode)),
             size: None,
-            modified: None,
+            modified,
             accessed: None,
             caller: self.caller.clone(),
         };
@@ -288,7 +312,7 @@ impl Side for Machine {
         let path = self.places.get(directory).cloned().ok_or(Refusal::Changed)?;
         let open = OpenDirectory { source: self.source(&path)?, caller: self.caller.clone() };
         let opened = self.client.call(open).map_err(|error| refusal(&error))?;
-        let listed = match inode(&opened.entry) == *directory {
+        let listed = match plain_identity(&opened.entry) == *directory {
             true => self.list_all(opened.handle),
             false => Err(Refusal::Changed),
         };
@@ -324,7 +348,7 @@ impl Side for Machine {
         let to = join(&self.directory(parent)?, name);
         self.rename_to(&path, &to, Taken::Kept)?;
         let entry = self.stat(&to)?;
-        if entry.inode.to_le_bytes() != from.identity[..8] {
+        if from.identity.get(..FILE_ID_BYTES) != Some(&plain_identity(&entry)[..]) {
             return Err(Refusal::Changed);
         }
         self.entry(&entry, parent, name).ok_or(Refusal::Changed)
@@ -381,16 +405,16 @@ impl There for Machine {
             self.client.call(make).map_err(|error| refusal(&error))?;
             return self.made(parent, &path, name);
         }
-        self.for_a_moment(|machine, moment| {
+        let sent = self.for_a_moment(|machine, moment| {
             let sending = join(&directory, moment);
-            machine.send(&sending, facts.mode, content)?;
+            let sent = machine.send(&sending, facts.mode, content)?;
             if let Err(refusal) = machine.rename_to(&sending, &path, Taken::Kept) {
                 machine.remove_at(&sending)?;
                 return Err(refusal);
             }
-            Ok(())
+            Ok(sent)
         })?;
-        self.made(parent, &path, name)
+        self.entry(&sent, parent, name).ok_or(Refusal::Changed)
     }
 
     fn replace(
@@ -407,21 +431,21 @@ impl There for Machine {
         if facts.is_symlink {
             return Err(Refusal::Refused("a symbolic link is made anew to point elsewhere".to_owned()));
         }
-        self.for_a_moment(|machine, moment| {
+        let sent = self.for_a_moment(|machine, moment| {
             let sending = join(&directory, moment);
-            machine.send(&sending, facts.mode, content)?;
+            let sent = machine.send(&sending, facts.mode, content)?;
             if let Err(refusal) = machine.rename_to(&sending, &path, Taken::Exchanged) {
                 machine.remove_at(&sending)?;
                 return Err(refusal);
             }
             if version(&machine.stat(&sending)?) == *old {
-                return machine.remove_at(&sending);
+                return machine.remove_at(&sending).map(|()| sent);
             }
             machine.rename_to(&sending, &path, Taken::Exchanged)?;
             machine.remove_at(&sending)?;
             Err(Refusal::Changed)
         })?;
-        self.made(&at.parent, &path, &at.name)
+        self.entry(&sent, &at.parent, &at.name).ok_or(Refusal::Changed)
     }
 
     fn read(&mut self, at: &At, content: &Token, offset: u64, length: u32) -> Answer<Vec<u8>> {
@@ -489,34 +513,52 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
-fn inode(entry: &Entry) -> Identity {
-    entry.inode.to_le_bytes().into()
+/// Of what has one name.
+fn plain_identity(entry: &Entry) -> Identity {
+    [entry.device, entry.inode, entry.birth].iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
 fn identity_of(entry: &Entry, directory: &Identity, name: &[u8]) -> Identity {
+    let plain = plain_identity(entry);
     if entry.links <= 1 || entry.kind == FileKind::Directory {
-        return inode(entry);
+        return plain;
     }
-    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    let place = directory.iter().take(8).copied();
-    entry.inode.to_le_bytes().into_iter().chain(place).chain(hash.to_le_bytes()).collect()
+    let place = [&directory[..], b"/", name].concat();
+    plain.iter().copied().chain(fnv1a(&place).to_le_bytes()).collect()
+}
+
+/// 128 bits of it. Only one file's own names are told apart by it.
+fn fnv1a(bytes: &[u8]) -> u128 {
+    bytes.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+    })
 }
 
 fn version(entry: &Entry) -> Token {
-    let mut token = entry.inode.to_le_bytes().to_vec();
-    token.extend(entry.size.to_le_bytes());
-    token.extend(entry.modified.seconds.to_le_bytes());
-    token.extend(entry.modified.nanoseconds.to_le_bytes());
+    let FileTime { seconds, nanoseconds } = entry.modified;
+    let numbers = [entry.inode, entry.birth, entry.size, seconds.cast_unsigned()];
+    let mut token: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    token.extend(nanoseconds.to_le_bytes());
     token.into()
 }
 
 /// When a version of content was written, which is a part of it.
 pub fn modified(version: &[u8]) -> Option<FileTime> {
-    let seconds = version.get(16..24)?.try_into().ok().map(i64::from_le_bytes)?;
-    let nanoseconds = version.get(24..28)?.try_into().ok().map(u32::from_le_bytes)?;
+    let seconds = version.get(24..32)?.try_into().ok().map(i64::from_le_bytes)?;
+    let nanoseconds = version.get(32..36)?.try_into().ok().map(u32::from_le_bytes)?;
     Some(FileTime { seconds, nanoseconds })
+}
+
+/// A [`TICK`] before.
+fn earlier(time: FileTime) -> FileTime {
+    let tick = TICK.subsec_nanos();
+    match time.nanoseconds.checked_sub(tick) {
+        Some(nanoseconds) => FileTime { nanoseconds, ..time },
+        None => FileTime {
+            seconds: time.seconds.saturating_sub(1),
+            nanoseconds: (time.nanoseconds + 1_000_000_000).saturating_sub(tick),
+        },
+    }
 }
 
 fn refusal(error: &ErrorObject) -> Refusal {
@@ -524,5 +566,60 @@ fn refusal(error: &ErrorObject) -> Refusal {
         ErrorKind::NotFound | ErrorKind::Conflict => Refusal::Changed,
         ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Interrupted => Refusal::Cut,
         ErrorKind::Usage | ErrorKind::Refused | ErrorKind::Failure => Refusal::Refused(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(device: u64, inode: u64, birth: u64, links: u64) -> Entry {
+        let time = FileTime { seconds: 7, nanoseconds: 9 };
+        Entry {
+            name: "f".into(),
+            kind: FileKind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: 3,
+            blocks: 8,
+            links,
+            inode,
+            device,
+            birth,
+            modified: time,
+            changed: time,
+            accessed: time,
+            target: None,
+        }
+    }
+
+    #[test]
+    fn files_of_two_file_systems_and_of_two_times_are_told_apart() {
+        let root = plain_identity(&entry(1, 2, 3, 1));
+        let identity = |device, inode, birth| identity_of(&entry(device, inode, birth, 1), &root, b"f");
+        let one = identity(1, 5, 9);
+        assert_eq!(one, identity(1, 5, 9));
+        assert!(![identity(2, 5, 9), identity(1, 6, 9), identity(1, 5, 8)].contains(&one));
+        let [a, b] = [b"a", b"b"].map(|name| identity_of(&entry(1, 5, 9, 2), &root, name));
+        assert_ne!(a, b);
+        assert_eq!((&a[..FILE_ID_BYTES], &b[..FILE_ID_BYTES]), (&one[..], &one[..]));
+        assert!(a.len() <= item::TOKEN_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_version_says_when_it_was_written() {
+        let before = version(&entry(1, 5, 9, 1));
+        assert_eq!(modified(&before), Some(FileTime { seconds: 7, nanoseconds: 9 }));
+        assert_eq!(version(&entry(2, 5, 9, 1)), before, "the number of a device may change");
+        assert_ne!(version(&entry(1, 5, 8, 1)), before);
+        assert_eq!(modified(b"-"), None);
+    }
+
+    #[test]
+    fn a_tick_earlier_may_be_in_the_second_before() {
+        let at = |seconds, nanoseconds| FileTime { seconds, nanoseconds };
+        assert_eq!(earlier(at(5, 20_000_000)), at(5, 0));
+        assert_eq!(earlier(at(0, 19_999_999)), at(-1, 999_999_999));
     }
 }

@@ -93,6 +93,16 @@ pub enum Failure {
     Refused(String),
 }
 
+/// What the system is told without having asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// There are changes to ask for.
+    Changes,
+    /// The machine tells of its changes from now on: what failed because it was not reached, or because of what it had, may be tried
+    /// again.
+    Reached,
+}
+
 /// What is asked for comes, or does not.
 pub type Reply<T> = Result<T, Failure>;
 
@@ -155,7 +165,7 @@ pub struct Change {
 pub struct Made {
     /// As it is now.
     pub item: Shown,
-    /// Whether its bytes are others than those that were handed over.
+    /// Whether its bytes are others than those that were handed over, or that the system had.
     pub is_other_content: bool,
 }
 
@@ -167,7 +177,7 @@ pub struct Wanted {
     pub version: Option<Vec<u8>>,
     /// Which; all of them without it. It is cut off at the end of the file.
     pub range: Option<Range<u64>>,
-    /// Into this file, at the same offsets.
+    /// Into this file, at the same offsets. It is not there after a failure.
     pub into: PathBuf,
     /// Told how many bytes have come of how many; says whether they are still wanted.
     pub progress: Box<dyn Fn(u64, u64) -> bool + Send>,
@@ -211,7 +221,7 @@ pub(crate) struct State {
     machine: Machine,
     is_root_known: bool,
     epoch: i64,
-    signal: Box<dyn Fn() + Send>,
+    signal: Box<dyn Fn(Signal) + Send>,
 }
 
 struct FetchJob {
@@ -225,8 +235,8 @@ struct FetchJob {
 }
 
 impl Service {
-    /// Begins. `signal` is called whenever there are changes to ask for, and must not wait.
-    pub fn start(domain: Domain, signal: impl Fn() + Send + 'static) -> Result<Service, String> {
+    /// Begins. `signal` must not wait.
+    pub fn start(domain: Domain, signal: impl Fn(Signal) + Send + 'static) -> Result<Service, String> {
         let text = |error: ReplicaError| error.to_string();
         let mut catalogue = Catalogue::open(&domain.catalogue, domain.rules, &domain.host).map_err(text)?;
         let epoch = catalogue.epoch().map_err(text)?;
@@ -238,8 +248,8 @@ impl Service {
         let (fetches, waiting_fetches) = sync_channel::<FetchJob>(FETCHES_MAX);
         let waiting_fetches = Arc::new(Mutex::new(waiting_fetches));
         for _ in 0..FETCHERS {
-            let (waiting, machine) = (Arc::clone(&waiting_fetches), machine()?);
-            thread("fetch", move || run_fetches(&waiting, machine))?;
+            let (waiting, machine, jobs) = (Arc::clone(&waiting_fetches), machine()?, jobs.clone());
+            thread("fetch", move || run_fetches(&waiting, machine, &jobs))?;
         }
         let signal = Box::new(signal);
         let mut state = State { catalogue, machine: machine()?, is_root_known: false, epoch, signal };
@@ -314,33 +324,41 @@ impl Service {
         });
     }
 
-    /// Makes something.
-    pub fn create(&self, given: Given, once: Once<Reply<Made>>) {
+    /// Makes something. With `may_exist` the system has it from before, and asks which item it is: of what has no content with it there
+    /// is nothing that could be made. None if the machine has no such thing.
+    pub fn create(&self, given: Given, may_exist: bool, once: Once<Reply<Option<Made>>>) {
         self.ask(once, move |state| {
             let parent = state.id(&given.parent)?;
+            if may_exist && given.content.is_none() && given.kind != Kind::Directory {
+                return state.found(parent, &given);
+            }
             let new = new_of(&given, parent)?;
             let mut content = || open(given.content.as_ref());
             let answer = state.catalogue.create(&mut state.machine, &new, &mut content).map_err(broken)?;
-            state.applied(answer)
+            state.applied(answer, None).map(Some)
         });
     }
 
-    /// Changes something.
-    pub fn modify(&self, change: Change, once: Once<Reply<Made>>) {
+    /// Changes something. There is always something that came of it.
+    pub fn modify(&self, mut change: Change, once: Once<Reply<Option<Made>>>) {
         self.ask(once, move |state| {
             let id = state.id(&change.subject)?;
             // A directory that is not known any more matters only if the item is to be in it.
             let parent = match state.id(&change.given.parent) {
-                Err(_) if !change.is_moved => ItemId::ROOT,
+                Err(Failure::NoItem(_)) if !change.is_moved => ItemId::ROOT,
                 parent => parent?,
             };
-            let new = new_of(&change.given, parent)?;
             let base = Base {
                 content: identifier::content(&change.base_content).into(),
                 metadata: change.base_metadata.clone().into(),
             };
+            if let Some(before) = base.mode() {
+                change.given.mode = mode_after(before, change.given.mode);
+            }
+            let new = new_of(&change.given, parent)?;
             let mut content = || open(change.given.content.as_ref());
             let is_content = change.given.content.is_some();
+            let base_content = (!is_content).then(|| change.base_content.clone());
             let modification = Modification {
                 base,
                 new,
@@ -349,22 +367,25 @@ impl Service {
                 content: is_content.then_some(&mut content as vfs::replica::catalogue::Content<'_>),
             };
             let answer = state.catalogue.modify(&mut state.machine, id, modification).map_err(broken)?;
-            state.applied(answer)
+            state.applied(answer, base_content.as_deref()).map(Some)
         });
     }
 
     /// Removes something.
     pub fn remove(&self, subject: Subject, base_content: Vec<u8>, removal: Removal, once: Once<Reply<()>>) {
         self.ask(once, move |state| {
-            // What is not there need not be removed.
-            let Ok(id) = state.id(&subject) else { return Ok(()) };
+            let id = match state.id(&subject) {
+                // What is not there need not be removed.
+                Err(Failure::NoItem(_)) => return Ok(()),
+                id => id?,
+            };
             let base = Base { content: identifier::content(&base_content).into(), ..Base::default() };
             let answer = state.catalogue.remove(&mut state.machine, id, &base, removal).map_err(broken)?;
             match answer.map_err(failure)? {
                 Removed::Done => Ok(()),
                 Removed::NotEmpty => Err(Failure::NotEmpty),
                 Removed::Kept(item) => {
-                    (state.signal)();
+                    (state.signal)(Signal::Changes);
                     Err(Failure::Kept(Box::new(state.shown(&item)?)))
                 }
             }
@@ -379,7 +400,12 @@ impl Service {
                 // Without a place in the queue, as above.
                 let _is_full = fetches.try_send(FetchJob { at, path, item, content, range, wanted, once });
             }
-            Err(failure) => once.answer(Err(failure)),
+            Err(failure) => {
+                if failure == Failure::OtherVersion {
+                    state.look_again(&wanted.subject);
+                }
+                once.answer(Err(failure));
+            }
         };
         let _is_full = self.jobs.try_send(Box::new(job));
     }
@@ -442,7 +468,7 @@ impl State {
             return Err(Failure::NoItem(self.subject(directory)));
         }
         match answer {
-            Ok(true) => (self.signal)(),
+            Ok(true) => (self.signal)(Signal::Changes),
             Ok(false) => {}
             Err(Refusal::Cut) if is_listed => {}
             Err(refusal) => return Err(failure(refusal)),
@@ -468,9 +494,42 @@ impl State {
         };
         let answer = self.catalogue.refresh(&mut self.machine, &directories).map_err(broken)?;
         if answer.map_err(failure)? {
-            (self.signal)();
+            (self.signal)(Signal::Changes);
         }
         Ok(())
+    }
+
+    /// The machine's changes are told of from now on.
+    pub(crate) fn reached(&self) {
+        (self.signal)(Signal::Reached);
+    }
+
+    /// Looks at the directory of an item that was not as it is known, and has the system ask what it is now.
+    fn look_again(&mut self, subject: &Subject) {
+        let looked = self.id(subject).and_then(|id| {
+            let item = self.catalogue.item(id).map_err(broken)?;
+            let parents: Vec<ItemId> =
+                item.and_then(|item| item.there).map(|there| there.parent).into_iter().collect();
+            self.catalogue.refresh(&mut self.machine, &parents).map_err(broken)?.map_err(failure)
+        });
+        if let Err(failure) = looked {
+            tracing::info!(?failure, "what was another version was not looked at");
+        }
+        (self.signal)(Signal::Changes);
+    }
+
+    /// The machine's item that has the name of something that the system has from before, and is of its kind.
+    fn found(&mut self, parent: ItemId, given: &Given) -> Reply<Option<Made>> {
+        if self.catalogue.refresh(&mut self.machine, &[parent]).map_err(broken)?.map_err(failure)? {
+            (self.signal)(Signal::Changes);
+        }
+        if self.catalogue.item(parent).map_err(broken)?.is_none() {
+            return Err(Failure::NoItem(self.subject(parent)));
+        }
+        let holder = self.catalogue.named(parent, given.name.as_bytes()).map_err(broken)?;
+        let holder = holder.filter(|holder| holder.kind == given.kind);
+        // It has no bytes of any version.
+        holder.map(|holder| Ok(Made { item: self.shown(&holder)?, is_other_content: false })).transpose()
     }
 
     fn shown_or_gone(&mut self, id: ItemId) -> Reply<Shown> {
@@ -510,11 +569,18 @@ impl State {
         Ok(Items { items, next: page.next.map(|id| identifier::of_page(id).to_vec()) })
     }
 
-    fn applied(&mut self, answer: Result<Applied, Refusal>) -> Reply<Made> {
+    /// What came of a change of something that the system has in this version, or has handed over the bytes of.
+    fn applied(&mut self, answer: Result<Applied, Refusal>, has: Option<&[u8]>) -> Reply<Made> {
         match answer.map_err(failure)? {
-            Applied::Done(item) => Ok(Made { item: self.shown(&item)?, is_other_content: false }),
+            Applied::Done(item) => {
+                let item = self.shown(&item)?;
+                // With a new name goes what somebody has written meanwhile: the system has what was there before.
+                let is_other =
+                    item.kind == Kind::File && has.is_some_and(|version| *version != *item.content_version);
+                Ok(Made { item, is_other_content: is_other })
+            }
             Applied::Conflict { item, .. } => {
-                (self.signal)();
+                (self.signal)(Signal::Changes);
                 Ok(Made { item: self.shown(&item)?, is_other_content: true })
             }
             Applied::Gone(id) => Err(Failure::NoItem(self.subject(id))),
@@ -537,7 +603,7 @@ impl State {
     }
 }
 
-fn run_fetches(waiting: &Mutex<Receiver<FetchJob>>, mut machine: Machine) {
+fn run_fetches(waiting: &Mutex<Receiver<FetchJob>>, mut machine: Machine, jobs: &SyncSender<Job>) {
     loop {
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
@@ -546,8 +612,30 @@ fn run_fetches(waiting: &Mutex<Receiver<FetchJob>>, mut machine: Machine) {
             let FetchJob { at, path, item, content, range, wanted, once } = job;
             machine.place(&at.parent, &path);
             let answer = fetch(&mut machine, &at, &content, range.clone(), &wanted);
+            if answer == Err(Failure::OtherVersion) {
+                // Who comes back after this answer finds what is there now.
+                let look: Job = Box::new(move |state| {
+                    state.look_again(&wanted.subject);
+                    once.answer(Err(Failure::OtherVersion));
+                });
+                // Waits for a place in the queue, whose thread never waits for this one. Without that thread nobody asks again.
+                let _is_over = jobs.send(look);
+                return;
+            }
             once.answer(answer.map(|()| Came { item, range }));
         }));
+    }
+}
+
+/// A file that is removed unless it was fetched to its end.
+struct Incomplete<'a>(Option<&'a Path>);
+
+impl Drop for Incomplete<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            // One that cannot be removed is in a directory that the system clears.
+            let _stays = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -556,6 +644,7 @@ fn fetch(machine: &mut Machine, at: &At, content: &Token, range: Range<u64>, wan
         Failure::Refused(format!("could not keep `{}`: {error}", wanted.into.display()))
     };
     let file = File::create(&wanted.into).map_err(local)?;
+    let mut incomplete = Incomplete(Some(&wanted.into));
     let total = range.end - range.start;
     let mut offset = range.start;
     while offset < range.end {
@@ -574,6 +663,7 @@ fn fetch(machine: &mut Machine, at: &At, content: &Token, range: Range<u64>, wan
         offset += u64::from(length);
     }
     (wanted.progress)(total, total);
+    incomplete.0 = None;
     Ok(())
 }
 
@@ -636,6 +726,11 @@ pub fn mode_of(kind: Kind, flags: Option<u64>) -> u16 {
     bits(2, 0o444) | bits(4, 0o200) | bits(1, 0o111)
 }
 
+/// Permissions that were changed here: the system tells what its user may do, and nothing of what others may.
+pub fn mode_after(before: u16, told: u16) -> u16 {
+    before & !0o700 | told & 0o700
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -653,6 +748,7 @@ mod tests {
         assert_eq!(mode_of(Kind::File, Some(0b111)), 0o755);
         assert_eq!(mode_of(Kind::File, Some(0b110)), 0o644);
         assert_eq!(mode_of(Kind::File, Some(0b010)), 0o444);
+        assert_eq!([mode_after(0o600, 0o755), mode_after(0o4755, 0o644)], [0o700, 0o4655]);
         assert_eq!((mode_of(Kind::Directory, None), mode_of(Kind::File, None)), (0o755, 0o644));
     }
 }

@@ -82,7 +82,8 @@ fn follow(
     loop {
         let changes = client.call(NextChanges { handle })?;
         retry.reached();
-        let is_anything = std::mem::take(&mut is_first) || changes.rescan;
+        let has_begun = std::mem::take(&mut is_first);
+        let is_anything = has_begun || changes.rescan;
         let paths: Vec<Vec<u8>> =
             changes.changes.into_iter().map(|change| change.path.as_bytes().to_vec()).collect();
         if is_anything || !paths.is_empty() {
@@ -90,6 +91,9 @@ fn follow(
                 // What could not be looked at is looked at when the watch begins anew.
                 if let Err(failure) = state.changed(&paths, is_anything) {
                     tracing::info!(?failure, "what has changed on the machine was not looked at");
+                }
+                if has_begun {
+                    state.reached();
                 }
             });
             // Waits for a place in the queue: the machine keeps what is not asked for.

@@ -161,6 +161,8 @@ fn entry() -> Entry {
         blocks: 8,
         links: 1,
         inode: 42,
+        device: 2049,
+        birth: 1_767_225_600_000_000_005,
         modified: time(),
         changed: time(),
         accessed: time(),

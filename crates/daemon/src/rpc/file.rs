@@ -324,6 +324,8 @@ fn entry(name: impl Into<ByteString>, entry: &FarEntry, target: Option<ByteStrin
         blocks: attributes.blocks,
         links: attributes.links.into(),
         inode: entry.id.inode,
+        device: entry.id.device,
+        birth: entry.id.birth,
         modified: time(attributes.modified),
         changed: time(attributes.changed),
         accessed: time(attributes.accessed),

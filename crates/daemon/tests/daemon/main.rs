@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -824,6 +825,8 @@ fn files_are_written_read_listed_and_removed_without_a_mount() {
     let entry =
         client.call(Stat { source: source("f"), links: Links::Follow, caller: caller.clone() }).unwrap();
     assert_eq!((entry.kind, entry.size, entry.mode), (FileKind::File, 100_005, 0o640));
+    let found = std::fs::metadata(life.path("src/f")).unwrap();
+    assert_eq!((entry.device, entry.inode), (found.dev(), found.ino()));
 
     let link = MakeLink { source: source("l"), target: "f".into(), caller: caller.clone() };
     client.call(link).unwrap();

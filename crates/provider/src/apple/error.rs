@@ -5,13 +5,23 @@ use objc2::runtime::ProtocolObject;
 use objc2_file_provider::{NSErrorNSFileProviderError, NSFileProviderErrorCode, NSFileProviderErrorDomain};
 use objc2_foundation::{
     NSCocoaErrorDomain, NSDictionary, NSError, NSFeatureUnsupportedError, NSInteger,
-    NSLocalizedDescriptionKey, NSString, NSUserCancelledError,
+    NSLocalizedDescriptionKey, NSString, NSUserCancelledError, NSXPCConnectionReplyInvalid,
 };
 
 use super::item::{ShownItem, identifier_of};
 use crate::service::Failure;
 
-/// What is told of a failure. The system tries again by itself after all but those that name an item.
+/// The errors after which the system waits to be told that they are resolved.
+const RESOLVABLE: [NSFileProviderErrorCode; 2] =
+    [NSFileProviderErrorCode::ServerUnreachable, NSFileProviderErrorCode::CannotSynchronize];
+
+/// What may be tried again once the machine is reached.
+pub(super) fn resolvable() -> [Retained<NSError>; 2] {
+    RESOLVABLE.map(provider)
+}
+
+/// What is told of a failure. After errors of Cocoa's the system tries again by itself, in a while; after [`RESOLVABLE`] ones once it is
+/// told that they are resolved; and after the others when it has looked at what they are about.
 pub(super) fn of(failure: &Failure) -> Retained<NSError> {
     match failure {
         Failure::NoItem(subject) => {
@@ -24,7 +34,8 @@ pub(super) fn of(failure: &Failure) -> Retained<NSError> {
             // SAFETY: the item is complete.
             unsafe { NSError::fileProviderErrorForRejectedDeletionOfItem(ProtocolObject::from_ref(&*item)) }
         }
-        Failure::Unreachable | Failure::Later => provider(NSFileProviderErrorCode::ServerUnreachable),
+        Failure::Unreachable => provider(NSFileProviderErrorCode::ServerUnreachable),
+        Failure::Later => cocoa(NSXPCConnectionReplyInvalid),
         Failure::Expired => provider(NSFileProviderErrorCode::SyncAnchorExpired),
         Failure::NotEmpty => provider(NSFileProviderErrorCode::DirectoryNotEmpty),
         Failure::OtherVersion => provider(NSFileProviderErrorCode::VersionNoLongerAvailable),

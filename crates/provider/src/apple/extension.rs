@@ -28,7 +28,7 @@ use super::enumerator::{Container, Enumerator};
 use super::item::{ShownItem, subject_of};
 use super::{domains, error};
 use crate::once::Once;
-use crate::service::{Bytes, Came, Change, Domain, Failure, Given, Made, Reply, Service, Wanted};
+use crate::service::{Bytes, Came, Change, Domain, Failure, Given, Made, Reply, Service, Signal, Wanted};
 
 type ItemDone = dyn Fn(*mut NSFileProviderItem, *mut NSError);
 type MadeDone = dyn Fn(*mut NSFileProviderItem, NSFileProviderItemFields, Bool, *mut NSError);
@@ -129,14 +129,15 @@ define_class!(
             template: &NSFileProviderItem,
             fields: NSFileProviderItemFields,
             contents: Option<&NSURL>,
-            _options: NSFileProviderCreateItemOptions,
+            options: NSFileProviderCreateItemOptions,
             _request: &NSFileProviderRequest,
             handler: &DynBlock<MadeDone>,
         ) -> Retained<NSProgress> {
-            let once = made(handler, NSFileProviderItemFields::empty());
+            let once = made(handler);
             let _ = fields;
+            let may_exist = options.contains(NSFileProviderCreateItemOptions::MayAlreadyExist);
             match (given(template, contents), &self.ivars().service) {
-                (Some(given), Some(service)) => service.create(given, once),
+                (Some(given), Some(service)) => service.create(given, may_exist, once),
                 (None, _) => {
                     once.answer(Err(Failure::Refused("there is no trash on the machine".to_owned())))
                 }
@@ -224,7 +225,7 @@ impl Served {
                 host: place.host,
             };
             let signalled = manager.as_ref().map(|manager| Shared::new(manager.get()));
-            Service::start(domain, move || signal(signalled.as_ref()))
+            Service::start(domain, move |what| signal(signalled.as_ref(), what))
         });
         let service = match service {
             Ok(service) => Some(Arc::new(service)),
@@ -309,7 +310,7 @@ impl Served {
         contents: Option<&NSURL>,
         handler: &DynBlock<MadeDone>,
     ) -> Retained<NSProgress> {
-        let once = made(handler, NSFileProviderItemFields::empty());
+        let once = made(handler);
         let place = NSFileProviderItemFields::Filename | NSFileProviderItemFields::ParentItemIdentifier;
         let is_content = fields.contains(NSFileProviderItemFields::Contents);
         let Some(mut given) = given(item, contents.filter(|_| is_content)) else {
@@ -319,6 +320,7 @@ impl Served {
         if !is_content {
             given.content = None;
         }
+        let is_mode = fields.contains(NSFileProviderItemFields::FileSystemFlags);
         // SAFETY: both are asked of an item and a version of the system's.
         let (identifier, metadata) = unsafe { (item.itemIdentifier(), base.metadataVersion()) };
         let change = Change {
@@ -327,7 +329,7 @@ impl Served {
             base_metadata: metadata.to_vec(),
             given,
             is_moved: fields.intersects(place),
-            is_mode: fields.contains(NSFileProviderItemFields::FileSystemFlags),
+            is_mode: is_mode && item.respondsToSelector(objc2::sel!(fileSystemFlags)),
         };
         if let Some(service) = &self.service {
             service.modify(change, once);
@@ -403,19 +405,27 @@ impl Served {
     }
 }
 
-/// Has the system ask for changes.
-fn signal(manager: Option<&Shared<NSFileProviderManager>>) {
+/// Has the system ask for changes, or try again what has failed.
+fn signal(manager: Option<&Shared<NSFileProviderManager>>, what: Signal) {
     let Some(manager) = manager else { return };
     let done = RcBlock::new(|error: *mut NSError| {
         if !error.is_null() {
-            // It asks at the next change.
+            // It asks at the next change, and tries again when the machine is reached again.
             eprintln!("stead: the system was not told of changes");
         }
     });
-    // SAFETY: a constant of the framework; the block does nothing that depends on a thread.
-    unsafe {
-        let working_set = NSFileProviderWorkingSetContainerItemIdentifier;
-        manager.get().signalEnumeratorForContainerItemIdentifier_completionHandler(working_set, &done);
+    match what {
+        // SAFETY: a constant of the framework; the block does nothing that depends on a thread.
+        Signal::Changes => unsafe {
+            let working_set = NSFileProviderWorkingSetContainerItemIdentifier;
+            manager.get().signalEnumeratorForContainerItemIdentifier_completionHandler(working_set, &done);
+        },
+        Signal::Reached => {
+            for error in error::resolvable() {
+                // SAFETY: the error is one of those that are taken; the block as above.
+                unsafe { manager.get().signalErrorResolved_completionHandler(&error, &done) };
+            }
+        }
     }
 }
 
@@ -447,14 +457,18 @@ fn given(item: &NSFileProviderItem, contents: Option<&NSURL>) -> Option<Given> {
     }
 }
 
-fn made(handler: &DynBlock<MadeDone>, none: NSFileProviderItemFields) -> Once<Reply<Made>> {
-    let handler = Handler::new(handler);
+/// What came of a creation or a change, for the system: nothing is what is told of something that the machine does not have.
+fn made(handler: &DynBlock<MadeDone>) -> Once<Reply<Option<Made>>> {
+    let (handler, none) = (Handler::new(handler), NSFileProviderItemFields::empty());
     Once::new(
-        move |reply: Reply<Made>| match reply {
-            Ok(made) => {
+        move |reply: Reply<Option<Made>>| match reply {
+            Ok(Some(made)) => {
                 let item = ShownItem::new(made.item);
                 let is_fetched = Bool::new(made.is_other_content);
                 handler.block().call((item_pointer(&item), none, is_fetched, std::ptr::null_mut()));
+            }
+            Ok(None) => {
+                handler.block().call((std::ptr::null_mut(), none, Bool::NO, std::ptr::null_mut()));
             }
             Err(failure) => {
                 let error = error::of(&failure);

@@ -53,10 +53,32 @@ fn property_lists_are_well_formed_and_name_what_the_program_has() {
 }
 
 #[test]
+fn nothing_that_needs_a_profile_is_signed_without_one() {
+    for kind in ["development", "distribution"] {
+        let path = macos().join(format!("extension-{kind}.entitlements"));
+        let script = macos().join("without-profile.sed");
+        let left = Command::new("sed").arg("-f").arg(script).arg(&path).output().unwrap();
+        assert!(left.status.success());
+        let mut expected = elements(&std::fs::read_to_string(&path).unwrap());
+        let is_needy = expected.iter().any(|element| element.contains("com.apple.developer."));
+        assert_eq!(is_needy, kind == "development");
+        expected.retain(|element| !element.contains("com.apple.developer."));
+        assert_eq!(elements(&String::from_utf8(left.stdout).unwrap()), expected, "{kind}");
+    }
+}
+
+#[test]
 fn the_script_is_read_by_a_shell_and_refuses_what_it_cannot_do() {
     let script = macos().join("build.sh");
     assert!(Command::new("sh").arg("-n").arg(&script).status().unwrap().success());
-    for arguments in [&["only"][..], &["org.example", "TEAM", "neither"], &["a b", "TEAM"]] {
+    for arguments in [
+        &["only"][..],
+        &["org.example", "TEAM", "neither"],
+        &["a b", "TEAM"],
+        &["org.example", "TEAM", "development", "Apple Development: somebody"],
+        &["org.example", "TEAM", "development", "Apple Development: somebody", "/nonexistent"],
+        &["org.example", "TEAM", "development", "-", "/dev/null"],
+    ] {
         let ended = Command::new("sh").arg(&script).args(arguments).output().unwrap();
         assert_eq!(ended.status.code(), Some(2), "{arguments:?}");
     }

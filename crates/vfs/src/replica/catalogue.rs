@@ -176,6 +176,11 @@ impl Catalogue {
         })
     }
 
+    /// What has a name here, or one that this computer cannot tell from it, by what is known.
+    pub fn named(&mut self, parent: ItemId, name: &[u8]) -> Result<Option<Item>> {
+        Ok(self.holder(parent, name)?.filter(|item| item.here.is_some() && item.there.is_some()))
+    }
+
     /// Looks at some directories together, so that what was moved from one to another is not gone. One that is not there any more is
     /// looked for where it was, and gone if it is not there. Whether anything the system may be told has changed.
     pub fn refresh(&mut self, machine: &mut impl Machine, directories: &[ItemId]) -> Result<Answer<bool>> {

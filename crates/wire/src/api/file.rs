@@ -101,8 +101,15 @@ pub struct Entry {
     pub blocks: u64,
     /// How many names it has.
     pub links: u64,
-    /// The machine's number for it.
+    /// The machine's number for it, on its device.
     pub inode: u64,
+    /// The machine's number for the file system it is in, which may be another when the machine has started again; 0 from a
+    /// daemon that does not say it.
+    #[serde(default)]
+    pub device: u64,
+    /// When it was made, in nanoseconds, which tells it from the next one that gets its inode; 0 where that is not known.
+    #[serde(default)]
+    pub birth: u64,
     /// Last change of content.
     pub modified: FileTime,
     /// Last change of anything.

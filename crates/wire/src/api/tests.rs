@@ -151,6 +151,8 @@ fn the_largest_chunk_and_the_largest_listing_fit_a_line() {
         blocks: u64::MAX,
         links: u64::MAX,
         inode: u64::MAX,
+        device: u64::MAX,
+        birth: u64::MAX,
         modified: time,
         changed: time,
         accessed: time,

@@ -461,6 +461,8 @@ fn local_entry(path: &Path, links: Links) -> Result<Entry> {
         blocks: metadata.blocks(),
         links: metadata.nlink(),
         inode: metadata.ino(),
+        device: metadata.dev(),
+        birth: 0,
         modified: time(metadata.mtime(), metadata.mtime_nsec()),
         changed: time(metadata.ctime(), metadata.ctime_nsec()),
         accessed: time(metadata.atime(), metadata.atime_nsec()),

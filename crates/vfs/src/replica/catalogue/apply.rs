@@ -35,6 +35,11 @@ impl Base {
         Base { content: here.content.clone(), metadata: metadata.into() }
     }
 
+    /// The permissions that the item had.
+    pub fn mode(&self) -> Option<u16> {
+        Some(u16::from_le_bytes(self.metadata.get(14..METADATA_BYTES)?.try_into().ok()?))
+    }
+
     fn is_same_place(&self, other: &Base) -> bool {
         self.metadata.get(..14) == other.metadata.get(..14)
     }
@@ -374,7 +379,7 @@ impl Catalogue {
     }
 
     /// Who has a name, or one that this computer cannot tell from it.
-    fn holder(&mut self, parent: ItemId, name: &[u8]) -> Result<Option<Item>> {
+    pub(super) fn holder(&mut self, parent: ItemId, name: &[u8]) -> Result<Option<Item>> {
         self.replica.database.write(|rows| {
             if let Some(holder) = rows.named(SideName::Here, parent, name)? {
                 return Ok(Some(holder));
