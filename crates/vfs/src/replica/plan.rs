@@ -385,6 +385,12 @@ impl<'a> Planner<'a> {
         match (on, &holder.there) {
             (SideName::There, _) => Ok(Slot::Not(self.rename_for_conflict(item)?)),
             (SideName::Here, None) => Ok(Slot::Not(self.rename_for_conflict(&holder)?)),
+            // It was given the name on this computer alone, where the machine's has it.
+            (SideName::Here, Some(_))
+                if holder.is_moved(SideName::Here) && !holder.is_moved(SideName::There) =>
+            {
+                Ok(Slot::Not(self.rename_for_conflict(&holder)?))
+            }
             (SideName::Here, Some(_)) => {
                 let is_taken = |name: &[u8]| {
                     let holder = self.rows.named(SideName::Here, parent, name)?;

@@ -385,6 +385,21 @@ fn what_is_written_to_under_a_name_of_a_moment_has_its_own_back() {
 }
 
 #[test]
+fn what_was_renamed_here_makes_way_for_what_is_new_on_the_machine() {
+    let mut model = Model::new(1, NameRules::Posix);
+    model.put(SideName::There, ROOT, "f", "first");
+    model.settle();
+    model.put(SideName::There, ROOT, "g", "theirs");
+    assert!(model.look());
+    let file = model.here.named(ROOT, b"f").unwrap();
+    model.here.rename_to(file, ROOT, "g");
+    model.settle();
+    for side in [SideName::Here, SideName::There] {
+        assert_eq!(model.tree(side), ["g (conflict from box)=first", "g=theirs"], "{side:?}");
+    }
+}
+
+#[test]
 fn names_that_this_computer_cannot_tell_apart_are_both_here() {
     let mut model = Model::new(1, NameRules::Windows);
     model.put(SideName::There, ROOT, "Makefile", "one");
