@@ -1,5 +1,6 @@
 //! The part of the owner's state that is microVMs. Each is served by a task of its own, see [`crate::vm`].
 
+use machine::course::{self, Said};
 use machine::vm::Record;
 use wire::api::event::VmState;
 use wire::api::vm::VMS_MAX;
@@ -44,10 +45,12 @@ impl Owner {
         let context = self.surroundings.vms.clone();
         let parts = (context.capabilities)(&wanted);
         let owner = self.handle.clone();
-        let told = move |stage: &str| {
-            owner.send_blocking(Event::Operation(id, OperationEvent::Stage(stage.to_owned())));
+        let told = move |said: Said<'_>| {
+            if let Said::Begun(stage) = said {
+                owner.send_blocking(Event::Operation(id, OperationEvent::Stage(stage.to_owned())));
+            }
         };
-        let (course, client) = machine::course::Course::new(told).map_err(|error| from_machine(&error))?;
+        let (course, client) = course::Course::new(told).map_err(|error| from_machine(&error))?;
         let stages = parts.iter().map(|part| part.name().to_owned()).collect();
         let commands = self.insert_vm(&name, &wanted.record, VmState::Creating);
         let begun = Begun {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use machine::capability::{self, Capabilities};
-use machine::course::Course;
+use machine::course::{Course, Said};
 use machine::engine::Spec;
 use machine::image::Image;
 use machine::vm::{Places, Record};
@@ -149,7 +149,7 @@ fn prepare(
     let parts = requirements::of_start(name, record, &image, &context.engine, programs);
     let (course, _wanted) = Course::new({
         let name = name.to_owned();
-        move |part| tracing::debug!(vm = name, part, "a vm is started")
+        move |said: Said<'_>| tracing::debug!(vm = name, part = said.text(), "a vm is started")
     })?;
     capability::carry_out(&parts, &places, &course)?;
     let (disk, format) =

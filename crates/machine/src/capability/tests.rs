@@ -210,7 +210,7 @@ mod of_a_vm {
         assert!(!places.directory.join("half").exists());
         let (path, format) = disk::find(&places.directory).unwrap();
         assert_eq!(disk::bytes_seen(&path, format).unwrap(), 2 << 20);
-        assert_eq!(list(&scratch.path().join("vms"), |_| places.clone()).len(), 1);
+        assert_eq!(list(&scratch.path().join("vms"), |_| places.clone()).vms.len(), 1);
         // One that is there stays.
         assert_eq!(made(None, None).unwrap_err().kind, ErrorKind::Conflict);
         assert!(places.read().unwrap().is_some());

@@ -133,7 +133,7 @@ mod tests {
             (sending_new(), &other, soon, Leftover::Hide),
             (sending_new(), &other, late, Leftover::Remove),
             (Name::new(*b".stead-sending-new-notes").unwrap(), &other, late, Leftover::Not),
-            (Name::new([&sending_new().as_bytes()[..], b"0"].concat()).unwrap(), &other, late, Leftover::Not),
+            (Name::new([sending_new().as_bytes(), b"0"].concat()).unwrap(), &other, late, Leftover::Not),
             (Name::new(*b".stead-sending-soon").unwrap(), &other, late, Leftover::Not),
             (Name::new(*b".stead-removing-").unwrap(), &other, late, Leftover::Not),
             (Name::new(*b"report").unwrap(), &other, late, Leftover::Not),
