@@ -46,9 +46,7 @@ impl Owner {
         let parts = (context.capabilities)(&wanted);
         let owner = self.handle.clone();
         let told = move |said: Said<'_>| {
-            if let Said::Begun(stage) = said {
-                owner.send_blocking(Event::Operation(id, OperationEvent::Stage(stage.to_owned())));
-            }
+            owner.send_blocking(Event::Operation(id, OperationEvent::Stage(said.text().to_owned())));
         };
         let (course, client) = course::Course::new(told).map_err(|error| from_machine(&error))?;
         let stages = parts.iter().map(|part| part.name().to_owned()).collect();
