@@ -252,7 +252,6 @@ fn a_file_that_was_unlinked_while_open_is_read_written_and_gone_when_closed() {
         assert_eq!(mount.vfs.read(handle, 0, 10).await.expect("read"), "Content");
         assert_eq!(mount.vfs.attributes(ino.into()).await.expect("asked").0.links, 0);
         mount.vfs.release(handle);
-        mount.vfs.drain().await;
         settle().await;
         assert_eq!((mount.memory.open_handles(), mount.vfs.open_files()), (0, 0));
         mount.vfs.forget(ino, 1);

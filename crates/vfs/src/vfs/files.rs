@@ -23,8 +23,8 @@ use crate::source::{HandleId, Opened, Place, Source, TRANSFER_BYTES_MAX};
 use crate::table::ledger::{Held, Opens, Stage};
 use crate::table::{Believe, Ino, Stamp, Write};
 
-/// For how long the closing of a file waits for company: too short for anybody who looks at what is open on the machine, and
-/// long enough for a dozen small files.
+/// For how long the closing of a file that was only read waits for company: too short for anybody who looks at what is
+/// open on the machine, and long enough for a dozen small files.
 const CLOSE_TOGETHER: Duration = Duration::from_millis(2);
 
 /// How long an `open` waits for the kernel to carry out what it was told of the file: far longer than it takes when no
@@ -576,7 +576,7 @@ impl<S: Source> Vfs<S> {
             return;
         }
         self.table.lock().handle_released(handle);
-        if open.may_close_late() {
+        if open.was_only_read() {
             self.unregister(&open);
             self.close_soon(handle);
             return;
@@ -601,7 +601,7 @@ impl<S: Source> Vfs<S> {
     }
 
     /// Closes the handle together with others that are given up meanwhile: nobody waits for it, and one by one these
-    /// requests cost whoever reads or makes many files as much as the opening does.
+    /// requests cost a reader of many files as much as the opening does.
     fn close_soon(self: &Arc<Self>, handle: HandleId) {
         let is_first = {
             let mut closing = self.closing.lock();
@@ -682,11 +682,11 @@ impl OpenFile {
         self.is_made_ahead.load(Ordering::Acquire) && self.opening.now().is_none()
     }
 
-    /// Whether closing it changes nothing that anybody may wait for: what was written is at the source, and nothing is locked.
-    fn may_close_late(&self) -> bool {
+    /// Whether closing it changes nothing that anybody may wait for.
+    fn was_only_read(&self) -> bool {
         let is_open = matches!(self.opening.now(), Some(Ok(())));
         let is_locked = self.file.locked.load(Ordering::Acquire) || self.flocked.load(Ordering::Acquire);
-        is_open && !is_locked && (!self.flags.write || self.file.behind.is_idle())
+        is_open && !self.flags.write && !is_locked
     }
 
     /// A predecessor has not told the handle of this error of a write, as far as is known.
