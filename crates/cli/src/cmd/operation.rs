@@ -164,6 +164,8 @@ pub(super) fn begin<M: Method<Reply = Operation> + Into<Call>>(
         if is_readable {
             client.read_ready()?;
         }
+        // This takes the answer in. Nothing was subscribed to that could be told unasked.
+        while client.take_notification()?.is_some() {}
     }
     Ok((client.wait(beginning)?, on_interrupt))
 }
