@@ -145,29 +145,22 @@ pub(super) fn begin<M: Method<Reply = Operation> + Into<Call>>(
 ) -> Result<(Operation, OnInterrupt)> {
     let beginning = client.send(params)?;
     let mut on_interrupt = OnInterrupt::Cancel;
-    while !client.has_answer(&beginning) {
-        let mut awaited = [PollFd::new(client, PollFlags::IN), PollFd::new(interrupt, PollFlags::IN)];
-        match poll(&mut awaited, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::io("could not wait for an operation", &errno.into())),
-        }
-        let is_readable = !awaited[0].revents().is_empty();
-        if !awaited[1].revents().is_empty() {
-            interrupt.clear()?;
-            if on_interrupt == OnInterrupt::Cancelled {
-                let left = Error::new(ErrorKind::Interrupted, "it goes on if it has begun");
-                return Err(left.hint("stead operation list"));
-            }
-            on_interrupt = OnInterrupt::Cancelled;
-            output.note(format_args!("it is cancelled as soon as it has begun"));
-        }
-        if is_readable {
-            client.read_ready()?;
-        }
+    loop {
         // This takes the answer in. Nothing was subscribed to that could be told unasked.
         while client.take_notification()?.is_some() {}
+        if client.has_answer(&beginning) {
+            return Ok((client.wait(beginning)?, on_interrupt));
+        }
+        if !is_interrupted(client, interrupt)? {
+            continue;
+        }
+        if on_interrupt == OnInterrupt::Cancelled {
+            let left = Error::new(ErrorKind::Interrupted, "it goes on if it has begun");
+            return Err(left.hint("stead operation list"));
+        }
+        on_interrupt = OnInterrupt::Cancelled;
+        output.note(format_args!("it is cancelled as soon as it has begun"));
     }
-    Ok((client.wait(beginning)?, on_interrupt))
 }
 
 /// Waits for the end of an operation, and shows its parts on the way. A second interrupt ends only the wait.
@@ -201,24 +194,37 @@ pub(super) fn follow(
         if client.has_answer(&waiting) {
             return client.wait(waiting);
         }
-        let mut awaited = [PollFd::new(client, PollFlags::IN), PollFd::new(interrupt, PollFlags::IN)];
-        match poll(&mut awaited, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::io("could not wait for an operation", &errno.into())),
+        if !is_interrupted(client, interrupt)? {
+            continue;
         }
-        let is_readable = !awaited[0].revents().is_empty();
-        if !awaited[1].revents().is_empty() {
-            interrupt.clear()?;
-            let left = Error::new(ErrorKind::Interrupted, format!("{id} goes on"));
-            match (on_interrupt, &cancelling) {
-                (OnInterrupt::Cancel, None) => cancelling = Some(client.send(Cancel { operation: id })?),
-                _ => return Err(left.hint(format!("stead operation wait {id}"))),
+        match (on_interrupt, &cancelling) {
+            (OnInterrupt::Cancel, None) => cancelling = Some(client.send(Cancel { operation: id })?),
+            _ => {
+                let left = Error::new(ErrorKind::Interrupted, format!("{id} goes on"));
+                return Err(left.hint(format!("stead operation wait {id}")));
             }
         }
-        if is_readable {
-            client.read_ready()?;
-        }
     }
+}
+
+/// Waits until the daemon has said something, which is then read, or there is an interrupt, which is then taken: the answer is
+/// whether there was one.
+///
+/// What was read is no message yet: whoever waits for one takes in what there is before each of these waits.
+fn is_interrupted(client: &Client, interrupt: &Interrupt) -> Result<bool> {
+    let mut awaited = [PollFd::new(client, PollFlags::IN), PollFd::new(interrupt, PollFlags::IN)];
+    match poll(&mut awaited, None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(errno) => return Err(Error::io("could not wait for an operation", &errno.into())),
+    }
+    let [said, interrupted] = awaited.map(|polled| !polled.revents().is_empty());
+    if interrupted {
+        interrupt.clear()?;
+    }
+    if said {
+        client.read_ready()?;
+    }
+    Ok(interrupted)
 }
 
 fn stage_of(notification: &ServerNotification, wanted: OperationId) -> Option<&str> {

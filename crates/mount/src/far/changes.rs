@@ -173,24 +173,13 @@ impl<L: Line> Far<L> {
         old: &Token,
     ) -> Answer<()> {
         let at_name = name(&at.name)?;
-        let exchanged = match self.expect_version(directory, at, old) {
-            Ok(_) => self.rename_as((directory, under), (directory, &at_name), RenameMode::Exchange),
-            Err(Refusal::Cut) => return Err(Refusal::Cut),
-            Err(refusal) => {
-                self.clear(directory, under, made)?;
-                return Err(refusal);
-            }
-        };
-        match exchanged {
-            Ok(()) => {}
+        let expected = self.expect_version(directory, at, old);
+        self.or_clear(expected, directory, under, made)?;
+        match self.rename_as((directory, under), (directory, &at_name), RenameMode::Exchange) {
             Err(error) if is_no_such_renaming(&error) => {
                 return self.replace_plainly(directory, under, made, at, old);
             }
-            Err(error @ LineError::Lost(_)) => return Err(error.into()),
-            Err(error) => {
-                self.clear(directory, under, made)?;
-                return Err(error.into());
-            }
+            exchanged => self.or_clear(exchanged.map_err(Refusal::from), directory, under, made)?,
         }
         let was = self.look_up(directory, under)?;
         if was.is_none_or(|was| version_of(&was) == *old) {
@@ -221,14 +210,23 @@ impl<L: Line> Far<L> {
         let replaced = self
             .expect_version(directory, at, old)
             .and_then(|_| self.move_name((directory, under), (directory, &at_name), RenameMode::Replace));
-        match replaced {
-            Ok(()) => self.expect_id(directory, &at_name, made),
-            Err(Refusal::Cut) => Err(Refusal::Cut),
-            Err(refusal) => {
-                self.clear(directory, under, made)?;
-                Err(refusal)
-            }
+        self.or_clear(replaced, directory, under, made)?;
+        self.expect_id(directory, &at_name, made)
+    }
+
+    /// Clears away what was made when there is no use for it. Of what was cut nobody knows whether there was: it is found under its
+    /// name later.
+    fn or_clear<T>(
+        &mut self,
+        answer: Answer<T>,
+        directory: &Place,
+        under: &Name,
+        made: &file::Entry,
+    ) -> Answer<T> {
+        if matches!(answer, Err(Refusal::Changed | Refusal::Refused(_))) {
+            self.clear(directory, under, made)?;
         }
+        answer
     }
 
     /// Whether a name is this file's, whatever was written to it.

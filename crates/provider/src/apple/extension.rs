@@ -127,14 +127,13 @@ define_class!(
         fn create(
             &self,
             template: &NSFileProviderItem,
-            fields: NSFileProviderItemFields,
+            _fields: NSFileProviderItemFields,
             contents: Option<&NSURL>,
             options: NSFileProviderCreateItemOptions,
             _request: &NSFileProviderRequest,
             handler: &DynBlock<MadeDone>,
         ) -> Retained<NSProgress> {
             let once = made(handler);
-            let _ = fields;
             let may_exist = options.contains(NSFileProviderCreateItemOptions::MayAlreadyExist);
             match (given(template, contents), &self.ivars().service) {
                 (Some(given), Some(service)) => service.create(given, may_exist, once),

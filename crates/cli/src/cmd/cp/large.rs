@@ -1,8 +1,8 @@
 //! The copy of one large file, from, to or between machines.
 //!
 //! The daemon has the content carried from one opened file to the other; here is only decided which part of it. The file
-//! beside the final name gets its full length first, as one hole. Then each piece of it goes through the same steps, a few
-//! pieces at once:
+//! beside the final name gets its full length first, as one hole. Then each piece of it goes through the same steps, some
+//! pieces at once, of which few are carried and the others compared:
 //!
 //! ```text
 //!   nothing there ──────────────────────► copied ─┐
@@ -14,9 +14,8 @@
 //! So whatever a copy that was cut short has left, however it was cut short, is used as far as it is right and no further;
 //! holes stay holes; and no copy is called one whose digests are not those of the original.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use wire::api::ErrorKind;
 use wire::api::file::{
@@ -38,6 +37,10 @@ const BLOCK_BYTES: u32 = 128 << 10;
 
 /// How many pieces of a file are under way at once: while one is compared, others are on the way.
 const PIECES_MAX: usize = 3;
+
+/// How many when much of the file may be there. Comparing takes some round trips and next to nothing of the link: this many pieces
+/// keep both machines reading.
+const COMPARED_PIECES_MAX: usize = 12;
 
 /// How often a piece is copied before its original counts as one that changes all the time.
 const TRIES_MAX: usize = 3;
@@ -80,9 +83,11 @@ pub fn copy(work: &Work<'_>, pair: &Pair, beside: &Source, old: Option<&Entry>) 
     };
     let was_there = begun_before || matches!(first, First::Older(_));
     let (next, failure) = (AtomicU64::new(0), Mutex::default());
-    let copy = Copy { work, client, pair, from, to, first, was_there, next, failure };
+    let carried = Turns::new(PIECES_MAX);
+    let pieces_max = if was_there || has_holes { COMPARED_PIECES_MAX } else { PIECES_MAX };
+    let copy = Copy { work, client, pair, from, to, first, was_there, carried, next, failure };
     std::thread::scope(|scope| {
-        for _ in 1..PIECES_MAX {
+        for _ in 1..pieces_max {
             scope.spawn(|| copy.run());
         }
         copy.run();
@@ -147,6 +152,8 @@ struct Copy<'a, 'w> {
     first: First<'a>,
     /// Some of the content was there before.
     was_there: bool,
+    /// Whose turn it is to use the link: what is carried takes memory of the daemon's.
+    carried: Turns,
     /// Where the next piece begins.
     next: AtomicU64,
     failure: Mutex<Option<Error>>,
@@ -177,7 +184,7 @@ impl Copy<'_, '_> {
         let progress = self.work.progress();
         let mut moved = match &self.first {
             First::Compare => 0,
-            First::Copy => self.copy(&self.from, offset, length)?,
+            First::Copy => self.carry(offset, length)?,
             First::Older(old) => self.copy_with(old, offset, length)?,
         };
         for tries in 0..=TRIES_MAX {
@@ -194,7 +201,7 @@ impl Copy<'_, '_> {
                 break;
             }
             for run in runs(&wanted, |at| there.get(at) != wanted.get(at)) {
-                moved += self.copy(&self.from, offset + run.start, run.length)?;
+                moved += self.carry(offset + run.start, run.length)?;
             }
         }
         let message = format!("`{}` changes while it is copied", self.pair.from);
@@ -210,9 +217,15 @@ impl Copy<'_, '_> {
         }
         let mut moved = 0;
         for run in runs(&wanted, |at| !wanted[at].zeros && !is_old(at)) {
-            moved += self.copy(&self.from, offset + run.start, run.length)?;
+            moved += self.carry(offset + run.start, run.length)?;
         }
         Ok(moved)
+    }
+
+    /// Copies from the original.
+    fn carry(&self, offset: u64, bytes: u32) -> Result<u64> {
+        let _turn = self.carried.take();
+        self.copy(&self.from, offset, bytes)
     }
 
     fn copy(&self, from: &Opened<'_>, offset: u64, bytes: u32) -> Result<u64> {
@@ -234,6 +247,34 @@ impl Copy<'_, '_> {
         let other = self.client.send(digest(other.handle))?;
         let (one, other) = (self.client.wait(one), self.client.wait(other));
         Ok((one?.blocks, other?.blocks))
+    }
+}
+
+/// Lets some at a time do what the others wait for.
+struct Turns {
+    free: Mutex<usize>,
+    given_back: Condvar,
+}
+
+impl Turns {
+    fn new(free: usize) -> Turns {
+        Turns { free: Mutex::new(free), given_back: Condvar::new() }
+    }
+
+    /// Waits until one is free. It is given back when it is dropped.
+    fn take(&self) -> Turn<'_> {
+        let free = self.given_back.wait_while(lock(&self.free), |free| *free == 0);
+        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.free) += 1;
+        self.0.given_back.notify_one();
     }
 }
 
