@@ -282,6 +282,11 @@ impl Objects {
         if size == 0 || size > LINK_BYTES_MAX as u64 {
             return Err(self.corrupt(oid, format!("a symlink of {size} bytes")));
         }
+        self.blob(oid)
+    }
+
+    /// The content of a blob, which is to be one that fits into memory well.
+    pub fn blob(&self, oid: &Oid) -> Result<Vec<u8>> {
         self.read(oid, gix_object::Kind::Blob)
     }
 
@@ -290,7 +295,7 @@ impl Objects {
         if size >= STREAM_BYTES_MIN {
             return self.stream_blob(oid, size, to, path);
         }
-        let content = self.read(oid, gix_object::Kind::Blob)?;
+        let content = self.blob(oid)?;
         to.write_all(&content).map_err(fails("write", path))
     }
 

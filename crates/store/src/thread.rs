@@ -35,7 +35,7 @@
 //!
 //! The log is compacted when it has grown to twice what it has to say and [`GROWTH_BYTES_MIN`] more.
 //!
-//! Locks: the thread's state, then the leaves of [`Objects`]. Records are written, and trees read, under the first; contents are
+//! Locks: the thread's state, then the leaves of [`Objects`]. What was [read last](small) has one that is held for no other. Records are written, and trees read, under the first; contents are
 //! decoded, copied and synced under none.
 
 mod content;
@@ -43,6 +43,7 @@ mod git_index;
 mod look;
 mod names;
 mod once;
+mod small;
 
 use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -61,6 +62,7 @@ pub use git_index::DATED_BEFORE_SECONDS;
 pub use look::{Changed, Listed};
 pub use names::{New, Remains, Removed, RenameMode};
 pub use once::Hand;
+pub use small::SMALL_BYTES_MAX;
 
 use crate::blobs::BlobCache;
 use crate::error::fails;
@@ -70,6 +72,7 @@ use crate::names::{Names, Origin, Untrue};
 use crate::node::{Content, Ino, Node};
 use crate::objects::Objects;
 use crate::{Error, Result};
+use small::Recent;
 
 /// A log grows at least by so much before it is compacted: some 20,000 operations, which take a few milliseconds to write anew.
 pub const GROWTH_BYTES_MIN: u64 = 4 << 20;
@@ -98,6 +101,7 @@ pub struct Thread {
     state: Mutex<State>,
     /// Tells files in `new` apart.
     copied: AtomicU64,
+    recent: Mutex<Recent>,
     _lock: File,
 }
 
@@ -192,7 +196,16 @@ impl Thread {
         let (condemned, buried) = (VecDeque::new(), 0);
         let state = Mutex::new(State { names, log, compact_at, made, made_durable, condemned, buried });
         let directory = directory.to_owned();
-        Thread { directory, objects, blobs, origin, state, copied: AtomicU64::new(0), _lock: lock }
+        Thread {
+            directory,
+            objects,
+            blobs,
+            origin,
+            state,
+            copied: AtomicU64::new(0),
+            recent: Mutex::default(),
+            _lock: lock,
+        }
     }
 
     /// Where it is kept.

@@ -9,6 +9,7 @@ use crate::{Hash, Refusal};
 mod crash;
 mod killed;
 mod model;
+mod small;
 
 const NEW_FILE: New = New { mode: 0o640, uid: 7, gid: 8 };
 
