@@ -174,6 +174,38 @@ fn a_file_that_is_removed_or_replaced_there_stays_readable_while_it_is_open_here
 }
 
 #[test]
+fn a_file_that_was_changed_and_then_replaced_there_is_shown_alike_by_all_that_is_open() {
+    block_on(async {
+        for is_open_there in [false, true] {
+            let (mount, ino) = with_kept(b"content").await;
+            let first = mount.vfs.open(ino, READ).await.expect("opened").handle;
+            if is_open_there {
+                edit(&mount, |tree| overwrite(tree, b"second"));
+                assert_eq!(mount.vfs.read(first, 0, 10).await.expect("read"), "secondt");
+                settle().await;
+            }
+            // Kept again, and not opened there.
+            assert_eq!(read(&mount, ino).await.len(), 7);
+            let last = mount.vfs.open(ino, READ).await.expect("opened").handle;
+            edit(&mount, |tree| {
+                overwrite(tree, b"changed");
+                let root = tree.root;
+                tree.unlink(root, &bytes("f")).expect("there");
+                let file = tree.make(root, &bytes("f"), Kind::File, 0o644).expect("a new name");
+                tree.write(file, Some(0), b"of another file").expect("written");
+            });
+            let shown = if is_open_there { "changed" } else { "content" };
+            for handle in [last, first, last] {
+                assert_eq!(mount.vfs.read(handle, 0, 20).await.expect("read"), shown);
+                let of = crate::vfs::AttributeTarget { ino, handle: Some(handle) };
+                let attributes = mount.vfs.attributes(of).await.expect("it is open").0;
+                assert_eq!((attributes.links, attributes.size), (0, 7));
+            }
+        }
+    });
+}
+
+#[test]
 fn a_file_that_is_removed_here_is_opened_at_the_source_first() {
     block_on(async {
         let (mount, ino) = with_kept(b"content").await;

@@ -110,7 +110,12 @@ impl<S: Source> Vfs<S> {
         if let (Err(Errno::ESTALE | Errno::ENOENT), Some(gone)) = (&outcome, self.gone_but_here(of.ino)) {
             return Ok(gone);
         }
-        if of.handle.is_some() || !matches!(outcome, Err(Errno::ESTALE | Errno::ENOENT | Errno::EBADF)) {
+        let is_elsewhere = match outcome {
+            Err(Errno::ESTALE | Errno::ENOENT) => true,
+            Err(Errno::EBADF) => of.handle.is_none(),
+            _ => false,
+        };
+        if !is_elsewhere {
             return self.checked(of.ino, outcome);
         }
         // The name leads elsewhere by now, but the file may be open. Its handle is somebody else's, who may be closing it
@@ -135,13 +140,14 @@ impl<S: Source> Vfs<S> {
     }
 
     /// A file that is not where it was, if it is open here and no handle of it is open at the source: as it was last, but
-    /// that no name leads to it.
+    /// that no name leads to it, and as long as what is shown of it.
     fn gone_but_here(&self, ino: Ino) -> Option<Entry> {
         if self.any_handle(ino).is_some() || self.handles_here(ino).is_empty() {
             return None;
         }
+        let size = self.size_kept(ino)?;
         let table = self.table.lock();
-        let attributes = Attributes { links: 0, ..table.last_attributes(ino).ok()? };
+        let attributes = Attributes { links: 0, size, ..table.last_attributes(ino).ok()? };
         Some(Entry { id: table.id(ino).ok()?, attributes })
     }
 

@@ -499,20 +499,37 @@ impl<S: Source> Vfs<S> {
         if offset > OFFSET_MAX {
             return Err(Errno::EINVAL);
         }
-        if let Some(bytes) = self.read_here(&open, offset, length).await {
-            return Ok(bytes);
+        if let Some(bytes) = open.content_here() {
+            return Ok(slice(bytes, offset, u64::from(length)));
         }
-        open.opening.get().await?;
+        match self.opened(&open).await {
+            Err(errno @ (Errno::ESTALE | Errno::ENOENT)) => {
+                self.read_of_gone(&open, offset, length).await.ok_or(errno)
+            }
+            opened => {
+                opened?;
+                self.read_there(&open, offset, length).await
+            }
+        }
+    }
+
+    /// Reads by a handle that the source has opened.
+    pub(super) async fn read_there(
+        self: &Arc<Self>,
+        open: &Arc<OpenFile>,
+        offset: u64,
+        length: u32,
+    ) -> Result<Bytes> {
         open.file.behind.caught_up_in(offset, offset.saturating_add(u64::from(length))).await;
         if open.flags.direct {
-            return self.read_direct(&open, offset, length).await;
+            return self.read_direct(open, offset, length).await;
         }
-        match self.plan(&open, offset, length) {
+        match self.plan(open, offset, length) {
             Planned::Here(bytes) => Ok(bytes),
-            Planned::Ask(Plan::Direct) => self.read_direct(&open, offset, length).await,
+            Planned::Ask(Plan::Direct) => self.read_direct(open, offset, length).await,
             Planned::Ask(Plan::Parts { wanted, fetch }) => {
                 for part in fetch {
-                    self.fetch(&open, part);
+                    self.fetch(open, part);
                 }
                 let gathered = gather(&wanted, offset, length).await;
                 // What failed is asked for again, and so is the end of the file: it may move.

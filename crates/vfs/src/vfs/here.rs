@@ -22,7 +22,9 @@
 //!
 //! **What stays readable.** A handle keeps the content that it was opened with, until the content is told to be another, or
 //! is changed from here. Then, and for everything but reading, the source has to open the file. When it says that the
-//! file is not there any more, nobody can change it, and what was kept stays what it holds. A name is not taken away from
+//! file is not there any more, the file is what it is for who has it open. So it is read by another handle, if the source has opened
+//! one. If there is none, what was kept last of it stays what it holds: all handles show that, since the kernel has the same pages
+//! for all of them. A name is not taken away from
 //! here, nor are its rights changed, before the source has opened what is open here. While the source is away, nothing is
 //! opened there for being open for long.
 //!
@@ -269,27 +271,49 @@ impl<S: Source> Vfs<S> {
         open.opening.get().await
     }
 
-    /// Reads from the content that the handle was opened with, if it has one and that is what the file holds. Otherwise the
-    /// source opens the file.
-    pub(super) async fn read_here(
+    /// Reads of a file that is gone where this handle was to be opened. `None` if nothing here has anything of it.
+    pub(super) async fn read_of_gone(
         self: &Arc<Self>,
         open: &Arc<OpenFile>,
         offset: u64,
         length: u32,
     ) -> Option<Bytes> {
-        let here = open.here.as_ref()?;
-        let is_gone = || async { matches!(self.opened(open).await, Err(Errno::ESTALE | Errno::ENOENT)) };
-        if here.content == open.file.content() || is_gone().await {
-            return Some(slice(&here.bytes, offset, u64::from(length)));
+        let handles = self.handles_of(open);
+        // One may be closed at this moment: then there may be another.
+        for other in handles.iter().filter(|other| other.is_open_to_be_read()) {
+            if let Ok(bytes) = self.read_there(other, offset, length).await {
+                return Some(bytes);
+            }
         }
-        None
+        last_kept(&handles).map(|bytes| slice(&bytes, offset, u64::from(length)))
     }
+
+    /// All handles of the file that this one is of.
+    fn handles_of(&self, open: &OpenFile) -> Vec<Arc<OpenFile>> {
+        let handles = open.file.openings().into_iter();
+        handles.filter_map(|(handle, _)| self.open_file(handle).ok()).collect()
+    }
+
+    /// How long a file is of which nothing is left but what was kept of it.
+    pub(super) fn size_kept(&self, ino: Ino) -> Option<u64> {
+        last_kept(&self.handles_here(ino)).map(|bytes| bytes.len() as u64)
+    }
+}
+
+/// The latest of the contents that handles of one file were opened with.
+fn last_kept(handles: &[Arc<OpenFile>]) -> Option<Bytes> {
+    let kept = handles.iter().filter_map(|open| open.here.as_ref());
+    kept.max_by_key(|here| here.content).map(|here| here.bytes.clone())
 }
 
 impl OpenFile {
     /// Whether the source has not been asked to open the file.
     pub(super) fn is_here_alone(&self) -> bool {
         self.here.as_ref().is_some_and(|here| !here.is_decided.load(Ordering::Acquire))
+    }
+
+    fn is_open_to_be_read(&self) -> bool {
+        self.flags.read && matches!(self.opening.now(), Some(Ok(())))
     }
 
     /// Whether the handle was closed before the source was asked to open it. Then it never is.
