@@ -31,8 +31,8 @@ pub const NOT_RUN: u8 = 255;
 
 /// What the keys for this program are, in a raw terminal.
 const HELP: &str = "\r\n\
-Keys behind the start of a line:\r\n  \
-~.  leave the command to itself; `stead attach` has it again\r\n  \
+Keys at the start of a line:\r\n  \
+~.  detach: the command goes on, and `stead attach` goes back to it\r\n  \
 ~?  this\r\n  \
 ~~  a tilde\r\n";
 
@@ -136,8 +136,10 @@ impl Ends {
     fn of_process(tty: bool, at_end: AtEnd, replayed: u64) -> Result<Ends> {
         let could_not = |error: io::Error| Error::io("could not use the terminal", &error);
         let input = io::stdin().as_fd().try_clone_to_owned().map_err(could_not)?;
-        let interrupt = if tty { Some(Interrupt::watch()?) } else { None };
-        let terminal = if tty { RawTerminal::of_input().map_err(could_not)? } else { None };
+        // Where no terminal is to be put back, a signal ends this program as any other.
+        let is_raw = tty && rustix::termios::isatty(io::stdin());
+        let interrupt = if is_raw { Some(Interrupt::watch()?) } else { None };
+        let terminal = if is_raw { RawTerminal::of_input().map_err(could_not)? } else { None };
         let raw = terminal.zip(interrupt).map(|(terminal, interrupt)| Raw {
             terminal,
             interrupt,

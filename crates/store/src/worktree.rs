@@ -231,8 +231,8 @@ pub fn has_loose_commits(objects: &Objects, registration: &Path) -> Result<bool>
     Ok(!said.trim_ascii().is_empty())
 }
 
-/// The registration of a worktree at or below one of these places, if git knows one: somebody died who was making it.
-pub fn leftover(objects: &Objects, places: &[&Path]) -> Result<Option<PathBuf>> {
+/// The registration of a worktree in this directory, if git knows one: somebody died who was making it.
+pub fn leftover(objects: &Objects, directory: &Path) -> Result<Option<PathBuf>> {
     let all = objects.repository().join("worktrees");
     let entries = match std::fs::read_dir(&all) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -242,7 +242,7 @@ pub fn leftover(objects: &Objects, places: &[&Path]) -> Result<Option<PathBuf>> 
         let registration = entry.map_err(fails("list", &all))?.path();
         let said = std::fs::read(registration.join(GITDIR)).unwrap_or_default();
         let said = Path::new(OsStr::from_bytes(said.trim_ascii_end()));
-        if places.iter().any(|place| said.starts_with(place)) {
+        if said.starts_with(directory) {
             return Ok(Some(registration));
         }
     }

@@ -10,12 +10,12 @@ use crate::context::Context;
 use crate::conversation::{AtEnd, Conversation, own_size, said};
 use crate::error::Result;
 
-/// Have a detached process here: its output, and what is typed as its input.
+/// Attach to a detached process: show its output, and pass on what is typed.
 ///
 /// It begins with what is kept of its output, up to a megabyte, and says how much was dropped that nobody has read. Exits
 /// as the process does, also when that has ended within the last hour. Whoever was attached before is not any more.
 ///
-/// Behind the start of a line, `~.` leaves a process with a terminal to itself again, `~?` says which keys there are, `~~`
+/// At the start of a line, `~.` detaches from a process with a terminal again, `~?` says which keys there are, `~~`
 /// is a tilde. One without a terminal is left by an interrupt.
 #[derive(Debug, clap::Args)]
 pub struct Args {

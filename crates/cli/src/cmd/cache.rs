@@ -28,7 +28,7 @@ enum Command {
     Show,
     /// Remove what is kept; what mounts use comes again
     Clear {
-        /// Of which machine [default: of all]
+        /// Only of this machine
         #[arg(add = ArgValueCompleter::new(completion::machines))]
         machine: Option<OsString>,
     },

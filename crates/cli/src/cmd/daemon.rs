@@ -46,7 +46,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Be the daemon, in the foreground, until interrupted
+    /// Run the daemon in the foreground, until interrupted
     Run {
         /// In a session of its own, saying on the standard output when it is ready
         #[arg(long, hide = true)]

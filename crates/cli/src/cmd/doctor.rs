@@ -16,7 +16,7 @@ use crate::output::{Align, Cell, Style, Table};
 mod local;
 mod values;
 
-/// Say what works here, what does not, and what mends it.
+/// Say what works here, what does not, and how to mend it.
 ///
 /// Without MACHINE it looks at this computer, and needs no daemon. What is only limited works with a restriction. It
 /// changes nothing, and succeeds whatever it finds.

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// so does the one on the machine.
 ///
 /// With -t the command has a terminal of the size of this one, and gets every key as it is, interrupts too. Its error
-/// output is then part of its output. `~.` at the start of a line leaves the command to itself, `~?` says so.
+/// output is then part of its output. `~.` at the start of a line detaches, `~?` says so.
 ///
 /// With --detach it is left to itself from the beginning: it goes on without this command, without the connection and
 /// without the daemon, and its id is printed. `stead attach` has its output, which is kept up to a megabyte, and its

@@ -34,9 +34,9 @@ enum Command {
     /// say. A vm boots it, with its init if it has one, and reaches the same files; what the image says is to be run as a container
     /// is shown by `image show`, and not run. Logins are those of `docker login`.
     Pull(PullArgs),
-    /// Make an image of a disk that is there
+    /// Make an image of an existing disk
     Register(RegisterArgs),
-    /// Make an image of what a vm has written, which has to be stopped
+    /// Make an image of the disk of a stopped vm
     Promote {
         /// Which vm
         vm: String,

@@ -14,9 +14,9 @@ use crate::error::Result;
 ///
 /// Every key goes to it, interrupts too, and the size follows this terminal's. Exits as the shell does. It ends with this
 /// command, but not with the connection: when that is cut, a line says so, and the shell goes on where it was when the
-/// machine is back.
+/// machine is back. Where the input is no terminal, the shell has none either, and does what it reads until the input ends.
 ///
-/// Behind the start of a line, `~.` leaves the shell to itself: `stead attach` has it again. `~?` says which keys there
+/// At the start of a line, `~.` detaches: the shell goes on, and `stead attach` goes back to it. `~?` says which keys there
 /// are, `~~` is a tilde.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -39,7 +39,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<u8> {
         command: Vec::new(),
         cwd: args.cwd.map(Into::into),
         environment: Vec::new(),
-        terminal: Some(terminal(context)),
+        terminal: rustix::termios::isatty(std::io::stdin()).then(|| terminal(context)),
         detached: false,
         caller: context.caller(),
     };

@@ -132,7 +132,7 @@ enum Command {
     /// Undo what was done to a thread last: a capture, a landing, a switch, a drop
     ///
     /// And when that is undone, what was done before it. Only if nobody has moved the branch since, and no change that is not committed
-    /// would be lost. A thread that was dropped is had back for a week, and mounted again.
+    /// would be lost. A thread that was dropped comes back for up to a week, and is mounted again.
     Undo {
         /// Which one
         #[arg(add = ArgValueCompleter::new(completion::threads))]
@@ -146,7 +146,7 @@ enum Command {
     ///
     /// The daemon does so by itself with those that were dropped a week ago.
     Gc {
-        /// Only those that were dropped so long ago, or longer: `90s`, `15m`, `2h`, `3d`, `1w` [default: 1w]
+        /// Only those that were dropped at least so long ago: `90s`, `15m`, `2h`, `3d`, `1w` [default: 1w]
         #[arg(long, value_name = "TIME", value_parser = super::find::span)]
         grace: Option<Duration>,
         /// Say what would be removed, and remove nothing
@@ -319,7 +319,7 @@ fn land(land: Land, context: &mut Context) -> Result<()> {
     let Landed { name, branch, commit, .. } = &landed;
     context.output.line(format_args!("{name}  {branch}  {commit}"))?;
     if let Some(dir) = &landed.dir {
-        context.output.note(format_args!("note: {dir} went along"));
+        context.output.note(format_args!("note: the checkout in {dir} follows"));
     }
     Ok(())
 }
@@ -347,7 +347,7 @@ fn undo(undo: Undo, context: &mut Context) -> Result<()> {
     let now = now.as_deref().unwrap_or("gone");
     context.output.line(format_args!("{name}  {} {word}  {reference}  {now}", operation.name()))?;
     if let Some(dir) = &undone.dir {
-        context.output.note(format_args!("note: {dir} went along"));
+        context.output.note(format_args!("note: the checkout in {dir} follows"));
     }
     Ok(())
 }
@@ -377,7 +377,7 @@ fn collect(grace: Option<Duration>, dry_run: bool, context: &mut Context) -> Res
     context.output.table(&table)?;
     let (done, kept) = (if dry_run { "would be removed" } else { "removed" }, collected.kept);
     let count = counted(collected.threads.len() as u64, "dropped thread");
-    context.output.note(format_args!("note: {count} {done}, {kept} can be had back"));
+    context.output.note(format_args!("note: {count} {done}, {kept} can still be brought back"));
     Ok(())
 }
 

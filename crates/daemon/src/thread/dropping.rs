@@ -181,7 +181,8 @@ pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> 
         let known = row.registration.as_ref().map(|registration| registration.as_path().to_owned());
         let registration = match known {
             Some(known) => Some(known),
-            None => worktree::leftover(&objects, &places).map_err(|error| from_store(&error))?,
+            // Until it is known it is of a place of our own.
+            None => worktree::leftover(&objects, &directory).map_err(|error| from_store(&error))?,
         };
         if let Some(registration) = registration {
             let gone = match aside_of(row) {

@@ -94,6 +94,10 @@ impl ThreadContext {
             Err(error) => Err(failure(&error)),
         };
         let Planned { row, mount, .. } = planned;
+        let made = match made {
+            Ok(()) => self.place(&row).await,
+            failed => failed,
+        };
         let opened = match (made, mount) {
             (Ok(()), Some(mount)) => self.open(&row, mount).await,
             (Ok(()), None) => Err(ErrorObject::internal("a thread without a directory")),
@@ -111,6 +115,18 @@ impl ThreadContext {
                 Err(error)
             }
         }
+    }
+
+    /// Tells git where the thread is to be shown. Whoever has to undo this thread looks for its registration by what is written down
+    /// first, and never by that place: another worktree may be there.
+    async fn place(&self, row: &ThreadRow) -> Result<(), ErrorObject> {
+        self.put(row.clone()).await?;
+        let row = row.clone();
+        let placed = blocking(move || match &row.registration {
+            Some(registration) => worktree::place(registration.as_path(), row.dir.as_path()),
+            None => Ok(()),
+        });
+        placed.await?.map_err(|error| from_store(&error))
     }
 
     /// Mounts what was begun, and writes down that it is there.
@@ -330,8 +346,7 @@ impl Planned {
         thread.sync(pointer.ino)?;
         let index = registration.index();
         let mut file = File::create(&index).map_err(failed("make", &index))?;
-        thread.write_git_index(&mut file, &index)?;
-        worktree::place(&registration.directory, self.row.dir.as_path())
+        thread.write_git_index(&mut file, &index)
     }
 }
 

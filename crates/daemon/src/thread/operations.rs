@@ -162,10 +162,7 @@ impl ThreadContext {
         let Some((number, operation)) = next_of(operations, redo) else {
             let what = if redo { "was undone" } else { "can be undone" };
             let message = format!("nothing that was done to the thread `{name}` {what}");
-            return Err(conflict(
-                message,
-                format!("stead thread drop {name}, which undoes that it was made"),
-            ));
+            return Err(conflict(message, format!("stead thread log {name}")));
         };
         let (moving, of) = (operation.clone(), row.clone());
         let dir = blocking(move || move_back(&of, number, &moving, redo)).await??;

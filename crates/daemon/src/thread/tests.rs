@@ -162,6 +162,19 @@ fn nothing_is_left_of_one_that_was_left_half_way() {
 }
 
 #[test]
+fn of_what_is_where_a_thread_was_to_be_nothing_goes_with_it() {
+    let bench = Bench::new();
+    let place = bench.root().join("app-fix");
+    bench.git(&["worktree", "add", "-q", "--detach", place.to_str().expect("UTF-8")]);
+    let before = bench.traces();
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    planned.begin(&bench.paths()).expect_err("it is not empty");
+    remove(&planned.row, &bench.paths()).expect("removed");
+    assert_eq!(bench.traces(), before);
+    assert!(bench.git(&["worktree", "list"]).contains("app-fix"));
+}
+
+#[test]
 fn what_is_dropped_leaves_its_branch_if_that_has_commits_of_its_own() {
     let bench = Bench::new();
     let before = bench.traces();

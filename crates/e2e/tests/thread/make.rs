@@ -52,6 +52,8 @@ fn what_is_in_the_way_of_a_thread_is_told_and_nothing_is_left() {
     bench.git(&["branch", "taken"]);
     bench.write(&bench.stead.root().join("app-full/file"), "");
     bench.stead.dir("elsewhere");
+    let worktree = bench.stead.root().join("app-tree");
+    bench.git(&["worktree", "add", "-q", "--detach", worktree.to_str().expect("UTF-8")]);
     let before = bench.traces();
     let refused = |args: &[&str], code: i32, said: &str| {
         let finished = bench.run(&[&["thread", "new"], args].concat());
@@ -62,6 +64,10 @@ fn what_is_in_the_way_of_a_thread_is_told_and_nothing_is_left() {
     refused(&["there"], 5, "there is a thread `there` already");
     refused(&["taken"], 5, "has a branch `taken` already");
     refused(&["full"], 5, "app-full");
+    refused(&["tree"], 5, "app-tree");
+    refused(&["another", "--at", "../app-there"], 5, "app-there");
+    assert_eq!(bench.git_in(&worktree, &["status", "--porcelain"]), "", "it is git's as before");
+    assert_eq!(bench.git_in(&bench.stead.root().join("app-there"), &["status", "--porcelain"]), "");
     refused(&["new", "--from", "no-such-revision"], 3, "no-such-revision");
     refused(&["new", "--from", "thread:other"], 3, "there is no thread `other`");
     refused(&["new", "--repo", "../elsewhere"], 3, "repository");

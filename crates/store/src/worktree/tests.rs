@@ -55,13 +55,10 @@ fn git_knows_the_worktree_and_does_not_prune_it() {
 fn a_registration_goes_only_while_it_is_of_the_thread() {
     let bench = Bench::new();
     let registration = bench.register().expect("registered").directory;
-    assert_eq!(
-        leftover(&bench.objects, &[bench.scratch.path()]).expect("looked"),
-        Some(registration.clone())
-    );
+    assert_eq!(leftover(&bench.objects, bench.scratch.path()).expect("looked"), Some(registration.clone()));
     let at = Path::new("/elsewhere");
     place(&registration, at).expect("placed");
-    assert_eq!(leftover(&bench.objects, &[bench.scratch.path()]).expect("looked"), None);
+    assert_eq!(leftover(&bench.objects, bench.scratch.path()).expect("looked"), None);
     unregister(&registration, &[bench.scratch.path()]).expect("left");
     assert!(registration.exists());
     unregister(&registration, &[bench.scratch.path(), at]).expect("removed");
@@ -76,7 +73,7 @@ fn a_branch_that_is_there_is_not_taken() {
     bench.repository.git(&["branch", "fix"]);
     let error = bench.register().expect_err("it is there");
     assert!(error.to_string().contains("already exists"), "{error}");
-    assert_eq!(leftover(&bench.objects, &[bench.scratch.path()]).expect("looked"), None);
+    assert_eq!(leftover(&bench.objects, bench.scratch.path()).expect("looked"), None);
     assert_eq!(reference(&bench.objects, "refs/heads/fix").expect("looked"), Some(bench.commit));
     assert_eq!(reference(&bench.objects, "refs/heads/other").expect("looked"), None);
 }

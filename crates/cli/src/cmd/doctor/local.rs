@@ -156,7 +156,7 @@ fn fuse(system: &System) -> Check {
             broken("fuse", format!("there is no /dev/fuse; {nfs}"), hint)
         }
         io::ErrorKind::PermissionDenied => {
-            let detail = format!("/dev/fuse must not be opened by this user; {nfs}");
+            let detail = format!("/dev/fuse cannot be opened by this user; {nfs}");
             broken("fuse", detail, system.as_root("chmod 666 /dev/fuse"))
         }
         _ => {
@@ -295,7 +295,7 @@ fn kvm(system: &System) -> Check {
         Ok(_) => works("kvm", "/dev/kvm can be opened"),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let hint = system.as_root("usermod -aG kvm $USER");
-            limited("kvm", "/dev/kvm must not be opened by this user", Some(hint))
+            limited("kvm", "/dev/kvm cannot be opened by this user", Some(hint))
         }
         Err(_) => limited("kvm", "there is no /dev/kvm: virtual machines have to be emulated", None),
     }
