@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ::mount::fuse::mountpoint::{Contents, MountEntry, MountPoint, MountPointError, Mounts};
+use ::mount::mountpoint::{self, AroundError, Contents, MountEntry, MountPoint, MountPointError};
 use wire::api::id::MountId;
 use wire::api::machine::{Caller, Machine, Reconnect, Source, absolute};
 use wire::api::mount::{Access, Backend, BackendName, Create, OPTION_BYTES_MAX, OPTIONS_MAX, SyncMode};
@@ -233,22 +232,14 @@ fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Shows), E
     Ok((resolved, Shows::Files { machine: Machine::Host, path: found }))
 }
 
-/// Refuses what one of our own mounts shows: its worker and the new mount's agent would wait for each other. Told by the
-/// device, so that binding a part of the mount to another place hides nothing.
+/// Refuses what one of our own mounts shows: its worker and the new mount's agent would wait for each other.
 fn check_is_no_mount_of_ours(source: &Source, found: &Path) -> Result<(), ErrorObject> {
-    let device = std::fs::metadata(found)
-        .map_err(|error| from_io(&format!("could not mount `{source}`"), &error))?
-        .dev();
-    let mounts = Mounts::read().map_err(|error| ErrorObject::new(ErrorKind::Failure, chain(&error)))?;
-    match shown_by(&mounts, device) {
-        Some(mount) => Err(inside_a_mount(source, mount)),
-        None => Ok(()),
+    match mountpoint::ours_around(found) {
+        Ok(Some(mount)) => Err(inside_a_mount(source, &mount)),
+        Ok(None) => Ok(()),
+        Err(AroundError::Examine(error)) => Err(from_io(&format!("could not mount `{source}`"), &error)),
+        Err(AroundError::Table(error)) => Err(ErrorObject::new(ErrorKind::Failure, chain(&error))),
     }
-}
-
-/// Which of our mounts a file of this device belongs to.
-fn shown_by(mounts: &Mounts, device: u64) -> Option<&MountEntry> {
-    mounts.ours().find(|mount| rustix::fs::makedev(mount.major, mount.minor) == device)
 }
 
 fn inside_a_mount(source: &Source, mount: &MountEntry) -> ErrorObject {
