@@ -20,6 +20,7 @@ use wire::worker::{Heartbeat, ThreadPlace};
 
 use crate::connection::heartbeat;
 use crate::failure::{chain, from_io, kind_of};
+use crate::system;
 
 /// How many names are tried for a mount that was given none.
 const NAMES_MAX: u32 = 1000;
@@ -185,7 +186,7 @@ fn check_options(request: &Create) -> Result<(), ErrorObject> {
     match request.backend {
         Backend::Auto | Backend::Fuse | Backend::Nfs => {}
         Backend::CloudFiles => return Err(usage("cloud-files is for Windows: here fuse or nfs")),
-        Backend::FileProvider => return Err(usage("file-provider is for macOS: here fuse or nfs")),
+        Backend::FileProvider => return Err(usage(system::NO_FILE_PROVIDER)),
     }
     if request.options.len() > OPTIONS_MAX {
         return Err(usage(format!("more than {OPTIONS_MAX} options")));
@@ -325,7 +326,7 @@ fn point_error(error: &MountPointError) -> ErrorObject {
             object(ErrorKind::Conflict).with_hint(format!("stead unmount {}", path.display()))
         }
         MountPointError::Stale(path) => {
-            object(ErrorKind::Conflict).with_hint(format!("fusermount3 -u {}", path.display()))
+            object(ErrorKind::Conflict).with_hint(format!("{} {}", system::UNMOUNT, path.display()))
         }
         MountPointError::Examine { source, .. } => object(kind_of(source)),
         MountPointError::Table(_) => object(ErrorKind::Failure),
