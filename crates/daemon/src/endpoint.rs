@@ -16,9 +16,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::net::SocketType;
-use rustix::net::sockopt::{socket_acceptconn, socket_type};
+use rustix::net::sockopt::socket_type;
 use sd_notify::NotifyState;
 use supervisor::socket::{SocketError, listen};
+
+use crate::system;
 
 /// The socket that clients connect to.
 #[derive(Debug)]
@@ -102,7 +104,7 @@ impl Endpoint {
 }
 
 fn is_listener(socket: &OwnedFd) -> bool {
-    socket_acceptconn(socket) == Ok(true) && socket_type(socket) == Ok(SocketType::STREAM)
+    socket_type(socket) == Ok(SocketType::STREAM) && system::listens(socket)
 }
 
 /// Whether it is bound there, whatever the directory is called. Fails for a socket of another family.

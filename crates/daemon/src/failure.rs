@@ -51,7 +51,7 @@ pub fn from_io(what: &str, error: &io::Error) -> ErrorObject {
 pub fn from_call(what: &str, error: &CallError) -> ErrorObject {
     match error {
         CallError::Failed(failure) => {
-            let errno = io::Error::from_raw_os_error(i32::from(failure.errno.0));
+            let errno = ::remote::errno::here(failure.errno);
             match failure.detail.as_str() {
                 "" => from_io(what, &errno),
                 detail => from_io(&format!("{what}: {}", detail.replace(char::is_control, " ")), &errno),

@@ -8,6 +8,7 @@
 //! - [`session`], [`rpc`]: clients and what they ask for, a file for each noun.
 //! - [`endpoint`]: where clients come in.
 //! - [`database`], [`log`]: what is kept on disk.
+//! - `system`: what each system has a way of its own for.
 //!
 //! What this crate must not know: how a kernel is served and what a file system request is. It is never in the data
 //! path of a mount.
@@ -20,7 +21,7 @@
 //! - A mount that did not come to serve leaves no process, mount, directory, row or descriptor behind.
 //! - No secret reaches a log, a row or an error.
 
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
 
 pub mod bus;
 pub mod connection;
@@ -37,6 +38,7 @@ pub mod prompt;
 pub mod rpc;
 pub mod session;
 pub mod shutdown;
+mod system;
 pub mod thread;
 pub mod tunnel;
 pub mod vm;

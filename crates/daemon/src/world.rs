@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
 use crate::owner::{Event, OwnerHandle};
+use crate::system;
 
 /// How often it is looked at. A wake-up is noticed after that long, which is less than a person takes to type.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -31,22 +30,15 @@ pub async fn watch(owner: OwnerHandle) {
 /// What is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct World {
-    /// How long the computer has slept since it was started: what the one clock counts and the other does not.
+    /// How long the computer has slept since some time that does not change.
     asleep: Duration,
-    /// The routes, of both versions of the protocol, as the kernel prints them.
-    routes: Vec<u8>,
+    /// What tells one network from another.
+    network: Vec<u8>,
 }
 
 impl World {
     fn look() -> World {
-        let clock = |id| {
-            let time = clock_gettime(id);
-            let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-            Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-        };
-        // In this order the difference can come out too small by the time in between, never too large.
-        let (boot, awake) = (clock(ClockId::Boottime), clock(ClockId::Monotonic));
-        World { asleep: boot.saturating_sub(awake), routes: routes() }
+        World { asleep: system::asleep(), network: system::network() }
     }
 
     /// What has changed since `before`, if that matters to links.
@@ -54,44 +46,16 @@ impl World {
         if self.asleep.saturating_sub(before.asleep) >= SLEEP_MIN {
             return Some("the computer slept");
         }
-        (self.routes != before.routes).then_some("the network changed")
+        (self.network != before.network).then_some("the network changed")
     }
-}
-
-/// The destinations, gateways and interfaces of all routes. Counters, which change with every packet, are left out.
-fn routes() -> Vec<u8> {
-    /// A computer with more routes than fit has a network of its own sort; its first ones stand for all.
-    const BYTES_MAX: u64 = 64 << 10;
-    let mut seen = Vec::new();
-    for (path, columns) in
-        [("/proc/net/route", &[0, 1, 2, 7][..]), ("/proc/net/ipv6_route", &[0, 1, 4, 9][..])]
-    {
-        let mut text = String::new();
-        let read = std::fs::File::open(path).and_then(|file| {
-            std::io::Read::read_to_string(&mut std::io::Read::take(file, BYTES_MAX), &mut text)
-        });
-        if let Err(error) = read {
-            // There may be no network at all, or not this version.
-            tracing::trace!(path, %error, "routes could not be read");
-            continue;
-        }
-        for line in text.lines() {
-            let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            for word in columns.iter().filter_map(|column| words.get(*column)) {
-                seen.extend(word.as_bytes());
-                seen.push(b' ');
-            }
-        }
-    }
-    seen
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn world(asleep: u64, routes: &[u8]) -> World {
-        World { asleep: Duration::from_secs(asleep), routes: routes.to_vec() }
+    fn world(asleep: u64, network: &[u8]) -> World {
+        World { asleep: Duration::from_secs(asleep), network: network.to_vec() }
     }
 
     #[test]

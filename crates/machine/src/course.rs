@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::pipe::{PipeFlags, pipe_with};
 use wire::api::ErrorKind;
 
 use crate::error::{Error, Result};
@@ -40,10 +39,10 @@ pub struct Client {
 impl Course {
     /// A piece of work of which each part is told before it begins.
     pub fn new(told: impl Fn(Said<'_>) + Send + Sync + 'static) -> Result<(Course, Client)> {
-        let pipe = pipe_with(PipeFlags::CLOEXEC);
-        let (called_off, end) =
-            pipe.map_err(|errno| Error::new(ErrorKind::Failure, format!("could not make a pipe: {errno}")))?;
-        Ok((Course { told: Box::new(told), called_off }, Client { _end: end }))
+        let failed =
+            |error: std::io::Error| Error::new(ErrorKind::Failure, format!("could not make a pipe: {error}"));
+        let (called_off, end) = std::io::pipe().map_err(failed)?;
+        Ok((Course { told: Box::new(told), called_off: called_off.into() }, Client { _end: end.into() }))
     }
 
     /// The next part begins.

@@ -20,6 +20,7 @@ use crate::course::Course;
 use crate::engine::qemu::value;
 use crate::error::{Error, Result};
 use crate::program::{End, Program};
+use crate::system;
 use crate::vm::gone;
 
 /// How long making an overlay may take: it is a file of some blocks.
@@ -256,7 +257,7 @@ pub(crate) fn share(from: &Path, to: &Path) -> Result<bool> {
     let source = File::open(from).map_err(|error| Error::file("open", from, &error))?;
     let failed = |error| Error::file("make", to, &error);
     let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
-    match rustix::fs::ioctl_ficlone(&copy, &source) {
+    match system::share_blocks(&copy, &source) {
         Ok(()) => Ok(true),
         Err(errno) => {
             tracing::debug!(%errno, "blocks are not shared between files here");

@@ -12,6 +12,7 @@
 //! - [`network`]: a guest's way to other computers.
 //! - [`console`]: what a guest says, within a limit.
 //! - [`course`]: how work that takes its time is followed, and called off.
+//! - `system`: what each system has a way of its own for.
 //!
 //! ```text
 //!  IMAGES/NAME/    image.json  kernel  modules/  root.ext4            shared, never written to again
@@ -32,7 +33,7 @@
 //! - Everything is its user's alone: `0700` and `0600`.
 //! - An image is not trusted: its kernel, modules and files are read within limits, and only a guest runs them.
 
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
 
 pub mod capability;
 pub mod console;
@@ -48,6 +49,7 @@ pub mod network;
 pub mod preflight;
 pub mod program;
 pub mod snapshot;
+mod system;
 pub mod vm;
 
 pub use error::{Error, Result};

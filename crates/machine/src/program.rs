@@ -5,16 +5,17 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process_group};
 use wire::api::ErrorKind;
 
 use crate::course::Course;
 use crate::error::{Error, Result};
+use crate::system;
 
 /// What a program that fails is quoted with: the end of what it has said.
 const WORDS_BYTES_MAX: usize = 1 << 10;
@@ -60,15 +61,6 @@ pub(crate) enum End {
     Killed,
     /// It takes along what it has begun.
     Told,
-}
-
-impl End {
-    fn signal(self) -> &'static str {
-        match self {
-            End::Killed => "KILL",
-            End::Told => "TERM",
-        }
-    }
 }
 
 /// How a program has ended, and the end of what it has said.
@@ -133,10 +125,9 @@ impl Program {
         tell: impl Fn(&str) + Send,
     ) -> Result<Ended> {
         let program = need(self.name, self.package)?;
-        // It becomes the program. The kernel sends the signal at the end of the thread that has it run, which is this one, and
-        // which stays until the program has ended.
-        let mut command = Command::new(need("setpriv", "util-linux")?);
-        command.args(["--pdeathsig", self.end.signal(), "--"]).arg(program).args(arguments);
+        // The thread that has it run is this one, which stays until the program has ended.
+        let mut command = system::tied(&program, self.end)?;
+        command.args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.envs(scratch.map(|scratch| ("TMPDIR", scratch)));
         // Interrupts are for whoever has it run.
@@ -155,7 +146,7 @@ impl Program {
     /// Waits for its end, or sees to it.
     fn end(self, child: &mut Child, course: Option<&Course>) -> Result<Option<ExitStatus>> {
         let pid = Pid::from_child(child);
-        let end = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| self.failed(&errno.into()))?;
+        let end = system::end_of(pid).map_err(|errno| self.failed(&errno.into()))?;
         let wait = |patience: Duration, course: Option<&Course>| {
             let until = Timespec::try_from(patience).ok();
             let mut awaited = vec![PollFd::new(&end, PollFlags::IN)];
@@ -217,10 +208,10 @@ mod tests {
 
     #[test]
     fn what_is_run_ends_with_whoever_has_it_run() {
-        for end in [End::Killed, End::Told] {
+        for (end, signal) in [(End::Killed, "KILL"), (End::Told, "TERM")] {
             let program = Program { end, ..SHELL };
             let (ended, said) = program.watch(["-c", "exec setpriv --dump >&2"], None, None, |_| ()).unwrap();
-            let signal = format!("Parent death signal: {}", end.signal());
+            let signal = format!("Parent death signal: {signal}");
             assert!(ended.is_some_and(|status| status.success()) && said.contains(&signal), "{said}");
         }
     }

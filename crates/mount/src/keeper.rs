@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use supervisor::keeper::Inheritance;
 use wire::worker::{CONFIG, MountConfig};
 
-use crate::fuse::mountpoint::{AbortError, Mounts, Unmount, UnmountError, unmount};
+use crate::mountpoint::{Mounts, Unmount, UnmountError, unmount};
 use crate::worker::log;
 
 /// Runs the keeper of one mount. `arguments` are those after the one that names this part.
@@ -49,11 +49,8 @@ pub fn abort(dir: &Path) {
         Err(error) => return tracing::error!(%error, "could not see what is mounted"),
     };
     let Some(entry) = mounts.at(dir).filter(|entry| entry.is_ours()) else { return };
-    match entry.connection().map(|connection| connection.abort(&mounts)) {
-        None | Some(Ok(()) | Err(AbortError::NoConnection(_))) => {}
-        // Unmounting does it too.
-        Some(Err(AbortError::Unsupported)) if rustix::process::geteuid().is_root() => {}
-        Some(Err(error)) => tracing::error!(%error, "what waits for the mount was not ended"),
+    if let Err(error) = entry.end_requests(&mounts) {
+        tracing::error!(%error, "what waits for the mount was not ended");
     }
     match unmount(dir, Unmount::Abort) {
         Ok(()) | Err(UnmountError::NotMounted(_)) => {}

@@ -38,7 +38,7 @@ pub mod limits;
 pub mod mountpoint;
 mod nodes;
 mod open_files;
-mod peer;
+pub(crate) mod peer;
 mod permission;
 mod places;
 mod procedures;
@@ -220,6 +220,7 @@ impl<S: Source> Server<S> {
 #[derive(Debug)]
 pub struct NfsServer {
     port: u16,
+    root: Vec<u8>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
     counts: Arc<Counts>,
@@ -244,8 +245,9 @@ pub async fn serve<S: Source>(vfs: Arc<Vfs<S>>, options: NfsOptions) -> Result<N
     tracing::debug!(%address, files = server.places.lock().count(), "serving NFS");
     let (stop, stopping) = watch::channel(false);
     let counts = Arc::clone(&server.counts);
+    let root = handle::encode(server.key, server.vfs.root().map_err(NfsError::Root)?);
     let task = tokio::spawn(run(server, listener, stopping));
-    Ok(NfsServer { port: address.port(), stop, task, counts })
+    Ok(NfsServer { port: address.port(), root, stop, task, counts })
 }
 
 /// Opens the table of file handles when nobody has it any more: a predecessor has it until its last thread has ended.
@@ -289,6 +291,11 @@ impl NfsServer {
     /// The port of both programs, NFS and MOUNT.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The handle of the root, as the MOUNT protocol gives it.
+    pub fn root(&self) -> &[u8] {
+        &self.root
     }
 
     /// Calls so far, but for those that do nothing.

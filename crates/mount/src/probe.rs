@@ -2,12 +2,13 @@
 //!
 //! It asks for an extended attribute of the root that no file has. The kernel hands such a request to whoever serves
 //! the mount, and the FUSE server answers it by itself: neither a cache of the kernel nor the machine has a part in it,
-//! so no answer means that the mount hangs, and not that the machine is away.
+//! so no answer means that the mount hangs, and not that the machine is away. Where there is no FUSE it asks for the root's attributes,
+//! which an NFS client asks its server for anew after a second.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use rustix::io::Errno;
+use crate::system;
 
 /// The name of the attribute. Reading in this namespace needs no right to the file.
 pub const ATTRIBUTE: &str = "security.stead.probe";
@@ -21,9 +22,8 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
         eprintln!("usage: stead probe DIR");
         return ExitCode::FAILURE;
     };
-    let mut value = [0; 1];
-    match rustix::fs::lgetxattr(&dir, ATTRIBUTE, &mut value) {
-        Err(Errno::NOTCONN | Errno::CONNABORTED) => ExitCode::from(NOT_SERVED),
-        Ok(_) | Err(_) => ExitCode::SUCCESS,
+    match system::put_request(dir.as_ref()) {
+        Err(errno) if system::GONE.contains(&errno) => ExitCode::from(NOT_SERVED),
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }

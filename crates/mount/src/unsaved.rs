@@ -415,8 +415,8 @@ fn why(errno: Errno) -> String {
     match errno {
         Errno::ETIMEDOUT => format!("the machine did not answer for it in {} s", ANSWER_WAIT.as_secs()),
         Errno(number) => {
-            let why = rustix::io::Errno::from_raw_os_error(number.into());
-            crate::worker::plain(io::Error::from(why).to_string())
+            let why = remote::errno::here(wire::agent::Errno(number));
+            crate::worker::plain(why.to_string())
         }
     }
 }

@@ -16,16 +16,27 @@
 mod backend;
 mod control;
 mod distance;
+mod end;
+#[cfg(target_os = "linux")]
+mod fuse;
+#[cfg(not(target_os = "linux"))]
+#[path = "worker/no_fuse.rs"]
 mod fuse;
 mod home;
 pub(crate) mod log;
 mod mounted;
 mod nfs;
 mod options;
+#[cfg(target_os = "linux")]
 mod predecessor;
 pub(crate) mod session;
+mod shown;
 mod spare;
 pub(crate) mod succession;
+#[cfg(target_os = "linux")]
+mod thread;
+#[cfg(not(target_os = "linux"))]
+#[path = "worker/no_thread.rs"]
 mod thread;
 
 use std::ffi::OsString;
@@ -71,8 +82,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     // SAFETY: this is the beginning of the program, which has opened nothing and so owns no descriptor.
     let inheritance = unsafe { Inheritance::take(arguments) };
     log::start();
-    predecessor::leave_no_core();
-    predecessor::end_on_panic();
+    end::leave_no_core();
+    end::end_on_panic();
     let outcome = inheritance.map_err(Failure::from).and_then(|inheritance| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RUNTIME_THREADS)
@@ -96,8 +107,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// A mount that serves.
 enum Served {
-    Machine(Mounted),
-    Thread(MountedThread),
+    Machine(Box<Mounted>),
+    Thread(Box<MountedThread>),
 }
 
 async fn run(mut inheritance: Inheritance) -> Result<(), Failure> {
@@ -121,13 +132,15 @@ async fn run(mut inheritance: Inheritance) -> Result<(), Failure> {
             let home = Home { config, directory, tether: tether.clone(), presence };
             match &place {
                 Place::Machine(dial) if is_successor => {
-                    Mounted::take_over(home, dial, kept, spare).await.map(Served::Machine)
+                    Mounted::take_over(home, dial, kept, spare).await.map(Box::new).map(Served::Machine)
                 }
-                Place::Machine(dial) => Mounted::begin(home, dial).await.map(Served::Machine),
+                Place::Machine(dial) => Mounted::begin(home, dial).await.map(Box::new).map(Served::Machine),
                 Place::Thread(thread) if is_successor => {
-                    MountedThread::take_over(home, thread, kept).await.map(Served::Thread)
+                    MountedThread::take_over(home, thread, kept).await.map(Box::new).map(Served::Thread)
                 }
-                Place::Thread(thread) => MountedThread::begin(home, thread).await.map(Served::Thread),
+                Place::Thread(thread) => {
+                    MountedThread::begin(home, thread).await.map(Box::new).map(Served::Thread)
+                }
             }
         }
         Err(error) => Err(failure(ErrorKind::Failure, in_full(&error))),

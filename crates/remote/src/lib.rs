@@ -9,6 +9,7 @@
 //! - [`spare`]: a channel that is dialled ahead, for another process to go on with.
 //! - [`askpass`]: how what ssh asks reaches a person.
 //! - [`doctor`]: what is at the other end.
+//! - [`errno`]: numbers of errors, the machine's and this system's.
 //! - [`link`]: when a lost connection is opened again, as a pure function.
 //!
 //! What this crate must not know: what a mount is, what a request means to a file system, who keeps a connection and
@@ -29,6 +30,7 @@ pub mod askpass;
 pub mod client;
 mod connect;
 pub mod doctor;
+pub mod errno;
 pub mod link;
 pub mod place;
 pub mod spare;

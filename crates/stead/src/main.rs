@@ -17,10 +17,7 @@
 //! Not every system has every part: which there are is said by the module of that system, and one that is missing is an error that
 //! says so, never a silence.
 
-#[cfg(target_os = "linux")]
-#[path = "linux.rs"]
-mod parts;
-#[cfg(all(unix, not(target_os = "linux")))]
+#[cfg(unix)]
 #[path = "unix.rs"]
 mod parts;
 #[cfg(windows)]

@@ -1,10 +1,12 @@
-//! macOS and FreeBSD: the command line, and what ssh and containers need. What serves mounts is not there yet.
+//! Unix: every part there is, but for the agent, which is of Linux.
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-/// What Linux has and this system does not.
-const MISSING: &[&str] = &["agent", "keeper", "worker", "console", "network", "probe"];
+use wire::api::{ErrorKind, ErrorObject};
+
+#[cfg(target_os = "linux")]
+use agent::main as agent;
 
 /// Picks the part.
 pub fn main() -> ExitCode {
@@ -12,19 +14,47 @@ pub fn main() -> ExitCode {
     if arguments.next().is_some_and(|name| remote::askpass::is_askpass(&name)) {
         return remote::askpass::run(arguments, |name| std::env::var_os(name));
     }
-    let first = std::env::args_os().nth(1);
+    let first = arguments.next();
     match first.as_deref().and_then(OsStr::to_str) {
-        Some(remote::transport::docker::PART) => remote::transport::docker::main(arguments.skip(1)),
-        Some(part) if MISSING.contains(&part) => missing(part),
+        Some("agent") => agent(arguments),
+        Some("keeper") => mount::keeper::main(arguments),
+        Some("worker") => mount::worker::main(arguments),
+        Some(remote::transport::docker::PART) => remote::transport::docker::main(arguments),
+        Some(remote::transport::vm::PART) => remote::transport::vm::main(arguments),
+        Some(machine::console::PART) => machine::console::main(arguments),
+        Some(machine::network::gate::PART) => machine::network::gate::main(arguments),
+        Some("probe") => mount::probe::main(arguments),
         _ => match cli::main() {
             cli::Next::Exit(code) => ExitCode::from(code),
-            cli::Next::Daemon(_) => missing("daemon"),
+            cli::Next::Daemon(how) => run_daemon(how),
         },
     }
 }
 
-fn missing(part: &str) -> ExitCode {
-    eprintln!("error: `stead {part}` exists on Linux only");
-    eprintln!("hint: `stead doctor` says what this computer has");
+/// This computer is no machine of its own: its files are reached without one.
+#[cfg(not(target_os = "linux"))]
+fn agent(_arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    eprintln!("error: `stead agent` exists on Linux only");
+    eprintln!("hint: mount a Linux machine's files here: stead mount ssh://HOST/PATH DIR");
     ExitCode::FAILURE
+}
+
+fn run_daemon(how: cli::Daemon) -> ExitCode {
+    let mode = match how {
+        cli::Daemon::Foreground => daemon::Mode::Foreground,
+        cli::Daemon::Background => daemon::Mode::Background,
+    };
+    let outcome = daemon::Options::from_environment(mode)
+        .map_err(|error| ErrorObject::new(ErrorKind::Usage, error.to_string()))
+        .and_then(daemon::run);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -120,6 +120,11 @@ pub struct Peer {
     pub gid: u32,
     /// The process that connected, or that called `listen`.
     pub pid: u32,
+}
+
+/// A unix stream socket that is neither bound nor connected, does not block, and that no child inherits.
+pub fn unbound() -> io::Result<OwnedFd> {
+    system::stream_socket()
 }
 
 /// Asks the kernel who is on the other end.

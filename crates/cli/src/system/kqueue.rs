@@ -13,6 +13,9 @@ use rustix::process::Pid;
 
 use super::{End, Peer};
 
+/// Whether mounts go through FUSE, microVMs can run, and this computer is a machine itself.
+pub const IS_LINUX: bool = false;
+
 /// What is polled for to see whether the other side has gone: it is told without being asked for.
 pub const GONE: PollFlags = PollFlags::HUP;
 

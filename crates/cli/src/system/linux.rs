@@ -12,6 +12,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{End, Peer};
 
+/// Whether mounts go through FUSE, microVMs can run, and this computer is a machine itself.
+pub const IS_LINUX: bool = true;
+
 /// What is polled for to see whether the other side has gone.
 pub const GONE: PollFlags = PollFlags::RDHUP;
 

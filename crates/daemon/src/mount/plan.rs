@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ::mount::fuse::mountpoint::{Contents, MountEntry, MountPoint, MountPointError, Mounts};
+use ::mount::mountpoint::{self, AroundError, Contents, MountEntry, MountPoint, MountPointError};
 use wire::api::id::MountId;
 use wire::api::machine::{Caller, Machine, Reconnect, Source, absolute};
 use wire::api::mount::{Access, Backend, BackendName, Create, OPTION_BYTES_MAX, OPTIONS_MAX, SyncMode};
@@ -21,6 +20,7 @@ use wire::worker::{Heartbeat, ThreadPlace};
 
 use crate::connection::heartbeat;
 use crate::failure::{chain, from_io, kind_of};
+use crate::system;
 
 /// How many names are tried for a mount that was given none.
 const NAMES_MAX: u32 = 1000;
@@ -186,7 +186,7 @@ fn check_options(request: &Create) -> Result<(), ErrorObject> {
     match request.backend {
         Backend::Auto | Backend::Fuse | Backend::Nfs => {}
         Backend::CloudFiles => return Err(usage("cloud-files is for Windows: here fuse or nfs")),
-        Backend::FileProvider => return Err(usage("file-provider is for macOS: here fuse or nfs")),
+        Backend::FileProvider => return Err(usage(system::NO_FILE_PROVIDER)),
     }
     if request.options.len() > OPTIONS_MAX {
         return Err(usage(format!("more than {OPTIONS_MAX} options")));
@@ -233,22 +233,14 @@ fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Shows), E
     Ok((resolved, Shows::Files { machine: Machine::Host, path: found }))
 }
 
-/// Refuses what one of our own mounts shows: its worker and the new mount's agent would wait for each other. Told by the
-/// device, so that binding a part of the mount to another place hides nothing.
+/// Refuses what one of our own mounts shows: its worker and the new mount's agent would wait for each other.
 fn check_is_no_mount_of_ours(source: &Source, found: &Path) -> Result<(), ErrorObject> {
-    let device = std::fs::metadata(found)
-        .map_err(|error| from_io(&format!("could not mount `{source}`"), &error))?
-        .dev();
-    let mounts = Mounts::read().map_err(|error| ErrorObject::new(ErrorKind::Failure, chain(&error)))?;
-    match shown_by(&mounts, device) {
-        Some(mount) => Err(inside_a_mount(source, mount)),
-        None => Ok(()),
+    match mountpoint::ours_around(found) {
+        Ok(Some(mount)) => Err(inside_a_mount(source, &mount)),
+        Ok(None) => Ok(()),
+        Err(AroundError::Examine(error)) => Err(from_io(&format!("could not mount `{source}`"), &error)),
+        Err(AroundError::Table(error)) => Err(ErrorObject::new(ErrorKind::Failure, chain(&error))),
     }
-}
-
-/// Which of our mounts a file of this device belongs to.
-fn shown_by(mounts: &Mounts, device: u64) -> Option<&MountEntry> {
-    mounts.ours().find(|mount| rustix::fs::makedev(mount.major, mount.minor) == device)
 }
 
 fn inside_a_mount(source: &Source, mount: &MountEntry) -> ErrorObject {
@@ -334,7 +326,7 @@ fn point_error(error: &MountPointError) -> ErrorObject {
             object(ErrorKind::Conflict).with_hint(format!("stead unmount {}", path.display()))
         }
         MountPointError::Stale(path) => {
-            object(ErrorKind::Conflict).with_hint(format!("fusermount3 -u {}", path.display()))
+            object(ErrorKind::Conflict).with_hint(format!("{} {}", system::UNMOUNT, path.display()))
         }
         MountPointError::Examine { source, .. } => object(kind_of(source)),
         MountPointError::Table(_) => object(ErrorKind::Failure),

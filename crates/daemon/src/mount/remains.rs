@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ::mount::fuse::mountpoint::{self, AbortError, Mounts, Unmount, UnmountError, unmount};
+use ::mount::mountpoint::{self, Mounts, Unmount, UnmountError, unmount};
 use supervisor::keeper::{CONTROL_SOCKET, FAILED, KEEPER_LOG, KEEPER_SOCKET, LOG, PLAN};
 use wire::worker::{CONFIG, SESSION};
 
@@ -106,14 +106,8 @@ pub fn detach(dir: &Path) {
         };
         let Some(entry) = mounts.at(dir).filter(|entry| entry.is_ours()) else { return };
         tracing::info!(dir = %dir.display(), "detaching what is left of a mount");
-        // A dead worker with a thread that waits in the kernel holds the connection open until its requests are ended.
-        match entry.connection().map(|connection| connection.abort(&mounts)) {
-            None | Some(Ok(()) | Err(AbortError::NoConnection(_))) => {}
-            // Unmounting does it too.
-            Some(Err(AbortError::Unsupported)) if rustix::process::geteuid().is_root() => {}
-            Some(Err(error)) => {
-                tracing::warn!(error = chain(&error), "what waits for a mount was not ended");
-            }
+        if let Err(error) = entry.end_requests(&mounts) {
+            tracing::warn!(error = chain(&error), "what waits for a mount was not ended");
         }
         match unmount(dir, Unmount::Abort) {
             Ok(()) | Err(UnmountError::NotMounted(_)) => {}

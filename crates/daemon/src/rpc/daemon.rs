@@ -12,6 +12,7 @@ use crate::failure::failure;
 use crate::owner::{Event, ending};
 use crate::session::{Done, Effect, done_with, failed};
 use crate::shutdown;
+use crate::system;
 
 /// About this process.
 pub async fn status(daemon: &Daemon) -> Result<DaemonStatus, ErrorObject> {
@@ -26,15 +27,8 @@ pub async fn status(daemon: &Daemon) -> Result<DaemonStatus, ErrorObject> {
         runtime_dir: ByteString::from(daemon.paths.runtime_dir()),
         log: ByteString::from(daemon.paths.log()),
         mounts: document.mounts.len() as u64,
-        resident_bytes: resident_bytes()?,
+        resident_bytes: system::resident_bytes().map_err(|error| failure(&error))?,
     })
-}
-
-fn resident_bytes() -> Result<u64, ErrorObject> {
-    let statm = std::fs::read_to_string("/proc/self/statm").map_err(|error| failure(&error))?;
-    let pages: Option<u64> = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
-    let pages = pages.ok_or_else(|| ErrorObject::internal("`/proc/self/statm` is not as it should be"))?;
-    Ok(pages * rustix::param::page_size() as u64)
 }
 
 /// Takes all mounts away, or leaves them to the next daemon; the process ends once this has been answered. What has begun

@@ -246,7 +246,7 @@ fn is_gone(error: &CallError) -> bool {
 
 /// Whether the machine has refused with this error number.
 fn is(error: &CallError, errno: Errno) -> bool {
-    error.errno().is_some_and(|told| i32::from(told.0) == errno.raw_os_error())
+    error.errno() == Some(::remote::errno::there(errno))
 }
 
 fn refused(what: &str, shown: &str, error: &CallError) -> ErrorObject {

@@ -19,6 +19,7 @@ use crate::failure::chain;
 use crate::owner::{Event, Keep, Wanted, ending};
 use crate::session::ClientContext;
 use crate::shutdown;
+use crate::system;
 
 /// How long a machine may take to be examined once it is connected.
 const EXAMINE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -94,7 +95,7 @@ pub async fn doctor(daemon: &Daemon, context: &ClientContext, doctor: Doctor) ->
     let mut checks = Vec::new();
     match &machine {
         Machine::Host => {
-            checks.push(fuse());
+            checks.push(system::mounting());
             checks.extend(vms(daemon).await);
         }
         Machine::Ssh(_) => checks.push(ssh().await),
@@ -117,37 +118,16 @@ pub async fn doctor(daemon: &Daemon, context: &ClientContext, doctor: Doctor) ->
     Ok(Report { machine, checks })
 }
 
-fn found(name: &str, verdict: Verdict, detail: String) -> Check {
+pub(crate) fn found(name: &str, verdict: Verdict, detail: String) -> Check {
     Check { name: name.to_owned(), verdict, detail, hint: None }
 }
 
-fn works(name: &str, detail: String) -> Check {
+pub(crate) fn works(name: &str, detail: String) -> Check {
     found(name, Verdict::Works, detail)
 }
 
 fn broken(name: &str, error: &ErrorObject) -> Check {
     Check { hint: error.hint().map(str::to_owned), ..found(name, Verdict::Broken, error.message.clone()) }
-}
-
-fn fuse() -> Check {
-    let hint = |check: Check, hint: &str| Check { hint: Some(hint.to_owned()), ..check };
-    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
-        Err(error) => hint(
-            found("fuse", Verdict::Broken, format!("`/dev/fuse` cannot be opened: {error}")),
-            "modprobe fuse, or mount with --backend nfs",
-        ),
-        Ok(_) if rustix::process::geteuid().is_root() => works("fuse", "by system call".to_owned()),
-        Ok(_) if in_path("fusermount3") => works("fuse", "through fusermount3".to_owned()),
-        Ok(_) => hint(
-            found("fuse", Verdict::Broken, "`fusermount3` is not installed".to_owned()),
-            "apt-get install fuse3",
-        ),
-    }
-}
-
-fn in_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 /// How microVMs are run here, and what they need. A computer that runs none is none the worse as a machine.

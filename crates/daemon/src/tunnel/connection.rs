@@ -152,7 +152,7 @@ impl Carried {
             TunnelFrame::End { connection } => find(connection).map(|mailbox| mailbox.end()),
             TunnelFrame::Reset { connection, failure } => {
                 if let Some(Failure { errno, detail }) = failure {
-                    let why = io::Error::from_raw_os_error(errno.0.into());
+                    let why = ::remote::errno::here(errno);
                     tracing::debug!(%why, %detail, "a connection was not made at the far end of a tunnel");
                 }
                 find(connection).map(|mailbox| mailbox.reset())
@@ -186,8 +186,8 @@ pub(super) async fn join(
         Ok(socket) => carry(socket, id, window, mailbox, say).await,
         Err(error) => {
             tracing::debug!(%to, %error, "a connection was not made at this end of a tunnel");
-            let number = u16::try_from(error.raw_os_error().unwrap_or_default()).unwrap_or_default();
-            let failure = Failure { errno: wire::agent::Errno(number), detail: String::new() };
+            let errno = rustix::io::Errno::from_io_error(&error).map(::remote::errno::there);
+            let failure = Failure { errno: errno.unwrap_or(wire::agent::Errno(0)), detail: String::new() };
             reset(id, Some(failure), &say).await;
             id
         }

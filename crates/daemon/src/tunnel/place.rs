@@ -3,13 +3,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_keepalive, set_socket_linger};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{SocketAddrUnix, bind, listen};
+use supervisor::socket::unbound;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use wire::agent::tunnel::BACKLOG;
 use wire::api::{ErrorKind, ErrorObject};
@@ -194,8 +195,7 @@ impl Listener {
     /// user's and nobody listens on it.
     fn unix(path: &Path) -> io::Result<Listener> {
         let address = SocketAddrUnix::new(path)?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let socket = unbound()?;
         match bind(&socket, &address) {
             Err(rustix::io::Errno::ADDRINUSE) if is_dead(path) => {
                 std::fs::remove_file(path)?;
@@ -266,10 +266,9 @@ fn is_dead(path: &Path) -> bool {
     let is_own = std::fs::symlink_metadata(path).is_ok_and(|found| {
         found.file_type().is_socket() && found.uid() == rustix::process::geteuid().as_raw()
     });
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-        .and_then(|socket| rustix::net::connect(&socket, &SocketAddrUnix::new(path)?));
-    is_own && connected == Err(rustix::io::Errno::CONNREFUSED)
+    let connected =
+        unbound().and_then(|socket| Ok(rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?));
+    is_own && connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::kernel::read_bounded;
 use crate::network::{BACK, GATEWAY, GUEST, Network, OUT, PREFIX, RESOLVER};
 use crate::program;
+use crate::system;
 
 /// QEMU's program.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -48,6 +49,7 @@ impl Engine for Qemu {
     }
 
     fn examine(&self) -> Result<Examined> {
+        system::runs_vms()?;
         if std::env::consts::ARCH != "x86_64" {
             let message = format!("vms run on x86-64 computers, and this is {}", std::env::consts::ARCH);
             return Err(Error::new(ErrorKind::Refused, message));
@@ -69,18 +71,17 @@ impl Engine for Qemu {
         let failed = |what: &str, why: String| {
             Error::new(ErrorKind::Failure, format!("could not start {what} of the vm `{}`: {why}", spec.name))
         };
-        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-        let (heard, said) = pipe.map_err(|errno| failed("the console", errno.to_string()))?;
+        let (heard, said) = std::io::pipe().map_err(|error| failed("the console", error.to_string()))?;
         let console = Spawn::new(&spec.own_program)
             .arguments([console::PART.as_ref(), spec.console.as_os_str()])
-            .stdin(Stdio::Descriptor(heard));
+            .stdin(Stdio::Descriptor(heard.into()));
         // It ends with the VMM, and is reaped when that happens.
         drop(console.spawn().map_err(|error| failed("the console", in_one_line(&error)))?);
         let errors = said.try_clone().map_err(|error| failed("the console", error.to_string()))?;
         Spawn::new(&examined.program)
             .arguments(arguments(spec, examined.accelerator))
-            .stdout(Stdio::Descriptor(said))
-            .stderr(Stdio::Descriptor(errors))
+            .stdout(Stdio::Descriptor(said.into()))
+            .stderr(Stdio::Descriptor(errors.into()))
             .spawn()
             .map_err(|error| failed("the VMM", in_one_line(&error)))
     }

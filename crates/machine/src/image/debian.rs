@@ -10,7 +10,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -124,7 +124,8 @@ fn own(path: &Path, mode: u32) -> Result<()> {
     if rustix::fs::fstat(&opened).map_err(failed)?.st_uid != rustix::process::geteuid().as_raw() {
         return Err(elses(path));
     }
-    rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode)).map_err(failed)
+    let changed = fs::File::from(opened).set_permissions(fs::Permissions::from_mode(mode));
+    changed.map_err(|error| Error::file("open", path, &error))
 }
 
 fn elses(path: &Path) -> Error {

@@ -461,8 +461,7 @@ fn remove_blocks(directory: &Path) -> io::Result<()> {
 
 /// What the kernel took at its start, in short.
 fn boot() -> [u8; 16] {
-    let text = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let mut boot = [0; 16];
-    boot.copy_from_slice(&blake3::hash(&text).as_bytes()[..16]);
+    boot.copy_from_slice(&blake3::hash(&crate::system::boot_id()).as_bytes()[..16]);
     boot
 }

@@ -1,5 +1,4 @@
-//! Mount points: which directories can be one, mounting, unmounting, and finding what dead servers left
-//! behind.
+//! Mounting and unmounting.
 //!
 //! As root the mount is a system call. Anybody else goes through the setuid helper `fusermount3`, which
 //! checks that the directory is the user's and hands the device's descriptor over. Either way the kernel
@@ -10,17 +9,18 @@
 mod fusermount;
 mod table;
 
-pub use table::{AbortError, Connection, Liveness, MountEntry, Mounts, PROBE_WAIT_MAX, TableError};
+pub use table::{AbortError, Connection, MountEntry, Mounts, TableError};
 
 use super::device::{Device, DeviceError};
+use crate::mountpoint::{MountPoint, Unmount};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, io};
 use thiserror::Error;
 
 /// The file system type that our mounts have in the mount table.
@@ -29,102 +29,6 @@ const SUBTYPE: &str = "stead";
 
 /// The mode of the root directory as far as the mount itself says it: a directory.
 const ROOT_MODE: u32 = libc::S_IFDIR;
-
-/// What a mount point may contain. What is in it is hidden while the mount lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Contents {
-    /// Nothing.
-    Empty,
-    /// Anything.
-    Any,
-}
-
-/// Why a directory cannot be a mount point.
-#[derive(Debug, Error)]
-pub enum MountPointError {
-    /// There is nothing of that name.
-    #[error("mount point `{}` does not exist", .0.display())]
-    Missing(PathBuf),
-    /// It is a file.
-    #[error("mount point `{}` is not a directory", .0.display())]
-    NotADirectory(PathBuf),
-    /// Its contents would be hidden.
-    #[error("mount point `{}` is not empty", .0.display())]
-    NotEmpty(PathBuf),
-    /// One of ours is there.
-    #[error("`{}` is already a mount of {}", path.display(), String::from_utf8_lossy(source_name))]
-    AlreadyMounted {
-        /// Where.
-        path: PathBuf,
-        /// What the mount table says is mounted.
-        source_name: Vec<u8>,
-    },
-    /// A mount of some kind whose server is dead.
-    #[error("`{}` is a mount whose server is gone; unmount it first", .0.display())]
-    Stale(PathBuf),
-    /// Looking failed.
-    #[error("could not examine mount point `{}`", path.display())]
-    Examine {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// What is mounted is not known.
-    #[error(transparent)]
-    Table(#[from] TableError),
-}
-
-/// A directory that can be mounted on, by its absolute path without symbolic links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountPoint {
-    path: PathBuf,
-}
-
-impl MountPoint {
-    /// Checks that `path` is a directory, is no mount of ours, and contains at most what `contents` allows.
-    /// Asks no server of a mount that is at `path`, so that a dead one cannot block it.
-    pub fn check(path: &Path, contents: Contents) -> Result<Self, MountPointError> {
-        Self::check_against(path, contents, &Mounts::read()?)
-    }
-
-    fn check_against(path: &Path, contents: Contents, mounts: &Mounts) -> Result<Self, MountPointError> {
-        let path = fs::canonicalize(path).map_err(|source| unexaminable(path, source))?;
-        if let Some(mount) = mounts.at(&path).filter(|mount| mount.is_ours()) {
-            if mount.liveness() == Liveness::Stale {
-                return Err(MountPointError::Stale(path));
-            }
-            return Err(MountPointError::AlreadyMounted { path, source_name: mount.source.clone() });
-        }
-        let metadata = fs::metadata(&path).map_err(|source| unexaminable(&path, source))?;
-        if !metadata.is_dir() {
-            return Err(MountPointError::NotADirectory(path));
-        }
-        if contents == Contents::Empty {
-            let mut entries = fs::read_dir(&path).map_err(|source| unexaminable(&path, source))?;
-            if entries.next().is_some() {
-                return Err(MountPointError::NotEmpty(path));
-            }
-        }
-        Ok(Self { path })
-    }
-
-    /// Absolute, without symbolic links.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-fn unexaminable(path: &Path, source: io::Error) -> MountPointError {
-    let path = path.to_path_buf();
-    match source.raw_os_error() {
-        Some(libc::ENOENT) => MountPointError::Missing(path),
-        Some(libc::ENOTDIR) => MountPointError::NotADirectory(path),
-        Some(libc::ENOTCONN) => MountPointError::Stale(path),
-        _ => MountPointError::Examine { path, source },
-    }
-}
 
 /// Who may use the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,19 +239,6 @@ fn mount_by_helper(point: &MountPoint, options: &MountOptions) -> Result<Device,
     }
 }
 
-/// How a mount ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unmount {
-    /// Fails with [`UnmountError::Busy`] while a process has a file or its working directory in it. Writes
-    /// what is left in the page cache first, so the server has to be alive.
-    IfIdle,
-    /// Takes the mount out of the tree at once; it ends when the last process lets go. Asks the server
-    /// nothing.
-    Detach,
-    /// The same, and as root ends every request that waits for the server. Others need [`Connection::abort`] for that.
-    Abort,
-}
-
 /// Why a mount is still there.
 #[derive(Debug, Error)]
 pub enum UnmountError {
@@ -401,28 +292,6 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), UnmountError> {
     })
 }
 
-/// A mount of ours whose server was dead.
-#[derive(Debug)]
-pub struct StaleMount {
-    /// What it was.
-    pub mount: MountEntry,
-    /// Whether it is gone now.
-    pub detached: Result<(), UnmountError>,
-}
-
-/// Detaches those of our mounts that are `wanted` and whose servers are dead. A mount that a process still
-/// holds open, as a keeper does, is not dead. Takes at most [`PROBE_WAIT_MAX`] for each wanted mount.
-pub fn detach_stale(wanted: impl Fn(&MountEntry) -> bool) -> Result<Vec<StaleMount>, TableError> {
-    let mounts = Mounts::read()?;
-    let mine = mounts.ours().filter(|mount| wanted(mount));
-    let stale = mine.filter(|mount| mount.liveness() == Liveness::Stale);
-    let detach = |mount: &MountEntry| StaleMount {
-        mount: mount.clone(),
-        detached: unmount(&mount.path, Unmount::Detach),
-    };
-    Ok(stale.map(detach).collect())
-}
-
 /// The path's bytes, as the helper takes them.
 fn path_bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
@@ -431,36 +300,6 @@ fn path_bytes(path: &Path) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_mount_point_is_an_existing_empty_directory() {
-        let scratch = tempfile::tempdir().unwrap();
-        let root = scratch.path().canonicalize().unwrap();
-        let file = root.join("file");
-        fs::write(&file, b"").unwrap();
-        let check = |path: &Path, contents| MountPoint::check(path, contents);
-        assert!(matches!(
-            check(&root.join("none"), Contents::Empty),
-            Err(MountPointError::Missing(path)) if path == root.join("none")
-        ));
-        assert!(matches!(check(&file, Contents::Empty), Err(MountPointError::NotADirectory(_))));
-        assert!(matches!(check(&file.join("x"), Contents::Empty), Err(MountPointError::NotADirectory(_))));
-        assert!(matches!(check(&root, Contents::Empty), Err(MountPointError::NotEmpty(_))));
-        assert_eq!(check(&root, Contents::Any).unwrap().path(), root);
-        let link = root.join("link");
-        std::os::unix::fs::symlink(&root, &link).unwrap();
-        assert_eq!(check(&link, Contents::Any).unwrap().path(), root);
-    }
-
-    #[test]
-    fn a_mount_of_ours_is_not_mounted_on_again() {
-        let scratch = tempfile::tempdir().unwrap();
-        let root = scratch.path().canonicalize().unwrap();
-        let line = format!("40 1 0:50 / {} rw - fuse.stead ssh://far/x rw\n", root.display());
-        let mounts = Mounts::parse(line.as_bytes()).unwrap();
-        let refused = MountPoint::check_against(&root, Contents::Empty, &mounts).unwrap_err();
-        assert_eq!(refused.to_string(), format!("`{}` is already a mount of ssh://far/x", root.display()));
-    }
 
     #[test]
     fn unmounting_what_is_no_mount_says_so() {

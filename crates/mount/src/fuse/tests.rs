@@ -6,16 +6,17 @@
 use super::abi::{self, InitFlags, ROOT_ID, fopen};
 use super::buffer::{Buffer, BufferPool};
 use super::device::{BackingId, Device, Incoming};
-use super::mountpoint::{
-    AbortError, Contents, Liveness, MountEntry, MountOptions, MountPoint, MountPointError, Mounts, Unmount,
-    detach_stale, mount, unmount,
-};
+use super::mountpoint::{MountOptions, mount};
 use super::negotiation::{Negotiated, Wanted, negotiate};
 use super::notify::{self, Effect, Forgetting, Notice, Notifier, REPEATED_AFTER};
 use super::reply::{
     Delivery, Entry, Listing, ListingPlus, Name, Opened, Placed, Responder, refuse_malformed,
 };
 use super::request::{Operation, Request};
+use crate::mountpoint::{
+    AbortError, Contents, Liveness, MountEntry, MountPoint, MountPointError, Mounts, Unmount, detach_stale,
+    unmount,
+};
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use std::fs;
@@ -670,7 +671,7 @@ fn an_aborted_connection_ends_the_server_and_leaves_a_stale_mount() {
 
 /// Set for the test binary when it is run again as an unprivileged user: the directory to mount on.
 const HELPER_DIRECTORY: &str = "STEAD_TEST_FUSERMOUNT_DIRECTORY";
-const HELPER_TEST: &str = "fuse::tests::a_plain_user_mounts_through_the_helper";
+const HELPER_TEST: &str = "parts::fuse::tests::a_plain_user_mounts_through_the_helper";
 
 /// `nobody` everywhere, and member of no group.
 const PLAIN_ID: u32 = 65534;

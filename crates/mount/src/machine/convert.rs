@@ -28,11 +28,11 @@ pub(super) mod near {
         }
     }
 
-    pub(in crate::machine) fn name(name: &file::Name) -> Result<agent::name::Name> {
+    pub(in super::super) fn name(name: &file::Name) -> Result<agent::name::Name> {
         agent::name::Name::new(name.as_ref()).map_err(errno)
     }
 
-    pub(in crate::machine) fn path(path: Box<[u8]>) -> Result<RelativePath> {
+    pub(in super::super) fn path(path: Box<[u8]>) -> Result<RelativePath> {
         RelativePath::new(path).map_err(errno)
     }
 }

@@ -115,6 +115,8 @@ async fn files_are_made_written_read_and_removed() {
     let root = client.root().await;
     let directory = client.mkdir(&root, "dir").await;
     let file = client.created(&directory, "file").await;
+    // A kernel that is given the handle need not ask for it.
+    assert_eq!(&root.data[..], serving.server.root());
     let written = client.write(&file, 3, b"hello", stable_how::UNSTABLE).await.unwrap();
     assert_eq!((written.count, written.committed), (5, stable_how::UNSTABLE));
     let committed = client.commit(&file).await.unwrap();

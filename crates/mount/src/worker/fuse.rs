@@ -6,29 +6,30 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use vfs::Vfs;
 use vfs::table::Kept;
+use vfs::vfs::Restored;
 use wire::api::ErrorKind;
 use wire::api::mount::Access;
 use wire::bytestring::ByteString;
-use wire::worker::{MountConfig, WorkerError};
+use wire::worker::WorkerError;
 
 use super::backend::How;
 use super::home::Home;
 use super::options::MountChoices;
-use super::predecessor::{Server as Serving, note_panics_afresh};
-use super::succession::{FUSE, KernelPart, write_part};
+pub(super) use super::predecessor::note_panic;
+use super::predecessor::{Server as Serving, note_panics, note_panics_afresh};
+use super::shown::{Shown, mount_point};
+use super::succession::{FUSE, SuccessionError, read_part, write_part};
 use super::{failure, in_full};
 use crate::Progress;
 use crate::fuse::device::Device;
-use crate::fuse::mountpoint::{
-    self, Audience, Contents, MountError, MountOptions, MountPoint, MountPointError, Mounts,
-    PermissionChecks, Unmount, UnmountError, unmount,
-};
+use crate::fuse::mountpoint::{self, Audience, MountError, MountOptions, PermissionChecks};
 use crate::fuse::negotiation::{Negotiated, Wanted};
-use crate::fuse::serve::{self, Begin, FuseKernel, ServeError, Server, Start, Tally, descriptors, handshake};
-use crate::machine::{Machine, Owners};
+pub(super) use crate::fuse::serve::FuseKernel;
+use crate::fuse::serve::{self, Begin, ServeError, Server, Start, Tally, descriptors, handshake};
+use crate::mountpoint::{Mounts, Unmount, UnmountError, unmount};
 
 /// What the kernel reads ahead by itself, in KiB: the largest request it sends. Its default is an eighth of that, and
 /// each request costs the same.
@@ -57,28 +58,6 @@ pub(super) fn is_usable() -> bool {
     Path::new("/dev/fuse").exists() && std::env::split_paths(&path).any(|dir| dir.join(HELPER).is_file())
 }
 
-/// Checks where the mount is to be.
-pub(super) fn mount_point(config: &MountConfig, choices: &MountChoices) -> Result<MountPoint, WorkerError> {
-    let contents = if choices.nonempty { Contents::Any } else { Contents::Empty };
-    MountPoint::check(config.dir.as_path(), contents).map_err(|error| point_error(&error))
-}
-
-fn point_error(error: &MountPointError) -> WorkerError {
-    let kind = match error {
-        MountPointError::Missing(_) => ErrorKind::NotFound,
-        MountPointError::NotADirectory(_) => ErrorKind::Usage,
-        MountPointError::NotEmpty(_) | MountPointError::AlreadyMounted { .. } | MountPointError::Stale(_) => {
-            ErrorKind::Conflict
-        }
-        MountPointError::Examine { .. } | MountPointError::Table(_) => ErrorKind::Failure,
-    };
-    let mut refused = failure(kind, in_full(error));
-    if let MountPointError::NotEmpty(_) = error {
-        refused.hint = Some("choose an empty directory, or hide what is in it with -o nonempty".to_owned());
-    }
-    refused
-}
-
 fn mount_error(error: &MountError) -> WorkerError {
     let kind = if error.is_denied() { ErrorKind::Refused } else { ErrorKind::Failure };
     let mut failed = failure(kind, in_full(error));
@@ -94,6 +73,27 @@ fn mount_error(error: &MountError) -> WorkerError {
 
 /// A kernel that does not queue a dead server's requests again leaves whoever waits for them waiting.
 const NO_RESEND: &str = "this kernel is older than Linux 6.9: if the mount's process dies, so does the mount";
+
+/// How the kernel mounted it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct KernelPart {
+    /// What was agreed.
+    pub(super) negotiated: Negotiated,
+    /// Who serves it.
+    pub(super) server: Serving,
+    /// Where it is: a path without links, which is not looked at again.
+    pub(super) path: ByteString,
+}
+
+/// How the predecessor had mounted it.
+pub(super) fn part(restored: &Restored) -> Result<KernelPart, SuccessionError> {
+    read_part(restored, vfs::table::Kept::Kernel)
+}
+
+/// A kernel that has been told nothing yet.
+pub(super) fn kernel() -> Arc<FuseKernel> {
+    FuseKernel::new()
+}
 
 /// What a mount shows.
 pub(super) trait Show: Send {
@@ -119,13 +119,6 @@ pub(super) struct Serve<'a> {
     pub(super) progress: Progress,
     /// Requests that have ended a predecessor.
     pub(super) refused: HashSet<u64>,
-}
-
-/// A machine's files, and to whom they are shown.
-pub(super) struct Shown {
-    pub(super) vfs: Arc<Vfs<Machine>>,
-    pub(super) kernel: Arc<FuseKernel>,
-    pub(super) owners: Owners,
 }
 
 impl Show for Shown {
@@ -210,14 +203,14 @@ impl FuseMount {
     }
 
     /// Goes on serving what a predecessor had mounted, through the descriptors that it had: the first is the device.
-    /// Requests that have ended a predecessor are `refused`.
+    /// Requests that have ended a predecessor are refused.
     pub(super) async fn take_over(
         part: KernelPart,
         kept: Vec<OwnedFd>,
         shown: impl Show,
         home: &Home,
-        refused: HashSet<u64>,
     ) -> Result<FuseMount, WorkerError> {
+        let refused = note_panics(&home.directory);
         let devices: Vec<_> = kept.into_iter().map(|kept| Arc::new(Device::from_fd(kept))).collect();
         part.server.gone(home.presence.as_ref()).await;
         let part = KernelPart { server: Serving::own(), ..part };

@@ -40,17 +40,16 @@ use wire::worker::{Dial, FromWorker, MountConfig, Ready, Stopping, ToWorker, Wor
 use super::backend::{Backend, How, Kind, Leaving};
 use super::control::{Control, Heard};
 use super::distance;
-use super::fuse::{FuseMount, Shown};
+use super::fuse::{self, FuseMount};
 use super::home::Home;
 use super::nfs::NfsMount;
 use super::options::MountChoices;
-use super::predecessor::note_panics;
 use super::session::SessionNote;
+use super::shown::Shown;
 use super::spare::{First, Reserve};
 use super::succession::{FUSE, NFS, SourcePart, read_part};
 use super::{failure, in_full};
 use crate::cache::{CacheSize, DiskCache};
-use crate::fuse::serve::FuseKernel;
 use crate::machine::{Events, LinkStanding, Machine, held_file};
 use crate::nfs::NoNotices;
 use crate::unsaved::{Held, Replaying, interrupted};
@@ -169,10 +168,9 @@ impl Mounted {
         spare: Option<Spare>,
     ) -> Result<Mounted, WorkerError> {
         let restored = restore(&home)?;
-        let part = read_part(&restored, vfs::table::Kept::Kernel).map_err(|error| no_record(&error))?;
+        let part = fuse::part(&restored).map_err(|error| no_record(&error))?;
         let (shown, parts) = parts_again(&home, way, Kind::Fuse, restored, spare)?;
-        let refused = note_panics(&home.directory);
-        let mount = FuseMount::take_over(part, descriptors, shown, &home, refused).await;
+        let mount = FuseMount::take_over(part, descriptors, shown, &home).await;
         // The next one that takes over needs the session.
         let mount = mount.inspect_err(|_| parts.client.leave())?;
         Ok(Mounted::of(home, Backend::Fuse(mount), parts))
@@ -550,7 +548,7 @@ fn parts(
         fetch_ahead: true,
         ..vfs::Options::default()
     };
-    let kernel = FuseKernel::new();
+    let kernel = fuse::kernel();
     let told: Arc<dyn Kernel> = match kind {
         Kind::Fuse => kernel.clone(),
         Kind::Nfs => Arc::new(NoNotices),

@@ -14,15 +14,16 @@ use wire::api::status::NfsExport;
 use wire::worker::WorkerError;
 
 use super::backend::How;
-use super::fuse::{Shown, mount_point};
 use super::home::Home;
 use super::options::{MountChoices, NO_KERNEL_MOUNT};
+use super::shown::{Shown, mount_point};
 use super::succession::NFS;
 use super::{failure, in_full};
 use crate::Counts;
 use crate::machine::Owners;
-use crate::nfs::mountpoint::{self, MountError, NoKernelMount};
+use crate::nfs::mountpoint::{self, MountError, NoKernelMount, Served};
 use crate::nfs::{self, Audience, NfsError, NfsOptions, NfsServer, Permissions};
+use crate::system::WHO_USES;
 
 /// How long a server is waited for when the mount is to go by force: for calls under way and for syncing.
 const FORCED_STOP: Duration = Duration::from_secs(3);
@@ -67,7 +68,9 @@ fn serve_error(error: &NfsError) -> WorkerError {
 fn mount_error(error: &MountError) -> WorkerError {
     match error {
         MountError::NotPossible(reason) => no_kernel_mount(reason),
-        MountError::Refused { .. } => failure(ErrorKind::Failure, in_full(error)),
+        MountError::Refused { .. } | MountError::Command { .. } => {
+            failure(ErrorKind::Failure, in_full(error))
+        }
     }
 }
 
@@ -80,6 +83,8 @@ impl NfsMount {
         shown: Shown,
         kept: Option<OwnedFd>,
     ) -> Result<NfsMount, WorkerError> {
+        // A client of NFS is told of nothing.
+        let Shown { vfs, kernel: _untold, owners } = shown;
         let config = &home.config;
         let is_mounted = kept.is_some();
         let point = match choices.kernel_mount {
@@ -106,17 +111,17 @@ impl NfsMount {
             state: config.state_dir.as_path().to_path_buf(),
             owner: (config.owner.uid, config.owner.gid),
             audience: if choices.allow_other { Audience::Everybody } else { Audience::Owner },
-            permissions: match shown.owners {
+            permissions: match owners {
                 Owners::Machine => Permissions::Modes,
                 Owners::One { .. } => Permissions::Machine,
             },
             access,
             progress: home.progress(),
         };
-        let server = nfs::serve(shown.vfs, options).await.map_err(|error| serve_error(&error))?;
+        let server = nfs::serve(vfs, options).await.map_err(|error| serve_error(&error))?;
         tracing::info!(url = server.url(), "serving");
         if let Some(path) = point.as_ref().filter(|_| !is_mounted)
-            && let Err(error) = kernel_mount(path.clone(), server.port(), access).await
+            && let Err(error) = kernel_mount(path.clone(), &server, access).await
         {
             server.stop().await;
             return Err(error);
@@ -162,8 +167,10 @@ impl NfsMount {
     }
 }
 
-async fn kernel_mount(path: PathBuf, port: u16, access: nfs::Access) -> Result<(), WorkerError> {
-    let mounted = tokio::task::spawn_blocking(move || mountpoint::mount(&path, port, access)).await;
+async fn kernel_mount(path: PathBuf, server: &NfsServer, access: nfs::Access) -> Result<(), WorkerError> {
+    let (port, root) = (server.port(), server.root().to_vec());
+    let mount = move || mountpoint::mount(&path, Served { port, root: &root, access });
+    let mounted = tokio::task::spawn_blocking(mount).await;
     match mounted {
         Ok(mounted) => mounted.map_err(|error| mount_error(&error)),
         Err(error) => Err(failure(ErrorKind::Failure, format!("could not mount: {error}"))),
@@ -178,7 +185,7 @@ async fn kernel_unmount(path: PathBuf, how: How) -> Result<(), WorkerError> {
         Ok(Ok(()) | Err(Errno::INVAL | Errno::NOENT)) => Ok(()),
         Ok(Err(Errno::BUSY)) => {
             let mut busy = failure(ErrorKind::Conflict, format!("`{shown}` is in use"));
-            busy.hint = Some(format!("find out by what: fuser -vm '{shown}', or use --force"));
+            busy.hint = Some(format!("find out by what: {WHO_USES} '{shown}', or use --force"));
             Err(busy)
         }
         Ok(Err(errno)) => Err(failure(ErrorKind::Failure, format!("could not unmount `{shown}`: {errno}"))),

@@ -81,36 +81,12 @@ fn is_gone(error: &std::io::Error) -> bool {
     )
 }
 
-/// From now on a panic is reported, notes which request it was in, and ends the process.
-pub(super) fn end_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        if let (Some(path), Some(request)) = (PANICS_PATH.get(), current()) {
-            let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-            // Without the note the successor meets the same request: it is no worse than that.
-            let _noted = file.and_then(|mut file| file.write_all(format!("{request}\n").as_bytes()));
-        }
-        end();
-    }));
-}
-
-/// Ends the process at once, also where it waits in the kernel.
-fn end() -> ! {
-    let itself = rustix::process::getpid();
-    if let Err(error) = rustix::process::kill_process(itself, rustix::process::Signal::KILL) {
-        tracing::error!(%error, "a process that cannot kill itself");
-    }
-    // A signal to oneself is carried out before the call returns.
-    std::process::abort()
-}
-
-/// Lets no memory be written to a disk when this process crashes. The system would wait for all threads first, and one that
-/// waits in the kernel for an answer of this very process would never come.
-pub(super) fn leave_no_core() {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "a crash may leave the mount without a process");
+/// Notes the request that this thread is busy with, which has ended in a panic.
+pub(super) fn note_panic() {
+    if let (Some(path), Some(request)) = (PANICS_PATH.get(), current()) {
+        let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        // Without the note the successor meets the same request: it is no worse than that.
+        let _noted = file.and_then(|mut file| file.write_all(format!("{request}\n").as_bytes()));
     }
 }
 

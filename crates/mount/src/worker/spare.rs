@@ -11,26 +11,20 @@
 //! There is one at most, and only for a mount that has a successor. It is handed over as soon as it is begun: what is left
 //! of the dialling goes on whoever dies. The keeper gives it to the next worker and forgets it, so that none is used twice.
 
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use remote::WorkerDialer;
 use remote::client::AgentClient;
 use remote::spare::{Room, SpareCarrier};
-use rustix::fs::inotify;
-use supervisor::descriptor::readable;
 use supervisor::keeper::Tether;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::in_full;
 use super::succession::SPARE;
 use crate::machine::LinkStanding;
+use crate::system::Watched;
 
 /// One that lived for less was refused, or was of no use. A session that is stopped does not take one, and its relay gives up
 /// after ten seconds: that is such a one, too.
@@ -195,82 +189,5 @@ impl Keeping {
         }
         carrier.end().await;
         over
-    }
-}
-
-/// A file that may be written at any time, whether it is there or not.
-struct Watched {
-    notices: AsyncFd<OwnedFd>,
-    name: Vec<u8>,
-}
-
-impl Watched {
-    fn new(path: &Path) -> io::Result<Watched> {
-        use inotify::{CreateFlags, WatchFlags};
-        use std::os::unix::ffi::OsStrExt;
-        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let notices = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&notices, directory, WatchFlags::CLOSE_WRITE | WatchFlags::ONLYDIR)?;
-        Ok(Watched { notices: readable(notices)?, name: name.as_bytes().to_vec() })
-    }
-
-    /// Waits until it has been written. May be dropped half way.
-    async fn written(&self) {
-        loop {
-            // Without the runtime's events nothing here goes on at all.
-            let Ok(mut ready) = self.notices.readable().await else { return std::future::pending().await };
-            if self.take() {
-                return;
-            }
-            ready.clear_ready();
-        }
-    }
-
-    /// What has been written so far does not count.
-    fn forget(&self) {
-        while self.take() {}
-    }
-
-    /// Whether one of the notices that wait says that it was written. Takes those before that one, too.
-    fn take(&self) -> bool {
-        let mut buffer = [MaybeUninit::uninit(); NOTICES_BYTES];
-        let mut notices = inotify::Reader::new(self.notices.as_fd(), &mut buffer);
-        // An error is that none waits any more.
-        while let Ok(notice) = notices.next() {
-            // After an overflow it is not known.
-            let is_lost = notice.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
-            if is_lost || notice.file_name().is_some_and(|name| name.to_bytes() == self.name) {
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// Room for some notices of names of any length.
-const NOTICES_BYTES: usize = 4 << 10;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DEADLINE: Duration = Duration::from_secs(30);
-
-    #[tokio::test]
-    async fn a_file_is_seen_to_be_written_each_time_and_no_other_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("s0.full");
-        let watched = Watched::new(&path).unwrap();
-        std::fs::write(directory.path().join("s0.1"), "x").unwrap();
-        assert!(!watched.take());
-        for _ in 0..2 {
-            std::fs::write(&path, "x").unwrap();
-            tokio::time::timeout(DEADLINE, watched.written()).await.unwrap();
-        }
-        std::fs::write(&path, "x").unwrap();
-        watched.forget();
-        assert!(!watched.take());
     }
 }

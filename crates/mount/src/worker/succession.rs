@@ -12,11 +12,7 @@ use supervisor::keeper::Kept;
 use vfs::vfs::Restored;
 use wire::agent::Sequence;
 use wire::agent::file::Entry;
-use wire::bytestring::ByteString;
 use wire::worker::{CONFIG, MountConfig};
-
-use super::predecessor::Server;
-use crate::fuse::negotiation::Negotiated;
 
 /// The name under which a keeper has the device, and every clone of it.
 pub(super) const FUSE: &str = "fuse";
@@ -61,17 +57,6 @@ pub(super) fn read_config(directory: &Path) -> Result<MountConfig, SuccessionErr
     let path = directory.join(CONFIG);
     let read = File::open(&path).and_then(MountConfig::read);
     read.map_err(|source| SuccessionError::Config { path, source })
-}
-
-/// How the kernel mounted it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct KernelPart {
-    /// What was agreed.
-    pub(super) negotiated: Negotiated,
-    /// Who serves it.
-    pub(super) server: Server,
-    /// Where it is: a path without links, which is not looked at again.
-    pub(super) path: ByteString,
 }
 
 /// How the machine was reached.

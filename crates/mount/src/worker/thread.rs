@@ -35,12 +35,11 @@ use wire::worker::{FromWorker, Ready, Stopping, ThreadPlace, ToWorker, WorkerErr
 
 use super::backend::{How, Kind, Leaving};
 use super::control::{Control, Heard};
-use super::fuse::{FuseMount, Serve, Show};
+use super::fuse::{FuseMount, KernelPart, Serve, Show};
 use super::home::Home;
 use super::mounted::{of_one_name, supersedes};
 use super::options::MountChoices;
-use super::predecessor::note_panics;
-use super::succession::{FUSE, KernelPart, write_part};
+use super::succession::{FUSE, write_part};
 use super::{failure, in_full};
 use crate::fuse::negotiation::Wanted;
 use crate::fuse::serve::{ServeError, Server};
@@ -147,8 +146,7 @@ impl MountedThread {
         let part = read_part(&home.directory.join(KERNEL))?;
         let thread = open(&home, place, BUSY_WAIT).await?;
         let (shown, troubles) = shown(&home, &choices, &thread);
-        let refused = note_panics(&home.directory);
-        let fuse = FuseMount::take_over(part, descriptors, shown, &home, refused).await?;
+        let fuse = FuseMount::take_over(part, descriptors, shown, &home).await?;
         Ok(MountedThread::of(home, thread, fuse, troubles))
     }
 

@@ -35,7 +35,7 @@ impl CallError {
 }
 
 fn describe(failure: &Failure) -> String {
-    let errno = io::Error::from_raw_os_error(i32::from(failure.errno.0));
+    let errno = crate::errno::here(failure.errno);
     match failure.detail.as_str() {
         "" => errno.to_string(),
         detail => format!("{detail}: {errno}"),

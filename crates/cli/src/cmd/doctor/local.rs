@@ -14,6 +14,7 @@ use wire::worker::{CONFIG, MountConfig};
 use crate::context::Context;
 use crate::error::{Error, reason};
 use crate::output::text::{one_line, quoted};
+use crate::system::IS_LINUX;
 
 /// The first Linux on which a FUSE mount outlives the process that serves it, and on which files can be passed through.
 const RESEND_SINCE: (u32, u32) = (6, 9);
@@ -31,18 +32,15 @@ const INSTANCES_WANTED: u64 = 128;
 /// All checks, in the order in which one thing needs the other.
 pub fn checks(context: &Context) -> Vec<Check> {
     let system = System::of_this_computer(context);
-    let mut checks = vec![
-        config(context),
-        kernel(),
-        fuse(&system),
-        fusermount(&system),
-        allow_other(&system),
-        ssh(&system),
-        agents(context),
-        inotify(&system),
-        kvm(&system),
-        daemon(context),
-    ];
+    let mut checks = vec![config(context)];
+    if IS_LINUX {
+        checks.extend([kernel(), fuse(&system), fusermount(&system), allow_other(&system)]);
+    }
+    checks.extend([ssh(&system), agents(context)]);
+    if IS_LINUX {
+        checks.extend([inotify(&system), kvm(&system)]);
+    }
+    checks.push(daemon(context));
     checks.extend(context.paths().ok().and_then(|paths| unsaved(&paths.mount_states_dir())));
     checks
 }
@@ -142,6 +140,10 @@ fn version(text: &str) -> Option<(u32, u32)> {
 }
 
 fn fuse(system: &System) -> Check {
+    if !IS_LINUX {
+        let hint = "stead mount SOURCE DIR".to_owned();
+        return broken("fuse", "it is not used on this system: mounts are served by nfs", hint);
+    }
     let error = match File::options().read(true).write(true).open("/dev/fuse") {
         Ok(_) => return works("fuse", "/dev/fuse can be opened"),
         Err(error) => error,

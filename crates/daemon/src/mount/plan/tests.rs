@@ -64,10 +64,10 @@ fn what_a_mount_of_ours_shows_is_refused_as_a_source_in_one_line() {
     let table = b"22 1 254:0 / / rw - ext4 /dev/root rw\n\
         36 22 0:52 / /m rw - fuse.stead ssh://box/a rw\n\
         37 22 0:53 / /n rw - fuse.sshfs box:/b rw\n";
-    let mounts = Mounts::parse(table).unwrap();
-    assert!(shown_by(&mounts, rustix::fs::makedev(254, 0)).is_none());
-    assert!(shown_by(&mounts, rustix::fs::makedev(0, 53)).is_none());
-    let mount = shown_by(&mounts, rustix::fs::makedev(0, 52)).unwrap();
+    let mounts = mountpoint::Mounts::parse(table).unwrap();
+    assert!(mounts.ours_of(rustix::fs::makedev(254, 0)).is_none());
+    assert!(mounts.ours_of(rustix::fs::makedev(0, 53)).is_none());
+    let mount = mounts.ours_of(rustix::fs::makedev(0, 52)).unwrap();
     let refused = inside_a_mount(&Source::parse_absolute(b"host/m/x").unwrap(), mount);
     assert_eq!(refused.kind(), ErrorKind::Conflict);
     assert!(refused.message.ends_with("lies inside the mount of `ssh://box/a` at `/m`"), "{refused}");

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use ::remote::client::CallError;
 use bytes::BytesMut;
-use rustix::io::Errno;
 use wire::agent::Errno as FarErrno;
 use wire::agent::file::{AttributeChanges, NewFile as FarFile, Place};
 use wire::agent::name::Name;
@@ -23,10 +22,10 @@ use crate::rpc::Daemon;
 use crate::session::ClientContext;
 
 /// What a machine has said of a file that it has said nothing of.
-const UNANSWERED: FarErrno = FarErrno(Errno::PROTO.raw_os_error() as u16);
+const UNANSWERED: FarErrno = FarErrno(71);
 
 /// A file that does not fit with those before.
-const TOO_MUCH: FarErrno = FarErrno(Errno::FBIG.raw_os_error() as u16);
+const TOO_MUCH: FarErrno = FarErrno(27);
 
 /// The directory that the files are in, and what is done with them there.
 struct Within<'a> {
@@ -67,8 +66,7 @@ impl<'a> Within<'a> {
 
     /// The machine has refused one of the files, and the number means what it always does.
     fn failed(&self, name: &ByteString, errno: FarErrno) -> ErrorObject {
-        let errno = Errno::from_raw_os_error(i32::from(errno.0));
-        from_io(&format!("could not {} `{}`", self.what, self.shown(name)), &errno.into())
+        from_io(&format!("could not {} `{}`", self.what, self.shown(name)), &::remote::errno::here(errno))
     }
 
     /// The machine has not read one of the files.
@@ -90,10 +88,12 @@ impl<'a> Within<'a> {
 
 /// What [`FileRequest::GetMany`](wire::agent::file::FileRequest::GetMany) alone means by some numbers.
 fn why_unread(errno: FarErrno) -> Option<String> {
-    match Errno::from_raw_os_error(i32::from(errno.0)) {
-        Errno::MEDIUMTYPE => Some("it is not a regular file".to_owned()),
-        Errno::AGAIN => Some("it changes".to_owned()),
-        Errno::FBIG => Some(format!("they have more than {CHUNK_BYTES_MAX} bytes")),
+    const EAGAIN: FarErrno = FarErrno(11);
+    const EMEDIUMTYPE: FarErrno = FarErrno(124);
+    match errno {
+        EMEDIUMTYPE => Some("it is not a regular file".to_owned()),
+        EAGAIN => Some("it changes".to_owned()),
+        TOO_MUCH => Some(format!("they have more than {CHUNK_BYTES_MAX} bytes")),
         _ => None,
     }
 }

@@ -74,7 +74,7 @@ paged! {
 
 /// What the machine has left as it is.
 fn left_out(path: &RelativePath, errno: FarErrno) -> LeftOut {
-    let error = std::io::Error::from_raw_os_error(i32::from(errno.0));
+    let error = ::remote::errno::here(errno);
     LeftOut { path: path.as_bytes().into(), reason: plain(&error) }
 }
 

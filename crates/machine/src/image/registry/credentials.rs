@@ -28,7 +28,8 @@ use wire::api::ErrorKind;
 
 use crate::error::{Error, Result};
 use crate::kernel::read_bounded;
-use crate::program;
+use crate::program::{self, End};
+use crate::system;
 
 /// The longest configuration.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -201,10 +202,9 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<Login>> {
 }
 
 async fn run(program: &Path, registry: &str) -> std::io::Result<(bool, Vec<u8>)> {
-    // It becomes the program. The kernel kills that at the end of the thread that has it run, which is this one, and which waits for it.
-    let setpriv = program::need("setpriv", "util-linux").map_err(std::io::Error::other)?;
-    let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program).arg("get").process_group(0);
+    // The thread that has it run is this one, which waits for it.
+    let mut command = Command::from(system::tied(program, End::Killed).map_err(std::io::Error::other)?);
+    command.arg("get").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = command.spawn()?;
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));

@@ -11,23 +11,16 @@
 //! In paths and names space, tab, newline and backslash are a backslash and three octal digits.
 
 use super::FS_TYPE;
-use rustix::fs::{AtFlags, CWD, StatxFlags};
-use rustix::io::Errno;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::Duration;
-use std::{fs, io, thread};
+use std::{fs, io};
 use thiserror::Error;
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
 /// The file system through which connections are controlled.
 const CONTROL_FS_TYPE: &[u8] = b"fusectl";
-
-/// A server that is alive answers for its root at once, or within a round trip if it has to ask.
-pub const PROBE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The mount table could not be had.
 #[derive(Debug, Error)]
@@ -60,19 +53,6 @@ pub struct MountEntry {
     pub source: Vec<u8>,
 }
 
-/// What can be said of a mount's server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Liveness {
-    /// It answered.
-    Alive,
-    /// No process holds the device any more, or the connection was aborted: every access fails with ENOTCONN.
-    Stale,
-    /// It has not answered within [`PROBE_WAIT_MAX`].
-    Silent,
-    /// Looking failed with this: EACCES is a mount that is private to another user.
-    Unknown(Errno),
-}
-
 impl MountEntry {
     /// Whether it is a mount of Stead's.
     pub fn is_ours(&self) -> bool {
@@ -85,28 +65,14 @@ impl MountEntry {
         (is_fuse && self.major == 0).then_some(Connection(self.minor))
     }
 
-    /// Asks the server for its root, past the kernel's cache. Waits at most [`PROBE_WAIT_MAX`]; with a server
-    /// that is silent for longer, a thread is left behind until the server answers or the connection ends.
-    pub fn liveness(&self) -> Liveness {
-        let (answer, answered) = mpsc::channel();
-        let path = self.path.clone();
-        let probe = move || {
-            // Nobody listens any more if this took too long.
-            let _ = answer.send(rustix::fs::statx(
-                CWD,
-                &path,
-                AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
-                StatxFlags::BASIC_STATS,
-            ));
-        };
-        if let Err(error) = thread::Builder::new().name("mount-probe".into()).spawn(probe) {
-            return Liveness::Unknown(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN));
-        }
-        match answered.recv_timeout(PROBE_WAIT_MAX) {
-            Ok(Ok(_)) => Liveness::Alive,
-            Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)) => Liveness::Stale,
-            Ok(Err(errno)) => Liveness::Unknown(errno),
-            Err(_) => Liveness::Silent,
+    /// Ends every request that waits for the server, if it is a FUSE mount. A server that was killed and has a thread in the
+    /// kernel holds the connection open until its requests are ended so. Where that is not possible, root's
+    /// [`unmount`](super::unmount) does it.
+    pub fn end_requests(&self, mounts: &Mounts) -> Result<(), AbortError> {
+        match self.connection().map(|connection| connection.abort(mounts)) {
+            None | Some(Ok(()) | Err(AbortError::NoConnection(_))) => Ok(()),
+            Some(Err(AbortError::Unsupported)) if rustix::process::geteuid().is_root() => Ok(()),
+            Some(Err(error)) => Err(error),
         }
     }
 }
@@ -143,6 +109,11 @@ impl Mounts {
     /// Stead's.
     pub fn ours(&self) -> impl DoubleEndedIterator<Item = &MountEntry> {
         self.iter().filter(|mount| mount.is_ours())
+    }
+
+    /// The one of Stead's that a file of this device belongs to.
+    pub fn ours_of(&self, device: u64) -> Option<&MountEntry> {
+        self.ours().find(|mount| rustix::fs::makedev(mount.major, mount.minor) == device)
     }
 
     fn control_directory(&self) -> Option<&Path> {
