@@ -31,6 +31,8 @@ cargo xtask TASK
         --quick  --rtt MS[,MS]  --runs N
   bench thread          a thread beside a clone on the local disk, git worktree and overlayfs
         --quick  --full  --files N  --runs N  --rows NAME[,NAME]
+  bench vm              making, booting, using, forking and ending microVMs, beside their kernel alone
+        --quick  --runs N
   bench coherence       changes on the machine while everything is cached here: how long until they are seen
         --seed N  --steps N  --on host|ssh|far
   bench recovery        how long a mount waits when its worker is killed

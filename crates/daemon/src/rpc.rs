@@ -143,6 +143,9 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::ThreadCollect(collect) => done::<api::thread::Collect>(thread::collect(&daemon, collect).await),
         Call::ThreadDrop(drop) => done::<api::thread::Drop>(thread::drop(&daemon, drop).await),
         Call::VmCreate(create) => done::<api::vm::Create>(vm::create(&daemon, create).await),
+        Call::VmDeleteSnapshot(gone) => {
+            done::<api::vm::DeleteSnapshot>(vm::delete_snapshot(&daemon, gone).await)
+        }
         Call::VmSnapshot(taken) => done::<api::vm::Snapshot>(vm::snapshot(&daemon, taken).await),
         Call::VmFork(fork) => done::<api::vm::Fork>(vm::fork(&daemon, fork).await),
         Call::VmStart(start) => done::<api::vm::Start>(vm::start(&daemon, start).await),

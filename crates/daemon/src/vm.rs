@@ -20,7 +20,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use machine::capability::{Base, Capabilities, Directory, Disk, Written};
@@ -46,6 +46,7 @@ mod adoption;
 mod boot;
 mod life;
 mod requirements;
+mod snapshots;
 
 /// How long a guest has to power itself off if nobody says otherwise.
 pub const STOP_GRACE: Duration = Duration::from_secs(60);
@@ -74,6 +75,12 @@ pub enum Command {
     Lend(Answer<Lease>),
     /// To keep what is on its disk. Refused if it runs.
     Snapshot(Option<String>, Answer<status::Snapshot>),
+    /// To have others made of this snapshot, or of one that is taken for that. That is refused if it runs.
+    Fork(Option<String>, Answer<(String, Base)>),
+    /// To let a snapshot go. Answered with those whose disks it is there for yet.
+    DeleteSnapshot(String, Answer<Vec<String>>),
+    /// To let go what snapshots can: others have ended that were, or should be, made of them.
+    ClearSnapshots,
     /// To be no more.
     Delete {
         /// Also if it runs.
@@ -101,6 +108,9 @@ impl Command {
             | Command::Delete { answer, .. } => drop(answer.send(Err(error))),
             Command::Lend(answer) => drop(answer.send(Err(error))),
             Command::Snapshot(_, answer) => drop(answer.send(Err(error))),
+            Command::Fork(_, answer) => drop(answer.send(Err(error))),
+            Command::DeleteSnapshot(_, answer) => drop(answer.send(Err(error))),
+            Command::ClearSnapshots => {}
         }
     }
 }
@@ -269,6 +279,8 @@ pub struct Vm {
     reason: Option<String>,
     starts: Vec<Answer<()>>,
     stops: Vec<Answer<()>>,
+    /// The snapshots of which others are being made, for as long as they are.
+    held: Vec<(String, Weak<()>)>,
 }
 
 impl Vm {
@@ -289,6 +301,7 @@ impl Vm {
             reason: None,
             starts: Vec::new(),
             stops: Vec::new(),
+            held: Vec::new(),
         }
     }
 

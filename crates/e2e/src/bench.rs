@@ -15,6 +15,7 @@ pub mod recovery;
 mod rows;
 mod table;
 pub mod thread;
+pub mod vm;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;

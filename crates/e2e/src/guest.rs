@@ -11,10 +11,13 @@ use crate::program::Finished;
 /// to boot, and says why it did not.
 pub const GUEST_DEADLINE: Duration = Duration::from_secs(360);
 
+/// The memory of the guests that are made here.
+pub const MEMORY: &str = "192M";
+
 /// The names under which busybox is there.
 const APPLETS: &[&str] = &[
-    "cat", "echo", "hostname", "kill", "ls", "mkdir", "poweroff", "ps", "pwd", "rm", "sh", "sleep", "sync",
-    "test", "uname",
+    "cat", "echo", "head", "hostname", "kill", "ln", "ls", "mkdir", "poweroff", "ps", "pwd", "rm", "sh",
+    "sleep", "stat", "stty", "sync", "tar", "test", "true", "uname",
 ];
 
 /// The kernel that `cargo xtask test --only setup` has unpacked.
@@ -59,7 +62,7 @@ impl Stead {
     #[track_caller]
     pub fn boot(&self) {
         self.make_image();
-        self.ok(&["vm", "create", "dev", "--image", "tiny", "--memory", "192M"]);
+        self.ok(&["vm", "create", "dev", "--image", "tiny", "--memory", MEMORY]);
         self.vm(&["start", "dev"]);
     }
 

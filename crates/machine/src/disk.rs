@@ -201,6 +201,14 @@ pub fn flatten(from: &Path, format: Format, to: &Path, course: &Course) -> Resul
     converting.run_telling(arguments, course, |_| None)
 }
 
+/// Writes what a qcow2 disk has into the one that it is over, which may be smaller. It has it all itself as well, whenever this
+/// ends. Refused by QEMU's own locks while anybody has one of the two open. Blocks.
+pub(crate) fn commit(disk: &Path, course: &Course) -> Result<()> {
+    let arguments = ["commit", "-q", "-d", "-f", Format::Qcow2.name()].map(OsString::from);
+    let converting = Program { patience: CONVERT_TIMEOUT, ..QEMU_IMG };
+    converting.run_telling(arguments.into_iter().chain([disk.as_os_str().to_owned()]), course, |_| None)
+}
+
 /// How many disks are over each other there, up to one more than may be. Only what this program has made is asked for: what a guest
 /// writes on a raw disk is not looked at.
 fn overlays(disk: &Path, format: Format) -> Result<usize> {
@@ -219,7 +227,7 @@ fn overlays(disk: &Path, format: Format) -> Result<usize> {
 }
 
 /// What a qcow2 disk is over.
-fn under(disk: &Path) -> Result<Option<PathBuf>> {
+pub(crate) fn under(disk: &Path) -> Result<Option<PathBuf>> {
     use std::os::unix::ffi::OsStringExt;
     let head = head(disk)?;
     let (at, bytes) = (number(&head, 8), number(&head, 16) >> 32);

@@ -17,7 +17,7 @@
 //! ```text
 //!  IMAGES/NAME/    image.json  kernel  modules/  root.ext4            shared, never written to again
 //!  VMS/NAME/       vm.json  root.qcow2 | root.raw  initrd  console.log
-//!                  snapshots/SNAP/                                   a disk that is never written to again
+//!                  snapshots/SNAP/                                   a disk that is not written to until it is to go
 //!  RUN/vm-NAME/    0 .. 15                                            a socket for each port of a guest that runs
 //!                  frames-out  frames-back                            those of the gate of its network, if it has one
 //! ```

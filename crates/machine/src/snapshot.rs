@@ -22,10 +22,14 @@
 //! | the record is written | of a copy: that was the last one. Else its disk is still the microVM's own: removed |
 //! | the disk to go on with takes the place of the one that is there | it is one |
 //!
+//! One that is to go is marked first, and goes when nothing is over it: see [`removal`].
+//!
 //! Invariants:
 //!
-//! - The disk of a snapshot is never written to.
-//! - Nothing is copied, and nothing takes time by the size of a disk.
+//! - The disk of a snapshot is never written to, until it is marked.
+//! - Nothing is copied to take one, and nothing takes time by the size of a disk.
+
+pub mod removal;
 
 use std::fs::{self, Metadata};
 use std::io::Write;
@@ -56,6 +60,26 @@ pub struct Record {
     pub version: u32,
     /// When it was taken, in seconds since 1970.
     pub created: u64,
+    /// Nobody has asked for it: it was taken for a fork, and goes when no other microVM is over it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub for_fork: bool,
+    /// It is marked: no microVM is made of it any more, and it goes when nothing is over it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_doomed: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde wants")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// Why a snapshot is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody wants it, under this name; without one it is `snap-` and a number.
+    Kept(Option<String>),
+    /// A microVM is made of it.
+    Fork,
 }
 
 /// A snapshot.
@@ -79,27 +103,32 @@ fn record_in(directory: &Path) -> PathBuf {
     directory.join("snapshot.json")
 }
 
-/// Takes a snapshot of the microVM in this directory, which does not run. Without a name it is `snap-` and a number. After an error
-/// there is none. Blocks.
-pub fn take(vm: &Path, name: Option<&str>, course: &Course) -> Result<Snapshot> {
-    name.map_or(Ok(()), |name| check_name(name, "snapshot"))?;
+/// Takes a snapshot of the microVM in this directory, which does not run. After an error there is none. Blocks.
+pub fn take(vm: &Path, purpose: &Purpose, course: &Course) -> Result<Snapshot> {
+    let name = match purpose {
+        Purpose::Kept(name) => name.clone(),
+        Purpose::Fork => None,
+    };
+    name.as_deref().map_or(Ok(()), |name| check_name(name, "snapshot"))?;
     sweep(vm);
     let known = list(vm);
-    let name = name.map_or_else(|| free_name(vm), str::to_owned);
+    let name = name.unwrap_or_else(|| free_name(vm));
     if known.iter().any(|snapshot| snapshot.name == name) {
         let message = format!("there is a snapshot `{name}` already");
         return Err(Error::new(ErrorKind::Conflict, message).hint("choose another name for it"));
     }
-    if known.len() >= SNAPSHOTS_MAX {
+    if known.iter().filter(|snapshot| !snapshot.record.is_doomed).count() >= SNAPSHOTS_MAX {
         let message = format!("a vm has at most {SNAPSHOTS_MAX} snapshots");
-        return Err(Error::new(ErrorKind::Conflict, message)
-            .hint("stead vm fork NAME NEW --snapshot SNAP makes one of a snapshot that is there"));
+        return Err(Error::new(ErrorKind::Conflict, message).hint("stead vm snapshot NAME SNAP --delete"));
     }
     let place = directory(vm).join(&name);
     let mut making = fs::DirBuilder::new();
     let made = making.recursive(true).mode(0o700).create(&place);
     made.map_err(|error| Error::file("make", &place, &error))?;
-    let taken = fill(vm, &place, &name, course);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let created = since.map_or(0, |since| since.as_secs());
+    let record = Record { version: VERSION, created, for_fork: *purpose == Purpose::Fork, is_doomed: false };
+    let taken = fill(vm, &place, (&name, record), course);
     if taken.is_err() {
         sweep(vm);
     }
@@ -113,11 +142,9 @@ fn free_name(vm: &Path) -> String {
     free.expect("numbers do not end")
 }
 
-fn fill(vm: &Path, place: &Path, name: &str, course: &Course) -> Result<Snapshot> {
+fn fill(vm: &Path, place: &Path, (name, record): (&str, Record), course: &Course) -> Result<Snapshot> {
     let (root, format) = disk::find(vm)
         .ok_or_else(|| Error::new(ErrorKind::Failure, format!("there is no disk in `{}`", vm.display())))?;
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let record = Record { version: VERSION, created: since.map_or(0, |since| since.as_secs()) };
     let disk = place.join(format!("disk.{}", format.name()));
     let is_copy = format == Format::Raw && disk::share(&root, &disk)?;
     if !is_copy {
@@ -153,13 +180,20 @@ pub fn list(vm: &Path) -> Vec<Snapshot> {
     found
 }
 
-/// One of them. Blocks.
+/// One of them, which is not marked. Blocks.
 pub fn open(vm: &Path, name: &str) -> Result<Snapshot> {
     let found = list(vm).into_iter().find(|snapshot| snapshot.name == name);
-    found.ok_or_else(|| {
+    let found = found.ok_or_else(|| {
         let message = format!("there is no snapshot `{}`", name.escape_debug());
         Error::new(ErrorKind::NotFound, message).hint("stead vm show NAME")
-    })
+    })?;
+    match found.record.is_doomed {
+        false => Ok(found),
+        true => {
+            let message = format!("the snapshot `{name}` is being deleted");
+            Err(Error::new(ErrorKind::Conflict, message).hint("stead vm show NAME"))
+        }
+    }
 }
 
 /// Removes what was left half way. What cannot be looked at stays. Blocks.
@@ -202,6 +236,10 @@ fn looked_at(vm: &Path, place: &Path) -> Result<Option<Snapshot>> {
         return Err(Error::new(ErrorKind::Refused, message));
     }
     let Some((format, found)) = file(place, "disk")? else {
+        if record.is_doomed {
+            // Its disk has become that of what was over it.
+            return Ok(None);
+        }
         let message = format!("the snapshot in `{}` has lost its disk", place.display());
         return Err(Error::new(ErrorKind::Failure, message));
     };
@@ -243,29 +281,37 @@ fn passed_over(error: &Error) {
 mod tests {
     use super::*;
 
-    struct Rig {
-        scratch: tempfile::TempDir,
-        course: Course,
+    pub(super) fn kept(name: &str) -> Purpose {
+        Purpose::Kept(Some(name.to_owned()))
+    }
+
+    fn record(version: u32) -> Record {
+        Record { version, created: 0, for_fork: false, is_doomed: false }
+    }
+
+    pub(super) struct Rig {
+        pub scratch: tempfile::TempDir,
+        pub course: Course,
         _client: crate::course::Client,
     }
 
     impl Rig {
-        fn new() -> Rig {
+        pub fn new() -> Rig {
             let scratch = tempfile::tempdir().unwrap();
             fs::write(scratch.path().join("image"), vec![0; 1 << 20]).unwrap();
-            fs::create_dir(scratch.path().join("vm")).unwrap();
+            fs::create_dir_all(scratch.path().join("vms/dev")).unwrap();
             let (course, _client) = Course::new(|_| ()).unwrap();
             let rig = Rig { scratch, course, _client };
             disk::make(&rig.vm(), (&rig.scratch.path().join("image"), Format::Raw), &rig.course).unwrap();
             rig
         }
 
-        fn vm(&self) -> PathBuf {
-            self.scratch.path().join("vm")
+        pub fn vm(&self) -> PathBuf {
+            self.scratch.path().join("vms/dev")
         }
 
         /// Writes a byte over the first KiB of a disk, as its guest would.
-        fn write(&self, vm: &Path, byte: u8) {
+        pub fn write(&self, vm: &Path, byte: u8) {
             let (root, format) = disk::find(vm).unwrap();
             let script = format!("write -P {byte} 0 1k");
             let ran = std::process::Command::new("qemu-io")
@@ -277,13 +323,13 @@ mod tests {
         }
 
         /// The first byte of a disk, as its guest sees it.
-        fn first(&self, (disk, format): (&Path, Format)) -> u8 {
+        pub fn first(&self, (disk, format): (&Path, Format)) -> u8 {
             let to = self.scratch.path().join("first");
             disk::begin(disk, format, &to, &self.course).unwrap();
             fs::read(to).unwrap()[0]
         }
 
-        fn first_of(&self, vm: &Path) -> u8 {
+        pub fn first_of(&self, vm: &Path) -> u8 {
             let (root, format) = disk::find(vm).unwrap();
             self.first((&root, format))
         }
@@ -294,12 +340,12 @@ mod tests {
         let rig = Rig::new();
         let vm = rig.vm();
         rig.write(&vm, 1);
-        let one = take(&vm, Some("one"), &rig.course).unwrap();
+        let one = take(&vm, &kept("one"), &rig.course).unwrap();
         rig.write(&vm, 2);
-        let two = take(&vm, Some("two"), &rig.course).unwrap();
+        let two = take(&vm, &kept("two"), &rig.course).unwrap();
         rig.write(&vm, 3);
         // Another one made of the first.
-        let fork = rig.scratch.path().join("fork");
+        let fork = rig.scratch.path().join("vms/fork");
         fs::create_dir(&fork).unwrap();
         disk::make(&fork, (&one.disk, one.format), &rig.course).unwrap();
         assert_eq!(rig.first_of(&fork), 1);
@@ -309,8 +355,8 @@ mod tests {
         assert_eq!(list(&vm), [one.clone(), two]);
         assert_eq!(open(&vm, "one").unwrap(), one);
         assert_eq!(open(&vm, "none").unwrap_err().kind, ErrorKind::NotFound);
-        assert_eq!(take(&vm, Some("one"), &rig.course).unwrap_err().kind, ErrorKind::Conflict);
-        assert_eq!(take(&vm, Some("../one"), &rig.course).unwrap_err().kind, ErrorKind::Usage);
+        assert_eq!(take(&vm, &kept("one"), &rig.course).unwrap_err().kind, ErrorKind::Conflict);
+        assert_eq!(take(&vm, &kept("../one"), &rig.course).unwrap_err().kind, ErrorKind::Usage);
         assert_eq!(list(&vm).len(), 2);
     }
 
@@ -329,7 +375,7 @@ mod tests {
                 fs::write(next(&vm), "").unwrap();
             }
             if steps > 1 {
-                write(&record_in(&place), &Record { version: VERSION, created: 0 }).unwrap();
+                write(&record_in(&place), &record(VERSION)).unwrap();
             }
             assert_eq!(list(&vm), [], "{steps}");
             sweep(&vm);
@@ -337,20 +383,20 @@ mod tests {
         }
         assert_eq!(rig.first_of(&vm), 1);
         // One that cannot be read or looked at stays, and so does one of which a part was lost.
-        let record = |version| serde_json::to_string(&Record { version, created: 0 }).unwrap();
-        let kept =
+        let record = |version| serde_json::to_string(&record(version)).unwrap();
+        let damaged =
             [("damaged", "{".to_owned()), ("later", record(2)), ("lost", record(1)), ("endless", record(1))];
-        for (name, text) in &kept {
+        for (name, text) in &damaged {
             let place = directory(&vm).join(name);
             fs::create_dir_all(&place).unwrap();
             fs::write(record_in(&place), text).unwrap();
         }
         std::os::unix::fs::symlink("disk.raw", directory(&vm).join("endless/disk.raw")).unwrap();
         sweep(&vm);
-        assert!(kept.iter().all(|(name, _)| directory(&vm).join(name).exists()));
+        assert!(damaged.iter().all(|(name, _)| directory(&vm).join(name).exists()));
         assert_eq!(list(&vm), []);
-        take(&vm, Some("half"), &rig.course).unwrap();
-        let names = [1, 2].map(|_| take(&vm, None, &rig.course).unwrap().name);
+        take(&vm, &kept("half"), &rig.course).unwrap();
+        let names = [1, 2].map(|_| take(&vm, &Purpose::Kept(None), &rig.course).unwrap().name);
         assert_eq!((names, list(&vm).len()), (["snap-1".to_owned(), "snap-2".to_owned()], 3));
     }
 
@@ -361,7 +407,7 @@ mod tests {
         let (course, client) = Course::new(|_| ()).unwrap();
         drop(client);
         rig.write(&vm, 1);
-        if take(&vm, Some("one"), &course).is_err() {
+        if take(&vm, &kept("one"), &course).is_err() {
             assert_eq!((list(&vm), entries(&vm).count()), (Vec::new(), 0));
         }
         assert_eq!(rig.first_of(&vm), 1);

@@ -267,6 +267,8 @@ methods! {
     VmCreate = "vm.create": vm::Create => status::Operation;
     /// Keep what is on the disk of a microVM.
     VmSnapshot = "vm.snapshot": vm::Snapshot => status::Snapshot;
+    /// Remove what was kept.
+    VmDeleteSnapshot = "vm.delete_snapshot": vm::DeleteSnapshot => vm::SnapshotDeleted;
     /// Make a microVM of a snapshot.
     VmFork = "vm.fork": vm::Fork => status::Operation;
     /// Start one.

@@ -6,8 +6,8 @@ use clap::Subcommand;
 use wire::api::machine::{Doctor, Machine, Verdict};
 use wire::api::status::{Operation, Vm};
 use wire::api::vm::{
-    Create, Delete, Fork, Forward, Kill, List, Logs, Ping, Ports, Set, Show, Snapshot, Start, Stats, Stop,
-    Vms,
+    Create, Delete, DeleteSnapshot, Fork, Forward, Kill, List, Logs, Ping, Ports, Set, Show, Snapshot, Start,
+    Stats, Stop, Vms,
 };
 use wire::api::{Call, ErrorKind, ErrorObject, Method};
 
@@ -73,17 +73,22 @@ enum Command {
     /// Keep what is on the disk of a vm that does not run
     ///
     /// Nothing is copied: it takes room for what the vm writes from then on. What the vm has in memory is not kept, so it has to be
-    /// stopped. A snapshot goes when its vm is deleted.
+    /// stopped. A snapshot goes when its vm is deleted, or with --delete: at once, or when no other vm is over it and its own one
+    /// is stopped. Then what the vm has written since is put together with it, which takes time by how much that is.
     Snapshot {
         /// Which one
         name: String,
         /// What to call the snapshot [default: `snap-` and the first number that is free]
         snapshot: Option<String>,
+        /// Remove this snapshot
+        #[arg(long, requires = "snapshot")]
+        delete: bool,
     },
     /// Make a vm of a snapshot of another one: with its disk, processors, memory and network, without its forwarded ports
     ///
     /// It is a vm of its own, with another id and host name, which boots anew. The vm of whose snapshot it was made cannot be deleted
-    /// before it. An interrupt cancels that, and leaves nothing of the new vm; a snapshot that was taken for it stays.
+    /// before it. An interrupt cancels that, and leaves nothing of the new vm. A snapshot that was taken for it goes with
+    /// the last vm that is made of it.
     Fork {
         /// Which one
         name: String,
@@ -229,7 +234,10 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         }
         Command::Delete { name, force } => delete(name, force, context),
         Command::Set(args) => set(args, context),
-        Command::Snapshot { name, snapshot } => self::snapshot(name, snapshot, context),
+        Command::Snapshot { name, snapshot: Some(snapshot), delete: true } => {
+            delete_snapshot(name, snapshot, context)
+        }
+        Command::Snapshot { name, snapshot, .. } => self::snapshot(name, snapshot, context),
         Command::Fork { name, new, snapshot, detach } => make(Fork { name, new, snapshot }, detach, context),
         Command::List => list(context),
         Command::Show { name } => {
@@ -277,6 +285,32 @@ fn snapshot(name: String, snapshot: Option<String>, context: &mut Context) -> Re
     context.output.line(format_args!("{}  taken", taken.name))
 }
 
+fn delete_snapshot(name: String, snapshot: String, context: &mut Context) -> Result<()> {
+    let gone = context.daemon()?.call(DeleteSnapshot { name, snapshot })?;
+    if context.output.is_json() {
+        return context.output.document(&gone);
+    }
+    match gone.users.is_empty() {
+        true => context.output.line(format_args!("{}  deleted", gone.snapshot)),
+        false => {
+            context.output.line(format_args!("{}  is deleted once its disk is not needed", gone.snapshot))?;
+            let others: Vec<&str> =
+                gone.users.iter().filter(|user| **user != gone.name).map(String::as_str).collect();
+            context.output.note(match others[..] {
+                [] => {
+                    format!("it goes when {} is stopped, and no vm is made of what came after it", gone.name)
+                }
+                _ => format!(
+                    "{} {} made of it",
+                    others.join(", "),
+                    if others.len() == 1 { "is" } else { "are" }
+                ),
+            });
+            Ok(())
+        }
+    }
+}
+
 fn start(name: String, context: &mut Context) -> Result<Vm> {
     let client = context.daemon()?;
     if context.output.shows_progress() {
@@ -313,9 +347,10 @@ fn show(vm: &Vm, context: &mut Context) -> Result<()> {
     if vm.snapshots.is_empty() {
         return Ok(());
     }
-    let mut table = Table::new(&[("SNAPSHOT", Align::Left), ("AGE", Align::Left)]);
+    let mut table = Table::new(&[("SNAPSHOT", Align::Left), ("AGE", Align::Left), ("STATE", Align::Left)]);
     for snapshot in &vm.snapshots {
-        table.row([one_line(&snapshot.name).into(), age(now, snapshot.created).into()]);
+        let state = if snapshot.deleting { "deleting" } else { "kept" };
+        table.row([one_line(&snapshot.name).into(), age(now, snapshot.created).into(), state.into()]);
     }
     context.output.line("")?;
     context.output.table(&table)

@@ -10,8 +10,8 @@ use machine::vm::Record;
 use tokio::sync::{mpsc, oneshot};
 use wire::api::status::{self, Operation, Origin, Vm};
 use wire::api::vm::{
-    CPUS_MAX, Console, Create, DISK_MIB_MAX, Delete, Deleted, Fork, Forward, Kill, Logs, MEMORY_MIB_MAX,
-    MEMORY_MIB_MIN, Set, Show, Snapshot, Start, Stop, VMS_MAX, Vms,
+    CPUS_MAX, Console, Create, DISK_MIB_MAX, Delete, DeleteSnapshot, Deleted, Fork, Forward, Kill, Logs,
+    MEMORY_MIB_MAX, MEMORY_MIB_MIN, Set, Show, Snapshot, SnapshotDeleted, Start, Stop, VMS_MAX, Vms,
 };
 use wire::api::{ErrorKind, ErrorObject};
 
@@ -51,12 +51,30 @@ pub async fn snapshot(daemon: &Daemon, taken: Snapshot) -> Result<status::Snapsh
     tell(daemon, &name, |answer| Command::Snapshot(taken.snapshot, answer)).await
 }
 
+/// Lets a snapshot go.
+pub async fn delete_snapshot(daemon: &Daemon, gone: DeleteSnapshot) -> Result<SnapshotDeleted, ErrorObject> {
+    let DeleteSnapshot { name, snapshot } = gone;
+    let name = named(daemon, &name).await?.name;
+    let doomed = snapshot.clone();
+    let users = tell(daemon, &name, |answer| Command::DeleteSnapshot(doomed, answer)).await;
+    let users = users.map_err(|error| looked_up(error, &name))?;
+    Ok(SnapshotDeleted { name, snapshot, users })
+}
+
+/// What is not there is looked up with this microVM.
+fn looked_up(error: ErrorObject, vm: &str) -> ErrorObject {
+    match error.kind() {
+        ErrorKind::NotFound => error.with_hint(format!("stead vm show {vm}")),
+        _ => error,
+    }
+}
+
 /// Begins to make a microVM of a snapshot of another one, which is taken first if none is named. From here on that is used.
 pub async fn fork(daemon: &Daemon, fork: Fork) -> Result<Operation, ErrorObject> {
     check_name(&fork.new, "vm").map_err(|error| from_machine(&error))?;
     let parent = named(daemon, &fork.name).await?;
     let list = list(daemon).await?.vms;
-    // What can be refused is, before a snapshot is taken: that stays.
+    // What can be refused is, before a snapshot is taken.
     if list.len() >= VMS_MAX {
         let message = format!("there are {VMS_MAX} vms already");
         return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint("stead vm list"));
@@ -66,17 +84,27 @@ pub async fn fork(daemon: &Daemon, fork: Fork) -> Result<Operation, ErrorObject>
         let error = ErrorObject::new(ErrorKind::Conflict, message);
         return Err(error.with_hint(format!("stead vm show {}", fork.new)));
     }
-    let name = match fork.snapshot {
-        Some(name) => name,
-        None => tell(daemon, &parent.name, |answer| Command::Snapshot(None, answer)).await?.name,
-    };
-    let directory = places(&daemon.paths, &parent.name).directory;
-    let from = Origin { vm: parent.name.clone(), id: parent.id.clone(), snapshot: name.clone() };
-    let found = blocking(move || Base::snapshot(&machine::snapshot::open(&directory, &name)?)).await;
-    let base = found.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => error.with_hint(format!("stead vm show {}", parent.name)),
-        _ => error,
-    })?;
+    // It is followed to its end also when the client has gone: what was taken for it may be nobody's then.
+    let daemon = daemon.clone();
+    let forking = tokio::spawn(async move {
+        let begun = begin_fork(&daemon, &parent, fork).await;
+        let (id, parent) = (begun.as_ref().ok().map(|operation| operation.id), parent.id);
+        tokio::spawn(async move {
+            if let Some(id) = id {
+                // Whatever comes of it.
+                let _ended = daemon.owner.ask(|answer| Event::AwaitOperation { id, answer }).await;
+            }
+            clear_snapshots(&daemon, &parent).await;
+        });
+        begun
+    });
+    forking.await.map_err(|error| failure(&error))?
+}
+
+async fn begin_fork(daemon: &Daemon, parent: &Vm, fork: Fork) -> Result<Operation, ErrorObject> {
+    let base = tell(daemon, &parent.name, |answer| Command::Fork(fork.snapshot, answer)).await;
+    let (snapshot, base) = base.map_err(|error| looked_up(error, &parent.name))?;
+    let from = Origin { vm: parent.name.clone(), id: parent.id.clone(), snapshot };
     // Two cannot have the same port of this computer.
     let network = parent.nat.then(Network::default);
     let record = Record {
@@ -87,6 +115,14 @@ pub async fn fork(daemon: &Daemon, fork: Fork) -> Result<Operation, ErrorObject>
     let id = daemon.database.new_operation().await.map_err(|error| failure(&error))?;
     let wanted = Box::new(Wanted { record, base, disk_mib: None });
     daemon.owner.ask(|answer| Event::CreateVm { name: fork.new, wanted, id, answer }).await
+}
+
+/// Has a microVM let go what nobody needs any more of its snapshots, if it is there.
+async fn clear_snapshots(daemon: &Daemon, id: &str) {
+    let Ok(vm) = named(daemon, id).await else { return };
+    let Ok(task) = daemon.owner.ask(|answer| Event::SelectVm { name: vm.name, answer }).await else { return };
+    // One that has ended has none.
+    drop(task.send(Command::ClearSnapshots).await);
 }
 
 /// Refuses what no microVM can have.
@@ -159,7 +195,7 @@ pub async fn kill(daemon: &Daemon, kill: Kill) -> Result<Vm, ErrorObject> {
 /// Removes one.
 pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObject> {
     let force = delete.force;
-    let Vm { name, id, .. } = named(daemon, &delete.name).await?;
+    let Vm { name, id, from, .. } = named(daemon, &delete.name).await?;
     // It comes to its end also when the client has gone.
     let (daemon, told) = (daemon.clone(), name.clone());
     let deleting = tokio::spawn(async move {
@@ -167,8 +203,10 @@ pub async fn delete(daemon: &Daemon, delete: Delete) -> Result<Deleted, ErrorObj
         // It is told by what the owner gives: another one may have its name soon.
         let task = daemon.owner.ask(|answer| Event::DoomVm { name, id: doomed, answer }).await?;
         let deleted = order(&task, &told, |answer| Command::Delete { force, answer }).await;
-        if deleted.is_err() {
-            daemon.owner.send(Event::SpareVm { name: told, id }).await;
+        match (&deleted, from) {
+            (Err(_), _) => daemon.owner.send(Event::SpareVm { name: told, id }).await,
+            (Ok(()), Some(from)) => clear_snapshots(&daemon, &from.id).await,
+            (Ok(()), None) => {}
         }
         deleted
     });

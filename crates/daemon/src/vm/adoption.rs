@@ -18,6 +18,8 @@ impl Vm {
         if let Err(error) = self.take_over().await {
             // Each order tries it again first.
             self.fail(error).await;
+        } else {
+            self.clear_snapshots().await;
         }
         self.run(commands).await;
     }

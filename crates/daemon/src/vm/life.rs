@@ -4,8 +4,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use machine::course::Course;
-use machine::snapshot::{self, Snapshot};
 use machine::vm::Record;
 use machine::{capability, disk};
 use remote::transport::vm::power_off;
@@ -14,8 +12,7 @@ use supervisor::{Exit, Process};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use wire::api::event::VmState;
-use wire::api::time::Timestamp;
-use wire::api::{ErrorKind, ErrorObject, status};
+use wire::api::{ErrorKind, ErrorObject};
 
 use super::boot::BOOT_TIMEOUT;
 use super::{Attempt, Change, Command, Lease, Making, Phase, Vm, VmEvent, Waiting, answer_all, blocking};
@@ -113,6 +110,19 @@ impl Vm {
                 // Whoever asked may have gone.
                 drop(answer.send(taken));
             }
+            Command::Fork(name, answer) => {
+                let base = self.base(name).await;
+                // Whoever asked may have gone, and what was taken for him goes too.
+                if answer.send(base).is_err() {
+                    self.clear_snapshots().await;
+                }
+            }
+            Command::DeleteSnapshot(name, answer) => {
+                let deleted = self.delete_snapshot(name).await;
+                // Whoever asked may have gone.
+                drop(answer.send(deleted));
+            }
+            Command::ClearSnapshots => self.clear_snapshots().await,
             Command::Delete { force, answer } => return self.delete(force, answer).await,
         }
         ControlFlow::Continue(())
@@ -129,33 +139,6 @@ impl Vm {
         drop(answer.send(Ok(Lease { _end: end })));
         // Nothing is ever sent: it is dropped.
         drop(back.await);
-    }
-
-    /// Keeps what is on its disk.
-    async fn snapshot(&mut self, name: Option<String>) -> Result<status::Snapshot, ErrorObject> {
-        if self.process.is_some() {
-            return Err(self.busy("is running").with_hint(format!("stead vm stop {}", self.name)));
-        }
-        let places = self.context.places(&self.name);
-        let taken = blocking(move || {
-            // It is a file of some blocks: nobody calls that off.
-            let (course, _wanted) = Course::new(|_| ())?;
-            snapshot::take(&places.directory, name.as_deref(), &course)
-        });
-        let taken = taken.await;
-        // After an error there may be fewer than there were said to be.
-        self.tell_snapshots().await;
-        taken.map(|taken| shown(&taken))
-    }
-
-    /// Tells which snapshots there are.
-    pub(super) async fn tell_snapshots(&self) {
-        let directory = self.context.places(&self.name).directory;
-        let found = blocking(move || Ok(snapshot::list(&directory).iter().map(shown).collect())).await;
-        match found {
-            Ok(found) => self.owner.send(Event::Vm(self.name.clone(), VmEvent::Snapshots(found))).await,
-            Err(error) => tracing::warn!(vm = self.name, %error, "its snapshots cannot be listed"),
-        }
     }
 
     async fn on_waited(&mut self, outcome: io::Result<()>) -> ControlFlow<()> {
@@ -248,6 +231,7 @@ impl Vm {
         let error = ErrorObject::new(ErrorKind::Interrupted, format!("the vm `{}` was stopped", self.name));
         answer_all(&mut self.starts, &Err(error));
         answer_all(&mut self.stops, &Ok(()));
+        self.clear_snapshots().await;
     }
 
     pub(super) async fn fail(&mut self, error: ErrorObject) {
@@ -381,11 +365,6 @@ impl Vm {
             tracing::warn!(vm = self.name, %error, "the end of a vm is not written down");
         }
     }
-}
-
-fn shown(taken: &Snapshot) -> status::Snapshot {
-    let created = Timestamp::from_unix(taken.record.created);
-    status::Snapshot { name: taken.name.clone(), created }
 }
 
 async fn ended(process: Option<&mut Process>) -> Exit {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use e2e::bench::{self, Options, coherence, copy, recovery, thread};
+use e2e::bench::{self, Options, coherence, copy, recovery, thread, vm};
 
 const HELP: &str = "\
 bench mount [--quick] [--rtt MS[,MS]] [--rate MBIT[,MBIT]] [--rows NAME[,NAME]] [--runs N]
@@ -10,6 +10,7 @@ bench mount [--quick] [--rtt MS[,MS]] [--rate MBIT[,MBIT]] [--rows NAME[,NAME]] 
 bench copy [--quick] [--rtt MS[,MS]] [--rows NAME[,NAME]] [--runs N] [--only TOOL[,TOOL]]
 bench thread [--quick] [--full] [--files N] [--runs N] [--rows NAME[,NAME]] [--only CONTENDER[,CONTENDER]]
 bench coherence [--seed N] [--steps N] [--on host|ssh|far]
+bench vm [--quick] [--runs N]
 bench recovery [--quick] [--kills N] [--files N] [--on host|ssh]
 ";
 
@@ -26,6 +27,10 @@ fn main() -> ExitCode {
         },
         Some((what, rest)) if what == "thread" => match thread::Options::parse(rest) {
             Ok(options) => thread::run(&options),
+            Err(error) => usage(&error),
+        },
+        Some((what, rest)) if what == "vm" => match vm::Options::parse(rest) {
+            Ok(options) => vm::run(&options),
             Err(error) => usage(&error),
         },
         Some((what, rest)) if what == "recovery" => match recovery::Options::parse(rest) {

@@ -58,3 +58,85 @@ fn a_vm_is_forked_from_what_was_on_its_disk_and_both_go_on_by_themselves() {
     eventually(DEADLINE, "nothing is left", || traces(&stead).is_empty());
     stead.ok(&["image", "delete", "tiny"]);
 }
+
+/// What there is of snapshots, with what is said of each.
+fn snapshots(stead: &Stead, vm: &str) -> Vec<(String, bool)> {
+    let shown = stead.json(&["vm", "show", vm]);
+    let one = |is: &serde_json::Value| (is["name"].as_str().unwrap().to_owned(), is["deleting"] == true);
+    shown["snapshots"].as_array().into_iter().flatten().map(one).collect()
+}
+
+/// The directories of snapshots that are on disk.
+fn on_disk(stead: &Stead, vm: &str) -> usize {
+    std::fs::read_dir(stead.home().join("vms").join(vm).join("snapshots")).into_iter().flatten().count()
+}
+
+#[test]
+fn a_snapshot_is_deleted_and_one_that_a_fork_has_taken_goes_with_the_last_vm_that_is_made_of_it() {
+    let stead = Stead::new();
+    stead.boot();
+    let sh = |script: &str| {
+        let program = stead.program().args(["exec", "vm://dev", "--", "sh", "-c", script]);
+        program.deadline(GUEST_DEADLINE).ok().text()
+    };
+    sh("echo one > /root/kept");
+    stead.vm(&["stop", "dev"]);
+    stead.vm(&["snapshot", "dev", "first"]);
+    stead.vm(&["fork", "dev", "web"]);
+    assert_eq!(snapshots(&stead, "dev"), [("first".to_owned(), false), ("snap-1".to_owned(), false)]);
+    let unknown = stead.run(&["vm", "snapshot", "dev", "none", "--delete"]);
+    assert!(unknown.code() == 3 && unknown.errors().contains("stead vm show dev"), "{unknown}");
+    assert_eq!(stead.run(&["vm", "snapshot", "dev", "--delete"]).code(), 2);
+
+    // Of a vm that runs it is only marked, and no vm is made of it.
+    stead.vm(&["start", "dev"]);
+    sh("cat /root/kept; echo two > /root/kept; sync");
+    let marked = stead.json(&["vm", "snapshot", "dev", "first", "--delete"]);
+    if marked["users"] != serde_json::json!([]) {
+        let refused = stead.run(&["vm", "fork", "dev", "late", "--snapshot", "first"]);
+        assert!(refused.code() == 5 && refused.errors().contains("being deleted"), "{refused}");
+        assert_eq!(snapshots(&stead, "dev")[0], ("first".to_owned(), true));
+    }
+    // A daemon that is killed has it go when the next one can.
+    let daemon = stead.daemon_pid();
+    super::kill(daemon);
+    eventually(DEADLINE, "the daemon has ended", || leftovers::has_ended(daemon));
+    stead.vm(&["delete", "web"]);
+    eventually(GUEST_DEADLINE, "the vm is taken over", || stead.dev()["state"] == "running");
+    stead.vm(&["stop", "dev"]);
+    eventually(DEADLINE, "both are gone", || {
+        snapshots(&stead, "dev").is_empty() && on_disk(&stead, "dev") == 0
+    });
+    stead.vm(&["start", "dev"]);
+    assert_eq!(sh("cat /root/kept"), "two\n");
+    stead.vm(&["delete", "--force", "dev"]);
+    eventually(DEADLINE, "nothing is left", || traces(&stead).is_empty());
+}
+
+#[test]
+fn snapshots_are_taken_and_deleted_without_end() {
+    let stead = Stead::new();
+    stead.make_image();
+    stead.ok(&["vm", "create", "dev", "--image", "tiny"]);
+    // More than one may have, and one of each three stays for a while.
+    for number in 0..40 {
+        stead.vm(&["snapshot", "dev", &format!("s{number}")]);
+        if number % 3 != 0 {
+            stead.vm(&["snapshot", "dev", &format!("s{number}"), "--delete"]);
+        }
+    }
+    assert_eq!((snapshots(&stead, "dev").len(), on_disk(&stead, "dev")), (14, 14));
+    for _ in 0..5 {
+        stead.vm(&["fork", "dev", "web"]);
+        stead.vm(&["delete", "web"]);
+        eventually(DEADLINE, "what it was made of is gone", || on_disk(&stead, "dev") == 14);
+    }
+    // One that cannot be made has none taken for it that stays.
+    let refused = stead.run(&["vm", "fork", "dev", "dev"]);
+    assert_eq!(refused.code(), 5, "{refused}");
+    for number in (0..40).step_by(3) {
+        stead.vm(&["snapshot", "dev", &format!("s{number}"), "--delete"]);
+    }
+    assert_eq!((snapshots(&stead, "dev").len(), on_disk(&stead, "dev")), (0, 0));
+    stead.vm(&["delete", "dev"]);
+}

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use wire::api::ErrorKind;
 
@@ -71,20 +72,22 @@ pub struct Base {
     pub format: Format,
     /// How large a guest sees it.
     pub bytes: u64,
+    /// As long as somebody has this, it stays as it is. Whoever makes a disk has it until that is over this one.
+    pub hold: Option<Arc<()>>,
 }
 
 impl Base {
     /// An image.
     pub fn image(image: &Image) -> Base {
         let called = format!("the image `{}`", image.name);
-        Base { called, disk: image.root(), format: Format::Raw, bytes: image.manifest.root.bytes }
+        Base { called, disk: image.root(), format: Format::Raw, bytes: image.manifest.root.bytes, hold: None }
     }
 
-    /// A snapshot. Blocks for as long as reading the beginning of a file takes.
-    pub fn snapshot(snapshot: &Snapshot) -> Result<Base> {
+    /// A snapshot, which stays as long as `hold` does. Blocks for as long as reading the beginning of a file takes.
+    pub fn snapshot(snapshot: &Snapshot, hold: Arc<()>) -> Result<Base> {
         let called = format!("the snapshot `{}`", snapshot.name);
         let bytes = disk::bytes_seen(&snapshot.disk, snapshot.format)?;
-        Ok(Base { called, disk: snapshot.disk.clone(), format: snapshot.format, bytes })
+        Ok(Base { called, disk: snapshot.disk.clone(), format: snapshot.format, bytes, hold: Some(hold) })
     }
 }
 

@@ -446,6 +446,9 @@ pub struct Snapshot {
     pub name: String,
     /// When it was taken.
     pub created: Timestamp,
+    /// It is being deleted: it goes once no disk is over it that has to stay as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleting: bool,
 }
 
 /// A snapshot of which a microVM was made.

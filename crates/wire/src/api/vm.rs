@@ -44,7 +44,7 @@ pub struct Forward {
     pub guest: u16,
 }
 
-/// The most snapshots of one microVM: each makes the next read of what was not written since a little longer.
+/// The most snapshots of one microVM, without those that are being deleted: each makes the next read of what was not written since a little longer.
 pub const SNAPSHOTS_MAX: usize = 32;
 
 /// The largest disk of a microVM, in MiB.
@@ -156,6 +156,28 @@ pub struct Snapshot {
     pub snapshot: Option<String>,
 }
 
+/// Removes a snapshot. It is marked at once: no microVM is made of it any more. Its disk goes when none is over it but its own
+/// microVM's, which does not run then: what that has written since is written into it, and takes its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteSnapshot {
+    /// Of which microVM.
+    pub name: String,
+    /// Which.
+    pub snapshot: String,
+}
+
+/// It is gone, or will be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotDeleted {
+    /// Of which microVM.
+    pub name: String,
+    /// Which.
+    pub snapshot: String,
+    /// The microVMs with disks over it, for which it is there yet; none if it is gone.
+    pub users: Vec<String>,
+}
+
 /// Makes a microVM of a snapshot of another one, with what that has, but for its forwarded ports. Answered at once with the
 /// operation that does it, as [`Create`] is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,7 +187,7 @@ pub struct Fork {
     pub name: String,
     /// What it is to be called: also its host name.
     pub new: String,
-    /// Of which snapshot; without it one is taken, which stays also if no microVM is made of it.
+    /// Of which snapshot; without it one is taken, which goes by itself when no microVM is made of it any more.
     #[serde(default)]
     pub snapshot: Option<String>,
 }

@@ -8,8 +8,11 @@ use super::{Method, caller, json};
 pub(super) fn methods() -> Vec<Method> {
     let name = || "dev".to_owned();
     let ports = || vec![vm::Forward { host: 8080, guest: 80 }];
-    let a_snapshot =
-        || status::Snapshot { name: "before".to_owned(), created: Timestamp::from_unix(1_767_225_600) };
+    let a_snapshot = || status::Snapshot {
+        name: "before".to_owned(),
+        created: Timestamp::from_unix(1_767_225_600),
+        deleting: false,
+    };
     let a_vm = |state, pid| status::Vm {
         name: name(),
         id: "1f0e9d8c7b6a5948".to_owned(),
@@ -73,6 +76,17 @@ pub(super) fn methods() -> Vec<Method> {
                    memory is not kept. Nothing is copied. It goes with its microVM.",
         },
         Method {
+            call: vm::DeleteSnapshot { name: name(), snapshot: "before".to_owned() }.into(),
+            reply: json(vm::SnapshotDeleted {
+                name: name(),
+                snapshot: "before".to_owned(),
+                users: vec!["other".to_owned()],
+            }),
+            text: "Removes a snapshot. From here on no microVM is made of it, and `deleting` is set where it is shown. `users` are the microVMs\n\
+                   whose disks are over it: it goes by itself when there are none but its own, and that does not run, and is gone\n\
+                   already if there are none.",
+        },
+        Method {
             call: vm::Fork { name: name(), new: "other".to_owned(), snapshot: Some("before".to_owned()) }
                 .into(),
             reply: json(status::Operation {
@@ -81,8 +95,8 @@ pub(super) fn methods() -> Vec<Method> {
                 ..super::operation::an_operation(event::OperationState::Running)
             }),
             text: "Makes a microVM of a snapshot of another one, as `vm.create` makes one of an image. It has another id and another host name,\n\
-                   and no forwarded ports. Without a `snapshot` one is taken, which stays,\n\
-                   also if no microVM is made of it. `from` says of what it was made.",
+                   and no forwarded ports. Without a `snapshot` one is taken, which goes\n\
+                   by itself when no microVM is over it any more. `from` says of what it was made.",
         },
         Method {
             call: vm::Start { name: name() }.into(),

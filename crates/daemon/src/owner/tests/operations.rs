@@ -132,7 +132,13 @@ impl VmRig {
         number: u64,
         from: Option<status::Origin>,
     ) -> Result<status::Operation, ErrorObject> {
-        let base = Base { called: "nothing".into(), disk: "/nowhere".into(), format: Format::Raw, bytes: 1 };
+        let base = Base {
+            called: "nothing".into(),
+            disk: "/nowhere".into(),
+            format: Format::Raw,
+            bytes: 1,
+            hold: None,
+        };
         let record = Record { from, ..Record::new("tiny", "stub", 1, 256) };
         let wanted = Box::new(WantedVm { record, base, disk_mib: None });
         let name = name.to_owned();
@@ -257,7 +263,8 @@ async fn one_with_snapshots_stays_while_it_is_not_known_what_all_others_are_made
     };
     vms.rig.owner.send(Event::UnreadVms(vec!["damaged".to_owned()])).await;
     doom().await.unwrap();
-    let snapshot = status::Snapshot { name: "one".to_owned(), created: Timestamp::from_unix(0) };
+    let snapshot =
+        status::Snapshot { name: "one".to_owned(), created: Timestamp::from_unix(0), deleting: false };
     vms.rig.owner.send(Event::Vm("dev".to_owned(), crate::vm::VmEvent::Snapshots(vec![snapshot]))).await;
     let kept = doom().await.unwrap_err();
     assert!(kept.kind() == ErrorKind::Conflict && kept.message.contains("`damaged`"), "{kept}");
