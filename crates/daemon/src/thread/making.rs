@@ -346,7 +346,7 @@ impl Planned {
         thread.sync(pointer.ino)?;
         let index = registration.index();
         let mut file = File::create(&index).map_err(failed("make", &index))?;
-        thread.write_git_index(&mut file, &index)
+        thread.write_git_index(&mut file, &index).map(drop)
     }
 }
 
