@@ -52,6 +52,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 pub use apply::{Applied, Base, Content, Modification, New};
@@ -187,13 +188,12 @@ impl Catalogue {
         let before = self.replica.anchor()?;
         let mut listings = Vec::new();
         let mut waiting = directories.to_vec();
-        let mut looked = Vec::new();
+        let mut looked = HashSet::new();
         while let Some(directory) = waiting.pop() {
             let Some(identity) = self.locate(machine, directory)? else { continue };
-            if looked.contains(&directory) {
+            if !looked.insert(directory) {
                 continue;
             }
-            looked.push(directory);
             match machine.list(&identity) {
                 Ok(entries) => listings.push((directory, Listing { directory: identity, entries })),
                 Err(Refusal::Changed) if directory != ItemId::ROOT => {

@@ -36,10 +36,7 @@ impl Replica {
                 // It was moved meanwhile; or the side says that it is in itself.
                 return Ok(Err(Refusal::Changed));
             }
-            let entries = match tree.list(&directory) {
-                Ok(entries) => entries,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
+            let entries = answered!(tree.list(&directory));
             items += entries.len();
             if items > ITEMS_MAX {
                 return Ok(Err(Refusal::Refused(format!("the tree has more than {ITEMS_MAX} files"))));
@@ -54,10 +51,8 @@ impl Replica {
             if present.contains(&identity) {
                 continue;
             }
-            match tree.is_gone(&identity) {
-                Ok(true) => {}
-                Ok(false) => return Ok(Err(Refusal::Changed)),
-                Err(refusal) => return Ok(Err(refusal)),
+            if !answered!(tree.is_gone(&identity)) {
+                return Ok(Err(Refusal::Changed));
             }
         }
         self.observe(side, listings)?;

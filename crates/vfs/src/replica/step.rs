@@ -106,10 +106,7 @@ impl Replica {
                 send(here, &at, &from, |content| there.make_file(&directory, name, &facts, content))
             }
         };
-        let entry = match answer {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(answer);
         let made = Seen::new(parent, entry);
         let content = if on == SideName::There { made.content.clone() } else { from.content.clone() };
         let item = self.change(id, |item| {
@@ -131,10 +128,7 @@ impl Replica {
         let (item, directory) =
             self.database.write(|rows| Ok((rows.known(id)?, identity_of(&rows.known(to.0)?, on)?)))?;
         let from = self.at(on, &item)?;
-        let entry = match side.rename(&from, &directory, to.1) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(side.rename(&from, &directory, to.1));
         self.change_rows(id, |rows, item| {
             let seen = Seen::new(to.0, entry);
             match (why, &mut item.agreed) {
@@ -171,10 +165,7 @@ impl Replica {
 
     fn set_mode(&mut self, on: SideName, side: &mut impl Side, id: ItemId, mode: u16) -> Result<Answer<()>> {
         let item = self.known(id)?;
-        let entry = match side.set_mode(&self.at(on, &item)?, mode) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(side.set_mode(&self.at(on, &item)?, mode));
         if entry.mode != mode {
             return Ok(Err(Refusal::Refused(format!("its permissions cannot be {mode:o}"))));
         }
@@ -195,10 +186,7 @@ impl Replica {
         let (from_at, to_at) = (self.at(SideName::Here, &item)?, self.at(SideName::There, &item)?);
         let facts = Facts { mode: to.mode, ..facts_of(&item, from) };
         let sent = send(here, &from_at, from, |content| there.replace(&to_at, &to.content, &facts, content));
-        let entry = match sent {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(sent);
         let item = self.change(id, |item| {
             let Some(parent) = item.there.as_ref().map(|there| there.parent) else { return };
             if let Some(agreed) = &mut item.agreed {
@@ -214,10 +202,7 @@ impl Replica {
         let at = self.at(SideName::Here, item)?;
         let (seen, content) = (seen_on(item, SideName::Here)?, &seen_on(item, SideName::There)?.content);
         let Some(edit) = &seen.edit else { return Ok(Ok(())) };
-        let entry = match here.settle(&at, edit, content) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(here.settle(&at, edit, content));
         let (parent, content) = (seen.parent, content.clone());
         self.change(item.id, |item| {
             item.here = Some(Seen::new(parent, entry));
@@ -233,10 +218,7 @@ impl Replica {
         let at = self.at(SideName::Here, &item)?;
         let (seen, there) = (seen_on(&item, SideName::Here)?, seen_on(&item, SideName::There)?);
         let facts = Facts { mode: seen.mode, ..facts_of(&item, there) };
-        let entry = match here.refresh(&at, &seen.content, &facts) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(here.refresh(&at, &seen.content, &facts));
         let (parent, content) = (seen.parent, there.content.clone());
         self.change(id, |item| {
             item.here = Some(Seen::new(parent, entry));
@@ -263,10 +245,7 @@ impl Replica {
         }
         let (at, against_at) = (self.at(SideName::Here, item)?, self.at(SideName::There, item)?);
         let Some(edit) = &seen.edit else { return Ok(Ok(false)) };
-        let mut content = match here.open(&at, edit) {
-            Ok(content) => content,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let mut content = answered!(here.open(&at, edit));
         Ok(there.is_same(&against_at, &against.content, &mut content))
     }
 
@@ -279,10 +258,7 @@ impl Replica {
         };
         let item = self.change(item.id, |item| item.aside = Some(name.clone()))?;
         let from = self.at(SideName::Here, &item)?;
-        let entry = match here.rename(&from, &from.parent, &name) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(here.rename(&from, &from.parent, &name));
         let parent = seen.parent;
         self.database.write(|rows| set_aside(rows, &mut rows.known(item.id)?, Seen::new(parent, entry)))?;
         Ok(Ok(()))
