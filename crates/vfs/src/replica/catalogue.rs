@@ -30,6 +30,7 @@
 //! | place, permissions | the base's | done |
 //! | place, permissions | others | the machine's stand |
 //! | new, or a place | the name, of another file | a conflict name; two new directories are one, and so are two files with the same bytes |
+//! | place of what has an [alias](super::names::NameRules::alias) | its own name, of another file | the alias, on the machine too |
 //! | removal | the base | removed |
 //! | removal | other content, or files that the system was not told of | kept, and told of |
 //! | removal of a directory that nobody has opened | whatever is in it | removed |

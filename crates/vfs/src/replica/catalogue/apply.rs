@@ -193,19 +193,43 @@ impl Catalogue {
         {
             return Ok(Ok(()));
         }
-        let mut tried = Vec::new();
-        let name = loop {
-            let name = answered!(self.next_name(new, Naming::Own, &tried)?);
-            if self.holder(new.parent, &name)?.is_none_or(|holder| holder.id == item.id) {
-                break name;
-            }
-            tried.push(name);
+        // Under the same name here, which may be another than on the machine, it keeps that if it can.
+        let is_same_name = *here.name == *new.name;
+        let name = if is_same_name && !self.is_taken(item.id, new.parent, new.name, &there.name)? {
+            there.name.clone()
+        } else {
+            answered!(self.free_name_there(item.id, new)?)
         };
-        // Under the same name here, which may be another than on the machine, it keeps that.
-        let name = if name == here.name { there.name.clone() } else { answered!(self.name_there(&name)?) };
         let Some(at) = self.at(machine, item)? else { return Ok(Err(Refusal::Changed)) };
         let entry = answered!(machine.rename(&at, &directory, &name));
         Ok(self.adopt(Some(item.id), item.kind, new.parent, entry)?.map(drop))
+    }
+
+    /// What an item is called on the machine in its new place: as it is here, or by a conflict name.
+    fn free_name_there(&mut self, item: ItemId, new: &New<'_>) -> Result<Answer<Box<[u8]>>> {
+        let mut tried = Vec::new();
+        loop {
+            let name = answered!(self.next_name(new, Naming::Own, &tried)?);
+            let there = answered!(self.name_there(&name)?);
+            if !self.is_taken(item, new.parent, &name, &there)? {
+                return Ok(Ok(there));
+            }
+            tried.push(name);
+        }
+    }
+
+    /// Whether another item has a name here, or one that this computer cannot tell from it, or has a name on the machine. These
+    /// may be two: what has an alias here has its own name on the machine all the same.
+    fn is_taken(&mut self, item: ItemId, parent: ItemId, here: &[u8], there: &[u8]) -> Result<bool> {
+        self.replica.database.write(|rows| {
+            let sides = [(SideName::Here, here), (SideName::There, there)];
+            for (side, name) in sides {
+                if rows.named(side, parent, name)?.is_some_and(|holder| holder.id != item) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
     }
 
     /// Gives an item permissions, unless it has them.

@@ -304,6 +304,31 @@ fn an_alias_is_this_computers_and_its_file_keeps_its_name_when_it_is_moved() {
 }
 
 #[test]
+fn a_file_that_is_renamed_to_what_an_alias_is_called_on_the_machine_has_a_conflict_name() {
+    let mut model = Model::new(1);
+    model.there.put(ROOT, "A", "one");
+    model.there.put(ROOT, "a", "two");
+    model.settle();
+    assert_eq!(model.system.disk.tree(), ["A=one", "a (2)=two"]);
+    let item = model.named("A");
+    assert!(matches!(model.rename(&item, ItemId::ROOT, "a"), Ok(Applied::Done(_))));
+    assert_eq!(model.there.tree(), ["a (conflict from box)=one", "a=two"]);
+}
+
+#[test]
+fn an_alias_that_is_moved_to_where_its_own_name_is_taken_has_the_alias_on_the_machine_too() {
+    let mut model = Model::new(1);
+    model.there.put(ROOT, "Makefile", "one");
+    model.there.put(ROOT, "makefile", "two");
+    let directory = model.there.directory(ROOT, "d");
+    model.there.put(directory, "makefile", "three");
+    model.settle();
+    let (alias, directory) = (model.named("makefile (2)"), model.named("d"));
+    assert!(matches!(model.rename(&alias, directory.id, "makefile (2)"), Ok(Applied::Done(_))));
+    assert_eq!(model.there.tree(), ["Makefile=one", "d/", "d/makefile (2)=two", "d/makefile=three"]);
+}
+
+#[test]
 fn only_what_the_system_knows_is_removed() {
     let mut model = Model::new(1);
     let item = model.shown("f", "first");
