@@ -48,6 +48,21 @@ pub(crate) enum Action {
     },
 }
 
+impl Action {
+    /// What it is about.
+    pub(crate) fn item(&self) -> ItemId {
+        match self {
+            Action::Make { item, .. }
+            | Action::Move { item, .. }
+            | Action::Remove { item, .. }
+            | Action::SetMode { item, .. }
+            | Action::Send { item }
+            | Action::Refresh { item }
+            | Action::Compare { item } => *item,
+        }
+    }
+}
+
 /// What a renaming means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {

@@ -48,35 +48,25 @@ impl Replica {
         here: &mut impl Here,
         there: &mut impl There,
     ) -> Result<Outcome> {
-        let (id, answer) = match action {
-            Action::Make { on, item, parent, name } => {
-                (*item, self.make(*on, *item, *parent, name, here, there)?)
+        let answer = match action {
+            Action::Make { on, item, parent, name } => self.make(*on, *item, *parent, name, here, there)?,
+            Action::Move { on, item, parent, name, why } => {
+                self.rename(*on, side_of(*on, here, there), *item, (*parent, name), *why)?
             }
-            Action::Move { on: SideName::Here, item, parent, name, why } => {
-                (*item, self.rename(SideName::Here, here, *item, (*parent, name), *why)?)
+            Action::Remove { on, item } => self.remove(*on, side_of(*on, here, there), *item)?,
+            Action::SetMode { on, item, mode } => {
+                self.set_mode(*on, side_of(*on, here, there), *item, *mode)?
             }
-            Action::Move { on: SideName::There, item, parent, name, why } => {
-                (*item, self.rename(SideName::There, there, *item, (*parent, name), *why)?)
-            }
-            Action::Remove { on: SideName::Here, item } => (*item, self.remove(SideName::Here, here, *item)?),
-            Action::Remove { on: SideName::There, item } => {
-                (*item, self.remove(SideName::There, there, *item)?)
-            }
-            Action::SetMode { on: SideName::Here, item, mode } => {
-                (*item, self.set_mode(SideName::Here, here, *item, *mode)?)
-            }
-            Action::SetMode { on: SideName::There, item, mode } => {
-                (*item, self.set_mode(SideName::There, there, *item, *mode)?)
-            }
-            Action::Send { item } => (*item, self.send(*item, here, there)?),
-            Action::Refresh { item } => (*item, self.refresh(*item, here)?),
-            Action::Compare { item } => (*item, self.compare(*item, here, there)?),
+            Action::Send { item } => self.send(*item, here, there)?,
+            Action::Refresh { item } => self.refresh(*item, here)?,
+            Action::Compare { item } => self.compare(*item, here, there)?,
         };
         match answer {
             Ok(()) => Ok(Outcome::Stepped),
             Err(Refusal::Changed) => Ok(Outcome::LookAgain),
             Err(Refusal::Cut) => Ok(Outcome::Cut),
             Err(Refusal::Refused(why)) => {
+                let id = action.item();
                 tracing::warn!(item = id.0, why, "a change was refused");
                 self.change(id, |item| item.refused = Some(why))?;
                 Ok(Outcome::Stepped)
@@ -120,7 +110,7 @@ impl Replica {
     fn rename(
         &mut self,
         on: SideName,
-        side: &mut impl Side,
+        side: &mut dyn Side,
         id: ItemId,
         to: (ItemId, &[u8]),
         why: Why,
@@ -153,7 +143,7 @@ impl Replica {
         Ok(Ok(()))
     }
 
-    fn remove(&mut self, on: SideName, side: &mut impl Side, id: ItemId) -> Result<Answer<()>> {
+    fn remove(&mut self, on: SideName, side: &mut dyn Side, id: ItemId) -> Result<Answer<()>> {
         let item = self.known(id)?;
         let seen = seen_on(&item, on)?;
         let answer = side.remove(&self.at(on, &item)?, &seen.content, seen.edit.as_ref());
@@ -163,7 +153,7 @@ impl Replica {
         Ok(answer)
     }
 
-    fn set_mode(&mut self, on: SideName, side: &mut impl Side, id: ItemId, mode: u16) -> Result<Answer<()>> {
+    fn set_mode(&mut self, on: SideName, side: &mut dyn Side, id: ItemId, mode: u16) -> Result<Answer<()>> {
         let item = self.known(id)?;
         let entry = answered!(side.set_mode(&self.at(on, &item)?, mode));
         if entry.mode != mode {
@@ -304,6 +294,14 @@ impl Agreed {
             SideName::Here => (seen.name.clone(), Box::default()),
             SideName::There => (Box::default(), seen.name.clone()),
         };
+    }
+}
+
+/// One of the two, for what both can do.
+fn side_of<'a>(on: SideName, here: &'a mut impl Here, there: &'a mut impl There) -> &'a mut dyn Side {
+    match on {
+        SideName::Here => here,
+        SideName::There => there,
     }
 }
 
