@@ -200,6 +200,11 @@ impl Catalogue {
         } else {
             answered!(self.free_name_there(item.id, new)?)
         };
+        if there.is_at(new.parent, &name) {
+            // Only here it was called otherwise, and need not be any more.
+            self.replica.database.write(|rows| rows.give_name(item.id))?;
+            return Ok(Ok(()));
+        }
         let Some(at) = self.at(machine, item)? else { return Ok(Err(Refusal::Changed)) };
         let entry = answered!(machine.rename(&at, &directory, &name));
         Ok(self.adopt(Some(item.id), item.kind, new.parent, entry)?.map(drop))

@@ -329,6 +329,31 @@ fn an_alias_that_is_moved_to_where_its_own_name_is_taken_has_the_alias_on_the_ma
 }
 
 #[test]
+fn an_alias_that_is_renamed_to_its_own_name_is_called_so_and_stays_where_it_is_on_the_machine() {
+    let mut model = Model::new(1);
+    model.there.put(ROOT, "A", "one");
+    model.there.put(ROOT, "a", "two");
+    model.settle();
+    let (first, alias) = (model.named("A"), model.named("a (2)"));
+    assert_eq!(model.remove(&first, Removal::Single).unwrap(), Removed::Done);
+    let Ok(Applied::Done(done)) = model.rename(&alias, ItemId::ROOT, "a") else { panic!("not renamed") };
+    assert_eq!((done.id, &*done.here.unwrap().name), (alias.id, &b"a"[..]));
+    assert_eq!(model.there.tree(), ["a=two"]);
+}
+
+#[test]
+fn a_conflict_name_that_is_given_up_for_the_one_that_is_still_taken_stays() {
+    let mut model = Model::new(1);
+    model.there.put(ROOT, "a", "one");
+    model.there.put(ROOT, "a (conflict from box)", "two");
+    model.settle();
+    let copy = model.named("a (conflict from box)");
+    let Ok(Applied::Done(done)) = model.rename(&copy, ItemId::ROOT, "a") else { panic!("not answered") };
+    assert_eq!((done.id, &*done.here.unwrap().name), (copy.id, &b"a (conflict from box)"[..]));
+    assert_eq!(model.there.tree(), ["a (conflict from box)=two", "a=one"]);
+}
+
+#[test]
 fn only_what_the_system_knows_is_removed() {
     let mut model = Model::new(1);
     let item = model.shown("f", "first");
