@@ -80,7 +80,7 @@ impl System {
             for _ in 0..=waiting.len() {
                 waiting.retain(|item| !self.show(item));
             }
-            changes.gone.iter().for_each(|id| self.lose(*id));
+            self.lose(&changes.gone);
             self.anchor = Some(changes.anchor).filter(|_| waiting.is_empty() && self.anchor.is_some());
             if !changes.is_more {
                 return self.open_all(catalogue, machine).map(|answer| answer.map(|opened| opened || is_any));
@@ -107,7 +107,7 @@ impl System {
         }
         let gone: Vec<ItemId> =
             self.known.values().map(|known| known.id).filter(|id| !seen.contains(id)).collect();
-        gone.into_iter().for_each(|id| self.lose(id));
+        self.lose(&gone);
         // What is in a directory that is about to be made again is looked at after that, as is what a user was at.
         self.anchor = self.anchor.filter(|_| waiting.is_empty());
         self.open_all(catalogue, machine).map(|answer| answer.map(|_| true))
@@ -242,11 +242,24 @@ impl System {
             || self.disk.children(node).into_iter().any(|child| self.is_edited_below(child))
     }
 
-    fn lose(&mut self, id: ItemId) {
-        let Some(node) = self.node(id) else { return };
-        self.known.remove(&node);
-        if self.disk.nodes.contains_key(&node) && !self.is_edited_below(node) {
-            self.disk.drop_all(node);
+    fn lose(&mut self, gone: &[ItemId]) {
+        let nodes: Vec<u64> = gone.iter().filter_map(|id| self.node(*id)).collect();
+        nodes.iter().for_each(|node| drop(self.known.remove(node)));
+        for node in nodes {
+            if self.disk.nodes.contains_key(&node) && !self.is_edited_below(node) {
+                self.drop_all(node);
+            }
+        }
+    }
+
+    /// Removes what is gone, which is no user's removal of what was in it and the machine has elsewhere: that is looked for again.
+    fn drop_all(&mut self, node: u64) {
+        for child in self.disk.children(node) {
+            self.drop_all(child);
+        }
+        self.disk.drop_all(node);
+        if self.known.remove(&node).is_some() {
+            self.anchor = None;
         }
     }
 
@@ -365,7 +378,7 @@ impl System {
             Applied::Gone(id) if self.id(node) == Some(id) => {
                 self.known.remove(&node);
                 if !self.is_edited_below(node) {
-                    self.disk.drop_all(node);
+                    self.drop_all(node);
                 }
             }
             Applied::Gone(id) => {
