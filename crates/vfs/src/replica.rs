@@ -47,6 +47,16 @@
 //!    `.stead-moving-` and a number; whoever gives another file such a name keeps it. A file that we gave
 //!    one, and that has nothing left to follow to another name, has back the one it had.
 
+/// What a side has answered; where it has refused, the function ends with that as its own answer.
+macro_rules! answered {
+    ($answer:expr) => {
+        match $answer {
+            Ok(done) => done,
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+    };
+}
+
 pub mod catalogue;
 mod changes;
 mod database;

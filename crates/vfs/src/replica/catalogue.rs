@@ -30,6 +30,7 @@
 //! | place, permissions | the base's | done |
 //! | place, permissions | others | the machine's stand |
 //! | new, or a place | the name, of another file | a conflict name; two new directories are one, and so are two files with the same bytes |
+//! | place of what has an [alias](super::names::NameRules::alias) | its own name, of another file | the alias, on the machine too |
 //! | removal | the base | removed |
 //! | removal | other content, or files that the system was not told of | kept, and told of |
 //! | removal of a directory that nobody has opened | whatever is in it | removed |
@@ -52,6 +53,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 pub use apply::{Applied, Base, Content, Modification, New};
@@ -187,13 +189,12 @@ impl Catalogue {
         let before = self.replica.anchor()?;
         let mut listings = Vec::new();
         let mut waiting = directories.to_vec();
-        let mut looked = Vec::new();
+        let mut looked = HashSet::new();
         while let Some(directory) = waiting.pop() {
             let Some(identity) = self.locate(machine, directory)? else { continue };
-            if looked.contains(&directory) {
+            if !looked.insert(directory) {
                 continue;
             }
-            looked.push(directory);
             match machine.list(&identity) {
                 Ok(entries) => listings.push((directory, Listing { directory: identity, entries })),
                 Err(Refusal::Changed) if directory != ItemId::ROOT => {

@@ -9,7 +9,8 @@
 //! | `gone` | items that are no more, for whoever enumerates: the last [`GONE_MAX`] |
 //! | `holding` | which bytes of a file are here, as of which version of the machine's, and whether they are to stay |
 //! | `parked` | the name that a file had on a side before it was given the name of a moment there |
-//! | `counter` | `epoch`, a number that no other database has; `change`, the last one given; `forgotten`, the last change of which `gone` no longer tells |
+//! | `listed` | of a [catalogue](super::catalogue) only: directories of which is known what is in them |
+//! | `counter` | `epoch`, a number that no other database has; `change`, the last one given; `forgotten`, the last change of which `gone` no longer tells; of a catalogue only, `told`, the last change of which the system is known to have been told |
 
 use std::fs::OpenOptions;
 use std::path::Path;

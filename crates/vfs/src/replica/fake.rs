@@ -455,7 +455,11 @@ impl Side for Disk {
     fn rename(&mut self, from: &At, parent: &Identity, name: &[u8]) -> Answer<Entry> {
         self.begin()?;
         let (id, parent, name) = (self.find(from)?, number(parent), self.stored_name(name));
-        let is_taken = self.named(parent, &name).is_some_and(|other| other != id);
+        // No system tells a name that is its own already from another's. It may differ in capitals.
+        let is_taken = self.named(parent, &name).is_some_and(|other| {
+            let own = &self.nodes[&id];
+            other != id || (own.parent, &own.name) == (parent, &name)
+        });
         if is_taken || !self.nodes.contains_key(&parent) || self.is_within(parent, id) {
             return Err(Refusal::Changed);
         }

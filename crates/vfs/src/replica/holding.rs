@@ -7,7 +7,8 @@
 //!       └────────────────────┴── freed, or the machine has another version
 //! ```
 //!
-//! Bytes count for the version that they are of, until there is another: those of a version that comes back are to be fetched again. What is pinned, or was written to and not sent, is not freed.
+//! Bytes count for the version that they are of, until there is another: those of a version that comes back are to be fetched
+//! again. What is pinned, or was written to and not sent, is not freed.
 
 use std::collections::VecDeque;
 use std::ops::Range;

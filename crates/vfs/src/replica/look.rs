@@ -36,10 +36,7 @@ impl Replica {
                 // It was moved meanwhile; or the side says that it is in itself.
                 return Ok(Err(Refusal::Changed));
             }
-            let entries = match tree.list(&directory) {
-                Ok(entries) => entries,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
+            let entries = answered!(tree.list(&directory));
             items += entries.len();
             if items > ITEMS_MAX {
                 return Ok(Err(Refusal::Refused(format!("the tree has more than {ITEMS_MAX} files"))));
@@ -54,10 +51,8 @@ impl Replica {
             if present.contains(&identity) {
                 continue;
             }
-            match tree.is_gone(&identity) {
-                Ok(true) => {}
-                Ok(false) => return Ok(Err(Refusal::Changed)),
-                Err(refusal) => return Ok(Err(refusal)),
+            if !answered!(tree.is_gone(&identity)) {
+                return Ok(Err(Refusal::Changed));
             }
         }
         self.observe(side, listings)?;
@@ -107,34 +102,33 @@ impl<'a> Observation<'a> {
     fn show(&self, directory: ItemId, entry: Entry) -> Result<ItemId> {
         let kind = entry.kind;
         let seen = Seen::new(directory, entry);
-        if let Some(mut item) = self.rows.by_identity(self.side, &seen.identity)? {
+        let Some(mut item) = self.known_as(kind, &seen)? else {
+            return Ok(self.rows.add(kind, self.side, seen)?.id);
+        };
+        self.check_place(item.id, directory)?;
+        self.change(&mut item, seen)?;
+        Ok(item.id)
+    }
+
+    /// Which item it is, if it is not a new one.
+    fn known_as(&self, kind: Kind, seen: &Seen) -> Result<Option<Item>> {
+        if let Some(item) = self.rows.by_identity(self.side, &seen.identity)? {
             if item.kind == kind {
-                let id = item.id;
-                self.check_place(id, directory)?;
-                self.change(&mut item, seen)?;
-                return Ok(id);
+                return Ok(Some(item));
             }
             // The number of a file that is gone was given to another.
             lose(self.rows, self.side, item.id, &self.present)?;
         }
         // A file that took the place of another is that one, with other content: so most programs save. The place may be one that
         // was given for a moment, and not yet taken down.
-        let holder = self.rows.named(self.side, directory, &seen.name)?;
+        let holder = self.rows.named(self.side, seen.parent, &seen.name)?;
         let holder = holder.filter(|holder| holder.on(self.side).is_some_and(|was| was.name == seen.name));
         let before = match (holder, parked_item(&seen.name)) {
             (None, Some(parked)) => self.rows.get(parked)?,
             (holder, _) => holder,
         };
-        if let Some(mut item) = before
-            && item.kind == kind
-            && item.on(self.side).is_some_and(|was| !self.present.contains(&was.identity))
-        {
-            let id = item.id;
-            self.check_place(id, directory)?;
-            self.change(&mut item, seen)?;
-            return Ok(id);
-        }
-        Ok(self.rows.add(kind, self.side, seen)?.id)
+        let is_gone = |was: &Seen| !self.present.contains(&was.identity);
+        Ok(before.filter(|item| item.kind == kind && item.on(self.side).is_some_and(is_gone)))
     }
 
     /// A side may say anything, but not that a directory is in itself: nobody would find a way out.

@@ -93,6 +93,13 @@ impl NameRules {
         Ok(there.into())
     }
 
+    /// Whether a file here that has one of these names has the other too: they differ at most in how an accent is written, which
+    /// macOS does not keep. Names that differ in capitals are two, though none may be beside the other.
+    pub fn is_one_name(self, one: &[u8], other: &[u8]) -> bool {
+        one == other
+            || matches!((self.to_there(one), self.to_there(other)), (Ok(one), Ok(other)) if one == other)
+    }
+
     /// What is the same for all names that are one to this computer.
     pub fn key(self, name: &[u8]) -> Box<[u8]> {
         let text = String::from_utf8_lossy(name);
@@ -268,6 +275,9 @@ mod tests {
         assert!(!is_one(NameRules::Windows, "ss", "ß"));
         assert!(is_one(NameRules::Mac, "e\u{301}", "\u{c9}"));
         assert!(!is_one(NameRules::Posix, "a", "A"));
+        assert!(NameRules::Mac.is_one_name("e\u{301}".as_bytes(), "\u{e9}".as_bytes()));
+        assert!(!NameRules::Mac.is_one_name(b"a", b"A"));
+        assert!(!NameRules::Windows.is_one_name("e\u{301}".as_bytes(), "\u{e9}".as_bytes()));
     }
 
     #[test]

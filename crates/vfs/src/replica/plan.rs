@@ -48,6 +48,21 @@ pub(crate) enum Action {
     },
 }
 
+impl Action {
+    /// What it is about.
+    pub(crate) fn item(&self) -> ItemId {
+        match self {
+            Action::Make { item, .. }
+            | Action::Move { item, .. }
+            | Action::Remove { item, .. }
+            | Action::SetMode { item, .. }
+            | Action::Send { item }
+            | Action::Refresh { item }
+            | Action::Compare { item } => *item,
+        }
+    }
+}
+
 /// What a renaming means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
@@ -293,10 +308,11 @@ impl<'a> Planner<'a> {
             Slot::Free(name) => name,
             Slot::Not(plan) => return Ok(plan),
         };
-        let is_there_already = item.on(on).is_some_and(|seen| seen.is_at(parent, &name));
-        match (on, &item.there) {
-            (SideName::Here, Some(there)) if is_there_already => {
-                self.agree_on_place(item, parent, name, there.name.clone())
+        let is_there_already =
+            |here: &Seen| here.parent == parent && self.rows.rules.is_one_name(&here.name, &name);
+        match (on, &item.here, &item.there) {
+            (SideName::Here, Some(here), Some(there)) if is_there_already(here) => {
+                self.agree_on_place(item, parent, here.name.clone(), there.name.clone())
             }
             _ => Ok(Plan::Do(Action::Move { on, item: item.id, parent, name, why: Why::Follow })),
         }

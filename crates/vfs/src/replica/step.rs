@@ -48,35 +48,25 @@ impl Replica {
         here: &mut impl Here,
         there: &mut impl There,
     ) -> Result<Outcome> {
-        let (id, answer) = match action {
-            Action::Make { on, item, parent, name } => {
-                (*item, self.make(*on, *item, *parent, name, here, there)?)
+        let answer = match action {
+            Action::Make { on, item, parent, name } => self.make(*on, *item, *parent, name, here, there)?,
+            Action::Move { on, item, parent, name, why } => {
+                self.rename(*on, side_of(*on, here, there), *item, (*parent, name), *why)?
             }
-            Action::Move { on: SideName::Here, item, parent, name, why } => {
-                (*item, self.rename(SideName::Here, here, *item, (*parent, name), *why)?)
+            Action::Remove { on, item } => self.remove(*on, side_of(*on, here, there), *item)?,
+            Action::SetMode { on, item, mode } => {
+                self.set_mode(*on, side_of(*on, here, there), *item, *mode)?
             }
-            Action::Move { on: SideName::There, item, parent, name, why } => {
-                (*item, self.rename(SideName::There, there, *item, (*parent, name), *why)?)
-            }
-            Action::Remove { on: SideName::Here, item } => (*item, self.remove(SideName::Here, here, *item)?),
-            Action::Remove { on: SideName::There, item } => {
-                (*item, self.remove(SideName::There, there, *item)?)
-            }
-            Action::SetMode { on: SideName::Here, item, mode } => {
-                (*item, self.set_mode(SideName::Here, here, *item, *mode)?)
-            }
-            Action::SetMode { on: SideName::There, item, mode } => {
-                (*item, self.set_mode(SideName::There, there, *item, *mode)?)
-            }
-            Action::Send { item } => (*item, self.send(*item, here, there)?),
-            Action::Refresh { item } => (*item, self.refresh(*item, here)?),
-            Action::Compare { item } => (*item, self.compare(*item, here, there)?),
+            Action::Send { item } => self.send(*item, here, there)?,
+            Action::Refresh { item } => self.refresh(*item, here)?,
+            Action::Compare { item } => self.compare(*item, here, there)?,
         };
         match answer {
             Ok(()) => Ok(Outcome::Stepped),
             Err(Refusal::Changed) => Ok(Outcome::LookAgain),
             Err(Refusal::Cut) => Ok(Outcome::Cut),
             Err(Refusal::Refused(why)) => {
+                let id = action.item();
                 tracing::warn!(item = id.0, why, "a change was refused");
                 self.change(id, |item| item.refused = Some(why))?;
                 Ok(Outcome::Stepped)
@@ -106,10 +96,7 @@ impl Replica {
                 send(here, &at, &from, |content| there.make_file(&directory, name, &facts, content))
             }
         };
-        let entry = match answer {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(answer);
         let made = Seen::new(parent, entry);
         let content = if on == SideName::There { made.content.clone() } else { from.content.clone() };
         let item = self.change(id, |item| {
@@ -123,7 +110,7 @@ impl Replica {
     fn rename(
         &mut self,
         on: SideName,
-        side: &mut impl Side,
+        side: &mut dyn Side,
         id: ItemId,
         to: (ItemId, &[u8]),
         why: Why,
@@ -131,10 +118,7 @@ impl Replica {
         let (item, directory) =
             self.database.write(|rows| Ok((rows.known(id)?, identity_of(&rows.known(to.0)?, on)?)))?;
         let from = self.at(on, &item)?;
-        let entry = match side.rename(&from, &directory, to.1) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(side.rename(&from, &directory, to.1));
         self.change_rows(id, |rows, item| {
             let seen = Seen::new(to.0, entry);
             match (why, &mut item.agreed) {
@@ -159,7 +143,7 @@ impl Replica {
         Ok(Ok(()))
     }
 
-    fn remove(&mut self, on: SideName, side: &mut impl Side, id: ItemId) -> Result<Answer<()>> {
+    fn remove(&mut self, on: SideName, side: &mut dyn Side, id: ItemId) -> Result<Answer<()>> {
         let item = self.known(id)?;
         let seen = seen_on(&item, on)?;
         let answer = side.remove(&self.at(on, &item)?, &seen.content, seen.edit.as_ref());
@@ -169,12 +153,9 @@ impl Replica {
         Ok(answer)
     }
 
-    fn set_mode(&mut self, on: SideName, side: &mut impl Side, id: ItemId, mode: u16) -> Result<Answer<()>> {
+    fn set_mode(&mut self, on: SideName, side: &mut dyn Side, id: ItemId, mode: u16) -> Result<Answer<()>> {
         let item = self.known(id)?;
-        let entry = match side.set_mode(&self.at(on, &item)?, mode) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(side.set_mode(&self.at(on, &item)?, mode));
         if entry.mode != mode {
             return Ok(Err(Refusal::Refused(format!("its permissions cannot be {mode:o}"))));
         }
@@ -195,10 +176,7 @@ impl Replica {
         let (from_at, to_at) = (self.at(SideName::Here, &item)?, self.at(SideName::There, &item)?);
         let facts = Facts { mode: to.mode, ..facts_of(&item, from) };
         let sent = send(here, &from_at, from, |content| there.replace(&to_at, &to.content, &facts, content));
-        let entry = match sent {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(sent);
         let item = self.change(id, |item| {
             let Some(parent) = item.there.as_ref().map(|there| there.parent) else { return };
             if let Some(agreed) = &mut item.agreed {
@@ -214,10 +192,7 @@ impl Replica {
         let at = self.at(SideName::Here, item)?;
         let (seen, content) = (seen_on(item, SideName::Here)?, &seen_on(item, SideName::There)?.content);
         let Some(edit) = &seen.edit else { return Ok(Ok(())) };
-        let entry = match here.settle(&at, edit, content) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(here.settle(&at, edit, content));
         let (parent, content) = (seen.parent, content.clone());
         self.change(item.id, |item| {
             item.here = Some(Seen::new(parent, entry));
@@ -233,10 +208,7 @@ impl Replica {
         let at = self.at(SideName::Here, &item)?;
         let (seen, there) = (seen_on(&item, SideName::Here)?, seen_on(&item, SideName::There)?);
         let facts = Facts { mode: seen.mode, ..facts_of(&item, there) };
-        let entry = match here.refresh(&at, &seen.content, &facts) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(here.refresh(&at, &seen.content, &facts));
         let (parent, content) = (seen.parent, there.content.clone());
         self.change(id, |item| {
             item.here = Some(Seen::new(parent, entry));
@@ -263,10 +235,7 @@ impl Replica {
         }
         let (at, against_at) = (self.at(SideName::Here, item)?, self.at(SideName::There, item)?);
         let Some(edit) = &seen.edit else { return Ok(Ok(false)) };
-        let mut content = match here.open(&at, edit) {
-            Ok(content) => content,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let mut content = answered!(here.open(&at, edit));
         Ok(there.is_same(&against_at, &against.content, &mut content))
     }
 
@@ -279,10 +248,7 @@ impl Replica {
         };
         let item = self.change(item.id, |item| item.aside = Some(name.clone()))?;
         let from = self.at(SideName::Here, &item)?;
-        let entry = match here.rename(&from, &from.parent, &name) {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(here.rename(&from, &from.parent, &name));
         let parent = seen.parent;
         self.database.write(|rows| set_aside(rows, &mut rows.known(item.id)?, Seen::new(parent, entry)))?;
         Ok(Ok(()))
@@ -328,6 +294,14 @@ impl Agreed {
             SideName::Here => (seen.name.clone(), Box::default()),
             SideName::There => (Box::default(), seen.name.clone()),
         };
+    }
+}
+
+/// One of the two, for what both can do.
+fn side_of<'a>(on: SideName, here: &'a mut impl Here, there: &'a mut impl There) -> &'a mut dyn Side {
+    match on {
+        SideName::Here => here,
+        SideName::There => there,
     }
 }
 

@@ -415,6 +415,20 @@ fn names_that_this_computer_cannot_tell_apart_are_both_here() {
 }
 
 #[test]
+fn an_alias_with_an_accent_is_the_same_however_it_is_written() {
+    let mut model = Model::new(1, NameRules::Mac);
+    model.put(SideName::There, ROOT, "e\u{301}", "one");
+    let file = model.put(SideName::There, ROOT, "f", "two");
+    model.settle();
+    let here = model.here.named(ROOT, b"f").unwrap();
+    model.here.rename_to(here, ROOT, "e\u{301} (2)");
+    model.there.rename_to(file, ROOT, "\u{e9}");
+    model.settle();
+    assert_eq!(model.tree(SideName::Here), ["e\u{301} (2)=two", "e\u{301}=one"]);
+    assert_eq!(model.tree(SideName::There), ["e\u{301}=one", "\u{e9}=two"]);
+}
+
+#[test]
 fn a_name_that_cannot_be_on_the_machine_waits_until_it_is_another() {
     let mut model = Model::new(1, NameRules::Windows);
     let file = model.put(SideName::Here, ROOT, "\u{f02f}", "mine");

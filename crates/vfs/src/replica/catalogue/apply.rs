@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::super::item::{Item, ItemId, Kind, Seen, SideName, Token};
+use super::super::item::{Entry, Item, ItemId, Kind, SideName, Token};
 use super::super::side::{Answer, Facts, Refusal};
 use super::super::{ReplicaError, Result};
 use super::{ATTEMPTS_MAX, Catalogue, Machine};
@@ -103,6 +103,15 @@ enum Naming {
     Conflict,
 }
 
+/// What is to be made.
+#[derive(Clone, Copy)]
+struct Making<'a> {
+    /// Of an item that is gone, under which it is there again.
+    id: Option<ItemId>,
+    new: &'a New<'a>,
+    naming: Naming,
+}
+
 impl Catalogue {
     /// Makes what is new. `content` is read for files and links.
     pub fn create(
@@ -111,7 +120,7 @@ impl Catalogue {
         new: &New<'_>,
         content: Content<'_>,
     ) -> Result<Answer<Applied>> {
-        self.make(machine, None, new, Naming::Own, content)
+        self.make(machine, Making { id: None, new, naming: Naming::Own }, content)
     }
 
     /// Changes what is there.
@@ -132,9 +141,7 @@ impl Catalogue {
             if change.is_moved {
                 directories.push(change.new.parent);
             }
-            if let Err(refusal) = self.refresh(machine, &directories)? {
-                return Ok(Err(refusal));
-            }
+            answered!(self.refresh(machine, &directories)?);
         }
         Ok(Err(Refusal::Changed))
     }
@@ -148,7 +155,8 @@ impl Catalogue {
     ) -> Result<Answer<Applied>> {
         match change.content {
             Some(content) if change.new.kind != Kind::Directory => {
-                self.make(machine, Some(id), &change.new, Naming::Own, content)
+                let making = Making { id: Some(id), new: &change.new, naming: Naming::Own };
+                self.make(machine, making, content)
             }
             _ => Ok(Ok(Applied::Gone(id))),
         }
@@ -161,35 +169,18 @@ impl Catalogue {
         change: &mut Modification<'_>,
     ) -> Result<Answer<Applied>> {
         let now = Base::of(item);
-        if change.is_moved
-            && change.base.is_same_place(&now)
-            && let Err(refusal) = self.relocate(machine, item, &change.new)?
-        {
-            return Ok(Err(refusal));
+        if change.is_moved && change.base.is_same_place(&now) {
+            answered!(self.relocate(machine, item, &change.new)?);
         }
-        let is_mode = change.is_mode && change.base.is_same_mode(&now);
-        if let Some(here) = &item.here
-            && is_mode
-            && here.mode != change.new.mode
-        {
-            let Some(item) = self.item(item.id)? else { return Ok(Err(Refusal::Changed)) };
-            let (Some(at), parent) = (self.at(machine, &item)?, parent_of(&item)) else {
-                return Ok(Err(Refusal::Changed));
-            };
-            let set = match machine.set_mode(&at, change.new.mode) {
-                Ok(entry) => self.adopt(Some(item.id), item.kind, parent, entry)?,
-                Err(refusal) => Err(refusal),
-            };
-            if let Err(refusal) = set {
-                return Ok(Err(refusal));
-            }
+        if change.is_mode && change.base.is_same_mode(&now) {
+            answered!(self.set_mode(machine, item.id, change.new.mode)?);
         }
         let Some(item) = self.item(item.id)? else { return Ok(Err(Refusal::Changed)) };
         match &mut change.content {
             Some(content) if item.kind != Kind::Directory => {
                 self.write(machine, &item, &change.base, &change.new, *content)
             }
-            _ => Ok(Ok(Applied::Done(Box::new(item)))),
+            _ => Ok(Ok(done(item))),
         }
     }
 
@@ -202,30 +193,61 @@ impl Catalogue {
         {
             return Ok(Ok(()));
         }
+        // Under the same name here, which may be another than on the machine, it keeps that if it can.
+        let is_same_name = *here.name == *new.name;
+        let name = if is_same_name && !self.is_taken(item.id, new.parent, new.name, &there.name)? {
+            there.name.clone()
+        } else {
+            answered!(self.free_name_there(item.id, new)?)
+        };
+        if there.is_at(new.parent, &name) {
+            // Only here it was called otherwise, and need not be any more.
+            self.replica.database.write(|rows| rows.give_name(item.id))?;
+            return Ok(Ok(()));
+        }
+        let Some(at) = self.at(machine, item)? else { return Ok(Err(Refusal::Changed)) };
+        let entry = answered!(machine.rename(&at, &directory, &name));
+        Ok(self.adopt(Some(item.id), item.kind, new.parent, entry)?.map(drop))
+    }
+
+    /// What an item is called on the machine in its new place: as it is here, or by a conflict name.
+    fn free_name_there(&mut self, item: ItemId, new: &New<'_>) -> Result<Answer<Box<[u8]>>> {
         let mut tried = Vec::new();
         loop {
-            let name = match self.next_name(new, Naming::Own, &tried)? {
-                Ok(name) => name,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            if self.holder(new.parent, &name)?.is_some_and(|holder| holder.id != item.id) {
-                tried.push(name);
-                continue;
+            let name = answered!(self.next_name(new, Naming::Own, &tried)?);
+            let there = answered!(self.name_there(&name)?);
+            if !self.is_taken(item, new.parent, &name, &there)? {
+                return Ok(Ok(there));
             }
-            // Under the same name here, which may be another than on the machine, it keeps that.
-            let name = if *name == *here.name { Ok(there.name.clone()) } else { self.name_there(&name)? };
-            let name = match name {
-                Ok(name) => name,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            let Some(at) = self.at(machine, item)? else { return Ok(Err(Refusal::Changed)) };
-            return match machine.rename(&at, &directory, &name) {
-                Ok(entry) => {
-                    self.adopt(Some(item.id), item.kind, new.parent, entry).map(|answer| answer.map(drop))
-                }
-                Err(refusal) => Ok(Err(refusal)),
-            };
+            tried.push(name);
         }
+    }
+
+    /// Whether another item has a name here, or one that this computer cannot tell from it, or has a name on the machine. These
+    /// may be two: what has an alias here has its own name on the machine all the same.
+    fn is_taken(&mut self, item: ItemId, parent: ItemId, here: &[u8], there: &[u8]) -> Result<bool> {
+        self.replica.database.write(|rows| {
+            let sides = [(SideName::Here, here), (SideName::There, there)];
+            for (side, name) in sides {
+                if rows.named(side, parent, name)?.is_some_and(|holder| holder.id != item) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    /// Gives an item permissions, unless it has them.
+    fn set_mode(&mut self, machine: &mut impl Machine, id: ItemId, mode: u16) -> Result<Answer<()>> {
+        let Some(item) = self.item(id)? else { return Ok(Err(Refusal::Changed)) };
+        let (Some(at), Some(there)) = (self.at(machine, &item)?, &item.there) else {
+            return Ok(Err(Refusal::Changed));
+        };
+        if there.mode == mode {
+            return Ok(Ok(()));
+        }
+        let entry = answered!(machine.set_mode(&at, mode));
+        Ok(self.adopt(Some(id), item.kind, there.parent, entry)?.map(drop))
     }
 
     fn write(
@@ -236,35 +258,27 @@ impl Catalogue {
         new: &New<'_>,
         content: Content<'_>,
     ) -> Result<Answer<Applied>> {
-        let (Some(at), Some(there)) = (self.at(machine, item)?, item.there.clone()) else {
+        let (Some(at), Some(there)) = (self.at(machine, item)?, &item.there) else {
             return Ok(Err(Refusal::Changed));
         };
-        let mut reader = match open(content) {
-            Ok(reader) => reader,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let mut reader = answered!(open(content));
         if base.content == there.content {
             let facts = Facts { mode: there.mode, ..facts_of(new) };
-            return match machine.replace(&at, &there.content, &facts, &mut *reader) {
-                Ok(entry) => self
-                    .adopt(Some(item.id), item.kind, there.parent, entry)
-                    .map(|answer| answer.map(|item| Applied::Done(Box::new(item)))),
-                Err(refusal) => Ok(Err(refusal)),
-            };
+            let entry = answered!(machine.replace(&at, &there.content, &facts, &mut *reader));
+            return Ok(self.adopt(Some(item.id), item.kind, there.parent, entry)?.map(done));
         }
-        match machine.is_same(&at, &there.content, &mut *reader) {
-            Ok(true) => return Ok(Ok(Applied::Done(Box::new(item.clone())))),
-            Ok(false) => {}
-            Err(refusal) => return Ok(Err(refusal)),
+        if answered!(machine.is_same(&at, &there.content, &mut *reader)) {
+            return Ok(Ok(done(item.clone())));
         }
         let name = item.here.as_ref().map(|here| here.name.clone()).unwrap_or_default();
         let beside = New { parent: there.parent, name: &name, ..*new };
-        Ok(match self.make(machine, None, &beside, Naming::Conflict, content)? {
-            Ok(Applied::Done(copy)) => match self.item(item.id)? {
+        let making = Making { id: None, new: &beside, naming: Naming::Conflict };
+        Ok(match answered!(self.make(machine, making, content)?) {
+            Applied::Done(copy) => match self.item(item.id)? {
                 Some(item) => Ok(Applied::Conflict { item: Box::new(item), copy }),
                 None => Err(Refusal::Changed),
             },
-            other => other,
+            other => Ok(other),
         })
     }
 
@@ -272,19 +286,15 @@ impl Catalogue {
     fn make(
         &mut self,
         machine: &mut impl Machine,
-        id: Option<ItemId>,
-        new: &New<'_>,
-        naming: Naming,
+        making: Making<'_>,
         content: Content<'_>,
     ) -> Result<Answer<Applied>> {
         for _ in 0..ATTEMPTS_MAX {
-            match self.try_make(machine, id, new, naming, content)? {
+            match self.try_make(machine, making, content)? {
                 Err(Refusal::Changed) => {}
                 answer => return Ok(answer),
             }
-            if let Err(refusal) = self.refresh(machine, &[new.parent])? {
-                return Ok(Err(refusal));
-            }
+            answered!(self.refresh(machine, &[making.new.parent])?);
         }
         Ok(Err(Refusal::Changed))
     }
@@ -292,49 +302,38 @@ impl Catalogue {
     fn try_make(
         &mut self,
         machine: &mut impl Machine,
-        id: Option<ItemId>,
-        new: &New<'_>,
-        naming: Naming,
+        Making { id, new, naming }: Making<'_>,
         content: Content<'_>,
     ) -> Result<Answer<Applied>> {
         let mut tried = Vec::new();
         let name = loop {
-            let name = match self.next_name(new, naming, &tried)? {
-                Ok(name) => name,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
+            let name = answered!(self.next_name(new, naming, &tried)?);
             let Some(holder) = self.holder(new.parent, &name)? else { break name };
-            match self.is_one(machine, &holder, new, content)? {
-                // What is handed over for an item that is gone, and is there as another one, is not lost.
-                Ok(true) if id.is_some() => return Ok(Ok(Applied::Gone(id.unwrap_or(holder.id)))),
-                Ok(true) if holder.kind == Kind::Directory => {
-                    // The system knows nothing of what is in it, and does not mean that when it removes it.
-                    let answer = self.refresh(machine, &[holder.id])?;
-                    return Ok(answer.map(|_| Applied::Done(Box::new(holder))));
-                }
-                Ok(true) => return Ok(Ok(Applied::Done(Box::new(holder)))),
-                Ok(false) => tried.push(name),
-                Err(refusal) => return Ok(Err(refusal)),
+            if !answered!(self.is_one(machine, &holder, new, content)?) {
+                tried.push(name);
+                continue;
             }
+            if let Some(id) = id {
+                // What is handed over for an item that is gone, and is there as another one, is not lost.
+                return Ok(Ok(Applied::Gone(id)));
+            }
+            if holder.kind == Kind::Directory {
+                // The system knows nothing of what is in it, and does not mean that when it removes it.
+                answered!(self.refresh(machine, &[holder.id])?);
+            }
+            return Ok(Ok(done(holder)));
         };
         let Some(directory) = self.locate(machine, new.parent)? else {
             return Ok(Ok(Applied::Gone(new.parent)));
         };
-        let name = match self.name_there(&name)? {
-            Ok(name) => name,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let name = answered!(self.name_there(&name)?);
+        let facts = facts_of(new);
         let made = match new.kind {
             Kind::Directory => machine.make_directory(&directory, &name, new.mode),
-            Kind::File | Kind::Symlink => match open(content) {
-                Ok(mut reader) => machine.make_file(&directory, &name, &facts_of(new), &mut *reader),
-                Err(refusal) => Err(refusal),
-            },
+            Kind::File | Kind::Symlink => open(content)
+                .and_then(|mut reader| machine.make_file(&directory, &name, &facts, &mut *reader)),
         };
-        let entry = match made {
-            Ok(entry) => entry,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let entry = answered!(made);
         let item = self.replica.database.write(|rows| {
             let item = rows.adopt(id, new.kind, new.parent, entry)?;
             if let Some(item) = item.as_ref().filter(|_| new.kind == Kind::Directory) {
@@ -342,7 +341,7 @@ impl Catalogue {
             }
             Ok(item)
         })?;
-        Ok(item.map(|item| Applied::Done(Box::new(item))).ok_or(Refusal::Changed))
+        Ok(item.map(done).ok_or(Refusal::Changed))
     }
 
     /// Whether what is new is what the machine has under its name.
@@ -359,10 +358,7 @@ impl Catalogue {
         let (Some(at), Some(there)) = (self.at(machine, holder)?, &holder.there) else {
             return Ok(Err(Refusal::Changed));
         };
-        Ok(match open(content) {
-            Ok(mut reader) => machine.is_same(&at, &there.content, &mut *reader),
-            Err(refusal) => Err(refusal),
-        })
+        Ok(open(content).and_then(|mut reader| machine.is_same(&at, &there.content, &mut *reader)))
     }
 
     /// The first name, as it is here, that was not tried.
@@ -400,7 +396,7 @@ impl Catalogue {
         id: Option<ItemId>,
         kind: Kind,
         parent: ItemId,
-        entry: super::super::item::Entry,
+        entry: Entry,
     ) -> Result<Answer<Item>> {
         let item = self.replica.database.write(|rows| rows.adopt(id, kind, parent, entry))?;
         Ok(item.ok_or(Refusal::Changed))
@@ -411,8 +407,8 @@ fn open(content: Content<'_>) -> Answer<Box<dyn Read>> {
     content().map_err(|error| Refusal::Refused(format!("could not read what is to be sent: {error}")))
 }
 
-fn parent_of(item: &Item) -> ItemId {
-    item.there.as_ref().map_or(ItemId::ROOT, |there: &Seen| there.parent)
+fn done(item: Item) -> Applied {
+    Applied::Done(Box::new(item))
 }
 
 fn facts_of(new: &New<'_>) -> Facts {

@@ -65,9 +65,7 @@ impl Catalogue {
                 Err(Refusal::Changed) => {}
                 Err(refusal) => return Ok(Err(refusal)),
             }
-            if let Err(refusal) = self.refresh(machine, &[there.parent])? {
-                return Ok(Err(refusal));
-            }
+            answered!(self.refresh(machine, &[there.parent])?);
         }
         Ok(Err(Refusal::Changed))
     }
@@ -82,9 +80,7 @@ impl Catalogue {
                 Err(refusal) => return Ok(Err(refusal)),
             }
             // It is elsewhere, or it is not empty.
-            if let Err(refusal) = self.refresh(machine, &[there.parent, id])? {
-                return Ok(Err(refusal));
-            }
+            answered!(self.refresh(machine, &[there.parent, id])?);
             let is_empty = self.replica.database.write(|rows| rows.children(SideName::There, id))?.is_empty();
             if !is_empty {
                 return Ok(Ok(Removed::NotEmpty));
@@ -98,11 +94,7 @@ impl Catalogue {
         let mut waiting = vec![(id, false)];
         while let Some((at, is_done_below)) = waiting.pop() {
             if is_done_below {
-                match self.remove_directory(machine, at)? {
-                    Ok(Removed::Done) => {}
-                    Ok(Removed::Kept(_) | Removed::NotEmpty) => is_kept = true,
-                    Err(refusal) => return Ok(Err(refusal)),
-                }
+                is_kept |= answered!(self.remove_directory(machine, at)?) != Removed::Done;
                 continue;
             }
             let told = self.told(at)?;
@@ -111,9 +103,7 @@ impl Catalogue {
                 // The system was told of nothing in it by this, and means whatever is in it if it has to ask again.
                 self.replica.database.write(|rows| rows.set_unlisted(at))?;
             }
-            if let Err(refusal) = answer {
-                return Ok(Err(refusal));
-            }
+            answered!(answer);
             waiting.push((at, true));
             for child in self.replica.database.write(|rows| rows.children(SideName::There, at))? {
                 let is_wanted = match &told {
@@ -123,11 +113,10 @@ impl Catalogue {
                 match is_wanted {
                     None => is_kept = true,
                     Some(_) if child.kind == Kind::Directory => waiting.push((child.id, false)),
-                    Some(content) => match self.remove_file(machine, child.id, &content)? {
-                        Ok(Removed::Done) => {}
-                        Ok(_) => is_kept = true,
-                        Err(refusal) => return Ok(Err(refusal)),
-                    },
+                    Some(content) => {
+                        let removed = answered!(self.remove_file(machine, child.id, &content)?);
+                        is_kept |= removed != Removed::Done;
+                    }
                 }
             }
         }
@@ -153,9 +142,7 @@ impl Catalogue {
         let (Some(at), Some(there)) = (self.at(machine, item)?, &item.there) else {
             return Ok(Err(Refusal::Changed));
         };
-        if let Err(refusal) = machine.remove(&at, &there.content, None) {
-            return Ok(Err(refusal));
-        }
+        answered!(machine.remove(&at, &there.content, None));
         self.replica.database.write(|rows| {
             lose(rows, SideName::There, item.id, &HashSet::new())?;
             rows.show_all()

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use rusqlite::OptionalExtension;
 
-use super::super::database::Rows;
+use super::super::database::{Rows, check, number_of};
 use super::super::item::{Agreed, Entry, Item, ItemId, Kind, Seen, SideName};
 use super::super::look::lose;
 use super::super::plan::parked_name;
 use super::super::{ReplicaError, Result};
-use super::{PAGE_ITEMS_MAX, Page};
+use super::{DEPTH_MAX, PAGE_ITEMS_MAX, Page};
 
 impl Rows<'_> {
     /// Has what is here follow what is there, wherever they differ.
@@ -52,7 +52,8 @@ impl Rows<'_> {
         self.save(&item)
     }
 
-    fn give_name(&self, id: ItemId) -> Result<()> {
+    /// Has an item be called here as it is on the machine, or by an alias.
+    pub(super) fn give_name(&self, id: ItemId) -> Result<()> {
         // It may have gone meanwhile with the directory that it was in.
         let Some(item) = self.get(id)? else { return Ok(()) };
         let Some(there) = item.there.clone() else { return Ok(()) };
@@ -98,7 +99,7 @@ impl Rows<'_> {
         parent: ItemId,
         entry: Entry,
     ) -> Result<Option<Item>> {
-        super::super::database::check(&entry)?;
+        check(&entry)?;
         let holders = [
             self.by_identity(SideName::There, &entry.identity)?,
             self.named(SideName::There, parent, &entry.name)?,
@@ -125,7 +126,7 @@ impl Rows<'_> {
     fn revive(&self, id: ItemId, kind: Kind) -> Result<Item> {
         self.transaction.execute(
             "INSERT INTO item (id, kind, version_content, version_metadata, changed) VALUES (?1, ?2, 1, 1, 0)",
-            [id.0, super::super::database::number_of(kind)],
+            [id.0, number_of(kind)],
         )?;
         self.known(id)
     }
@@ -194,7 +195,7 @@ impl Rows<'_> {
     /// Whether a directory is an item, or in it.
     pub(super) fn is_within(&self, directory: ItemId, item: ItemId) -> Result<bool> {
         let mut at = directory;
-        for _ in 0..super::DEPTH_MAX {
+        for _ in 0..DEPTH_MAX {
             if at == item {
                 return Ok(true);
             }

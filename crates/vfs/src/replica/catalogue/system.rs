@@ -80,7 +80,7 @@ impl System {
             for _ in 0..=waiting.len() {
                 waiting.retain(|item| !self.show(item));
             }
-            changes.gone.iter().for_each(|id| self.lose(*id));
+            self.lose(&changes.gone);
             self.anchor = Some(changes.anchor).filter(|_| waiting.is_empty() && self.anchor.is_some());
             if !changes.is_more {
                 return self.open_all(catalogue, machine).map(|answer| answer.map(|opened| opened || is_any));
@@ -93,6 +93,7 @@ impl System {
         if let Err(refusal) = catalogue.refresh(machine, &[ItemId::ROOT])? {
             return Ok(Err(refusal));
         }
+        self.anchor = Some(anchor);
         let (mut waiting, mut seen) = (Vec::new(), BTreeSet::new());
         let mut after = Some(ItemId(0));
         while let Some(from) = after {
@@ -106,9 +107,9 @@ impl System {
         }
         let gone: Vec<ItemId> =
             self.known.values().map(|known| known.id).filter(|id| !seen.contains(id)).collect();
-        gone.into_iter().for_each(|id| self.lose(id));
-        // What is in a directory that is about to be made again is looked at after that.
-        self.anchor = Some(anchor).filter(|_| waiting.is_empty());
+        self.lose(&gone);
+        // What is in a directory that is about to be made again is looked at after that, as is what a user was at.
+        self.anchor = self.anchor.filter(|_| waiting.is_empty());
         self.open_all(catalogue, machine).map(|answer| answer.map(|_| true))
     }
 
@@ -142,6 +143,13 @@ impl System {
             return true;
         }
         let Some(parent) = self.node(here.parent) else { return false };
+        let is_removed = self.node(item.id).is_some_and(|node| {
+            !self.disk.nodes.contains_key(&node) && self.known[&node].base == Base::of(item)
+        });
+        if is_removed {
+            // A user has removed it as it is told of: nothing in that keeps its directory.
+            return true;
+        }
         if !self.disk.nodes.contains_key(&parent) {
             // A user has removed the directory, and did not mean what comes only now: it is not removed.
             self.known.remove(&parent);
@@ -224,20 +232,34 @@ impl System {
         }
     }
 
-    /// Whether there is something in it that was not handed over: written to, or moved there by a user.
+    /// Whether there is something in it that was not handed over: written to, moved there or renamed by a user.
     fn is_edited_below(&self, node: u64) -> bool {
         let now = &self.disk.nodes[&node];
-        let is_moved = self.known.get(&node).is_some_and(|known| known.parent != now.parent);
+        let is_moved =
+            self.known.get(&node).is_some_and(|known| (known.parent, &known.name) != (now.parent, &now.name));
         now.edit.is_some()
             || is_moved
             || self.disk.children(node).into_iter().any(|child| self.is_edited_below(child))
     }
 
-    fn lose(&mut self, id: ItemId) {
-        let Some(node) = self.node(id) else { return };
-        self.known.remove(&node);
-        if self.disk.nodes.contains_key(&node) && !self.is_edited_below(node) {
-            self.disk.drop_all(node);
+    fn lose(&mut self, gone: &[ItemId]) {
+        let nodes: Vec<u64> = gone.iter().filter_map(|id| self.node(*id)).collect();
+        nodes.iter().for_each(|node| drop(self.known.remove(node)));
+        for node in nodes {
+            if self.disk.nodes.contains_key(&node) && !self.is_edited_below(node) {
+                self.drop_all(node);
+            }
+        }
+    }
+
+    /// Removes what is gone, which is no user's removal of what was in it and the machine has elsewhere: that is looked for again.
+    fn drop_all(&mut self, node: u64) {
+        for child in self.disk.children(node) {
+            self.drop_all(child);
+        }
+        self.disk.drop_all(node);
+        if self.known.remove(&node).is_some() {
+            self.anchor = None;
         }
     }
 
@@ -287,12 +309,7 @@ impl System {
         let known = self.known[&node].clone();
         let is_directory = catalogue.item(known.id)?.is_some_and(|item| item.kind == Kind::Directory);
         let removal = if is_directory { Removal::Tree } else { Removal::Single };
-        // What a user moved out of a directory, and was not handed over yet, does not go with it.
-        let is_used = |other: &Known| other.parent == node && other.id != known.id;
-        let stays =
-            self.known.iter().any(|(node, other)| is_used(other) && self.disk.nodes.contains_key(node));
-        if is_directory && stays {
-            self.known.remove(&node);
+        if is_directory && self.is_move_out_pending(node) {
             return Ok(Ok(()));
         }
         match catalogue.remove(machine, known.id, &known.base, removal)? {
@@ -307,6 +324,16 @@ impl System {
             Err(refusal) => return Ok(Err(refusal)),
         }
         Ok(Ok(()))
+    }
+
+    /// Whether a user has moved something out of a directory, or of one that was in it, that was not handed over yet. The
+    /// removal is handed over after that.
+    fn is_move_out_pending(&self, directory: u64) -> bool {
+        let was_in_it = |(node, known): (&u64, &Known)| {
+            known.parent == directory
+                && (self.disk.nodes.contains_key(node) || self.is_move_out_pending(*node))
+        };
+        self.known.iter().any(was_in_it)
     }
 
     fn push_new(&mut self, catalogue: &mut Catalogue, machine: &mut Disk, node: u64) -> Result<Answer<()>> {
@@ -351,7 +378,7 @@ impl System {
             Applied::Gone(id) if self.id(node) == Some(id) => {
                 self.known.remove(&node);
                 if !self.is_edited_below(node) {
-                    self.disk.drop_all(node);
+                    self.drop_all(node);
                 }
             }
             Applied::Gone(id) => {

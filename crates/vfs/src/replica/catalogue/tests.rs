@@ -304,6 +304,56 @@ fn an_alias_is_this_computers_and_its_file_keeps_its_name_when_it_is_moved() {
 }
 
 #[test]
+fn a_file_that_is_renamed_to_what_an_alias_is_called_on_the_machine_has_a_conflict_name() {
+    let mut model = Model::new(1);
+    model.there.put(ROOT, "A", "one");
+    model.there.put(ROOT, "a", "two");
+    model.settle();
+    assert_eq!(model.system.disk.tree(), ["A=one", "a (2)=two"]);
+    let item = model.named("A");
+    assert!(matches!(model.rename(&item, ItemId::ROOT, "a"), Ok(Applied::Done(_))));
+    assert_eq!(model.there.tree(), ["a (conflict from box)=one", "a=two"]);
+}
+
+#[test]
+fn an_alias_that_is_moved_to_where_its_own_name_is_taken_has_the_alias_on_the_machine_too() {
+    let mut model = Model::new(1);
+    model.there.put(ROOT, "Makefile", "one");
+    model.there.put(ROOT, "makefile", "two");
+    let directory = model.there.directory(ROOT, "d");
+    model.there.put(directory, "makefile", "three");
+    model.settle();
+    let (alias, directory) = (model.named("makefile (2)"), model.named("d"));
+    assert!(matches!(model.rename(&alias, directory.id, "makefile (2)"), Ok(Applied::Done(_))));
+    assert_eq!(model.there.tree(), ["Makefile=one", "d/", "d/makefile (2)=two", "d/makefile=three"]);
+}
+
+#[test]
+fn an_alias_that_is_renamed_to_its_own_name_is_called_so_and_stays_where_it_is_on_the_machine() {
+    let mut model = Model::new(1);
+    model.there.put(ROOT, "A", "one");
+    model.there.put(ROOT, "a", "two");
+    model.settle();
+    let (first, alias) = (model.named("A"), model.named("a (2)"));
+    assert_eq!(model.remove(&first, Removal::Single).unwrap(), Removed::Done);
+    let Ok(Applied::Done(done)) = model.rename(&alias, ItemId::ROOT, "a") else { panic!("not renamed") };
+    assert_eq!((done.id, &*done.here.unwrap().name), (alias.id, &b"a"[..]));
+    assert_eq!(model.there.tree(), ["a=two"]);
+}
+
+#[test]
+fn a_conflict_name_that_is_given_up_for_the_one_that_is_still_taken_stays() {
+    let mut model = Model::new(1);
+    model.there.put(ROOT, "a", "one");
+    model.there.put(ROOT, "a (conflict from box)", "two");
+    model.settle();
+    let copy = model.named("a (conflict from box)");
+    let Ok(Applied::Done(done)) = model.rename(&copy, ItemId::ROOT, "a") else { panic!("not answered") };
+    assert_eq!((done.id, &*done.here.unwrap().name), (copy.id, &b"a (conflict from box)"[..]));
+    assert_eq!(model.there.tree(), ["a (conflict from box)=two", "a=one"]);
+}
+
+#[test]
 fn only_what_the_system_knows_is_removed() {
     let mut model = Model::new(1);
     let item = model.shown("f", "first");
