@@ -323,7 +323,7 @@ mod tests {
             Ok(match call {
                 Call::VmStart(_) | Call::VmShow(_) => vm.clone(),
                 Call::WorkspaceShow(_) => shown(json!(null)),
-                Call::EventSubscribe(_) => json!({"subscription": 1}),
+                Call::EventSubscribe(_) => json!({"subscription": "s1", "seq": 0}),
                 _ => operation(),
             })
         });
