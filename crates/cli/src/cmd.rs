@@ -46,6 +46,7 @@ mod unmount;
 mod version;
 mod vm;
 mod watch;
+mod workspace;
 
 /// The files, processes and ports of any machine, next to yours.
 ///
@@ -134,6 +135,7 @@ pub enum Command {
     Cp(cp::Args),
     Vm(vm::Args),
     Image(image::Args),
+    Workspace(workspace::Args),
     Operation(operation::Args),
     Cache(cache::Args),
     Doctor(doctor::Args),
@@ -176,6 +178,7 @@ impl Command {
             Command::Cp(args) => cp::run(args, context).map(done),
             Command::Vm(args) => vm::run(args, context).map(done),
             Command::Image(args) => image::run(args, context).map(done),
+            Command::Workspace(args) => workspace::run(args, context).map(done),
             Command::Operation(args) => operation::run(args, context).map(done),
             Command::Cache(args) => cache::run(args, context).map(done),
             Command::Doctor(args) => doctor::run(args, context).map(done),

@@ -12,9 +12,11 @@
 //! | `thread(name, record)` | one row for each thread, as JSON of [`ThreadRow`] |
 //! | `thread_operation(number, thread, record)` | what was done to threads, as JSON of [`OperationRow`](threads::OperationRow) |
 //! | `dropped_thread(number, thread, record)` | threads that were dropped and can be had back, as JSON of [`DroppedRow`](threads::DroppedRow) |
+//! | `workspace(vm, record)` | one row for each workspace of a microVM, by the number of that, as JSON of [`WorkspaceRow`](workspaces::WorkspaceRow) |
 //! | `session(machine, record)` | one row for each machine with such a process, as JSON of [`SessionRow`] |
 
 pub mod threads;
+pub mod workspaces;
 
 use std::fs::{OpenOptions, Permissions};
 use std::io;
@@ -47,6 +49,7 @@ const MIGRATIONS: &[&str] = &[
     "CREATE TABLE dropped_thread (
          number INTEGER PRIMARY KEY AUTOINCREMENT, thread TEXT NOT NULL, record TEXT NOT NULL
      ) STRICT;",
+    "CREATE TABLE workspace (vm TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;",
 ];
 
 /// Requests that may wait for the disk. Whoever asks beyond it waits too.

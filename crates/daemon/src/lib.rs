@@ -42,6 +42,7 @@ mod system;
 pub mod thread;
 pub mod tunnel;
 pub mod vm;
+pub mod workspace;
 pub mod world;
 
 use std::ffi::OsString;
@@ -280,6 +281,8 @@ impl Life {
             agent: preferred_agent(),
         };
         let known_vms = adopt_vms(&paths).await?;
+        let on_their_way = paths.workspaces_dir();
+        vm::blocking(move || workspace::clear(&on_their_way)).await?;
         let surroundings = Surroundings { connectors: self.connectors(&commands), mounts, vms, monitoring };
         let owning = tokio::spawn(Owner::new(owner.clone(), surroundings, last_mount).run(events));
         // Before there is a client that could ask for them.
@@ -316,6 +319,7 @@ impl Life {
             processes: Arc::new(AtomicU64::new(last_process)),
             tunnels: Arc::default(),
             images: images::Images::default(),
+            workspaces: workspace::Workspaces::default(),
             engine,
             end,
         };

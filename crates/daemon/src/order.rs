@@ -2,11 +2,12 @@
 //! later.
 //!
 //! ```text
-//!  a place among those who make images ──► a microVM ──► locks that are held across no `await`
+//!  a place among those who make images ──► a microVM ──► its workspace ──► locks that are held across no `await`
 //! ```
 //!
 //! A microVM's task is the lock of that microVM: whoever gives it an order waits for its turn, and whoever has it lent holds it. The
-//! name of an image is not here: whoever wants one that is taken is refused, see [`crate::images`].
+//! name of an image is not here: whoever wants one that is taken is refused, see [`crate::images`]. So is whoever wants a workspace that
+//! somebody has, see [`crate::workspace`]; but whoever has one waits for no microVM, which may be waiting for a guest.
 //!
 //! In builds with `debug_assertions`, which tests are, waiting out of order is a panic, whether it would have come to a deadlock or
 //! not. A turn belongs to the task that took it, also when it is given to another one.
@@ -19,6 +20,8 @@ pub enum Rank {
     Place,
     /// One microVM. Nobody has two of them.
     Vm,
+    /// The workspace of one, for as long as a copy takes: minutes. It comes last, so that a microVM can be stopped meanwhile.
+    Workspace,
 }
 
 /// That the calling task has a turn of this rank, or waits for it.
@@ -113,9 +116,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_out_of_order_is_a_panic() {
-        use Rank::{Place, Vm};
-        assert!(!is_refused(&[Place, Vm]).await);
-        for wrong in [&[Vm, Place][..], &[Vm, Vm], &[Place, Place], &[Place, Vm, Place]] {
+        use Rank::{Place, Vm, Workspace};
+        assert!(!is_refused(&[Place, Vm, Workspace]).await);
+        for wrong in [
+            &[Vm, Place][..],
+            &[Vm, Vm],
+            &[Place, Place],
+            &[Place, Vm, Place],
+            &[Workspace, Vm],
+            &[Workspace, Workspace],
+        ] {
             assert!(is_refused(wrong).await, "{wrong:?}");
         }
     }

@@ -178,6 +178,13 @@ pub enum Event {
         /// Answered with the operation once that has begun.
         answer: Answer<status::Operation>,
     },
+    /// Something is to be done that is an operation.
+    BeginOperation {
+        /// What.
+        begun: Box<Begun>,
+        /// Answered with the operation once that has begun.
+        answer: Answer<status::Operation>,
+    },
     /// What happened to an operation.
     Operation(OperationId, OperationEvent),
     /// Somebody waits for the end of an operation.
@@ -623,6 +630,13 @@ impl Owner {
             Event::CloseTunnelsOf { machine, answer } => drop(answer.send(self.close_tunnels_of(&machine))),
             Event::CreateVm { name, wanted, id, answer } => {
                 drop(answer.send(self.create_vm(name, *wanted, id)));
+            }
+            Event::BeginOperation { begun, answer } => {
+                let begun = match self.course {
+                    Course::Serving => Ok(self.begin_operation(*begun)),
+                    Course::Stopping | Course::Quitting(_) => Err(ending()),
+                };
+                drop(answer.send(begun));
             }
             Event::Operation(id, event) => self.on_operation(id, event),
             Event::AwaitOperation { id, answer } => self.await_operation(id, answer),

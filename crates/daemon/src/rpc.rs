@@ -27,6 +27,7 @@ pub mod status;
 pub mod thread;
 pub mod tunnel;
 pub mod vm;
+pub mod workspace;
 
 use file::OpenNode;
 
@@ -47,6 +48,8 @@ pub struct Daemon {
     pub tunnels: Arc<AtomicU64>,
     /// Who makes or removes an image, or a microVM from one.
     pub images: crate::images::Images,
+    /// Who does something to the workspace of a microVM.
+    pub workspaces: crate::workspace::Workspaces,
     /// What runs guests.
     pub engine: Arc<dyn ::machine::engine::Engine>,
     /// Ends the daemon once the mounts are gone.
@@ -166,6 +169,17 @@ pub async fn handle(daemon: Daemon, context: ClientContext, call: Call, lent: Le
         Call::ImageShow(show) => done::<api::image::Show>(image::show(&daemon, show).await),
         Call::ImageList(_) => done::<api::image::List>(image::list(&daemon).await),
         Call::ImageDelete(delete) => done::<api::image::Delete>(image::delete(&daemon, delete).await),
+        Call::WorkspacePrepare(prepare) => {
+            done::<api::workspace::Prepare>(workspace::prepare(&daemon, &context, prepare).await)
+        }
+        Call::WorkspaceExport(export) => {
+            done::<api::workspace::Export>(workspace::export(&daemon, &context, export).await)
+        }
+        Call::WorkspaceShow(show) => done::<api::workspace::Show>(workspace::show(&daemon, show).await),
+        Call::WorkspaceList(_) => done::<api::workspace::List>(workspace::list(&daemon).await),
+        Call::WorkspaceForget(forget) => {
+            done::<api::workspace::Forget>(workspace::forget(&daemon, forget).await)
+        }
         Call::OperationList(_) => done::<api::operation::List>(operation::list(&daemon).await),
         Call::OperationShow(show) => done::<api::operation::Show>(operation::show(&daemon, show).await),
         Call::OperationWait(wait) => done::<api::operation::Wait>(operation::wait(&daemon, wait).await),

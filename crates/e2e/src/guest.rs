@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Stead;
-use crate::program::Finished;
+use crate::program::{Finished, Program};
 
 /// How long a guest may take to boot or to end, emulated, on a computer that has other things to do. The daemon gives it 300 s
 /// to boot, and says why it did not.
@@ -16,8 +16,8 @@ pub const MEMORY: &str = "192M";
 
 /// The names under which busybox is there.
 const APPLETS: &[&str] = &[
-    "cat", "echo", "head", "hostname", "kill", "ln", "ls", "mkdir", "poweroff", "ps", "pwd", "rm", "sh",
-    "sleep", "stat", "stty", "sync", "tar", "test", "true", "uname",
+    "cat", "chmod", "echo", "head", "hostname", "kill", "ln", "ls", "mkdir", "mv", "poweroff", "ps", "pwd",
+    "readlink", "rm", "rmdir", "sh", "sleep", "stat", "stty", "sync", "tar", "test", "true", "uname",
 ];
 
 /// The kernel that `cargo xtask test --only setup` has unpacked.
@@ -48,14 +48,42 @@ pub fn make_root(root: &Path) {
     std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").expect("writing users");
 }
 
+/// Puts this computer's git into it, with the libraries that it is linked to.
+fn add_git(root: &Path) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let git = std::env::split_paths(&path).map(|dir| dir.join("git")).find(|path| path.is_file());
+    let git = git.expect("git is installed");
+    std::fs::copy(&git, root.join("bin/git")).expect("copying git");
+    let linked = Program::new("ldd").arg(&git).ok().text();
+    for library in linked.split_whitespace().filter(|word| word.starts_with('/')) {
+        let place = root.join(&library[1..]);
+        std::fs::create_dir_all(place.parent().expect("below the root")).expect("making a directory");
+        std::fs::copy(library, place).expect("copying a library");
+    }
+}
+
 impl Stead {
+    /// Makes the image `tiny` with git in it.
+    #[track_caller]
+    pub fn make_image_with_git(&self) {
+        let root = self.root().join("root");
+        make_root(&root);
+        add_git(&root);
+        self.build_image(&root);
+    }
+
+    #[track_caller]
+    fn build_image(&self, root: &Path) {
+        let build = self.program().args(["image", "build", "tiny", "--root"]).arg(root);
+        build.arg("--kernel").arg(kernel()).deadline(GUEST_DEADLINE).ok();
+    }
+
     /// Makes the image `tiny`.
     #[track_caller]
     pub fn make_image(&self) {
         let root = self.root().join("root");
         make_root(&root);
-        let build = self.program().args(["image", "build", "tiny", "--root"]).arg(root);
-        build.arg("--kernel").arg(kernel()).deadline(GUEST_DEADLINE).ok();
+        self.build_image(&root);
     }
 
     /// Makes the image, and of it the vm `dev`, and starts that.

@@ -74,7 +74,8 @@ impl Record {
     }
 }
 
-fn new_id() -> String {
+/// A number that nobody has had.
+pub fn new_id() -> String {
     use std::hash::{BuildHasher, RandomState};
     // Each state is keyed at random by the standard library, from the system's generator.
     format!("{:016x}", RandomState::new().hash_one(0))

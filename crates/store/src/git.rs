@@ -65,20 +65,32 @@ pub(crate) enum Wanted {
 }
 
 /// Runs a git to its end; `TimedOut` if it has to be ended. Blocks, as long as the deadline and [a moment](GRACE) at most.
-pub(crate) fn run(mut command: Command, input: Stdio, wanted: Wanted, within: Duration) -> io::Result<Said> {
+pub(crate) fn run(command: Command, input: Stdio, wanted: Wanted, within: Duration) -> io::Result<Said> {
+    run_while(command, input, wanted, within, &|| true)
+}
+
+/// The same, for as long as somebody wants it; `Interrupted` if nobody does any more, which is looked for [now and then](LOOK_INTERVAL).
+pub(crate) fn run_while(
+    mut command: Command,
+    input: Stdio,
+    wanted: Wanted,
+    within: Duration,
+    is_wanted: &dyn Fn() -> bool,
+) -> io::Result<Said> {
     let deadline = Instant::now() + within;
     // What it starts is of the group, too.
     command.process_group(0).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (child, output, complaint) = (command.spawn()?, Vec::new(), Vec::new());
     let mut running = Running { child, output, complaint };
-    let followed = running.follow(wanted, deadline);
+    let followed = running.follow(wanted, deadline, is_wanted);
     let status = match &followed {
         Ok(Outcome::Ended) => running.child.wait()?,
-        Ok(Outcome::Enough | Outcome::Late) | Err(_) => running.end()?,
+        Ok(Outcome::Enough | Outcome::Late | Outcome::Unwanted) | Err(_) => running.end()?,
     };
     let Running { output, complaint, .. } = running;
     match followed? {
         Outcome::Late => Err(io::ErrorKind::TimedOut.into()),
+        Outcome::Unwanted => Err(io::ErrorKind::Interrupted.into()),
         Outcome::Ended | Outcome::Enough => {
             let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
             Ok(Said { status, output, complaint })
@@ -96,16 +108,25 @@ enum Outcome {
     Ended,
     Enough,
     Late,
+    Unwanted,
 }
 
 impl Running {
     /// Reads what it says until it has ended. What it has left running may go on, and is not listened to.
-    fn follow(&mut self, wanted: Wanted, deadline: Instant) -> io::Result<Outcome> {
+    fn follow(
+        &mut self,
+        wanted: Wanted,
+        deadline: Instant,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> io::Result<Outcome> {
         let (mut output, mut complaints) = (self.child.stdout.take(), self.child.stderr.take());
         while output.is_some() || complaints.is_some() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(Outcome::Late);
+            }
+            if !is_wanted() {
+                return Ok(Outcome::Unwanted);
             }
             // What it has left running may have the other end.
             let has_ended = self.child.try_wait()?.is_some();
@@ -238,6 +259,15 @@ mod tests {
         let error = late.expect_err("it does not end");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(!lock.exists(), "it has put its things away");
+    }
+
+    #[test]
+    fn one_that_nobody_wants_any_more_is_ended() {
+        let begun = Instant::now();
+        let is_wanted = || begun.elapsed() < Duration::from_millis(200);
+        let ended = run_while(shell("sleep 300"), Stdio::null(), Wanted::All, LONG, &is_wanted);
+        assert_eq!(ended.expect_err("it is ended").kind(), io::ErrorKind::Interrupted);
+        assert!(begun.elapsed() < Duration::from_secs(20));
     }
 
     #[test]

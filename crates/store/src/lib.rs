@@ -16,6 +16,7 @@
 //! - [`blobs`]: contents of the base, decoded once for all threads.
 //! - [`worktree`]: what git knows of a thread: a worktree of the repository, and a branch. Its index is
 //!   [prepared](thread::Thread::write_git_index), so that git finds nothing to read.
+//! - [`workspace`]: what of a working copy goes to another computer, and what may come back from there.
 //!
 //! This crate knows no kernel interface, no protocol, no runtime, no daemon and no other process but git's. Time and users
 //! are arguments. Invariants:
@@ -44,6 +45,7 @@ mod system;
 #[cfg(test)]
 mod testing;
 pub mod thread;
+pub mod workspace;
 pub mod worktree;
 
 pub use error::{Error, Refusal, Result};

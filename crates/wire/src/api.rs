@@ -40,6 +40,7 @@ pub mod time;
 pub mod tunnel;
 pub mod vm;
 pub mod watch;
+pub mod workspace;
 
 pub use error::{ErrorKind, ErrorObject};
 pub use line::LineDecoder;
@@ -81,6 +82,7 @@ pub const SCHEMA_HASH: u64 = schema_hash(&[
     include_bytes!("api/tunnel.rs"),
     include_bytes!("api/vm.rs"),
     include_bytes!("api/watch.rs"),
+    include_bytes!("api/workspace.rs"),
     include_bytes!("bytestring.rs"),
     include_bytes!("endpoint.rs"),
 ]);
@@ -303,6 +305,16 @@ methods! {
     ImageList = "image.list": image::List => image::Images;
     /// Remove an image.
     ImageDelete = "image.delete": image::Delete => image::Deleted;
+    /// Copy a working copy to a microVM.
+    WorkspacePrepare = "workspace.prepare": workspace::Prepare => status::Operation;
+    /// Bring back what was done in one.
+    WorkspaceExport = "workspace.export": workspace::Export => status::Operation;
+    /// One workspace.
+    WorkspaceShow = "workspace.show": workspace::Show => workspace::Workspace;
+    /// All workspaces.
+    WorkspaceList = "workspace.list": workspace::List => workspace::Workspaces;
+    /// Forget one.
+    WorkspaceForget = "workspace.forget": workspace::Forget => workspace::Forgotten;
     /// All operations.
     OperationList = "operation.list": operation::List => operation::Operations;
     /// One operation.

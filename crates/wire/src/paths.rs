@@ -164,6 +164,11 @@ impl Paths {
         self.state.join("vms")
     }
 
+    /// The directory in which each workspace that is on its way has one.
+    pub fn workspaces_dir(&self) -> PathBuf {
+        self.state.join("workspaces")
+    }
+
     /// The directory of the sockets of the microVM called `name`.
     pub fn vm_runtime_dir(&self, name: &str) -> PathBuf {
         self.runtime.join(format!("vm-{name}"))

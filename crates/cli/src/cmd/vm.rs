@@ -1,8 +1,10 @@
 //! `stead vm`
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Subcommand;
+use rustix::event::{PollFd, PollFlags, poll};
 use wire::api::machine::{Doctor, Machine, Verdict};
 use wire::api::status::{Operation, Vm};
 use wire::api::vm::{
@@ -11,7 +13,7 @@ use wire::api::vm::{
 };
 use wire::api::{Call, ErrorKind, ErrorObject, Method};
 
-use super::operation;
+use super::{operation, workspace};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -157,6 +159,10 @@ struct CreateArgs {
     /// How large its disk is: `4G` [default: as large as the image's, and never smaller]
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     disk: Option<u32>,
+    /// Start it, and copy to it the git working copy that DIR is in, or `thread:NAME`; see `stead workspace`. A vm
+    /// whose workspace could not be prepared stays
+    #[arg(long, value_name = "DIR", conflicts_with = "detach")]
+    workspace: Option<OsString>,
     /// Do not wait until it is made: print the operation, see `stead operation`
     #[arg(long)]
     detach: bool,
@@ -253,9 +259,13 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
 }
 
 fn create(args: CreateArgs, context: &mut Context) -> Result<()> {
-    let CreateArgs { name, image, cpus, memory, nat, ports, disk, detach } = args;
+    let CreateArgs { name, image, cpus, memory, nat, ports, disk, workspace, detach } = args;
     let create = Create { name, image, cpus, memory_mib: memory, nat, ports, disk_mib: disk };
-    make(create, detach, context)
+    let Some(workspace) = workspace else { return make(create, detach, context) };
+    let (name, interrupt) = (create.name.clone(), Interrupt::watch_keyboard()?);
+    made(create, &interrupt, context)?;
+    started(&name, &interrupt, context)?;
+    workspace::prepare(name, workspace, &interrupt, context)
 }
 
 /// Has a vm made, and waits for that unless it is to be left alone.
@@ -264,17 +274,25 @@ fn make<M: Method<Reply = Operation> + Into<Call>>(
     detach: bool,
     context: &mut Context,
 ) -> Result<()> {
-    let client = context.daemon()?;
     if detach {
-        let operation = client.call(params)?;
+        let operation = context.daemon()?.call(params)?;
         return operation::print(&operation, context);
     }
-    let interrupt = Interrupt::watch_keyboard()?;
-    let (begun, on_interrupt) = operation::begin(&client, params, &interrupt, &mut context.output)?;
-    let ended = operation::follow(&client, begun.id, (&interrupt, on_interrupt), &mut context.output)?;
-    operation::succeeded(&ended)?;
-    let vm = client.call(Show { name: begun.name })?;
+    let vm = made(params, &Interrupt::watch_keyboard()?, context)?;
     print(&vm, context)
+}
+
+/// Has a vm made, and waits for that.
+fn made<M: Method<Reply = Operation> + Into<Call>>(
+    params: M,
+    interrupt: &Interrupt,
+    context: &mut Context,
+) -> Result<Vm> {
+    let client = context.daemon()?;
+    let (begun, on_interrupt) = operation::begin(&client, params, interrupt, &mut context.output)?;
+    let ended = operation::follow(&client, begun.id, (interrupt, on_interrupt), &mut context.output)?;
+    operation::succeeded(&ended)?;
+    client.call(Show { name: begun.name })
 }
 
 fn snapshot(name: String, snapshot: Option<String>, context: &mut Context) -> Result<()> {
@@ -317,6 +335,32 @@ fn start(name: String, context: &mut Context) -> Result<Vm> {
         context.output.note(format_args!("{name} boots"));
     }
     client.call(Start { name })
+}
+
+/// Starts a vm. An interrupt ends the wait, and not the start.
+fn started(name: &str, interrupt: &Interrupt, context: &mut Context) -> Result<()> {
+    let client = context.daemon()?;
+    if context.output.shows_progress() {
+        context.output.note(format_args!("{name} boots"));
+    }
+    let starting = client.send(Start { name: name.to_owned() })?;
+    while !client.has_answer(&starting) {
+        let mut awaited = [PollFd::new(&client, PollFlags::IN), PollFd::new(interrupt, PollFlags::IN)];
+        match poll(&mut awaited, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("could not wait for a vm", &errno.into())),
+        }
+        let is_readable = !awaited[0].revents().is_empty();
+        if !awaited[1].revents().is_empty() {
+            let left = Error::new(ErrorKind::Interrupted, format!("{name} goes on starting"));
+            return Err(left.hint(format!("stead workspace prepare {name} DIR")));
+        }
+        if is_readable {
+            client.read_ready()?;
+        }
+        while client.take_notification()?.is_some() {}
+    }
+    client.wait(starting).map(drop)
 }
 
 fn stop(name: String, grace: u64, context: &mut Context) -> Result<Vm> {

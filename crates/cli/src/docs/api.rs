@@ -28,6 +28,7 @@ mod image;
 mod operation;
 mod thread;
 mod vm;
+mod workspace;
 
 /// One method: what it does, an example of every field of its request, and of its answer.
 struct Method {
@@ -224,6 +225,7 @@ fn methods() -> Vec<Method> {
     methods.extend(thread::methods());
     methods.extend(vm::methods());
     methods.extend(image::methods());
+    methods.extend(workspace::methods());
     methods.extend(operation::methods());
     methods.extend(event_methods());
     methods.extend(file::methods());

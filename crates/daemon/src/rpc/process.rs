@@ -102,7 +102,7 @@ async fn begin(daemon: &Daemon, context: &ClientContext, run: &Run) -> Result<Be
 }
 
 /// Has what was written through the machine's mounts put there, so that the command sees it. Says what it may not see.
-async fn flush(daemon: &Daemon, machine: &Machine) -> Option<String> {
+pub(super) async fn flush(daemon: &Daemon, machine: &Machine) -> Option<String> {
     let (answer, selected) = oneshot::channel();
     daemon.owner.send(Event::SelectMountsOf { machine: machine.clone(), answer }).await;
     // Without an owner there are no mounts.
@@ -130,7 +130,7 @@ async fn flush(daemon: &Daemon, machine: &Machine) -> Option<String> {
 }
 
 /// The connection to a machine, and the session of its commands.
-async fn reach(
+pub(super) async fn reach(
     daemon: &Daemon,
     context: &ClientContext,
     machine: &Machine,

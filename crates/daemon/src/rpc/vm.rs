@@ -265,7 +265,7 @@ pub(super) async fn named(daemon: &Daemon, given: &str) -> Result<Vm, ErrorObjec
 }
 
 /// The same, or the only one of which either begins so: enough for what is only looked at.
-async fn seen(daemon: &Daemon, given: &str) -> Result<Vm, ErrorObject> {
+pub(super) async fn seen(daemon: &Daemon, given: &str) -> Result<Vm, ErrorObject> {
     let mut vms = list(daemon).await?.vms;
     let at = find_beginning(&vms, given)?;
     Ok(vms.swap_remove(at))

@@ -11,6 +11,7 @@ mod network;
 mod operation;
 mod pull;
 mod refusals;
+mod workspace;
 
 use e2e::{Stead, leftovers};
 use rustix::process::{Pid, Signal, kill_process};

@@ -1,0 +1,383 @@
+//! What comes back from another computer.
+//!
+//! ```text
+//!  a pack ──► a bare repository aside, which has the user's objects to refer to: every object parsed, every reference followed
+//!               │ something wrong ─► nothing of it is anywhere else
+//!               ▼
+//!  its packs are put beside the user's ──► one transaction: the branch, and refs/stead/workspaces/…
+//! ```
+//!
+//! Nothing of what comes is trusted. It is looked at in a repository aside, by a git that knows neither the user's configuration nor the
+//! system's, in an address space that is bounded, where names that lead out of a tree or into `.git` are errors, as are objects that are
+//! not whole. No file of it is ever checked out, no attribute of it is read, and no filter, driver or hook is run for it.
+//!
+//! A branch is changed from what was looked at, or not at all, and never while somebody has it checked out. What may be changed: a branch
+//! that is not there, one of which the new tip has all commits, and one that is still where this workspace has put it.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Error, IsWanted, PACK_BYTES_MAX, PATHS_TOLD_MAX, Result, ended, run, write_alternate};
+use crate::error::fails;
+use crate::git::Said;
+use crate::objects::Objects;
+use crate::worktree::{checked_out, reference};
+use crate::{Hash, Oid};
+
+/// Below this is what came back, for each workspace.
+pub const KEPT: &str = "refs/stead/workspaces/";
+
+/// What a git may have in memory that looks at what came: a small pack can unfold to anything.
+const ADDRESS_BYTES_MAX: u64 = 4 << 30;
+
+/// What it may write to one file: a patch of a small pack can be of any size.
+const FILE_BYTES_MAX: u64 = PACK_BYTES_MAX;
+
+/// What git is told of a repository aside: how much of a pack of the user's it may have mapped at once, and from which size on an object is
+/// not taken into memory.
+const LIMITS: [&str; 4] = [
+    "core.packedGitWindowSize=32m",
+    "core.packedGitLimit=512m",
+    "core.bigFileThreshold=64m",
+    "pack.threads=1",
+];
+
+/// What somebody says has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// What the work began from, which was here before.
+    pub base: Oid,
+    /// What was in the files then.
+    pub worked: Oid,
+    /// A commit that has all of it now.
+    pub tip: Oid,
+}
+
+/// What came, and is whole.
+#[derive(Debug)]
+pub struct Arrived {
+    aside: PathBuf,
+    repository: PathBuf,
+    hash: Hash,
+    claim: Claim,
+}
+
+/// Where a reference was, and where it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Its whole name.
+    pub name: String,
+    /// Where it was, if it was there.
+    pub was: Option<Oid>,
+    /// Where it is.
+    pub now: Oid,
+}
+
+/// Looks at a pack that came for a repository, in an empty directory. Changes nothing else. Blocks.
+pub fn receive(
+    (repository, hash): (&Path, Hash),
+    pack: &Path,
+    claim: Claim,
+    scratch: &Path,
+    is_wanted: IsWanted<'_>,
+) -> Result<Arrived> {
+    let bytes = pack.metadata().map_err(fails("look at", pack))?.len();
+    if bytes > PACK_BYTES_MAX {
+        return Err(Error::TooMuch { what: "the pack", bytes, most: PACK_BYTES_MAX });
+    }
+    let aside = scratch.join("aside");
+    let arrived = Arrived { aside, repository: repository.to_owned(), hash, claim };
+    let format = format!("--object-format={hash}");
+    let mut making = strict_git(scratch);
+    making.args(["init", "--quiet", "--bare", "--template=", &format]).arg(&arrived.aside);
+    ended(
+        run(making, Stdio::null(), scratch, "make a repository", is_wanted)?,
+        scratch,
+        "make a repository",
+    )?;
+    let info = arrived.aside.join("objects/info");
+    fs::create_dir_all(&info).map_err(fails("make", &info))?;
+    write_alternate(&info, &repository.join("objects"))?;
+    // What is not there of the user's history is not missed.
+    let shallow = repository.join("shallow");
+    match fs::copy(&shallow, arrived.aside.join("shallow")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(fails("copy", &shallow)(error).into());
+        }
+        _ => {}
+    }
+    let Claim { base, worked, tip } = claim;
+    let has_base =
+        arrived.git(&["cat-file", "-e", &format!("{base}^{{commit}}")], Stdio::null(), is_wanted)?;
+    if !has_base.status.success() {
+        return Err(Error::Stranger { commit: base, repository: repository.to_owned() });
+    }
+    let opened = File::open(pack).map_err(fails("open", pack))?;
+    let words = ["index-pack", "--stdin", "--fix-thin", "--strict", "--threads=1"];
+    let most = format!("--max-input-size={PACK_BYTES_MAX}");
+    let said = arrived.git(&[&words[..], &[&most]].concat(), opened.into(), is_wanted)?;
+    refused(&said)?;
+    // All that they refer to is there.
+    let (tip, worked, base) = (tip.to_string(), worked.to_string(), base.to_string());
+    for commit in [&tip, &worked] {
+        refused(&arrived.git(
+            &["rev-parse", "--verify", "--quiet", &format!("{commit}^{{commit}}")],
+            Stdio::null(),
+            is_wanted,
+        )?)?;
+    }
+    let words = ["rev-list", "--objects", "--quiet", &tip, &worked, "--not", &base];
+    refused(&arrived.git(&words, Stdio::null(), is_wanted)?)?;
+    Ok(arrived)
+}
+
+/// An error if git has found something wrong.
+fn refused(said: &Said) -> Result<()> {
+    match said.status.success() {
+        true => Ok(()),
+        false => Err(Error::Refused { why: super::shown(said.why().replace('\n', "; ").as_bytes()) }),
+    }
+}
+
+impl Arrived {
+    fn git(&self, words: &[&str], input: Stdio, is_wanted: IsWanted<'_>) -> Result<Said> {
+        let mut command = strict_git(&self.aside);
+        command.arg("--git-dir").arg(&self.aside).args(words);
+        run(command, input, &self.aside, "look at what came", is_wanted)
+    }
+
+    fn text(&self, words: &[&str], is_wanted: IsWanted<'_>) -> Result<String> {
+        let said = self.git(words, Stdio::null(), is_wanted)?;
+        refused(&said)?;
+        Ok(String::from_utf8_lossy(&said.output).trim().to_owned())
+    }
+
+    /// Whether there is nothing in what came that did not go there.
+    pub fn is_nothing(&self, is_wanted: IsWanted<'_>) -> Result<bool> {
+        let Claim { base, worked, tip } = self.claim;
+        let tree =
+            |commit: Oid| self.text(&["rev-parse", "--verify", &format!("{commit}^{{tree}}")], is_wanted);
+        let commits = self.commits(is_wanted)?;
+        // What was not committed then may be in one commit that only says so.
+        Ok(tip == base || (commits == 1 && tree(tip)? == tree(worked)? && self.is_of_base(is_wanted)?))
+    }
+
+    fn is_of_base(&self, is_wanted: IsWanted<'_>) -> Result<bool> {
+        let parents =
+            self.text(&["rev-list", "--parents", "--max-count=1", &self.claim.tip.to_string()], is_wanted)?;
+        Ok(parents.split(' ').nth(1) == Some(&self.claim.base.to_string()))
+    }
+
+    /// How many commits came.
+    pub fn commits(&self, is_wanted: IsWanted<'_>) -> Result<u64> {
+        let (tip, base) = (self.claim.tip.to_string(), self.claim.base.to_string());
+        let count = self.text(&["rev-list", "--count", &tip, "--not", &base], is_wanted)?;
+        count.parse().map_err(|_| Error::Refused { why: "its commits cannot be counted".to_owned() })
+    }
+
+    /// Which paths would have to be resolved to merge it with a commit that is here: the first of them. `None` if it cannot be told,
+    /// since nothing is common to both.
+    pub fn conflicts(&self, with: &Oid, is_wanted: IsWanted<'_>) -> Result<Option<Vec<Vec<u8>>>> {
+        let (with, tip) = (with.to_string(), self.claim.tip.to_string());
+        let words = ["merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", &with, &tip];
+        let said = self.git(&words, Stdio::null(), is_wanted)?;
+        let mut fields = said.output.split(|byte| *byte == 0).filter(|field| !field.is_empty());
+        let tree = fields.next();
+        match (said.status.code(), tree) {
+            (Some(0), _) => Ok(Some(Vec::new())),
+            (Some(1), Some(_)) => Ok(Some(fields.take(PATHS_TOLD_MAX).map(<[u8]>::to_vec).collect())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Writes what was changed since the work began to a file that is not there yet, for `git apply`.
+    pub fn write_patch(&self, to: &Path, is_wanted: IsWanted<'_>) -> Result<()> {
+        let (worked, tip) = (self.claim.worked.to_string(), self.claim.tip.to_string());
+        let mut part = to.as_os_str().to_owned();
+        part.push(format!(".{}.part", &tip[..12]));
+        let part = PathBuf::from(part);
+        // It may be left by somebody who was killed.
+        drop(fs::remove_file(&part));
+        let mut output = std::ffi::OsString::from("--output=");
+        output.push(&part);
+        let mut command = strict_git(&self.aside);
+        command.arg("--git-dir").arg(&self.aside);
+        command.args(["diff", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff"]);
+        command.args(["--no-textconv"]).arg(output).args([worked, tip]);
+        let made = run(command, Stdio::null(), &self.aside, "compare what came", is_wanted)
+            .and_then(|said| refused(&said))
+            .and_then(|()| match fs::hard_link(&part, to) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    Err(Error::Exists { path: to.to_owned() })
+                }
+                made => made.map_err(|error| fails("make", to)(error).into()),
+            });
+        drop(fs::remove_file(&part));
+        made
+    }
+
+    /// Has the user's repository have what came, and the branch be at it: both that and the workspace's own reference, or neither. Gives
+    /// what was moved, which is nothing if all is as it should be already.
+    pub fn publish(
+        &self,
+        branch: &str,
+        kept: &str,
+        scratch: &Path,
+        is_wanted: IsWanted<'_>,
+    ) -> Result<Vec<Moved>> {
+        let objects = Objects::open(&self.repository, self.hash)?;
+        check_branch(&objects, branch)?;
+        let name = format!("refs/heads/{branch}");
+        let now = self.claim.tip;
+        let (was, last) = (reference(&objects, &name)?, reference(&objects, kept)?);
+        let taken = |why: String| Error::Taken { branch: branch.to_owned(), why };
+        if let Some(was) = was.filter(|was| *was != now) {
+            if let Some(dir) = checked_out(&objects, branch)? {
+                return Err(taken(format!("is checked out in `{}`", dir.display())));
+            }
+            let is_own = last == Some(was);
+            if !is_own && !self.contains(&was, is_wanted)? {
+                return Err(taken("has commits of somebody else".to_owned()));
+            }
+        }
+        self.put_packs()?;
+        let moved = [(name, was), (kept.to_owned(), last)].into_iter();
+        let moved = moved.filter(|(_, was)| *was != Some(now)).map(|(name, was)| Moved { name, was, now });
+        let moved: Vec<Moved> = moved.collect();
+        change(&objects, &moved, scratch).map_err(|why| match why {
+            crate::Error::Git { why, .. } => taken(format!("could not be changed ({why})")),
+            other => other.into(),
+        })?;
+        Ok(moved)
+    }
+
+    /// Whether a commit of the user's is contained in what came.
+    fn contains(&self, commit: &Oid, is_wanted: IsWanted<'_>) -> Result<bool> {
+        let (commit, tip) = (commit.to_string(), self.claim.tip.to_string());
+        let words = ["rev-list", "--max-count=1", &commit, "--not", &tip];
+        Ok(self.text(&words, is_wanted)?.is_empty())
+    }
+
+    /// Copies the packs that came to the user's, the index of each last: before that git does not see it.
+    fn put_packs(&self) -> Result<()> {
+        let (from, to) = (self.aside.join("objects/pack"), self.repository.join("objects/pack"));
+        fs::create_dir_all(&to).map_err(fails("make", &to))?;
+        let mut names: Vec<PathBuf> =
+            fs::read_dir(&from).map_err(fails("list", &from))?.flatten().map(|entry| entry.path()).collect();
+        names.sort_by_key(|path| path.extension() == Some(OsStr::new("idx")));
+        for path in names.iter().filter(|path| !is_empty_pack(path)) {
+            let Some(name) = path.file_name().filter(|_| path.extension() != Some(OsStr::new("keep"))) else {
+                continue;
+            };
+            let place = to.join(name);
+            if place.exists() {
+                continue;
+            }
+            // git removes what has such a name and was left.
+            let part = to.join(format!("tmp_stead_{}", name.to_string_lossy()));
+            let copied = fs::copy(path, &part).and_then(|_| File::open(&part)?.sync_all());
+            copied.and_then(|()| fs::rename(&part, &place)).map_err(fails("make", &place))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether nothing is in a pack, or in the pack of this index: its name is a hash of nothing then, and its head says so.
+fn is_empty_pack(path: &Path) -> bool {
+    let head = fs::File::open(path.with_extension("pack")).and_then(|mut pack| {
+        let mut head = [0; 12];
+        std::io::Read::read_exact(&mut pack, &mut head).map(|()| head)
+    });
+    head.is_ok_and(|head| head[8..] == [0; 4])
+}
+
+fn check_branch(objects: &Objects, branch: &str) -> Result<()> {
+    let checked =
+        objects.git("check a name", |git| git.args(["check-ref-format", &format!("refs/heads/{branch}")]));
+    let is_fine =
+        checked.is_ok() && !branch.starts_with('-') && branch != "HEAD" && branch.len() <= BRANCH_BYTES_MAX;
+    match is_fine {
+        true => Ok(()),
+        false => Err(Error::BadBranch { name: super::shown(branch.as_bytes()) }),
+    }
+}
+
+/// The longest name of a branch: with what git adds to it, it is the name of a file.
+const BRANCH_BYTES_MAX: usize = 200;
+
+/// Changes all of these references from where they were, or none.
+fn change(objects: &Objects, moved: &[Moved], scratch: &Path) -> std::result::Result<(), crate::Error> {
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let none = Oid::null(objects.hash());
+    let line = |moved: &Moved| format!("update {} {} {}\n", moved.name, moved.now, moved.was.unwrap_or(none));
+    let lines: String = moved.iter().map(line).collect();
+    let path = scratch.join("references");
+    fs::write(&path, format!("start\n{lines}prepare\ncommit\n")).map_err(fails("write", &path))?;
+    let file = File::open(&path).map_err(fails("open", &path))?;
+    objects.git_holding(file, "change references", |git| {
+        git.args(["update-ref", "--create-reflog", "-m", "stead workspace export", "--stdin"])
+    })?;
+    Ok(())
+}
+
+/// Takes back what [`Arrived::publish`] has moved, unless somebody has moved it since.
+pub fn take_back(repository: &Path, hash: Hash, moved: &[Moved]) -> Result<()> {
+    let objects = Objects::open(repository, hash)?;
+    for Moved { name, was, now } in moved {
+        let now = now.to_string();
+        let taken = match was {
+            Some(was) => objects
+                .git("change a reference", |git| git.args(["update-ref", name, &was.to_string(), &now])),
+            None => objects.git("delete a reference", |git| git.args(["update-ref", "-d", name, &now])),
+        };
+        if let Err(error) = taken {
+            tracing::warn!(%error, name, "a reference stays where it was put");
+        }
+    }
+    Ok(())
+}
+
+/// Where a branch of a repository is now.
+pub fn branch_tip(repository: &Path, hash: Hash, branch: &str) -> Result<Option<Oid>> {
+    Ok(reference(&Objects::open(repository, hash)?, &format!("refs/heads/{branch}"))?)
+}
+
+/// A git that knows nothing of anybody, within limits.
+fn strict_git(dir: &Path) -> Command {
+    let bounded = ["/usr/bin/prlimit", "/bin/prlimit"].map(Path::new).into_iter().find(|path| path.is_file());
+    let mut command = match bounded {
+        Some(prlimit) => {
+            let mut command = Command::new(prlimit);
+            command.arg(format!("--as={ADDRESS_BYTES_MAX}")).arg(format!("--fsize={FILE_BYTES_MAX}"));
+            command.args(["--core=0", "--", "git"]);
+            command
+        }
+        None => Command::new("git"),
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    command.env_clear().env("PATH", path).env("HOME", dir).current_dir(dir);
+    for (name, value) in [
+        ("GIT_CONFIG_GLOBAL", "/dev/null"),
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+        ("GIT_ATTR_NOSYSTEM", "1"),
+        ("GIT_TERMINAL_PROMPT", "0"),
+        ("GIT_NO_REPLACE_OBJECTS", "1"),
+        ("GIT_NO_LAZY_FETCH", "1"),
+        // No way leads anywhere.
+        ("GIT_ALLOW_PROTOCOL", ""),
+        ("LC_ALL", "C"),
+    ] {
+        command.env(name, value);
+    }
+    for limit in LIMITS {
+        command.args(["-c", limit]);
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests;

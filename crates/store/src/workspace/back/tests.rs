@@ -1,0 +1,368 @@
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+
+use super::super::tests::changed;
+use super::super::{Packed, look};
+use super::*;
+use crate::testing::{Repository, repository};
+
+/// A working copy here, and what was made of it elsewhere.
+struct Away {
+    here: Repository,
+    there: Repository,
+    repository: PathBuf,
+    base: Oid,
+    packed: Packed,
+    scratch: tempfile::TempDir,
+}
+
+fn away(here: Repository) -> Away {
+    let scratch = tempfile::tempdir().unwrap();
+    let goes = scratch.path().join("goes");
+    fs::create_dir(&goes).unwrap();
+    let found = look(here.path(), &|| true).unwrap();
+    let packed = found.pack(&goes, &|| true).unwrap();
+    let place = scratch.path().join("there");
+    fs::create_dir(&place).unwrap();
+    let there = Repository::at(&place);
+    there.git(&["init", "-q", "--template=", "-b", "main", &format!("--object-format={}", found.hash)]);
+    let kept = place.join(".git/objects/pack/pack.pack");
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    fs::copy(&packed.file, &kept).unwrap();
+    there.git(&["index-pack", kept.to_str().unwrap()]);
+    if found.is_cut {
+        fs::write(place.join(".git/shallow"), format!("{}\n", found.head)).unwrap();
+    }
+    there.git(&["update-ref", "refs/heads/main", &found.head.to_string()]);
+    there.git(&["read-tree", "--reset", "-u", &packed.worked.to_string()]);
+    there.git(&["reset", "-q"]);
+    Away { here, there, repository: found.repository, base: found.head, packed, scratch }
+}
+
+impl Away {
+    /// A commit of all that is there now.
+    fn tip(&self) -> Oid {
+        self.there.commit("there");
+        self.head()
+    }
+
+    fn head(&self) -> Oid {
+        Oid::from_hex(self.there.git(&["rev-parse", "HEAD"]).trim().as_bytes()).unwrap()
+    }
+
+    fn claim(&self, tip: Oid) -> Claim {
+        Claim { base: self.base, worked: self.packed.worked, tip }
+    }
+
+    fn pack_of(&self, tip: Oid) -> PathBuf {
+        let revisions = format!("{tip}\n{}\n^{}\n", self.packed.worked, self.base);
+        let asked = self.scratch.path().join("asked");
+        fs::write(&asked, revisions).unwrap();
+        let pack = self.scratch.path().join("comes.pack");
+        let made = Command::new("git")
+            .current_dir(self.there.path())
+            .args(["pack-objects", "--quiet", "--revs", "--stdout"])
+            .stdin(File::open(&asked).unwrap())
+            .stdout(File::create(&pack).unwrap())
+            .status();
+        assert!(made.unwrap().success());
+        pack
+    }
+
+    fn room(&self) -> PathBuf {
+        let room =
+            self.scratch.path().join(format!("room-{}", fs::read_dir(self.scratch.path()).unwrap().count()));
+        fs::create_dir(&room).unwrap();
+        room
+    }
+
+    fn receive(&self, pack: &Path, claim: Claim) -> Result<Arrived> {
+        receive((&self.repository, Hash::Sha1), pack, claim, &self.room(), &|| true)
+    }
+
+    fn arrived(&self, tip: Oid) -> Arrived {
+        self.receive(&self.pack_of(tip), self.claim(tip)).unwrap()
+    }
+
+    fn publish(&self, tip: Oid, branch: &str) -> Result<Vec<Moved>> {
+        self.arrived(tip).publish(branch, KEPT_HERE, &self.room(), &|| true)
+    }
+
+    fn refs(&self) -> String {
+        self.here.git(&["for-each-ref"])
+    }
+
+    fn status(&self) -> String {
+        self.here.git(&["status", "--porcelain", "--untracked-files=all"])
+    }
+
+    fn at(&self, branch: &str) -> String {
+        self.here.git(&["rev-parse", &format!("refs/heads/{branch}")]).trim().to_owned()
+    }
+}
+
+const KEPT_HERE: &str = "refs/stead/workspaces/dev/1";
+
+#[test]
+fn commits_come_back_as_a_branch_and_the_checkout_is_not_touched() {
+    let away = away(changed());
+    let before = away.status();
+    away.there.write("made/there", b"there");
+    let first = away.tip();
+    away.there.write("file", b"again");
+    let tip = away.tip();
+    let arrived = away.arrived(tip);
+    assert!(!arrived.is_nothing(&|| true).unwrap());
+    assert_eq!(arrived.commits(&|| true).unwrap(), 2);
+    let moved = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
+    assert_eq!((moved.len(), away.at("stead/dev")), (2, tip.to_string()));
+    assert_eq!(away.here.git(&["rev-parse", KEPT_HERE]).trim(), tip.to_string());
+    assert_eq!(away.here.git(&["rev-parse", "stead/dev~1"]).trim(), first.to_string());
+    assert_eq!(away.here.git(&["show", "stead/dev:made/there"]), "there");
+    assert_eq!(before, away.status());
+    away.here.git(&["fsck", "--strict", "--connectivity-only"]);
+    assert!(away.here.git(&["log", "--format=%s", "stead/dev"]).ends_with("second\nfirst\n"));
+
+    // The same again is nothing new, and more of it moves the branch on, also where it was begun anew.
+    assert_eq!(away.publish(tip, "stead/dev").unwrap(), []);
+    away.there.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    away.there.write("file", b"otherwise");
+    let other = away.tip();
+    let moved = away.publish(other, "stead/dev").unwrap();
+    assert_eq!((moved.len(), away.at("stead/dev")), (2, other.to_string()));
+    take_back(&away.repository, Hash::Sha1, &moved).unwrap();
+    assert_eq!(away.at("stead/dev"), tip.to_string());
+}
+
+#[test]
+fn a_branch_of_somebody_else_stays() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    let taken = |branch: &str| match away.publish(tip, branch).unwrap_err() {
+        Error::Taken { why, .. } => why,
+        other => panic!("{other}"),
+    };
+    let before = away.refs();
+    assert!(taken("main").contains("is checked out in"));
+    away.here.git(&["checkout", "-q", "-b", "other"]);
+    away.here.write("file", b"here");
+    away.here.commit("here");
+    away.here.git(&["checkout", "-q", "main"]);
+    let at = away.at("other");
+    assert!(taken("other").contains("commits of somebody else"));
+    // A name below that of a branch.
+    assert!(taken("other/below").contains("could not be changed"));
+    for bad in ["a..b", "-x", "", "a b", "HEAD", "x.lock", "a\nb"] {
+        assert!(matches!(away.publish(tip, bad), Err(Error::BadBranch { .. })), "{bad}");
+    }
+    away.here.git(&["branch", "-q", "-D", "other"]);
+    assert_eq!(before, away.refs(), "of what was refused nothing is there");
+
+    // Somebody goes on where it was put.
+    away.publish(tip, "stead/dev").unwrap();
+    away.here.git(&["update-ref", "refs/heads/stead/dev", &at]);
+    assert!(taken("stead/dev").contains("commits of somebody else"));
+    assert_eq!(away.at("stead/dev"), at);
+    // One that has nothing of its own goes along.
+    away.here.git(&["branch", "-q", "behind", "main"]);
+    away.publish(tip, "behind").unwrap();
+    assert_eq!(away.at("behind"), tip.to_string());
+}
+
+#[test]
+fn what_would_have_to_be_resolved_is_told() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    away.there.write("dir/a", b"there");
+    let tip = away.tip();
+    let ours = || Oid::from_hex(away.at("main").as_bytes()).unwrap();
+    let conflicts = |ours: Oid| away.arrived(tip).conflicts(&ours, &|| true).unwrap();
+    assert_eq!(conflicts(ours()), Some(Vec::new()));
+    away.here.write("file", b"here");
+    away.here.write("run", b"here");
+    away.here.commit("here");
+    assert_eq!(conflicts(ours()), Some(vec![b"file".to_vec()]));
+}
+
+#[test]
+fn a_patch_is_what_was_done_there_and_applies_to_the_files_here() {
+    let away = away(changed());
+    away.there.write("dir/a", b"there\0binary");
+    away.there.write("made", b"there");
+    fs::remove_file(away.there.path().join("file")).unwrap();
+    fs::set_permissions(away.there.path().join("run"), fs::Permissions::from_mode(0o644)).unwrap();
+    let tip = away.tip();
+    let patch = away.scratch.path().join("a.patch");
+    away.arrived(tip).write_patch(&patch, &|| true).unwrap();
+    away.here.git(&["apply", patch.to_str().unwrap()]);
+    assert_eq!(fs::read(away.here.path().join("dir/a")).unwrap(), b"there\0binary");
+    assert!(!away.here.path().join("file").exists() && away.here.path().join("made").exists());
+    assert_eq!(fs::metadata(away.here.path().join("run")).unwrap().permissions().mode() & 0o111, 0);
+    let was = fs::read(&patch).unwrap();
+    assert!(matches!(away.arrived(tip).write_patch(&patch, &|| true), Err(Error::Exists { .. })));
+    assert_eq!(fs::read(&patch).unwrap(), was);
+    let parts = fs::read_dir(away.scratch.path()).unwrap().flatten();
+    assert_eq!(parts.filter(|entry| entry.path().extension() == Some(OsStr::new("part"))).count(), 0);
+}
+
+#[test]
+fn a_repository_without_its_history_takes_what_comes_back() {
+    let (whole, scratch) = (changed(), tempfile::tempdir().unwrap());
+    let place = scratch.path().join("shallow");
+    let url = format!("file://{}", whole.path().display());
+    whole.git(&["clone", "-q", "--depth=1", &url, place.to_str().unwrap()]);
+    let away = away(Repository::at(&place));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    away.publish(tip, "stead/dev").unwrap();
+    assert_eq!(away.at("stead/dev"), tip.to_string());
+}
+
+#[test]
+fn nothing_done_is_nothing() {
+    let away = away(changed());
+    let tip = away.tip();
+    let arrived = away.arrived(tip);
+    assert!(arrived.is_nothing(&|| true).unwrap(), "a commit of what went there");
+    assert!(away.arrived(away.base).is_nothing(&|| true).unwrap());
+    // Which went there as changes, and is committed by somebody.
+    away.there.write("another", b"more");
+    assert!(!away.arrived(away.tip()).is_nothing(&|| true).unwrap());
+}
+
+/// What was written there with git's own plumbing, as nobody does.
+fn hostile(away: &Away, tree: &[u8]) -> Oid {
+    let tree = away.there.hash_object("tree", tree);
+    let commit = format!(
+        "tree {tree}\nparent {}\nauthor a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n\nhostile\n",
+        away.base
+    );
+    away.there.hash_object("commit", commit.as_bytes())
+}
+
+fn entry(mode: &str, name: &str, oid: &Oid) -> Vec<u8> {
+    [mode.as_bytes(), b" ", name.as_bytes(), b"\0", oid.as_slice()].concat()
+}
+
+#[test]
+fn what_leads_out_or_into_git_is_refused() {
+    let away = away(repository(Hash::Sha1));
+    let blob = away.there.hash_object("blob", b"#!/bin/sh\ntouch /tmp/owned\n");
+    let hooks = away.there.hash_object("tree", &entry("100755", "post-checkout", &blob));
+    let modules = away.there.hash_object("blob", b"[submodule \"x\"]\n\turl = -u./owned\n\tpath = x\n");
+    let before = away.refs();
+    for (what, tree) in [
+        ("a directory of git's", entry("40000", ".git", &hooks)),
+        ("the same in other letters", entry("40000", ".GIT", &hooks)),
+        ("the same as others write it", entry("40000", "git~1", &hooks)),
+        ("what is above", entry("40000", "..", &hooks)),
+        ("a path", entry("100644", "a/../../b", &blob)),
+        ("a name twice", [entry("100644", "a", &blob), entry("100644", "a", &blob)].concat()),
+        ("a command for submodules", entry("100644", ".gitmodules", &modules)),
+        ("a symlink that is read", entry("120000", ".gitmodules", &blob)),
+    ] {
+        let tip = hostile(&away, &tree);
+        let refused = away.receive(&away.pack_of(tip), away.claim(tip));
+        assert!(matches!(refused, Err(Error::Refused { .. })), "{what}: {refused:?}");
+    }
+    assert_eq!(before, away.refs());
+    let objects = away.here.git(&["count-objects", "-v"]);
+    assert!(objects.contains("packs: 0"), "{objects}");
+}
+
+#[test]
+fn what_is_not_whole_is_refused() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    let whole = fs::read(away.pack_of(tip)).unwrap();
+    let pack = away.scratch.path().join("hostile.pack");
+    let refused = |content: &[u8], claim: Claim| {
+        File::create(&pack).unwrap().write_all(content).unwrap();
+        away.receive(&pack, claim)
+    };
+    let claim = away.claim(tip);
+    assert!(refused(&whole, claim).is_ok());
+    for length in [0, 11, 40, whole.len() - 1] {
+        assert!(matches!(refused(&whole[..length], claim), Err(Error::Refused { .. })), "{length}");
+    }
+    for at in (12..whole.len()).step_by(29) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        assert!(matches!(refused(&damaged, claim), Err(Error::Refused { .. })), "{at}");
+    }
+    // What is claimed to be there is not, or is not a commit.
+    let absent = Oid::from_hex(&[b'7'; 40]).unwrap();
+    let blob = away.there.hash_object("blob", b"there");
+    for tip in [absent, blob] {
+        assert!(matches!(refused(&whole, Claim { tip, ..claim }), Err(Error::Refused { .. })));
+    }
+    assert!(matches!(refused(&whole, Claim { base: absent, ..claim }), Err(Error::Stranger { .. })));
+    // Something that it needs stays there.
+    let missing = away.there.hash_object("tree", &entry("100644", "a", &absent));
+    let tip = hostile(&away, &entry("40000", "a", &missing));
+    let names: String = [tip, missing].iter().map(|oid| format!("{oid}\n")).collect();
+    let asked = away.scratch.path().join("asked");
+    fs::write(&asked, names).unwrap();
+    let made = Command::new("git")
+        .current_dir(away.there.path())
+        .args(["pack-objects", "--quiet", "--stdout"])
+        .stdin(File::open(&asked).unwrap())
+        .output()
+        .unwrap();
+    assert!(made.status.success());
+    let claim = Claim { worked: away.base, ..away.claim(tip) };
+    assert!(matches!(refused(&made.stdout, claim), Err(Error::Refused { .. })));
+}
+
+#[test]
+fn a_tree_that_unfolds_to_everything_is_not_unfolded() {
+    let away = away(repository(Hash::Sha1));
+    let mut oid = away.there.hash_object("blob", b"boom");
+    let mut mode = "100644";
+    for _ in 0..40 {
+        let entries: Vec<Vec<u8>> = (0..10).map(|at| entry(mode, &format!("d{at}"), &oid)).collect();
+        oid = away.there.hash_object("tree", &entries.concat());
+        mode = "40000";
+    }
+    let tip = hostile(&away, &entry(mode, "d", &oid));
+    let arrived = away.arrived(tip);
+    assert_eq!(arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap().len(), 2);
+    // A patch of it would be: nobody waits for that.
+    let begun = std::time::Instant::now();
+    let is_wanted = || begun.elapsed() < std::time::Duration::from_secs(1);
+    let patch = away.scratch.path().join("a.patch");
+    assert!(matches!(arrived.write_patch(&patch, &is_wanted), Err(Error::CalledOff)));
+    assert!(!patch.exists());
+}
+
+#[test]
+fn attributes_and_settings_that_come_along_run_nothing() {
+    let here = repository(Hash::Sha1);
+    let owned = here.path().join("owned");
+    let command = format!("touch '{}' #", owned.display());
+    for (name, value) in [
+        ("filter.evil.clean", &command),
+        ("filter.evil.smudge", &command),
+        ("diff.evil.command", &command),
+        ("diff.evil.textconv", &command),
+        ("merge.evil.driver", &command),
+    ] {
+        here.git(&["config", name, value]);
+    }
+    let away = away(here);
+    away.there.write(".gitattributes", b"* filter=evil diff=evil merge=evil\n");
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    away.here.write("file", b"here");
+    away.here.write(".gitattributes", b"* filter=evil diff=evil merge=evil\n");
+    away.here.git(&["-c", "filter.evil.clean=cat", "commit", "-qam", "here"]);
+    drop(fs::remove_file(&owned));
+    let arrived = away.arrived(tip);
+    let ours = Oid::from_hex(away.at("main").as_bytes()).unwrap();
+    assert_eq!(arrived.conflicts(&ours, &|| true).unwrap(), Some(vec![b"file".to_vec()]));
+    arrived.write_patch(&away.scratch.path().join("a.patch"), &|| true).unwrap();
+    arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
+    assert!(!owned.exists());
+}

@@ -1,0 +1,212 @@
+use std::collections::BTreeMap;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use super::*;
+use crate::testing::{Repository, repository};
+
+/// A working copy in all sorts of states at once.
+pub(super) fn changed() -> Repository {
+    let copy = repository(Hash::Sha1);
+    copy.write(".gitignore", b"ignored\n*.log\n");
+    copy.commit("second");
+    copy.write("file", b"staged\n");
+    copy.git(&["add", "file"]);
+    copy.write("file", b"staged, and changed again\n");
+    copy.write("dir/a", b"changed");
+    copy.write("new and staged", b"new");
+    copy.git(&["add", "new and staged"]);
+    copy.git(&["rm", "-q", "--cached", "dir.txt"]);
+    fs::remove_file(copy.path().join("dir/b")).unwrap();
+    copy.git(&["rm", "-q", "-r", "dir/deep"]);
+    // A directory where a file was.
+    fs::remove_file(copy.path().join("empty")).unwrap();
+    copy.write("empty/not", b"any more");
+    copy.write("untracked/é \"quoted\"\n", b"untracked");
+    copy.write("ignored", b"ignored");
+    copy.write("a.log", b"ignored");
+    copy.write("sub/.env", b"TOKEN=secret");
+    copy.write(".env.example", b"TOKEN=");
+    fs::set_permissions(copy.path().join("more/same"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(copy.path().join("link")).unwrap();
+    symlink("elsewhere", copy.path().join("link")).unwrap();
+    symlink("/etc", copy.path().join("untracked link")).unwrap();
+    copy
+}
+
+/// Everything below the repository's own directory, but for what only says when it was read.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).unwrap().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            let content = match kind.is_symlink() {
+                true => fs::read_link(&path).unwrap().into_os_string().into_vec(),
+                false if kind.is_dir() => {
+                    left.push(path);
+                    continue;
+                }
+                false => fs::read(&path).unwrap(),
+            };
+            all.insert(path, content);
+        }
+    }
+    all
+}
+
+/// A repository with nothing but a pack, as it is made of it elsewhere.
+fn unpacked(found: &Found, packed: &Packed) -> Repository {
+    let place = packed.file.with_extension("there");
+    fs::create_dir(&place).unwrap();
+    let there = Repository::at(&place);
+    there.git(&["init", "-q", "--template=", &format!("--object-format={}", found.hash)]);
+    let kept = place.join(".git/objects/pack/pack.pack");
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    fs::copy(&packed.file, &kept).unwrap();
+    if found.is_cut {
+        fs::write(place.join(".git/shallow"), format!("{}\n", found.head)).unwrap();
+    }
+    there.git(&["index-pack", "--strict", kept.to_str().unwrap()]);
+    there
+}
+
+fn packed(copy: &Repository, scratch: &Path) -> (Found, Packed) {
+    let found = look(copy.path(), &|| true).unwrap();
+    let packed = found.pack(scratch, &|| true).unwrap();
+    (found, packed)
+}
+
+#[test]
+fn what_is_committed_staged_and_in_files_goes_and_nothing_else_is_touched() {
+    let (copy, scratch) = (changed(), tempfile::tempdir().unwrap());
+    let before = contents(copy.path());
+    let (found, packed) = packed(&copy, scratch.path());
+    assert_eq!(before, contents(copy.path()), "nothing of the user's is changed");
+
+    assert_eq!((found.branch.as_deref(), found.is_cut), (Some("main"), true));
+    assert_eq!(found.root, copy.path().canonicalize().unwrap());
+    assert_eq!(found.left_out, [b"sub/.env".to_vec()]);
+    let there = unpacked(&found, &packed);
+    let files = |of: &Repository, commit: &str| of.git(&["ls-tree", "-r", "-z", commit]);
+    assert_eq!(files(&there, &packed.staged.to_string()), {
+        let tree = copy.git(&["write-tree"]);
+        files(&copy, tree.trim())
+    });
+    // As `git add` would have it, less the secret.
+    copy.git(&["add", "-A"]);
+    copy.git(&["rm", "-q", "--cached", "sub/.env"]);
+    let tree = copy.git(&["write-tree"]);
+    assert_eq!(packed.tree.to_string(), tree.trim());
+    assert_eq!(files(&there, &packed.worked.to_string()), files(&copy, tree.trim()));
+    let commits = there.git(&["log", "--format=%H", &packed.worked.to_string()]);
+    let expected: Vec<String> =
+        [packed.worked, packed.staged, found.head].iter().map(Oid::to_string).collect();
+    assert_eq!(commits.lines().collect::<Vec<_>>(), expected, "what is before is not there");
+    there.git(&["fsck", "--strict"]);
+    let first = copy.git(&["rev-parse", "HEAD^"]);
+    assert!(!there.git(&["cat-file", "--batch-check", "--batch-all-objects"]).contains(first.trim()));
+}
+
+#[test]
+fn nothing_of_the_configuration_goes() {
+    let (copy, scratch) = (repository(Hash::Sha1), tempfile::tempdir().unwrap());
+    copy.git(&["remote", "add", "origin", "https://user:hunter2@example.org/a"]);
+    copy.git(&["config", "credential.helper", "store --file=hunter2"]);
+    copy.git(&["config", "http.extraHeader", "Authorization: hunter2"]);
+    copy.git(&["branch", "other-hunter2"]);
+    copy.write(".git/hooks/pre-commit", b"#!/bin/sh\nhunter2\n");
+    copy.write(".env", b"hunter2");
+    copy.write(".gitignore", b"kept\n");
+    copy.write("kept", b"hunter2");
+    let (found, packed) = packed(&copy, scratch.path());
+    let there = unpacked(&found, &packed);
+    for object in there.git(&["cat-file", "--batch-check=%(objectname)", "--batch-all-objects"]).lines() {
+        let content = there.git_bytes(&["cat-file", "-p", object]);
+        assert!(!content.windows(7).any(|part| part == b"hunter2"), "{}", String::from_utf8_lossy(&content));
+    }
+}
+
+#[test]
+fn a_detached_head_a_first_commit_and_sha256_go_too() {
+    let (copy, scratch) = (repository(Hash::Sha256), tempfile::tempdir().unwrap());
+    copy.git(&["checkout", "-q", "--detach"]);
+    copy.write("file", b"changed");
+    let (found, packed) = packed(&copy, scratch.path());
+    assert_eq!((found.branch.as_deref(), found.is_cut, found.hash), (None, false, Hash::Sha256));
+    assert_eq!((found.staged, found.unstaged), (0, 1));
+    unpacked(&found, &packed).git(&["fsck", "--strict"]);
+}
+
+#[test]
+fn the_same_state_has_the_same_name() {
+    let (copy, one, other) = (changed(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let name = |scratch: &Path| packed(&copy, scratch).1.worked;
+    assert_eq!(name(one.path()), name(other.path()));
+}
+
+#[test]
+fn submodules_repositories_and_what_lfs_has_are_told() {
+    let (copy, scratch) = (repository(Hash::Sha1), tempfile::tempdir().unwrap());
+    let other = repository(Hash::Sha1);
+    let url = other.path().to_str().unwrap();
+    copy.git(&["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", url, "libs/other"]);
+    copy.write(".gitattributes", b"*.bin filter=lfs -text\n");
+    copy.write("large.bin", b"version https://git-lfs.github.com/spec/v1\n");
+    copy.commit("with a submodule");
+    let inner = Repository::at(&copy.path().join("libs/other"));
+    inner.write("file", b"moved");
+    inner.commit("moved");
+    fs::create_dir(copy.path().join("nested")).unwrap();
+    let nested = Repository::at(&copy.path().join("nested"));
+    nested.git(&["init", "-q"]);
+    nested.write("file", b"nested");
+    let (found, packed) = packed(&copy, scratch.path());
+    assert_eq!(found.submodules, [b"libs/other".to_vec()]);
+    assert_eq!((found.left_out.clone(), found.large), (vec![b"nested/".to_vec()], 1));
+    let there = unpacked(&found, &packed);
+    // A submodule's place is where it was: what it has moved to is not there.
+    let place = |of: &Repository, commit: &str| of.git(&["ls-tree", commit, "libs/other"]);
+    assert_eq!(place(&there, &packed.worked.to_string()), place(&copy, "HEAD"));
+}
+
+#[test]
+fn what_cannot_go_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("dir");
+    fs::create_dir(&dir).unwrap();
+    let refused = |dir: &Path| look(dir, &|| true).unwrap_err();
+    assert!(matches!(refused(&dir), Error::NoWorkingCopy { .. }));
+    let fresh = Repository::at(&dir);
+    fresh.git(&["init", "-q"]);
+    assert!(matches!(refused(&dir), Error::NoCommit { .. }));
+
+    let copy = repository(Hash::Sha1);
+    copy.git(&["checkout", "-q", "-b", "other"]);
+    copy.write("file", b"other");
+    copy.commit("other");
+    copy.git(&["checkout", "-q", "main"]);
+    copy.write("file", b"main");
+    copy.commit("main");
+    let mut merge = Command::new("git");
+    merge
+        .args(["-c", "user.name=a", "-c", "user.email=a@b", "merge", "-q", "other"])
+        .current_dir(copy.path());
+    assert!(!merge.output().unwrap().status.success());
+    match refused(copy.path()) {
+        Error::Unmerged { path, .. } => assert_eq!(path, "file"),
+        other => panic!("{other}"),
+    }
+    assert!(matches!(look(copy.path(), &|| false), Err(Error::CalledOff)));
+}
+
+#[test]
+fn secrets_are_known_by_their_names() {
+    for secret in
+        [".env", "a/.env.local", ".ENV", "deep/.ssh/config", "server.PEM", "id_ed25519", "x/.aws/config"]
+    {
+        assert!(is_secret(secret.as_bytes()), "{secret}");
+    }
+    for other in [".env.example", "env", "environment.rs", "id_rsa.pub", "keyboard", "pem/readme", ".envoy"] {
+        assert!(!is_secret(other.as_bytes()), "{other}");
+    }
+}
