@@ -6,6 +6,7 @@
 //!        names.new  a compacted log that is being written
 //!        files/INO  the content of a file that was written: a plain file, INO its number in 16 hexadecimal digits
 //!        new/N      a content that is being copied up
+//!        times      when files of the base were modified, if not when the thread was made: see `times`
 //! ```
 //!
 //! Contents that are written live in plain files, which whoever serves the thread hands to the kernel: bytes go there without this
@@ -43,14 +44,15 @@ mod git_index;
 mod look;
 mod names;
 mod once;
+mod times;
 
 use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -70,6 +72,7 @@ use crate::names::{Names, Origin, Untrue};
 use crate::node::{Content, Ino, Node};
 use crate::objects::Objects;
 use crate::{Error, Result};
+use times::Times;
 
 /// A log grows at least by so much before it is compacted: some 20,000 operations, which take a few milliseconds to write anew.
 pub const GROWTH_BYTES_MIN: u64 = 4 << 20;
@@ -95,6 +98,7 @@ pub struct Thread {
     objects: Arc<Objects>,
     blobs: Arc<BlobCache>,
     origin: Origin,
+    times: OnceLock<Times>,
     state: Mutex<State>,
     /// Tells files in `new` apart.
     copied: AtomicU64,
@@ -175,7 +179,9 @@ impl Thread {
         let log = opened.ok_or_else(missing)?;
         let origin = *names.origin().ok_or_else(|| damaged(&path, Untrue("it says of no revision")))?;
         clear(&directory.join(NEW))?;
-        Ok(Thread::of(directory, objects, blobs, (names, origin), log, lock))
+        let thread = Thread::of(directory, objects, blobs, (names, origin), log, lock);
+        let times = Times::open(directory)?;
+        Ok(Thread { times: times.into(), ..thread })
     }
 
     fn of(
@@ -192,7 +198,8 @@ impl Thread {
         let (condemned, buried) = (VecDeque::new(), 0);
         let state = Mutex::new(State { names, log, compact_at, made, made_durable, condemned, buried });
         let directory = directory.to_owned();
-        Thread { directory, objects, blobs, origin, state, copied: AtomicU64::new(0), _lock: lock }
+        let (times, copied) = (OnceLock::new(), AtomicU64::new(0));
+        Thread { directory, objects, blobs, origin, times, state, copied, _lock: lock }
     }
 
     /// Where it is kept.

@@ -15,6 +15,7 @@ use store::names::Origin;
 use store::node::{Ino, Time};
 use store::objects::{Objects, Revision};
 use store::thread::{DATED_BEFORE_SECONDS, New, Thread};
+use store::working_copy::WorkingCopy;
 use store::worktree::{self, Registration};
 use wire::api::machine::{Source, absolute};
 use wire::api::mount::{Create, Force};
@@ -43,6 +44,8 @@ pub(super) struct Planned {
     pub(super) row: ThreadRow,
     pub(super) objects: Arc<Objects>,
     pub(super) revision: Revision,
+    /// What it is made from, if that is there.
+    pub(super) copy: Option<WorkingCopy>,
     /// How it is to be mounted; `mount` once its directory is there.
     create: Create,
     pub(super) mount: Option<Plan>,
@@ -241,7 +244,14 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
         registration: None,
     };
     let create = Create::new(Source::Thread { name }, Some(row.dir.clone()), caller);
-    Ok(Planned { row, objects: Arc::new(objects), revision, create, mount: None })
+    let copy = match from {
+        None => WorkingCopy::discover(&within),
+        // Where it is not mounted, something else may be.
+        Some(from) => {
+            WorkingCopy::discover(from.dir.as_path()).filter(|copy| copy.root() == from.dir.as_path())
+        }
+    };
+    Ok(Planned { row, objects: Arc::new(objects), revision, copy, create, mount: None })
 }
 
 /// The branch that this is the name of, or that is checked out where it is `HEAD`.
@@ -328,6 +338,9 @@ impl Planned {
         };
         file.write_all(&registration.pointer).map_err(failed("write", tree))?;
         thread.sync(pointer.ino)?;
+        if let Some(copy) = &self.copy {
+            thread.date_from(copy, None)?;
+        }
         let index = registration.index();
         let mut file = File::create(&index).map_err(failed("make", &index))?;
         thread.write_git_index(&mut file, &index)?;

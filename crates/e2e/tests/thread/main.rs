@@ -6,6 +6,7 @@ mod land;
 mod make;
 mod many;
 mod oracle;
+mod times;
 mod undo;
 mod work;
 

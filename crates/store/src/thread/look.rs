@@ -165,7 +165,9 @@ impl Locked<'_> {
         if self.directory(owner)?.named(&entry.name).is_some() {
             return Err(Refusal::Stale.into());
         }
-        Ok(Node::of_base(&entry, &self.thread.origin))
+        let node = Node::of_base(&entry, &self.thread.origin);
+        let modified = self.thread.times.get().and_then(|times| times.of(ino)).unwrap_or(node.modified);
+        Ok(Node { modified, ..node })
     }
 
     fn is_written(&self, ino: Option<Ino>) -> bool {
