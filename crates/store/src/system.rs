@@ -12,6 +12,9 @@ mod here {
     /// There is no such attribute.
     pub(crate) const NO_ATTRIBUTE: Errno = Errno::NODATA;
 
+    /// To look at a file, or at a symlink itself, without opening it.
+    pub(crate) const TO_LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
+
     /// Opens what is below a directory, on its file system and without following symlinks: the last one only by `PATH` and `NOFOLLOW`.
     pub(crate) fn open_beneath(directory: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
         const HOW: ResolveFlags = ResolveFlags::BENEATH
@@ -92,6 +95,8 @@ mod beneath {
 
     use rustix::fs::OFlags;
 
+    pub(crate) const TO_LOOK: OFlags = OFlags::NOFOLLOW;
+
     pub(crate) fn open_beneath(
         _directory: BorrowedFd<'_>,
         _path: &[u8],
@@ -102,7 +107,7 @@ mod beneath {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) use beneath::open_beneath;
-#[cfg(target_os = "linux")]
-pub(crate) use here::open_beneath;
+pub(crate) use beneath::{TO_LOOK, open_beneath};
 pub(crate) use here::{NO_ATTRIBUTE, file_in_memory, share_blocks};
+#[cfg(target_os = "linux")]
+pub(crate) use here::{TO_LOOK, open_beneath};

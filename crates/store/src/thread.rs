@@ -36,19 +36,24 @@
 //!
 //! The log is compacted when it has grown to twice what it has to say and [`GROWTH_BYTES_MIN`] more.
 //!
+//! Something of the working copy that it was made from may be seen in it: see `in_place`.
+//!
 //! Locks: the thread's state, then the leaves of [`Objects`]. Records are written, and trees read, under the first; contents are
-//! decoded, copied and synced under none.
+//! decoded, copied and synced under none. What is seen in place is looked at under it.
 
 mod content;
 mod git_index;
+mod in_place;
 mod look;
 mod names;
 mod once;
 mod times;
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -71,6 +76,7 @@ use crate::names::change::Change;
 use crate::names::{Names, Origin, Untrue};
 use crate::node::{Content, Ino, Node};
 use crate::objects::Objects;
+use crate::working_copy::WorkingCopy;
 use crate::{Error, Result};
 use times::Times;
 
@@ -99,6 +105,8 @@ pub struct Thread {
     blobs: Arc<BlobCache>,
     origin: Origin,
     times: OnceLock<Times>,
+    /// Of which something is seen in place.
+    copy: OnceLock<WorkingCopy>,
     state: Mutex<State>,
     /// Tells files in `new` apart.
     copied: AtomicU64,
@@ -196,10 +204,12 @@ impl Thread {
         // What a predecessor has made may not be durable.
         let (made, made_durable) = (1, 0);
         let (condemned, buried) = (VecDeque::new(), 0);
+        let root = names.working_copy().map(|root| Path::new(OsStr::from_bytes(root)));
+        let copy = root.map(WorkingCopy::at).map(OnceLock::from).unwrap_or_default();
         let state = Mutex::new(State { names, log, compact_at, made, made_durable, condemned, buried });
         let directory = directory.to_owned();
         let (times, copied) = (OnceLock::new(), AtomicU64::new(0));
-        Thread { directory, objects, blobs, origin, times, state, copied, _lock: lock }
+        Thread { directory, objects, blobs, origin, times, copy, state, copied, _lock: lock }
     }
 
     /// Where it is kept.

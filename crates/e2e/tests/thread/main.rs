@@ -2,6 +2,7 @@
 
 mod crash;
 mod drop;
+mod ignored;
 mod land;
 mod make;
 mod many;
