@@ -17,6 +17,9 @@ const MADE: Time = Time { seconds: 1_700_000_000, nanoseconds: 0 };
 const NOW: Time = Time { seconds: 1_700_000_100, nanoseconds: 9 };
 const NEW: New = New { mode: 0o644, uid: 1000, gid: 100 };
 
+/// Number, mode, names, times of the last changes, content.
+type Said = (u64, u32, u64, i64, i64, Vec<u8>);
+
 struct Bench {
     repository: Repository,
     scratch: tempfile::TempDir,
@@ -146,7 +149,7 @@ impl Bench {
     }
 
     /// All that can be said of the working copy, but for what git does in it.
-    fn all_there(&self) -> BTreeMap<PathBuf, (u64, u32, u64, i64, i64, Vec<u8>)> {
+    fn all_there(&self) -> BTreeMap<PathBuf, Said> {
         let (mut all, mut left) = (BTreeMap::new(), vec![self.repository.path().to_owned()]);
         while let Some(path) = left.pop() {
             let found = path.symlink_metadata().expect("there");
@@ -526,7 +529,7 @@ fn who_may_not_read_there_may_not_read_here() {
         return;
     }
     let bench = bench();
-    fs::set_permissions(bench.there("cache/one"), fs::Permissions::from_mode(0)).expect("set");
+    fs::set_permissions(bench.there("cache/one"), fs::Permissions::from_mode(0o000)).expect("set");
     let refused = bench.thread().open_content(bench.ino("cache/one"), Access::Read);
     assert!(matches!(refused, Err(crate::Error::Refused(Refusal::Denied))));
 }
