@@ -52,6 +52,9 @@ const GRAFTS_MAX: usize = 1 << 19;
 /// Changes of one record: with the longest names and paths, below the longest record.
 const CHANGES_AT_ONCE: usize = 96;
 
+/// Directories that may lie in each other there: a change in the last one makes all of them the thread's own, in one record.
+const DEPTH_MAX: usize = 128;
+
 /// How often a file is copied that is changed meanwhile.
 const COPIES_MAX: usize = 8;
 
@@ -193,7 +196,7 @@ impl Thread {
 impl Locked<'_> {
     /// Where an ignored path is seen; `None` if it is not.
     fn graft(&mut self, path: &[u8]) -> Result<Option<Change>> {
-        if path.len() > LINK_BYTES_MAX {
+        if !is_shown(path) {
             return Ok(None);
         }
         let mut names = path.split(|byte| *byte == b'/');
@@ -228,7 +231,7 @@ impl Locked<'_> {
         if self.is_removed(directory) {
             return Ok(());
         }
-        if self.is_own(directory, name)? || path.len() > LINK_BYTES_MAX {
+        if check_name(name).is_err() || !is_shown(&path) || self.is_own(directory, name)? {
             return Ok(());
         }
         let seen = self.thread.look(&path)?;
@@ -261,15 +264,12 @@ impl Locked<'_> {
             }
         }
         let in_it = self.directory(directory)?;
-        let is_new = |(name, _): &(Name, Seen)| {
-            in_it.named(name).is_none() && above.len() + name.len() < LINK_BYTES_MAX
-        };
-        there.retain(is_new);
+        there.retain(|(name, _)| in_it.named(name).is_none());
         let fresh = there.into_iter().map(|(name, seen)| {
-            let path = [&above, &b"/"[..], &name].concat();
-            (name, path.into(), seen)
+            let path: Box<[u8]> = [&above, &b"/"[..], &name].concat().into();
+            (name, path, seen)
         });
-        let fresh = fresh.collect();
+        let fresh = fresh.filter(|(_, path, _)| is_shown(path)).collect();
         self.number(directory, fresh)
     }
 
@@ -381,6 +381,11 @@ impl Locked<'_> {
         }
         false
     }
+}
+
+/// Whether a path can be said in a record, with those of all directories above it in the same.
+fn is_shown(path: &[u8]) -> bool {
+    path.len() <= LINK_BYTES_MAX && path.iter().filter(|byte| **byte == b'/').count() < DEPTH_MAX
 }
 
 /// Whether what is there is what was numbered.

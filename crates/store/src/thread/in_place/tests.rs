@@ -427,6 +427,27 @@ fn what_leads_out_of_a_working_copy_is_not_followed() {
 }
 
 #[test]
+fn what_lies_too_deep_is_not_seen_and_all_above_it_can_be_changed() {
+    let mut bench = bench();
+    let name = "n".repeat(25);
+    let mut deep = "cache".to_owned();
+    while deep.split('/').count() < DEPTH_MAX - 1 {
+        deep = format!("{deep}/{name}");
+    }
+    bench.repository.write(&format!("{deep}/file"), b"deep");
+    bench.repository.write(&format!("{deep}/below/file"), b"too deep");
+    assert_eq!(bench.names(&deep), ["below", "file"]);
+    assert!(bench.find(&format!("{deep}/below/file")).is_none());
+    assert!(bench.names(&format!("{deep}/below")).is_empty());
+    bench.write(&format!("{deep}/file"), b"mine");
+    bench.reopen();
+    assert_eq!(bench.content(&format!("{deep}/file")), "mine");
+    for name in [&b".."[..], b".", b""] {
+        assert!(bench.thread().lookup(bench.ino("cache"), name).expect("looked up").is_none());
+    }
+}
+
+#[test]
 fn repositories_and_special_files_are_not_seen() {
     let bench = bench();
     bench.repository.git(&["init", "-q", "cache/own"]);
