@@ -14,6 +14,10 @@
 //! But where it [passes files through](files), whoever has mapped one writes it without either's knowing: attributes of a file that was
 //! written are then asked for whenever somebody wants them, until nobody [can write](lease) it any more.
 //!
+//! Of what is seen in place in a working copy ([`Thread::sees_in_place`]) anything may change without the kernel's knowing. It believes names
+//! and attributes of that for [`LIFETIME_IN_PLACE`], keeps no listing and no symlink, and asks at every open whether its pages are still
+//! true.
+//!
 //! **Numbers.** A node's number is the file's number, which stays over remounts. So no table leads from one to the other, and lookups
 //! are not counted: whether the kernel still has a file that has lost its last name, it is [asked](unnamed).
 //!
@@ -65,6 +69,9 @@ use unnamed::Departed;
 
 /// How long the kernel may believe what it is told: longer than any session, and an end for what a bug has made it believe.
 const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// And what is seen in a working copy: soon enough for who looks there, and long enough for a program that looks twice.
+const LIFETIME_IN_PLACE: Duration = Duration::from_secs(1);
 
 /// Threads that read requests: some may wait for the disk, to sync a file or to copy one, and others go on.
 pub const READERS: usize = 6;
@@ -123,15 +130,16 @@ pub enum Contents {
     Served,
 }
 
-/// The flags that the answers here rely on.
-pub fn wanted(contents: Contents) -> Wanted {
+/// The flags that the answers for a thread rely on.
+pub fn wanted(contents: Contents, thread: &Thread) -> Wanted {
     let mut flags = Wanted::TRANSPORT
         | InitFlags::DO_READDIRPLUS
-        | InitFlags::CACHE_SYMLINKS
         | InitFlags::EXPLICIT_INVAL_DATA
-        | InitFlags::HANDLE_KILLPRIV_V2
-        | InitFlags::NO_OPENDIR_SUPPORT
-        | InitFlags::NO_OPEN_SUPPORT;
+        | InitFlags::HANDLE_KILLPRIV_V2;
+    // What is seen in place is asked about when it is opened.
+    if !thread.sees_in_place() {
+        flags |= InitFlags::CACHE_SYMLINKS | InitFlags::NO_OPENDIR_SUPPORT | InitFlags::NO_OPEN_SUPPORT;
+    }
     if contents == Contents::PassedThrough && may_pass() {
         flags |= InitFlags::PASSTHROUGH;
     }

@@ -140,6 +140,12 @@ pub enum Refusal {
     /// All attributes of a file together would be more than that.
     #[error("the file's attributes are too large")]
     NoSpace,
+    /// The file is of the working copy, and cannot be read there.
+    #[error("it must not be read")]
+    Denied,
+    /// The file is of the working copy, and is changed there all the time.
+    #[error("it is being changed where it is seen")]
+    Changing,
     /// Not of this kind of file.
     #[error("not of such a file")]
     NotPermitted,
@@ -161,6 +167,8 @@ impl Refusal {
             Refusal::TooManyLinks => Errno::MLINK,
             Refusal::TooLarge => Errno::TOOBIG,
             Refusal::NoSpace => Errno::NOSPC,
+            Refusal::Denied => Errno::ACCESS,
+            Refusal::Changing => Errno::BUSY,
             Refusal::NotPermitted => Errno::PERM,
         }
     }

@@ -14,6 +14,7 @@
 //!   named otherwise: so a directory of the base is renamed without copying, and one without a tree is opaque.
 //! - [`names`]: what the upper layer says, in memory and as changes in the [`log`].
 //! - [`blobs`]: contents of the base, decoded once for all threads.
+//! - [`working_copy`]: where it was made from: of when files of the base are.
 //! - [`worktree`]: what git knows of a thread: a worktree of the repository, and a branch. Its index is
 //!   [prepared](thread::Thread::write_git_index), so that git finds nothing to read.
 //! - [`workspace`]: what of a working copy goes to another computer, and what may come back from there.
@@ -45,6 +46,7 @@ mod system;
 #[cfg(test)]
 mod testing;
 pub mod thread;
+pub mod working_copy;
 pub mod workspace;
 pub mod worktree;
 

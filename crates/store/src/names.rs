@@ -24,6 +24,7 @@
 //!   moved or removed was looked into before.
 //! - Cookies: the entry n of a tree is at n + 1, whoever has its name now; all other names are behind [`OWN_COOKIES`], in the order in
 //!   which they came.
+//! - A name under which something of the working copy was removed by the thread is a whiteout, too, and stays one until it is another file's.
 //! - Changes of whole records apply to what the records before have made, or the log is damaged; nothing is guessed.
 
 pub mod change;
@@ -68,6 +69,10 @@ pub(crate) struct Directory {
     names: BTreeMap<Name, Named>,
     /// Names that are no tree's, by cookie.
     order: BTreeMap<u64, Name>,
+    /// A directory of the working copy: its names are here, too.
+    in_place: Option<Box<[u8]>>,
+    /// Names under which something of the working copy is here, each with where that is.
+    grafts: BTreeMap<Name, Box<[u8]>>,
 }
 
 /// What a name is otherwise than in the tree.
@@ -79,6 +84,29 @@ pub(crate) struct Named {
 }
 
 impl Directory {
+    fn of(parent: Ino, tree: Option<Oid>, first: u64, count: u32) -> Directory {
+        let (names, order, grafts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Directory { parent, tree, first, count, names, order, in_place: None, grafts }
+    }
+
+    /// The directory of the working copy whose names are here, too.
+    pub(crate) fn in_place(&self) -> Option<&[u8]> {
+        self.in_place.as_deref()
+    }
+
+    pub(crate) fn grafts(&self) -> &BTreeMap<Name, Box<[u8]>> {
+        &self.grafts
+    }
+
+    /// Where in the working copy the file of this name is or would be, if it is to be seen here.
+    pub(crate) fn path_in_place(&self, name: &[u8]) -> Option<Box<[u8]>> {
+        match (self.grafts.get(name), self.in_place()) {
+            (Some(path), _) => Some(path.clone()),
+            (None, Some(above)) => Some([above, b"/", name].concat().into()),
+            (None, None) => None,
+        }
+    }
+
     pub(crate) fn named(&self, name: &[u8]) -> Option<Named> {
         self.names.get(name).copied()
     }
@@ -116,6 +144,8 @@ pub struct Names {
     blocks: BTreeMap<u64, Ino>,
     /// Requests that were carried out and may not be answered, with the file that each made or was about.
     unanswered: BTreeMap<u64, Ino>,
+    /// The root of the working copy of which something is seen.
+    working_copy: Option<Box<[u8]>>,
 }
 
 /// A record that cannot be true, and why.
@@ -156,11 +186,21 @@ impl Names {
         if let Some(origin) = self.origin {
             each(Change::Origin(origin));
         }
+        if let Some(path) = &self.working_copy {
+            each(Change::WorkingCopy { path: path.clone() });
+        }
         for (ino, node) in &self.nodes {
             each(Change::Node { ino: *ino, node: node.clone() });
         }
-        for (ino, Directory { parent, tree, first, count, names, .. }) in &self.directories {
+        for (ino, Directory { parent, tree, first, count, names, in_place, grafts, .. }) in &self.directories
+        {
             each(Change::Directory { ino: *ino, parent: *parent, tree: *tree, first: *first, count: *count });
+            if let Some(path) = in_place {
+                each(Change::InPlace { directory: *ino, path: path.clone() });
+            }
+            for (name, path) in grafts {
+                each(Change::Graft { directory: *ino, name: name.clone(), path: path.clone() });
+            }
             for (name, named) in names {
                 each(match named.ino {
                     Some(to) => {
@@ -194,10 +234,12 @@ impl Names {
             }
             Change::Gone { ino } => self.remove(ino)?,
             Change::Directory { ino, parent, tree, first, count } => {
-                self.add_directory(
-                    ino,
-                    Directory { parent, tree, first, count, names: BTreeMap::new(), order: BTreeMap::new() },
-                )?;
+                self.add_directory(ino, Directory::of(parent, tree, first, count))?;
+            }
+            Change::WorkingCopy { path } => self.working_copy = Some(path),
+            Change::InPlace { directory, path } => self.directory_mut(directory)?.in_place = Some(path),
+            Change::Graft { directory, name, path } => {
+                self.directory_mut(directory)?.grafts.insert(name, path);
             }
             Change::Parent { ino, parent } => self.directory_mut(ino)?.parent = parent,
             Change::Name { directory, name, ino, cookie } => {
@@ -298,6 +340,10 @@ impl Names {
 
     pub(crate) fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
+    }
+
+    pub(crate) fn working_copy(&self) -> Option<&[u8]> {
+        self.working_copy.as_deref()
     }
 
     pub(crate) fn next(&self) -> u64 {

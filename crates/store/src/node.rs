@@ -66,6 +66,8 @@ pub struct Attributes {
     pub modified: Time,
     pub changed: Time,
     pub is_written: bool,
+    /// Seen in the working copy: it may be otherwise, or gone, at any time.
+    pub is_in_place: bool,
 }
 
 /// A name in a directory: bytes, none of them a slash or NUL.
@@ -110,6 +112,23 @@ pub(crate) enum Content {
     Symlink(Box<[u8]>),
     /// What is neither.
     Special(Kind),
+    /// A file, directory or symlink of the working copy. What the log says of such a node is what was there when it was numbered.
+    InPlace {
+        below: Arc<InPlace>,
+        size: u64,
+    },
+}
+
+/// Where a file is seen, see [`in_place`](crate::thread).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InPlace {
+    pub(crate) kind: Kind,
+    /// The directory of the thread that it is in, under the name by which it was found.
+    pub(crate) directory: Ino,
+    /// The number that the file system below has for it.
+    pub(crate) number: u64,
+    /// From the root of the working copy.
+    pub(crate) path: Box<[u8]>,
 }
 
 impl Node {
@@ -119,23 +138,33 @@ impl Node {
             Content::Base { is_link: true, .. } | Content::Symlink(_) => Kind::Symlink,
             Content::Base { .. } | Content::Written => Kind::File,
             Content::Special(kind) => *kind,
+            Content::InPlace { below, .. } => below.kind,
         }
     }
 
     pub(crate) fn is_directory(&self) -> bool {
-        self.content == Content::Directory
+        self.kind() == Kind::Directory
+    }
+
+    /// Where it is seen, if it is not the thread's own.
+    pub(crate) fn in_place(&self) -> Option<&Arc<InPlace>> {
+        match &self.content {
+            Content::InPlace { below, .. } => Some(below),
+            _ => None,
+        }
     }
 
     /// What is known without looking at a plain file.
     pub(crate) fn attributes(&self, ino: Ino) -> Attributes {
         let size = match &self.content {
-            Content::Base { size, .. } => *size,
+            Content::Base { size, .. } | Content::InPlace { size, .. } => *size,
             Content::Symlink(target) => target.len() as u64,
             _ => 0,
         };
         let blocks = if self.kind() == Kind::File { size.div_ceil(512) } else { 0 };
         let Node { mode, uid, gid, links, device, accessed, modified, changed, .. } = *self;
         let (kind, is_written) = (self.kind(), self.content == Content::Written);
+        let is_in_place = self.in_place().is_some();
         Attributes {
             ino,
             kind,
@@ -150,6 +179,7 @@ impl Node {
             modified,
             changed,
             is_written,
+            is_in_place,
         }
     }
 }

@@ -4,12 +4,25 @@
 mod here {
     use std::fs::File;
     use std::io;
+    use std::os::fd::{BorrowedFd, OwnedFd};
 
-    use rustix::fs::{MemfdFlags, memfd_create};
-    use rustix::io::Errno;
+    use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, memfd_create, openat2};
+    use rustix::io::{Errno, retry_on_intr};
 
     /// There is no such attribute.
     pub(crate) const NO_ATTRIBUTE: Errno = Errno::NODATA;
+
+    /// To look at a file, or at a symlink itself, without opening it.
+    pub(crate) const TO_LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
+
+    /// Opens what is below a directory, on its file system and without following symlinks: the last one only by `PATH` and `NOFOLLOW`.
+    pub(crate) fn open_beneath(directory: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+        const HOW: ResolveFlags = ResolveFlags::BENEATH
+            .union(ResolveFlags::NO_SYMLINKS)
+            .union(ResolveFlags::NO_MAGICLINKS)
+            .union(ResolveFlags::NO_XDEV);
+        Ok(retry_on_intr(|| openat2(directory, path, flags | OFlags::CLOEXEC, Mode::empty(), HOW))?)
+    }
 
     /// A file in memory, which ends when it is closed.
     pub(crate) fn file_in_memory() -> io::Result<File> {
@@ -74,4 +87,27 @@ mod here {
     }
 }
 
+/// Other systems have no way to do that at once.
+#[cfg(not(target_os = "linux"))]
+mod beneath {
+    use std::io;
+    use std::os::fd::{BorrowedFd, OwnedFd};
+
+    use rustix::fs::OFlags;
+
+    pub(crate) const TO_LOOK: OFlags = OFlags::NOFOLLOW;
+
+    pub(crate) fn open_beneath(
+        _directory: BorrowedFd<'_>,
+        _path: &[u8],
+        _flags: OFlags,
+    ) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) use beneath::{TO_LOOK, open_beneath};
 pub(crate) use here::{NO_ATTRIBUTE, file_in_memory, share_blocks};
+#[cfg(target_os = "linux")]
+pub(crate) use here::{TO_LOOK, open_beneath};

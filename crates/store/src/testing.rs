@@ -49,6 +49,16 @@ impl Repository {
         std::fs::write(path, content).expect("written");
     }
 
+    /// Dates all files of the index, and the symlinks.
+    pub(crate) fn date_all(&self, when: &str) {
+        for path in self.git(&["ls-files"]).lines() {
+            let mut touch = Command::new("touch");
+            let touched =
+                touch.args(["--no-dereference", "--date", when, "--", path]).current_dir(&self.path).status();
+            assert!(touched.expect("touch runs").success(), "{path}");
+        }
+    }
+
     pub(crate) fn commit(&self, message: &str) {
         self.git(&["add", "-A"]);
         self.git(&["commit", "-qm", message]);

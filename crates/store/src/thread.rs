@@ -6,6 +6,7 @@
 //!        names.new  a compacted log that is being written
 //!        files/INO  the content of a file that was written: a plain file, INO its number in 16 hexadecimal digits
 //!        new/N      a content that is being copied up
+//!        times      when files of the base were modified, if not when the thread was made: see `times`
 //! ```
 //!
 //! Contents that are written live in plain files, which whoever serves the thread hands to the kernel: bytes go there without this
@@ -35,23 +36,30 @@
 //!
 //! The log is compacted when it has grown to twice what it has to say and [`GROWTH_BYTES_MIN`] more.
 //!
-//! Locks: the thread's state, then the leaves of [`Objects`]. What was [read last](small) has one that is held for no other. Records are written, and trees read, under the first; contents are
-//! decoded, copied and synced under none.
+//! Something of the working copy that it was made from may be seen in it: see `in_place`.
+//!
+//! Locks: the thread's state, then the leaves of [`Objects`]. Records are written, and trees read, under the first; contents are
+//! decoded, copied and synced under none. What is seen in place is looked at under it. What was [read last](small) has a lock that is
+//! held for no other.
 
 mod content;
 mod git_index;
+mod in_place;
 mod look;
 mod names;
 mod once;
 mod small;
+mod times;
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -71,8 +79,10 @@ use crate::names::change::Change;
 use crate::names::{Names, Origin, Untrue};
 use crate::node::{Content, Ino, Node};
 use crate::objects::Objects;
+use crate::working_copy::WorkingCopy;
 use crate::{Error, Result};
 use small::Recent;
+use times::Times;
 
 /// A log grows at least by so much before it is compacted: some 20,000 operations, which take a few milliseconds to write anew.
 pub const GROWTH_BYTES_MIN: u64 = 4 << 20;
@@ -98,6 +108,9 @@ pub struct Thread {
     objects: Arc<Objects>,
     blobs: Arc<BlobCache>,
     origin: Origin,
+    times: OnceLock<Times>,
+    /// Of which something is seen in place.
+    copy: OnceLock<WorkingCopy>,
     state: Mutex<State>,
     /// Tells files in `new` apart.
     copied: AtomicU64,
@@ -179,7 +192,9 @@ impl Thread {
         let log = opened.ok_or_else(missing)?;
         let origin = *names.origin().ok_or_else(|| damaged(&path, Untrue("it says of no revision")))?;
         clear(&directory.join(NEW))?;
-        Ok(Thread::of(directory, objects, blobs, (names, origin), log, lock))
+        let thread = Thread::of(directory, objects, blobs, (names, origin), log, lock);
+        let times = Times::open(directory)?;
+        Ok(Thread { times: times.into(), ..thread })
     }
 
     fn of(
@@ -194,18 +209,12 @@ impl Thread {
         // What a predecessor has made may not be durable.
         let (made, made_durable) = (1, 0);
         let (condemned, buried) = (VecDeque::new(), 0);
+        let root = names.working_copy().map(|root| Path::new(OsStr::from_bytes(root)));
+        let copy = root.map(WorkingCopy::at).map(OnceLock::from).unwrap_or_default();
         let state = Mutex::new(State { names, log, compact_at, made, made_durable, condemned, buried });
         let directory = directory.to_owned();
-        Thread {
-            directory,
-            objects,
-            blobs,
-            origin,
-            state,
-            copied: AtomicU64::new(0),
-            recent: Mutex::default(),
-            _lock: lock,
-        }
+        let (times, copied, recent) = (OnceLock::new(), AtomicU64::new(0), Mutex::default());
+        Thread { directory, objects, blobs, origin, times, copy, state, copied, recent, _lock: lock }
     }
 
     /// Where it is kept.

@@ -12,8 +12,8 @@ use wire::api::ErrorKind;
 use wire::api::machine::Source;
 use wire::api::mount::{Create, Force};
 use wire::api::thread::{
-    Capture, Change, ChangeKind, Changes, Collect, Diff, Drop, Land, LandMode, Landed, List, Log, New,
-    OperationKind, Status, Switch, Threads, Undo, Undone,
+    Capture, Change, ChangeKind, Changes, Collect, Diff, Drop, Ignored, Land, LandMode, Landed, List, Log,
+    New, OperationKind, Status, Switch, Threads, Undo, Undone,
 };
 use wire::bytestring::ByteString;
 
@@ -35,6 +35,7 @@ const SHORT_COMMIT_LENGTH: usize = 12;
 Examples:
   stead thread new fix                 # of the repository here, at ../REPO-fix
   stead thread new try --from thread:fix
+  stead thread new build --with-ignored   # with .env, node_modules, target
   stead thread status fix
   stead thread land fix -m 'Mend the parser'
   stead thread drop fix")]
@@ -181,13 +182,18 @@ struct NewArgs {
     /// Where to show it: an empty directory, or a new name in a directory that exists [default: REPO-NAME, beside the repository]
     #[arg(long, value_name = "DIR", add = ArgValueCompleter::new(PathCompleter::dir()))]
     at: Option<OsString>,
+    /// See in it what is ignored in the working copy here, or in the thread that it begins from: `.env`, `node_modules`, `target`. It is
+    /// not copied until it is changed in the thread, and the working copy's own is never changed
+    #[arg(long)]
+    with_ignored: bool,
 }
 
 impl NewArgs {
     fn request(self, context: &Context) -> New {
-        let NewArgs { name, repo, from, at } = self;
+        let NewArgs { name, repo, from, at, with_ignored } = self;
+        let with_ignored = if with_ignored { Ignored::Seen } else { Ignored::Absent };
         let (repo, at) = (repo.map(ByteString::from), at.map(ByteString::from));
-        New { name, repo, from, at, caller: context.caller() }
+        New { name, repo, from, at, with_ignored, caller: context.caller() }
     }
 }
 

@@ -15,9 +15,11 @@ use store::names::Origin;
 use store::node::{Ino, Time};
 use store::objects::{Objects, Revision};
 use store::thread::{DATED_BEFORE_SECONDS, New, Thread};
+use store::working_copy::WorkingCopy;
 use store::worktree::{self, Registration};
 use wire::api::machine::{Source, absolute};
 use wire::api::mount::{Create, Force};
+use wire::api::thread::Ignored;
 use wire::api::{ErrorKind, ErrorObject, status, thread};
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
@@ -43,6 +45,10 @@ pub(super) struct Planned {
     pub(super) row: ThreadRow,
     pub(super) objects: Arc<Objects>,
     pub(super) revision: Revision,
+    /// What it is made from, if that is there.
+    pub(super) copy: Option<WorkingCopy>,
+    /// Whether what is ignored there is seen in it.
+    sees_ignored: bool,
     /// How it is to be mounted; `mount` once its directory is there.
     create: Create,
     pub(super) mount: Option<Plan>,
@@ -178,7 +184,7 @@ impl ThreadContext {
 
 /// Finds out what a thread is to be. Makes nothing. Blocks.
 pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Planned, ErrorObject> {
-    let thread::New { name, repo, from: revision, at, caller } = new;
+    let thread::New { name, repo, from: revision, at, with_ignored, caller } = new;
     if !caller.cwd.as_bytes().starts_with(b"/") {
         return Err(ErrorObject::new(ErrorKind::Usage, "the caller's directory is not an absolute path"));
     }
@@ -257,7 +263,24 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
         registration: None,
     };
     let create = Create::new(Source::Thread { name }, Some(row.dir.clone()), caller);
-    Ok(Planned { row, objects: Arc::new(objects), revision, create, mount: None })
+    let copy = match from {
+        None => WorkingCopy::discover(&within),
+        // Where it is not mounted, something else may be.
+        Some(from) => {
+            WorkingCopy::discover(from.dir.as_path()).filter(|copy| copy.root() == from.dir.as_path())
+        }
+    };
+    let sees_ignored = with_ignored == Ignored::Seen;
+    if sees_ignored && copy.is_none() {
+        let message = match from {
+            Some(from) => {
+                format!("the thread `{}` is not mounted, so that nothing ignored is there", from.name)
+            }
+            None => format!("`{}` is in no working copy, so that nothing ignored is there", within.display()),
+        };
+        return Err(ErrorObject::new(ErrorKind::Conflict, message));
+    }
+    Ok(Planned { row, objects: Arc::new(objects), revision, copy, sees_ignored, create, mount: None })
 }
 
 /// The branch that this is the name of, or that is checked out where it is `HEAD`.
@@ -332,8 +355,9 @@ impl Planned {
         let blobs = Arc::new(BlobCache::open(paths.blobs_dir(), BLOBS_BYTES_MAX)?);
         let (uid, gid) = (self.create.caller.uid, self.create.caller.gid);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let made = Time { seconds: now.saturating_sub(DATED_BEFORE_SECONDS), nanoseconds: 0 };
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let begun = Time { seconds, nanoseconds: now.subsec_nanos() };
+        let made = Time { seconds: seconds.saturating_sub(DATED_BEFORE_SECONDS), nanoseconds: 0 };
         let origin = Origin { revision: self.revision, uid, gid, made };
         let thread = Thread::begin(tree, self.objects.clone(), blobs, origin)?;
         let new = New { mode: 0o644, uid, gid };
@@ -344,6 +368,13 @@ impl Planned {
         };
         file.write_all(&registration.pointer).map_err(failed("write", tree))?;
         thread.sync(pointer.ino)?;
+        if let Some(copy) = &self.copy {
+            if self.sees_ignored {
+                thread.see_ignored(copy)?;
+            }
+            // What was built of something else than the revision must be older than that.
+            thread.date_from(copy, self.sees_ignored.then_some(begun))?;
+        }
         let index = registration.index();
         let mut file = File::create(&index).map_err(failed("make", &index))?;
         thread.write_git_index(&mut file, &index).map(drop)

@@ -105,7 +105,8 @@ impl Bench {
 
 fn fix(bench: &Bench) -> thread::New {
     let caller = Caller { cwd: ByteString::from(bench.app().join("src").as_path()), ..Caller::default() };
-    thread::New { name: "fix".to_owned(), repo: None, from: None, at: None, caller }
+    let with_ignored = thread::Ignored::Absent;
+    thread::New { name: "fix".to_owned(), repo: None, from: None, at: None, with_ignored, caller }
 }
 
 fn refused(planned: Result<Planned, ErrorObject>) -> (ErrorKind, String) {

@@ -2,10 +2,12 @@
 
 mod crash;
 mod drop;
+mod ignored;
 mod land;
 mod make;
 mod many;
 mod oracle;
+mod times;
 mod undo;
 mod work;
 

@@ -20,6 +20,8 @@
 //! - **What was written is passed through**, but for files with set-id bits: of a write that it is not asked for this process cannot
 //!   take them away. Neither is the bit's being set later seen by who has the file open.
 //! - **Pages are kept for the base alone.** What was passed through has left older ones behind.
+//! - **Pages of what is seen in place are kept** from one open to the next if the file has the times and size that it had. Where that may
+//!   be, pages of what was written are not: they may be from before it was copied up.
 //! - **Attributes of what may be written are believed for no time** where files are passed through: of what is written through a mapping
 //!   neither the kernel's inode nor this process learns, also after the last handle was closed. When nobody has the file open or mapped to
 //!   write they are [believed](Files::is_settled) as those of the base are. What the kernel believes it is told to doubt when an open begins
@@ -45,12 +47,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use store::Result;
-use store::node::Ino;
+use store::node::{Ino, Time};
 use store::thread::{Access, Thread};
 
 use super::SET_ID;
 use super::handles::{Handle, Handles, Slot};
 use super::lease;
+use super::translate::now;
 use crate::fuse::abi::{InitFlags, fopen};
 use crate::fuse::device::{BackingId, Device, DeviceError};
 use crate::fuse::negotiation::Negotiated;
@@ -60,6 +63,13 @@ use crate::fuse::reply::Opened;
 /// Contents that are kept open, of files that are not passed through. With one more all are closed, and opened again as they are
 /// needed: a system call for each.
 const CONTENTS_MAX: usize = 1024;
+
+/// Files that are seen in place and were opened, of which it is known what they were. With one more all are forgotten, and their pages are
+/// read again.
+const STAMPS_MAX: usize = 64 << 10;
+
+/// Longer than the tick of any clock that files are dated by.
+const TICK_SECONDS: i64 = 2;
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +87,12 @@ pub(super) struct Files {
     /// And it takes the files of this file system for it.
     takes: AtomicBool,
     state: Mutex<State>,
+    /// What files that are seen in place were when they were opened last.
+    stamps: Mutex<HashMap<Ino, Stamp>>,
 }
+
+/// Size and times of the last changes.
+type Stamp = (u64, Time, Time);
 
 #[derive(Debug)]
 struct State {
@@ -144,7 +159,8 @@ impl Files {
             true => Some(Notifier::start(device.clone(), negotiated.can_start_epoch())?),
             false => None,
         };
-        Ok(Files { thread, device, notifier, takes: AtomicBool::new(true), state })
+        let stamps = Mutex::default();
+        Ok(Files { thread, device, notifier, takes: AtomicBool::new(true), state, stamps })
     }
 
     /// Tells the kernel what a predecessor may have died before telling it. Not for a thread that answers requests.
@@ -223,8 +239,13 @@ impl Files {
     /// What is in a file, to be read.
     pub(super) fn readable(&self, ino: Ino) -> Result<Arc<File>> {
         let known = self.state.lock().open.get(&ino).and_then(|open| open.content.clone());
-        if let Some(Content::Base(file) | Content::Written(file)) = known {
-            return Ok(file);
+        match known {
+            Some(Content::Written(file)) => return Ok(file),
+            // Names of a file that is seen in place are changed elsewhere, and it is copied up for that.
+            Some(Content::Base(file)) if !self.thread.sees_in_place() || !self.thread.is_written(ino)? => {
+                return Ok(file);
+            }
+            _ => {}
         }
         if self.thread.is_written(ino)? {
             return self.written(ino);
@@ -328,9 +349,31 @@ impl Files {
     }
 
     fn opened(&self, number: u64, ino: Ino, backing: Option<BackingId>) -> Result<Opened> {
-        let keeps = self.notifier.is_none() || (backing.is_none() && !self.thread.is_written(ino)?);
+        let keeps = match self.thread.sees_in_place() {
+            true => backing.is_none() && !self.thread.is_written(ino)? && self.is_as_it_was(ino)?,
+            false => self.notifier.is_none() || (backing.is_none() && !self.thread.is_written(ino)?),
+        };
         let keep = if keeps { fopen::KEEP_CACHE } else { 0 };
         Ok(Opened { handle: number, flags: fopen::NOFLUSH | keep, backing })
+    }
+
+    /// Whether a file that is not written is what it was when it was opened last.
+    fn is_as_it_was(&self, ino: Ino) -> Result<bool> {
+        let found = self.thread.attributes(ino)?;
+        if !found.is_in_place {
+            return Ok(true);
+        }
+        let stamp = (found.size, found.modified, found.changed);
+        let mut stamps = self.stamps.lock();
+        if is_recent(found.changed) {
+            // It may be changed again, and be dated the same.
+            stamps.remove(&ino);
+            return Ok(false);
+        }
+        if stamps.len() >= STAMPS_MAX {
+            stamps.clear();
+        }
+        Ok(stamps.insert(ino, stamp) == Some(stamp))
     }
 
     /// Has the kernel doubt what it was told when the file was the base's. Where that cannot be said nothing is passed through: of what
@@ -404,6 +447,11 @@ impl State {
             self.open.remove(&ino);
         }
     }
+}
+
+fn is_recent(changed: Time) -> bool {
+    let now = now();
+    changed <= now && now.seconds - changed.seconds < TICK_SECONDS
 }
 
 /// A file is not opened.

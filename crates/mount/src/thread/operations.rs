@@ -11,7 +11,7 @@ use store::thread::{AttributeChanges, Hand, New, Remains, Removed, Thread};
 
 use super::files::{Failed, For};
 use super::translate::{attr, entry, file_type, ino, now, rename_mode, set_time, special, xattr_mode};
-use super::{LIFETIME, SET_ID, Serving};
+use super::{LIFETIME, LIFETIME_IN_PLACE, SET_ID, Serving};
 use crate::fuse::abi::{self, InitFlags, fopen};
 use crate::fuse::reply::{
     Delivery, Entry, Listing, ListingPlus, Name, Opened, Placed, ReplyError, Responder,
@@ -39,7 +39,8 @@ const SYSTEM: &[u8] = b"system.";
 /// What an operation comes to.
 enum Answer {
     Done,
-    Absent,
+    /// For so long.
+    Absent(Duration),
     Entry(Attributes),
     Attributes(Attributes),
     Opened(Opened),
@@ -159,14 +160,16 @@ impl Serving {
                 self.told(self.thread.sync_names()).map(|()| Answer::Done)
             }
             // The kernel does without from now on, and takes what it is told for as true as what it is told of a file.
-            Operation::Opendir { .. } if self.negotiated.has(InitFlags::NO_OPENDIR_SUPPORT) => {
+            Operation::Opendir { .. }
+                if self.negotiated.has(InitFlags::NO_OPENDIR_SUPPORT) && !self.thread.sees_in_place() =>
+            {
                 Err(Errno::NOSYS)
             }
-            Operation::Opendir { .. } => Ok(Answer::Opened(Opened {
-                handle: 0,
-                flags: fopen::CACHE_DIR | fopen::KEEP_CACHE,
-                backing: None,
-            })),
+            Operation::Opendir { .. } => {
+                let keeps = !self.thread.is_directory_in_place(at);
+                let flags = if keeps { fopen::CACHE_DIR | fopen::KEEP_CACHE } else { 0 };
+                Ok(Answer::Opened(Opened { handle: 0, flags, backing: None }))
+            }
             Operation::Releasedir(_) | Operation::Destroy => Ok(Answer::Done),
             Operation::Readdir(read) => self.list(at, &read),
             Operation::Readdirplus(read) => self.list_plus(at, &read),
@@ -234,7 +237,7 @@ impl Serving {
     fn send(&self, responder: Responder, answer: Answer, outgoing: &[u8]) -> Result<Delivery, ReplyError> {
         match answer {
             Answer::Done => responder.done(),
-            Answer::Absent => responder.entry(&Entry::negative(LIFETIME)),
+            Answer::Absent(lifetime) => responder.entry(&Entry::negative(lifetime)),
             Answer::Entry(attributes) => responder.entry(&self.entry(&attributes)),
             Answer::Attributes(attributes) => {
                 let (attributes, lifetime) = self.believed(attributes);
@@ -265,6 +268,9 @@ impl Serving {
     /// How long the kernel may believe attributes, and these: those of a file that is found to be [settled](super::files) are looked at
     /// anew, since they may be from before.
     fn believed(&self, found: Attributes) -> (Attributes, Duration) {
+        if found.is_in_place {
+            return (found, LIFETIME_IN_PLACE);
+        }
         if !self.passes() || !found.is_written {
             return (found, LIFETIME);
         }
@@ -333,7 +339,11 @@ impl Serving {
             return Err(Errno::NAMETOOLONG);
         }
         let found = self.told(self.thread.lookup(directory, name))?;
-        Ok(found.map_or(Answer::Absent, Answer::Entry))
+        let lifetime = match found {
+            None if self.thread.may_appear(directory, name) => LIFETIME_IN_PLACE,
+            _ => LIFETIME,
+        };
+        Ok(found.map_or(Answer::Absent(lifetime), Answer::Entry))
     }
 
     /// A file that a caller makes: its group is the directory's where that hands it on.
@@ -393,7 +403,8 @@ impl Serving {
 
     fn open(&self, header: &Header, at: Ino, flags: u32) -> Result<Answer, Errno> {
         // The kernel does without from now on: each file is read and written through its pages, and nothing depends on an open.
-        if !self.passes() && self.negotiated.has(InitFlags::NO_OPEN_SUPPORT) {
+        let is_asked = self.passes() || self.thread.sees_in_place();
+        if !is_asked && self.negotiated.has(InitFlags::NO_OPEN_SUPPORT) {
             return Err(Errno::NOSYS);
         }
         let purpose = match flags.cast_signed() & libc::O_ACCMODE {

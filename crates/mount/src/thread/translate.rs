@@ -5,7 +5,7 @@ use std::time::Duration;
 use store::node::{Attributes, Ino, Kind, Time};
 use store::thread::{RenameMode, XattrMode};
 
-use super::LIFETIME;
+use super::{LIFETIME, LIFETIME_IN_PLACE};
 use crate::fuse::abi;
 use crate::fuse::reply::Entry;
 use crate::fuse::request::{SetTime, Timestamp};
@@ -66,7 +66,7 @@ pub(super) fn entry(of: &Attributes, lifetime: Duration) -> Entry {
         node: of.ino.0,
         // A number is never of two files.
         generation: 0,
-        entry_lifetime: LIFETIME,
+        entry_lifetime: if of.is_in_place { LIFETIME_IN_PLACE } else { LIFETIME },
         attr_lifetime: lifetime,
         attr: attr(of),
     }

@@ -98,7 +98,7 @@ struct ShownThread {
 
 impl Show for ShownThread {
     fn wanted(&self) -> Wanted {
-        thread::wanted(self.contents)
+        thread::wanted(self.contents, &self.thread)
     }
 
     fn readers(&self) -> usize {

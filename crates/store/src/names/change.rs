@@ -11,6 +11,7 @@
 //!                   2 a file of the base   3 a symlink of the base: size, 8; an oid
 //!                   4 a symlink: length, 2; what it holds
 //!                   5 a fifo   6 a socket   7 a character device   8 a block device
+//!                   9 a file, 10 a directory, 11 a symlink of the working copy: size, directory, number there: 8 each; a path
 //!  4  gone        number: 8
 //!  5  directory   number, parent, first number of its block: 8 each. count: 4. an oid, of its tree, or a byte of zero
 //!  6  parent      number, parent: 8 each
@@ -21,16 +22,23 @@
 //! 11  no xattr    number: 8. a name
 //! 12  carried out request, file, request that is answered, or 0: 8 each
 //! 13  answered    nothing: all requests are
+//! 14  working copy  a path: where its root is
+//! 15  in place    directory: 8. a path of the working copy: its names are in the directory, too
+//! 16  graft       directory: 8. a name. a path of the working copy: what is there is in the directory under this name
 //!
 //! oid    length, 1: 20 or 32. so many bytes
 //! time   seconds since 1970: 8. nanoseconds: 4
 //! name   length, 2: 1 to 255. so many bytes
+//! path   length, 2: 1 to 4095. so many bytes
 //! ```
+
+use std::sync::Arc;
 
 use super::{Origin, Untrue};
 use crate::Oid;
 use crate::node::{
-    Content, Ino, Kind, LINK_BYTES_MAX, NAME_BYTES_MAX, Name, Node, Time, XATTR_BYTES_MAX, check_name,
+    Content, InPlace, Ino, Kind, LINK_BYTES_MAX, NAME_BYTES_MAX, Name, Node, Time, XATTR_BYTES_MAX,
+    check_name,
 };
 use crate::objects::Revision;
 
@@ -50,6 +58,9 @@ pub(crate) enum Change {
     NoXattr { ino: Ino, name: Box<[u8]> },
     CarriedOut { request: u64, ino: Ino, answered: u64 },
     AllAnswered,
+    WorkingCopy { path: Box<[u8]> },
+    InPlace { directory: Ino, path: Box<[u8]> },
+    Graft { directory: Ino, name: Name, path: Box<[u8]> },
 }
 
 mod tag {
@@ -66,6 +77,9 @@ mod tag {
     pub(super) const NO_XATTR: u8 = 11;
     pub(super) const CARRIED_OUT: u8 = 12;
     pub(super) const ALL_ANSWERED: u8 = 13;
+    pub(super) const WORKING_COPY: u8 = 14;
+    pub(super) const IN_PLACE: u8 = 15;
+    pub(super) const GRAFT: u8 = 16;
 }
 
 mod content {
@@ -78,6 +92,9 @@ mod content {
     pub(super) const SOCKET: u8 = 6;
     pub(super) const CHAR_DEVICE: u8 = 7;
     pub(super) const BLOCK_DEVICE: u8 = 8;
+    pub(super) const FILE_IN_PLACE: u8 = 9;
+    pub(super) const DIRECTORY_IN_PLACE: u8 = 10;
+    pub(super) const LINK_IN_PLACE: u8 = 11;
 }
 
 impl Change {
@@ -133,6 +150,19 @@ impl Change {
                 put_numbers(to, tag::CARRIED_OUT, &[*request, ino.0, *answered]);
             }
             Change::AllAnswered => to.push(tag::ALL_ANSWERED),
+            Change::WorkingCopy { path } => {
+                to.push(tag::WORKING_COPY);
+                put_short(to, path);
+            }
+            Change::InPlace { directory, path } => {
+                put_numbers(to, tag::IN_PLACE, &[directory.0]);
+                put_short(to, path);
+            }
+            Change::Graft { directory, name, path } => {
+                put_numbers(to, tag::GRAFT, &[directory.0]);
+                put_name(to, name);
+                put_short(to, path);
+            }
         }
     }
 }
@@ -166,6 +196,15 @@ fn put_node(to: &mut Vec<u8>, node: &Node) {
             Kind::BlockDevice => content::BLOCK_DEVICE,
             _ => content::FIFO,
         }),
+        Content::InPlace { below, size } => {
+            let tag = match below.kind {
+                Kind::Directory => content::DIRECTORY_IN_PLACE,
+                Kind::Symlink => content::LINK_IN_PLACE,
+                _ => content::FILE_IN_PLACE,
+            };
+            put_numbers(to, tag, &[*size, below.directory.0, below.number]);
+            put_short(to, &below.path);
+        }
     }
 }
 
@@ -233,6 +272,9 @@ impl<'a> Reader<'a> {
                 Change::CarriedOut { request: self.number()?, ino: self.ino()?, answered: self.number()? }
             }
             tag::ALL_ANSWERED => Change::AllAnswered,
+            tag::WORKING_COPY => Change::WorkingCopy { path: self.path()? },
+            tag::IN_PLACE => Change::InPlace { directory: self.ino()?, path: self.path()? },
+            tag::GRAFT => Change::Graft { directory: self.ino()?, name: self.name()?, path: self.path()? },
             _ => return Err(Untrue("a change that this release does not know")),
         })
     }
@@ -254,9 +296,22 @@ impl<'a> Reader<'a> {
             content::SOCKET => Content::Special(Kind::Socket),
             content::CHAR_DEVICE => Content::Special(Kind::CharDevice),
             content::BLOCK_DEVICE => Content::Special(Kind::BlockDevice),
+            content::FILE_IN_PLACE => self.in_place(Kind::File)?,
+            content::DIRECTORY_IN_PLACE => self.in_place(Kind::Directory)?,
+            content::LINK_IN_PLACE => self.in_place(Kind::Symlink)?,
             _ => return Err(Untrue("a content that this release does not know")),
         };
         Ok(Node { content, mode, uid, gid, links, device, accessed, modified, changed })
+    }
+
+    fn in_place(&mut self, kind: Kind) -> Result<Content, Untrue> {
+        let (size, directory, number) = (self.number()?, self.ino()?, self.number()?);
+        let below = InPlace { kind, directory, number, path: self.path()? };
+        Ok(Content::InPlace { below: Arc::new(below), size })
+    }
+
+    fn path(&mut self) -> Result<Box<[u8]>, Untrue> {
+        Ok(self.short_bytes(LINK_BYTES_MAX)?.into())
     }
 
     fn name(&mut self) -> Result<Name, Untrue> {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Hash;
-use crate::node::{Content, Kind, Time};
+use crate::node::{Content, InPlace, Kind, Time};
 
 fn oid() -> impl Strategy<Value = Oid> {
     prop_oneof![any::<[u8; 20]>().prop_map(Oid::Sha1), any::<[u8; 32]>().prop_map(Oid::Sha256)]
@@ -27,7 +27,20 @@ fn content() -> impl Strategy<Value = Content> {
         base.prop_map(|(is_link, oid, size)| Content::Base { is_link, oid, size }),
         prop::collection::vec(1..=255u8, 1..100).prop_map(|target| Content::Symlink(target.into())),
         special.prop_map(Content::Special),
+        in_place(),
     ]
+}
+
+fn in_place() -> impl Strategy<Value = Content> {
+    let kind = prop::sample::select(vec![Kind::File, Kind::Directory, Kind::Symlink]);
+    (kind, any::<[u64; 3]>(), path()).prop_map(|(kind, [directory, number, size], path)| {
+        let below = InPlace { kind, directory: Ino(directory), number, path };
+        Content::InPlace { below: below.into(), size }
+    })
+}
+
+fn path() -> impl Strategy<Value = Box<[u8]>> {
+    prop::collection::vec(1..=255u8, 1..100).prop_map(Into::into)
 }
 
 fn node() -> impl Strategy<Value = Node> {
@@ -79,6 +92,9 @@ fn change() -> impl Strategy<Value = Change> {
             answered
         }),
         Just(Change::AllAnswered),
+        path().prop_map(|path| Change::WorkingCopy { path }),
+        (ino(), path()).prop_map(|(directory, path)| Change::InPlace { directory, path }),
+        (ino(), name(), path()).prop_map(|(directory, name, path)| Change::Graft { directory, name, path }),
     ]
 }
 
@@ -92,7 +108,7 @@ proptest! {
     }
 
     #[test]
-    fn a_record_that_is_cut_or_goes_on_is_no_record(changes in prop::collection::vec(change(), 1..4), more in 14..=255u8) {
+    fn a_record_that_is_cut_or_goes_on_is_no_record(changes in prop::collection::vec(change(), 1..4), more in 17..=255u8) {
         let mut record = Vec::new();
         let ends: Vec<_> = changes.iter().map(|change| { change.encode(&mut record); record.len() }).collect();
         for cut in 1..record.len() {

@@ -1,7 +1,7 @@
 //! What is in files, and attributes that are set.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use crate::error::fails;
 use crate::log::sync_directory;
 use crate::names::bytes_of;
 use crate::names::change::Change;
-use crate::node::{Attributes, Content, Ino, NAME_BYTES_MAX, Node, Time, XATTR_BYTES_MAX};
+use crate::node::{Attributes, Content, Ino, Kind, NAME_BYTES_MAX, Node, Time, XATTR_BYTES_MAX};
 use crate::{Oid, Refusal, Result};
 
 /// How a file is opened.
@@ -49,15 +49,8 @@ pub enum XattrMode {
     Replace,
 }
 
-/// A content of the base that is to be copied up.
-struct Below {
-    oid: Oid,
-    size: u64,
-    /// How many of its bytes are wanted.
-    kept: u64,
-    accessed: Time,
-    modified: Time,
-}
+/// As many bytes as there are.
+pub(super) const ALL: u64 = u64::MAX;
 
 impl Thread {
     /// A regular file's content. One that is open to be read while it is copied up goes on showing what it was: whoever serves the
@@ -70,11 +63,15 @@ impl Thread {
                 (Content::Base { is_link: false, oid, size }, Access::Read) => {
                     return self.open_below(oid, *size);
                 }
-                (Content::Base { is_link: false, size, .. }, _) => {
-                    let kept = if access == Access::Write { *size } else { 0 };
-                    self.copy_up(ino, kept)?;
+                (Content::InPlace { below, .. }, Access::Read) if below.kind == Kind::File => {
+                    return Ok(self.open_in_place(below)?.0);
                 }
-                (Content::Directory, _) => return Err(Refusal::IsDirectory.into()),
+                (Content::Base { is_link: false, .. } | Content::InPlace { .. }, _)
+                    if node.kind() == Kind::File =>
+                {
+                    self.copy_up(ino, if access == Access::Write { ALL } else { 0 })?;
+                }
+                _ if node.is_directory() => return Err(Refusal::IsDirectory.into()),
                 _ => return Err(Refusal::Invalid.into()),
             }
         }
@@ -82,7 +79,12 @@ impl Thread {
 
     /// Whether a file's content is a plain file of the thread, and not the base's.
     pub fn is_written(&self, ino: Ino) -> Result<bool> {
-        Ok(self.locked().node(ino)?.content == Content::Written)
+        let locked = self.locked();
+        // What is in place need not be looked at.
+        if let Some(node) = locked.state.names.node(ino) {
+            return Ok(node.content == Content::Written);
+        }
+        Ok(locked.node(ino)?.content == Content::Written)
     }
 
     /// The permission bits of a file.
@@ -113,14 +115,16 @@ impl Thread {
         self.blobs.get(oid, size, SystemTime::now(), |to, path| self.objects.write_blob(oid, size, to, path))
     }
 
-    /// Makes a file of the base one that is written, with the first `kept` bytes of its content. Nothing is done if somebody was
-    /// faster.
-    fn copy_up(&self, ino: Ino, kept: u64) -> Result<()> {
+    /// Makes a file of the base, or one that is seen in place, one that is written, with the first `kept` bytes of its content. Nothing is
+    /// done if somebody was faster.
+    pub(super) fn copy_up(&self, ino: Ino, kept: u64) -> Result<()> {
         let node = self.locked().node(ino)?;
-        let Content::Base { is_link: false, oid, size } = node.content else { return Ok(()) };
-        let below = Below { oid, size, kept, accessed: node.accessed, modified: node.modified };
+        let is_below = matches!(node.content, Content::Base { is_link: false, .. } | Content::InPlace { .. });
+        if !is_below || node.kind() != Kind::File {
+            return Ok(());
+        }
         let fresh = self.directory.join(NEW).join(self.copied.fetch_add(1, Ordering::Relaxed).to_string());
-        let put = self.copy(&below, &fresh).and_then(|()| self.put_in_place(ino, kept, &fresh));
+        let put = self.copy(&node, kept, &fresh).and_then(|()| self.put_in_place(ino, kept, &fresh));
         // It is in place, was not needed, or has failed.
         match std::fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -131,18 +135,25 @@ impl Thread {
         put
     }
 
-    fn copy(&self, below: &Below, fresh: &Path) -> Result<()> {
+    fn copy(&self, node: &Node, kept: u64, fresh: &Path) -> Result<()> {
         let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(fresh);
         let mut to = made.map_err(fails("make", fresh))?;
-        if below.kept == 0 {
+        if kept == 0 {
             return Ok(());
         }
-        let from = self.open_below(&below.oid, below.size)?;
-        let is_cloned = below.kept == below.size && crate::system::share_blocks(&to, &from);
-        if !is_cloned {
-            io::copy(&mut from.take(below.kept), &mut to).map_err(fails("fill", fresh))?;
-        }
-        set_times(fresh, Some(below.accessed), Some(below.modified))?;
+        let (accessed, modified) = match &node.content {
+            Content::Base { oid, size, .. } => {
+                let mut from = self.open_below(oid, *size)?;
+                copy_whole(&mut from, (kept, *size), &mut to, fresh)?;
+                (node.accessed, node.modified)
+            }
+            Content::InPlace { below, .. } => {
+                let copied = self.copy_in_place(below, kept, &mut to, fresh)?;
+                (copied.accessed, copied.modified)
+            }
+            _ => return Err(Refusal::Invalid.into()),
+        };
+        set_times(fresh, Some(accessed), Some(modified))?;
         to.sync_all().map_err(fails("sync", fresh))
     }
 
@@ -159,7 +170,12 @@ impl Thread {
             let files: PathBuf = self.directory.join(FILES);
             sync_directory(&files).map_err(fails("sync", &files))?;
         }
-        locked.commit(vec![Change::Node { ino, node: Node { content: Content::Written, ..node } }])
+        let mut changes = Vec::new();
+        if let Some(below) = node.in_place() {
+            locked.pin(below.directory, &mut changes);
+        }
+        changes.push(Change::Node { ino, node: Node { content: Content::Written, ..node } });
+        locked.commit(changes)
     }
 
     /// Sets attributes, and says what the file is then. Times of a file that was written are what the file system below can keep of
@@ -167,6 +183,8 @@ impl Thread {
     pub fn set_attributes(&self, ino: Ino, changes: &AttributeChanges, now: Time) -> Result<Attributes> {
         if let Some(size) = changes.size {
             self.set_size(ino, size)?;
+        } else {
+            self.take_over(ino)?;
         }
         let times = changes.accessed.is_some() || changes.modified.is_some();
         if times && self.is_written(ino)? {
@@ -199,8 +217,8 @@ impl Thread {
 
     fn set_size(&self, ino: Ino, size: u64) -> Result<()> {
         let node = self.locked().node(ino)?;
-        if let Content::Base { is_link: false, size: before, .. } = node.content {
-            self.copy_up(ino, size.min(before))?;
+        if node.kind() == Kind::File {
+            self.copy_up(ino, size)?;
         }
         let file = self.open_content(ino, Access::Write)?;
         file.set_len(size).map_err(fails("set the size of", &self.plain(ino)))
@@ -214,6 +232,7 @@ impl Thread {
         if name.len() > NAME_BYTES_MAX || value.len() > XATTR_BYTES_MAX {
             return Err(Refusal::TooLarge.into());
         }
+        self.take_over(ino)?;
         let mut locked = self.locked();
         let node = locked.node(ino)?;
         let xattrs = locked.state.names.xattrs(ino);
@@ -236,6 +255,7 @@ impl Thread {
 
     /// Takes an extended attribute away.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8], now: Time) -> Result<()> {
+        self.take_over(ino)?;
         let mut locked = self.locked();
         let node = locked.node(ino)?;
         let xattrs = locked.state.names.xattrs(ino);
@@ -248,6 +268,21 @@ impl Thread {
         ];
         locked.conclude(changes, ino)
     }
+}
+
+/// Fills a file that is new, or was filled before, with the first `kept` of `size` bytes: shared, where the file system can.
+pub(super) fn copy_whole(
+    from: &mut File,
+    (kept, size): (u64, u64),
+    to: &mut File,
+    path: &Path,
+) -> Result<()> {
+    let emptied = to.set_len(0).and_then(|()| to.rewind());
+    emptied.map_err(fails("empty", path))?;
+    if kept < size || !crate::system::share_blocks(to, from) {
+        io::copy(&mut from.take(kept), to).map_err(fails("fill", path))?;
+    }
+    Ok(())
 }
 
 fn set_times(path: &Path, accessed: Option<Time>, modified: Option<Time>) -> Result<()> {

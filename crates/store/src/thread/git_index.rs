@@ -16,7 +16,7 @@
 //!
 //! - Numbers of more than 32 bits are cut, as git cuts what `stat` says.
 //! - git does not compare devices. It reads a file that is dated no earlier than the index, so whoever begins a thread dates its files
-//!   [`DATED_BEFORE_SECONDS`] back.
+//!   [`DATED_BEFORE_SECONDS`] back, unless git is to read them.
 //! - A submodule is an entry of its commit. Its directory is empty, which git takes for one that was not fetched.
 
 use std::io::Write;
@@ -32,7 +32,7 @@ use crate::{Error, Oid, Refusal, Result};
 pub const DATED_BEFORE_SECONDS: i64 = 2;
 
 /// The longest path: as `PATH_MAX` allows, and a bound to how deep directories lie in each other.
-const PATH_BYTES_MAX: usize = 4095;
+pub(super) const PATH_BYTES_MAX: usize = 4095;
 
 /// The longest index: of some five million files. It is made in memory.
 const BYTES_MAX: usize = 512 << 20;
@@ -173,7 +173,7 @@ fn commit_of(submodules: &[(Name, Oid)], name: &[u8]) -> Option<Oid> {
     Some(submodules[found].1)
 }
 
-fn mode_of(entry: &IndexEntry) -> u32 {
+pub(super) fn mode_of(entry: &IndexEntry) -> u32 {
     match (entry.kind, entry.is_executable) {
         (Kind::Symlink, _) => mode::SYMLINK,
         (Kind::Directory, _) => mode::SUBMODULE,
@@ -187,12 +187,12 @@ fn put(to: &mut Vec<u8>, number: u32) {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "as git does")]
-fn low(number: u64) -> u32 {
+pub(super) fn low(number: u64) -> u32 {
     number as u32
 }
 
 /// As git cuts it: a size that would be cut to nothing, which git takes for an empty file, is another.
-fn size(size: u64) -> u32 {
+pub(super) fn size(size: u64) -> u32 {
     match low(size) {
         0 if size > 0 => 0x8000_0000,
         size => size,

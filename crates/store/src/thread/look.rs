@@ -9,7 +9,7 @@ use crate::names::change::Change;
 use crate::names::{Directory, Origin};
 use crate::node::{Attributes, Content, Ino, Kind, Name, Node, Time};
 use crate::objects::{Index, IndexEntry};
-use crate::{Refusal, Result};
+use crate::{Error, Refusal, Result};
 
 /// One name of a directory. `cookie` is behind this name, and stays so while names come and go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,10 @@ impl Thread {
         match self.locked().node(ino)?.content {
             Content::Symlink(target) => Ok(target.into()),
             Content::Base { is_link: true, oid, size } => self.objects.link(&oid, size),
+            Content::InPlace { below, .. } if below.kind == Kind::Symlink => {
+                let read = self.copy.get().map_or(Ok(None), |copy| copy.read_link(&below.path));
+                Ok(read?.ok_or(Refusal::Stale)?)
+            }
             _ => Err(Refusal::Invalid.into()),
         }
     }
@@ -122,14 +126,20 @@ impl Thread {
     }
 
     /// The paths that are not what the base has there, in order: as many as there are changes, whatever the size of the base. A
-    /// file that was written as it was is told of, too; the [pointer](crate::worktree::POINTER) at git's directory is not, as long as it is
+    /// file that was written as it was is told of, too. What is ignored where the thread was made is not, whatever became of it; the [pointer](crate::worktree::POINTER) at git's directory is not, as long as it is
     /// a file.
     pub fn changed(&self) -> Result<Vec<Changed>> {
         let locked = self.locked();
         let mut changed = Vec::new();
         for (ino, directory) in locked.state.names.directories() {
+            if locked.is_hidden(ino) {
+                continue;
+            }
             let Some(above) = locked.path_of(ino)? else { continue };
             for (name, named) in directory.names() {
+                if directory.grafts().contains_key(name) {
+                    continue;
+                }
                 if ino == Ino::ROOT && **name == *crate::worktree::POINTER && locked.is_written(named.ino) {
                     continue;
                 }
@@ -158,14 +168,16 @@ impl Locked<'_> {
     /// What is said of a file, or what the base has of it.
     pub(super) fn node(&self, ino: Ino) -> Result<Node> {
         if let Some(node) = self.state.names.node(ino) {
-            return Ok(node.clone());
+            return self.seen(node.clone());
         }
         let (owner, number) = self.state.names.block_of(ino).ok_or(Refusal::Stale)?;
         let entry = self.entry(owner, number)?;
         if self.directory(owner)?.named(&entry.name).is_some() {
             return Err(Refusal::Stale.into());
         }
-        Ok(Node::of_base(&entry, &self.thread.origin))
+        let node = Node::of_base(&entry, &self.thread.origin);
+        let modified = self.thread.times.get().and_then(|times| times.of(ino)).unwrap_or(node.modified);
+        Ok(Node { modified, ..node })
     }
 
     fn is_written(&self, ino: Option<Ino>) -> bool {
@@ -185,6 +197,12 @@ impl Locked<'_> {
         }
         if !self.node(ino)?.is_directory() {
             return Err(Refusal::NotDirectory.into());
+        }
+        if let Some(below) = self.state.names.node(ino).and_then(Node::in_place).cloned() {
+            return self.commit(vec![
+                Change::Directory { ino, parent: below.directory, tree: None, first: 0, count: 0 },
+                Change::InPlace { directory: ino, path: below.path.clone() },
+            ]);
         }
         // Nobody has moved it: whoever moves one looks into it first.
         let (parent, number) = self.state.names.block_of(ino).ok_or(Refusal::Stale)?;
@@ -216,7 +234,8 @@ impl Locked<'_> {
     }
 
     /// The file of a name in a directory that was looked into.
-    pub(super) fn child(&self, directory: Ino, name: &[u8]) -> Result<Option<Ino>> {
+    pub(super) fn child(&mut self, directory: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        self.meet(directory, name)?;
         let in_it = self.directory(directory)?;
         if let Some(named) = in_it.named(name) {
             return Ok(named.ino);
@@ -225,7 +244,10 @@ impl Locked<'_> {
         Ok(number.map(|number| Ino(in_it.first + u64::from(number))))
     }
 
-    fn list(&self, directory: Ino, from: u64, most: usize) -> Result<Vec<(Name, Ino, Node, u64)>> {
+    fn list(&mut self, directory: Ino, from: u64, most: usize) -> Result<Vec<(Name, Ino, Node, u64)>> {
+        if from == 0 {
+            self.meet_all(directory)?;
+        }
         let in_it = self.directory(directory)?;
         let index = self.index(directory)?.unwrap_or_default();
         let mut found = Vec::new();
@@ -243,9 +265,15 @@ impl Locked<'_> {
                 found.push((entry.name.clone(), ino, self.node(ino)?, u64::from(number) + 1));
             }
         }
-        for (name, named) in in_it.own_from(from.saturating_add(1)).take(most - found.len()) {
-            if let Some(ino) = named.ino {
-                found.push((name.clone(), ino, self.node(ino)?, named.cookie));
+        for (name, named) in in_it.own_from(from.saturating_add(1)) {
+            let Some(ino) = named.ino else { continue };
+            if found.len() == most {
+                break;
+            }
+            match self.node(ino) {
+                // It went where it is seen, just now.
+                Err(Error::Refused(Refusal::Stale)) if self.thread.sees_in_place() => {}
+                node => found.push((name.clone(), ino, node?, named.cookie)),
             }
         }
         Ok(found)

@@ -119,6 +119,7 @@ impl Thread {
 
     /// Another name for a file that is no directory.
     pub fn link(&self, ino: Ino, directory: Ino, name: &[u8], now: Time) -> Result<Attributes> {
+        self.take_over(ino)?;
         let mut locked = self.locked();
         let node = locked.node(ino)?;
         if node.is_directory() {
@@ -129,11 +130,9 @@ impl Thread {
             return Err(Refusal::TooManyLinks.into());
         }
         let node = Node { links: node.links + 1, changed: now, ..node };
-        let changes = vec![
-            Change::Node { ino, node: node.clone() },
-            locked.with_name(directory, name, ino)?,
-            locked.touched(directory, now)?,
-        ];
+        let named = locked.with_name(directory, name, ino)?;
+        let mut changes = vec![Change::Node { ino, node: node.clone() }, named];
+        locked.touch(directory, now, &mut changes)?;
         locked.conclude(changes, ino)?;
         drop(locked);
         self.attributes_of(ino, &node)
@@ -175,6 +174,10 @@ impl Thread {
         remains: Remains,
         now: Time,
     ) -> Result<Option<Removed>> {
+        self.take_over_named(from, old)?;
+        if mode == RenameMode::Exchange {
+            self.take_over_named(to, new)?;
+        }
         let mut locked = self.locked();
         check_name(new)?;
         let source = locked.existing(from, old)?;
@@ -228,7 +231,7 @@ impl Locked<'_> {
         let mut changes = vec![Change::Node { ino, node: node.clone() }];
         if let Some((directory, name)) = place {
             changes.push(self.with_name(directory, name, ino)?);
-            changes.push(self.touched(directory, now)?);
+            self.touch(directory, now, &mut changes)?;
         }
         let path = self.thread.plain(ino);
         // There may be what a process has left that died before it said so.
@@ -256,7 +259,7 @@ impl Locked<'_> {
         let mut changes = vec![Change::Node { ino, node }];
         changes.extend(more);
         changes.push(self.with_name(directory, name, ino)?);
-        changes.push(self.touched(directory, now)?);
+        self.touch(directory, now, &mut changes)?;
         self.conclude(changes, ino)?;
         Ok(attributes)
     }
@@ -269,7 +272,8 @@ impl Locked<'_> {
         remains: Remains,
         now: Time,
     ) -> Result<Removed> {
-        let mut changes = vec![self.without_name(directory, name)?, self.touched(directory, now)?];
+        let mut changes = vec![self.without_name(directory, name)?];
+        self.touch(directory, now, &mut changes)?;
         let (removed, plain) = self.lose_name(ino, remains, now, &mut changes)?;
         self.conclude(changes, ino)?;
         plain.into_iter().for_each(|ino| self.condemn(ino));
@@ -291,9 +295,9 @@ impl Locked<'_> {
         }
         changes.extend(self.moved((source, to), now)?);
         changes.push(self.with_name(to, new, source)?);
-        changes.push(self.touched(from, now)?);
+        self.touch(from, now, &mut changes)?;
         if from != to {
-            changes.push(self.touched(to, now)?);
+            self.touch(to, now, &mut changes)?;
         }
         self.conclude(changes, source)?;
         plain.into_iter().for_each(|ino| self.condemn(ino));
@@ -310,9 +314,9 @@ impl Locked<'_> {
         changes.extend(self.moved((target, from), now)?);
         changes.push(self.with_name(to, new, source)?);
         changes.push(self.with_name(from, old, target)?);
-        changes.push(self.touched(from, now)?);
+        self.touch(from, now, &mut changes)?;
         if from != to {
-            changes.push(self.touched(to, now)?);
+            self.touch(to, now, &mut changes)?;
         }
         self.conclude(changes, source)
     }
@@ -320,6 +324,10 @@ impl Locked<'_> {
     /// What moving a file into this directory changes of the file.
     fn moved(&mut self, (ino, to): (Ino, Ino), now: Time) -> Result<Vec<Change>> {
         let node = self.node(ino)?;
+        if node.in_place().is_some() {
+            // It was the thread's own a moment ago, and another has taken its place.
+            return Err(Refusal::Changing.into());
+        }
         let mut changes = Vec::new();
         if node.is_directory() && self.directory(ino)?.parent != to {
             changes.push(Change::Parent { ino, parent: to });
@@ -353,25 +361,34 @@ impl Locked<'_> {
         let in_it = self.directory(directory)?;
         let cookie = match (self.number_in_base(directory, name)?, in_it.named(name)) {
             (Some(number), _) => u64::from(number) + 1,
-            (None, Some(named)) => named.cookie,
-            (None, None) => in_it.next_cookie(),
+            (None, Some(named)) if named.ino.is_some() => named.cookie,
+            (None, _) => in_it.next_cookie(),
         };
         Ok(Change::Name { directory, name: name.into(), ino, cookie })
     }
 
     fn without_name(&self, directory: Ino, name: &[u8]) -> Result<Change> {
         let number = self.number_in_base(directory, name)?;
+        let returns = number.is_some() || self.would_return(directory, name)?;
         let name: Name = name.into();
-        Ok(match number {
-            Some(_) => Change::Whiteout { directory, name },
-            None => Change::Unnamed { directory, name },
+        Ok(match returns {
+            true => Change::Whiteout { directory, name },
+            false => Change::Unnamed { directory, name },
         })
     }
 
     /// A directory whose names have changed.
-    fn touched(&self, directory: Ino, now: Time) -> Result<Change> {
-        let node = self.node(directory)?;
-        Ok(Change::Node { ino: directory, node: Node { modified: now, changed: now, ..node } })
+    fn touch(&self, directory: Ino, now: Time, changes: &mut Vec<Change>) -> Result<()> {
+        self.pin(directory, changes);
+        // Of one that was seen in place, and has gone there, what was known of it.
+        let known = || self.state.names.node(directory).cloned();
+        let node = self.node(directory).or_else(|error| known().ok_or(error))?;
+        let content = Content::Directory;
+        changes.push(Change::Node {
+            ino: directory,
+            node: Node { content, modified: now, changed: now, ..node },
+        });
+        Ok(())
     }
 
     fn existing(&mut self, directory: Ino, name: &[u8]) -> Result<Ino> {
@@ -421,13 +438,16 @@ impl Locked<'_> {
         if self.is_empty(target)? { Ok(()) } else { Err(Refusal::NotEmpty.into()) }
     }
 
-    fn is_empty(&self, directory: Ino) -> Result<bool> {
+    fn is_empty(&mut self, directory: Ino) -> Result<bool> {
+        self.meet_all(directory)?;
         let in_it = self.directory(directory)?;
         if in_it.names().any(|(_, named)| named.ino.is_some()) {
             return Ok(false);
         }
-        // Names that are no tree's are some file's: the rest are whiteouts.
-        Ok(in_it.names().count() == in_it.count as usize)
+        // The rest are whiteouts, and as many of them of the tree as it has names.
+        let index = self.index(directory)?.unwrap_or_default();
+        let gone = in_it.names().filter(|(name, _)| index.find(name).is_some());
+        Ok(gone.count() == in_it.count as usize)
     }
 }
 

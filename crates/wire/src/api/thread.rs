@@ -54,8 +54,23 @@ pub struct New {
     /// Where it is mounted, relative to the caller's directory. Without it, beside the repository's working copy, named after both.
     #[serde(default)]
     pub at: Option<ByteString>,
+    /// Whether what is ignored in the working copy that it is made from is seen in it.
+    #[serde(default)]
+    pub with_ignored: Ignored,
     /// Who asks.
     pub caller: Caller,
+}
+
+/// What becomes of files that are ignored in the working copy from which a thread is made: in which the caller is, or the thread that it
+/// begins from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ignored {
+    /// They are not in the thread.
+    #[default]
+    Absent,
+    /// They are seen in place, and copied when they are changed in the thread.
+    Seen,
 }
 
 /// Asks for all threads.

@@ -15,6 +15,7 @@ pub(super) fn methods() -> Vec<Method> {
         repo: Some("app".into()),
         from: Some("main".to_owned()),
         at: Some("app-fix".into()),
+        with_ignored: thread::Ignored::Seen,
         caller: caller(),
     };
     let a_thread = status::Thread {
@@ -34,7 +35,8 @@ pub(super) fn methods() -> Vec<Method> {
             reply: json(&a_thread),
             text: "Makes a thread of the repository in which `repo` is, a branch and a worktree of the same name, and mounts it at `at`, or\n\
                    beside the repository without one. Both are relative to the caller's directory. `from` is what git takes for a commit, or\n\
-                   `thread:NAME`; `HEAD` without one. On failure nothing is left behind.",
+                   `thread:NAME`; `HEAD` without one. `with_ignored` is `seen` to see in it what is ignored where it is made from, or `absent`. On\n\
+                   failure nothing is left behind.",
         },
         Method {
             call: thread::List {}.into(),
