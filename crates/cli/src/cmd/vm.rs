@@ -96,7 +96,7 @@ enum Command {
         name: String,
         /// What to call the new one
         new: String,
-        /// Of which snapshot [default: one is taken now, of a vm that does not run]
+        /// The snapshot to fork from [default: one is taken now; the vm must not run]
         #[arg(long)]
         snapshot: Option<String>,
         /// Do not wait until it is made: print the operation, see `stead operation`
@@ -110,7 +110,7 @@ enum Command {
         /// Which one
         name: String,
     },
-    /// Ask a vm's agent for nothing, and show how long it took
+    /// Show how long a vm's agent takes to answer
     Ping {
         /// Which one
         name: String,
