@@ -128,11 +128,7 @@ impl ThreadContext {
     async fn place(&self, row: &ThreadRow) -> Result<(), ErrorObject> {
         self.put(row.clone()).await?;
         let row = row.clone();
-        let placed = blocking(move || match &row.registration {
-            Some(registration) => worktree::place(registration.as_path(), row.dir.as_path()),
-            None => Ok(()),
-        });
-        placed.await?.map_err(|error| from_store(&error))
+        blocking(move || place_registration(&row)).await?.map_err(|error| from_store(&error))
     }
 
     /// Mounts what was begun, and writes down that it is there.
@@ -378,6 +374,14 @@ impl Planned {
         let index = registration.index();
         let mut file = File::create(&index).map_err(failed("make", &index))?;
         thread.write_git_index(&mut file, &index).map(drop)
+    }
+}
+
+/// Tells git where a thread is shown that it knows already. Blocks.
+pub(super) fn place_registration(row: &ThreadRow) -> store::Result<()> {
+    match &row.registration {
+        Some(registration) => worktree::place(registration.as_path(), row.dir.as_path()),
+        None => Ok(()),
     }
 }
 

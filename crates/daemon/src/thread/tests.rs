@@ -42,6 +42,12 @@ struct Bench {
 }
 
 impl Bench {
+    /// All but the mount.
+    fn make(&self, planned: &mut Planned) {
+        planned.begin(&self.paths()).expect("begun");
+        making::place_registration(&planned.row).expect("placed");
+    }
+
     fn new() -> Bench {
         let scratch = tempfile::tempdir().expect("a directory");
         let bench = Bench { scratch };
@@ -120,7 +126,7 @@ fn a_thread_is_a_worktree_with_a_branch_and_an_index() {
     let mut planned = bench.plan(fix(&bench)).expect("planned");
     assert_eq!(planned.row.dir.as_path(), bench.root().join("app-fix"));
     assert_eq!(planned.row.repo.as_path(), bench.app());
-    planned.begin(&bench.paths()).expect("begun");
+    bench.make(&mut planned);
     let listed = bench.git(&["worktree", "list", "--porcelain"]);
     for line in [format!("worktree {}", planned.row.dir), "branch refs/heads/fix".to_owned()] {
         assert!(listed.lines().any(|other| other == line), "{line} in {listed}");
@@ -154,6 +160,12 @@ fn nothing_is_left_of_one_that_was_left_half_way() {
     let mut planned = bench.plan(fix(&bench)).expect("planned");
     planned.begin(&bench.paths()).expect("begun");
     undo(&planned);
+    // Once it was written down, and git knows of the place.
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    bench.make(&mut planned);
+    let row = ThreadRow { phase: ThreadPhase::Making, ..planned.row.clone() };
+    remove(&row, &bench.paths()).expect("removed");
+    assert_eq!(bench.traces(), before);
     // Between git's steps and ours.
     let planned = bench.plan(fix(&bench)).expect("planned");
     let aside = bench.paths().thread_dir("fix").join(ASIDE).join("fix");
@@ -180,7 +192,7 @@ fn what_is_dropped_leaves_its_branch_if_that_has_commits_of_its_own() {
     let bench = Bench::new();
     let before = bench.traces();
     let mut planned = bench.plan(fix(&bench)).expect("planned");
-    planned.begin(&bench.paths()).expect("begun");
+    bench.make(&mut planned);
     planned.mount.take().expect("prepared").undo();
     let own = bench.git(&["commit-tree", "-p", "HEAD", "-m", "own", "HEAD^{tree}"]);
     bench.git(&["update-ref", "refs/heads/fix", own.trim()]);
@@ -254,7 +266,7 @@ fn a_repository_that_is_another_users_now_is_refused() {
 fn a_thread_stays_known_while_its_repository_cannot_be_used() {
     let bench = Bench::new();
     let mut planned = bench.plan(fix(&bench)).expect("planned");
-    planned.begin(&bench.paths()).expect("begun");
+    bench.make(&mut planned);
     let row = ThreadRow {
         phase: ThreadPhase::Dropping { branch_at: None, captures_at: None, aside: None },
         ..planned.row.clone()
@@ -270,7 +282,7 @@ fn a_thread_stays_known_while_its_repository_cannot_be_used() {
 fn a_thread_that_is_not_mounted_is_untouched_only_with_its_pointer() {
     let bench = Bench::new();
     let mut planned = bench.plan(fix(&bench)).expect("planned");
-    planned.begin(&bench.paths()).expect("begun");
+    bench.make(&mut planned);
     let (row, paths) = (planned.row.clone(), bench.paths());
     let untouched = || is_untouched(&row, &paths).expect("looked");
     let thread = || unmounted(&row, &paths).expect("opened");
@@ -338,7 +350,7 @@ fn what_was_undone_is_forgotten_behind_what_is_done_since() {
 fn a_thread_whose_repository_is_away_goes_aside_and_comes_back() {
     let bench = Bench::new();
     let mut planned = bench.plan(fix(&bench)).expect("planned");
-    planned.begin(&bench.paths()).expect("begun");
+    bench.make(&mut planned);
     planned.mount.take().expect("prepared").undo();
     let kept = "refs/stead/dropped/fix/1".to_owned();
     let open = ThreadRow { phase: ThreadPhase::Open, ..planned.row.clone() };
