@@ -134,6 +134,15 @@ impl Program {
         self.command.spawn().expect("could not start a program")
     }
 
+    /// The same, with all that it says in a file, errors too.
+    #[track_caller]
+    pub fn spawn_heard(mut self, said: &Path) -> Child {
+        let out = File::create(said).expect("creating a file for output");
+        let errors = out.try_clone().expect("another descriptor of it");
+        self.command.stdin(Stdio::null()).stdout(out).stderr(errors);
+        self.command.spawn().expect("could not start a program")
+    }
+
     /// The same, with what it prints in a file.
     #[track_caller]
     pub fn spawn_into(mut self, out: &Path) -> Child {

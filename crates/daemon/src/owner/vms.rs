@@ -112,7 +112,9 @@ impl Owner {
     }
 
     pub(super) fn adopt_vm(&mut self, name: String, record: Record) {
-        let commands = self.insert_vm(&name, &record, VmState::Stopped);
+        // One that was left running is not said to be stopped before that has been found out.
+        let state = if record.process.is_some() { VmState::Starting } else { VmState::Stopped };
+        let commands = self.insert_vm(&name, &record, state);
         let vm = Vm::new(name, record, self.surroundings.vms.clone(), self.handle.clone());
         tokio::spawn(vm.adopt(commands));
     }

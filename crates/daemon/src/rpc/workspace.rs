@@ -135,7 +135,8 @@ async fn guest(
     vm: &Vm,
     caller: &Caller,
 ) -> Result<Guest, ErrorObject> {
-    if vm.state != VmState::Running {
+    // One that a daemon before this one has left is reached as soon as it has been found.
+    if !matches!(vm.state, VmState::Starting | VmState::Running) {
         let message = format!("the vm `{}` does not run", vm.name);
         let hint = format!("stead vm start {}", vm.name);
         return Err(ErrorObject::new(ErrorKind::Conflict, message).with_hint(hint));

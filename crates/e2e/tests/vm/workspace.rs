@@ -221,8 +221,13 @@ impl Slow {
     fn kill_at(&self, stead: &Stead, word: &str, what: Program) {
         let hold = self.0.join(format!("at-{word}"));
         fs::write(&hold, "").unwrap();
-        let begun = what.spawn();
-        eventually(GUEST_DEADLINE, "git is there", || self.0.join("is-at").exists());
+        let said = self.0.join("said");
+        let mut begun = what.spawn_heard(&said);
+        eventually(GUEST_DEADLINE, "git is there", || {
+            let ended = begun.try_wait().unwrap();
+            assert!(ended.is_none(), "it has ended: {}", fs::read_to_string(&said).unwrap_or_default());
+            self.0.join("is-at").exists()
+        });
         killed(stead, begun);
         fs::remove_file(hold).unwrap();
         fs::remove_file(self.0.join("is-at")).unwrap();
