@@ -119,9 +119,10 @@ pub struct Work {
 }
 
 impl WorkspaceContext {
-    /// Where files of a workspace are while something is done to it.
-    pub fn scratch(&self, vm: &str) -> PathBuf {
-        self.paths.workspaces_dir().join(vm)
+    /// Where files of a workspace are while something is done to it: by the microVM's number, since its name may be another one's before
+    /// that has come to its end.
+    pub fn scratch(&self, vm_id: &str) -> PathBuf {
+        self.paths.workspaces_dir().join(vm_id)
     }
 
     /// What is written of a microVM's workspace.

@@ -16,8 +16,8 @@ pub const MEMORY: &str = "192M";
 
 /// The names under which busybox is there.
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "echo", "head", "hostname", "kill", "ln", "ls", "mkdir", "mv", "poweroff", "ps", "pwd",
-    "readlink", "rm", "rmdir", "sh", "sleep", "stat", "stty", "sync", "tar", "test", "true", "uname",
+    "cat", "chmod", "cp", "echo", "head", "hostname", "kill", "ln", "ls", "mkdir", "mv", "poweroff", "ps",
+    "pwd", "readlink", "rm", "rmdir", "sh", "sleep", "stat", "stty", "sync", "tar", "test", "true", "uname",
 ];
 
 /// The kernel that `cargo xtask test --only setup` has unpacked.

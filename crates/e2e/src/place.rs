@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::stead::{is_root, open_to_all};
-use crate::{Mount, Sshd, Stead, leftovers};
+use crate::{Engine, Mount, Sshd, Stead, leftovers};
 
 /// A probe is a few calls; one that takes this long hangs.
 const PROBE_DEADLINE: Duration = Duration::from_secs(60);
@@ -25,6 +25,8 @@ pub enum Kind {
     Host,
     /// A FUSE mount over SSH.
     Ssh,
+    /// A FUSE mount of a container, with an engine of its own. Root's alone.
+    Docker,
     /// A thread, for those who have made it.
     Thread,
 }
@@ -45,6 +47,8 @@ struct Mounted {
     stead: Stead,
     mount: Mount,
     sshd: Option<Sshd>,
+    // The mount goes before what it is of.
+    _engine: Option<Engine>,
 }
 
 impl Place {
@@ -65,11 +69,25 @@ impl Place {
             return Place { kind, dir: far.clone(), far, mounted: None, _scratch: scratch };
         }
         let sshd = (kind == Kind::Ssh).then(Sshd::start);
-        let stead = sshd.as_ref().map_or_else(Stead::new, Stead::with_ssh);
+        let engine = (kind == Kind::Docker).then(Engine::start);
+        let stead = match (&sshd, &engine) {
+            (Some(sshd), _) => Stead::with_ssh(sshd),
+            (None, Some(engine)) => {
+                engine.run("box", &["--volume", &format!("{0}:{0}", far.display())]);
+                engine.stead()
+            }
+            (None, None) => Stead::new(),
+        };
         open_to_all(stead.root());
         let dir = stead.dir("mnt");
         let mount = stead.mount(source(kind, &far), &dir, args);
-        Place { kind, dir, far, mounted: Some(Mounted { stead, mount, sshd }), _scratch: scratch }
+        Place {
+            kind,
+            dir,
+            far,
+            mounted: Some(Mounted { stead, mount, sshd, _engine: engine }),
+            _scratch: scratch,
+        }
     }
 
     /// A path under test. `name` is relative.
@@ -128,6 +146,7 @@ impl Place {
 fn source(kind: Kind, far: &Path) -> OsString {
     let mut source = OsString::from(match kind {
         Kind::Ssh => "ssh://box",
+        Kind::Docker => "docker://box",
         Kind::Disk | Kind::Host => "host:",
         Kind::Thread => panic!("a thread is not at a place"),
     });
@@ -168,7 +187,8 @@ pub fn run_with(place: Place, deadline: Duration, probe: fn(&Place)) {
     });
 }
 
-/// Makes of each probe three tests: on the disk, through a mount of this host, through a mount over SSH.
+/// Makes of each probe four tests: on the disk, through a mount of this host, through a mount over SSH, and, ignored unless it is asked
+/// for, of a container.
 #[macro_export]
 macro_rules! probes {
     ($($(#[$meta:meta])* fn $name:ident($place:ident) $body:block)*) => {$(
@@ -193,11 +213,17 @@ macro_rules! probes {
             fn ssh() {
                 $crate::place::run($crate::Kind::Ssh, probe);
             }
+
+            #[test]
+            #[ignore = "each has an engine of its own; docs/testing.md says how they are run"]
+            fn docker() {
+                $crate::place::run($crate::Kind::Docker, probe);
+            }
         }
     )*};
 }
 
-/// Makes of each suite three tests, as [`probes!`] does, with a suite's deadline.
+/// Makes of each suite four tests, as [`probes!`] does, with a suite's deadline.
 #[macro_export]
 macro_rules! suites {
     ($($(#[$meta:meta])* fn $name:ident($place:ident) $body:block)*) => {$(
@@ -221,6 +247,12 @@ macro_rules! suites {
             #[test]
             fn ssh() {
                 $crate::place::run_suite($crate::Kind::Ssh, suite);
+            }
+
+            #[test]
+            #[ignore = "each has an engine of its own; docs/testing.md says how they are run"]
+            fn docker() {
+                $crate::place::run_suite($crate::Kind::Docker, suite);
             }
         }
     )*};

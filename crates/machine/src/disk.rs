@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use wire::api::ErrorKind;
@@ -32,6 +33,15 @@ pub(crate) const QEMU_IMG: Program =
 
 /// How long writing a disk anew may take.
 const CONVERT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// Held by whoever gives disks of microVMs other names, and by whoever looks at all of them: one that moves meanwhile would be seen
+/// in neither place, and what it is over would be taken for nobody's. Not held while a disk is written.
+static NAMES: Mutex<()> = Mutex::new(());
+
+/// Has the names of all disks stay as they are until it is dropped.
+pub(crate) fn still_names() -> MutexGuard<'static, ()> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const QCOW2: &[u8] = b"QFI\xfb";
 
@@ -111,6 +121,7 @@ pub fn remove(directory: &Path) -> Result<()> {
 /// Has the vm in this directory go on with the qcow2 disk `next`, which is over the one that it has had. Blocks.
 pub(crate) fn take_over(directory: &Path, next: &Path) -> Result<()> {
     let (raw, overlay) = (directory.join(Format::Raw.file()), directory.join(Format::Qcow2.file()));
+    let _names = still_names();
     std::fs::rename(next, &overlay).map_err(|error| Error::file("make", &overlay, &error))?;
     // As long as it is there it is the disk.
     gone(std::fs::remove_file(&raw)).map_err(|error| Error::file("remove", &raw, &error))?;

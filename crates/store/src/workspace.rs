@@ -229,7 +229,9 @@ pub fn look_around(dir: &Path, is_wanted: IsWanted<'_>) -> Result<Found> {
     let head = head.ok_or_else(|| Error::NoCommit { root: root.clone() })?;
     let head = oid(head.as_bytes(), &root)?;
     let is_cut = maybe(&["rev-parse", "--verify", "--quiet", "HEAD^1^{commit}"])?.is_some();
-    let branch = maybe(&["symbolic-ref", "--quiet", "--short", "HEAD"])?;
+    // Shortened, it has more in it where a tag is called like it.
+    let branch = maybe(&["symbolic-ref", "--quiet", "HEAD"])?;
+    let branch = branch.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
     let identity = (maybe(&["config", "user.name"])?, maybe(&["config", "user.email"])?);
     Ok(Found {
         is_cut,
@@ -351,12 +353,18 @@ impl Packing<'_> {
         Ok(ended(said, &self.found.root, what)?.output)
     }
 
-    /// The user's index, which is not there if nothing was ever checked out.
+    /// The user's index, which is not there if nothing was ever checked out. The copy is as old as it is: of a file that is dated no
+    /// earlier than its index git knows that it may have changed since.
     fn copied_index(&self) -> Result<PathBuf> {
         let (own, copy) = (&self.found.index, self.scratch.join("index"));
-        match fs::copy(own, &copy) {
+        let copied = || {
+            let modified = own.metadata()?.modified()?;
+            fs::copy(own, &copy)?;
+            File::options().write(true).open(&copy)?.set_modified(modified)
+        };
+        match copied() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(copy),
-            copied => copied.map(|_| copy).map_err(|error| fails("copy", own)(error).into()),
+            copied => copied.map(|()| copy).map_err(|error| fails("copy", own)(error).into()),
         }
     }
 

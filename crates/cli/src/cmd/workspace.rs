@@ -25,8 +25,8 @@ const SHORT_COMMIT_LENGTH: usize = 12;
 /// Work on a git repository inside a vm, and bring back what was done there.
 ///
 /// `prepare` puts a copy of a working copy into a vm that runs: what is checked out, what is staged, what is changed and what git does not
-/// know yet, as it is here. Not in it are the commits before, what is ignored, files that are called as secrets are (`.env`, `id_rsa`,
-/// `*.pem`), and anything of the repository's configuration: no remotes, no hooks, no credentials. `export` brings commits and changes back
+/// know yet, as it is here. Not in it are the commits before, what is ignored, files that git does not know and that are called as secrets
+/// are (`.env`, `id_rsa`, `*.pem`), and anything of the repository's configuration: no remotes, no hooks, no credentials. `export` brings commits and changes back
 /// as a branch, which nobody has checked out, or as a patch. Neither touches the files here.
 ///
 /// The vm needs `git` and no network.

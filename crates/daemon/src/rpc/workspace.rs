@@ -57,7 +57,7 @@ pub async fn prepare(
         runtime: Handle::current(),
         made: crate::workspace::prepare::Made::default(),
     };
-    let scratch = workspaces.scratch(&vm.name);
+    let scratch = workspaces.scratch(&vm.id);
     workspaces.begin(Work { kind: "workspace prepare", vm, parts: preparing.parts(), scratch, turn }).await
 }
 
@@ -92,7 +92,7 @@ pub async fn export(
         runtime: Handle::current(),
         made: crate::workspace::export::Made::default(),
     };
-    let scratch = workspaces.scratch(&vm.name);
+    let scratch = workspaces.scratch(&vm.id);
     workspaces.begin(Work { kind: "workspace export", vm, parts: exporting.parts(), scratch, turn }).await
 }
 
@@ -166,7 +166,8 @@ async fn thread_dir(daemon: &Daemon, name: &str) -> Result<PathBuf, ErrorObject>
 
 fn absolute(path: ByteString, what: &str) -> Result<PathBuf, ErrorObject> {
     match path.as_path().is_absolute() {
-        true => Ok(path.as_path().to_owned()),
+        // Without a slash at its end.
+        true => Ok(path.as_path().components().collect()),
         false => {
             Err(ErrorObject::new(ErrorKind::Usage, format!("the {what} `{path}` is not an absolute path")))
         }

@@ -40,6 +40,9 @@ const ABANDONED_GIT_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(super) const ASIDE: &str = "git";
 
+/// Of a thread with whose name and directory nothing was begun.
+const NOTHING_MADE: ThreadPhase = ThreadPhase::Dropping { branch_at: None, captures_at: None, aside: None };
+
 /// A thread that can be made.
 pub(super) struct Planned {
     pub(super) row: ThreadRow,
@@ -321,7 +324,9 @@ pub(super) fn last_of(objects: &Objects, from: &ThreadRow) -> Result<Revision, E
 impl Planned {
     /// Makes the directory, the branch, the worktree, the tree and its index. What is left after an error is [removed](super::dropping::remove). Blocks.
     pub(super) fn begin(&mut self, paths: &Paths) -> Result<(), ErrorObject> {
-        let mount = plan::prepare(self.create.clone(), paths.mounts_dir(), Some(place(&self.row, paths)))?;
+        let mount = plan::prepare(self.create.clone(), paths.mounts_dir(), Some(place(&self.row, paths)));
+        // Nothing was made yet: what has its names by now is somebody else's.
+        let mount = mount.inspect_err(|_| self.row.phase = NOTHING_MADE)?;
         self.row.dir = ByteString::from(mount.place.dir.as_path());
         self.mount = Some(mount);
         let directory = paths.thread_dir(&self.row.name);
@@ -335,7 +340,7 @@ impl Planned {
         let registration = registered.map_err(|error| {
             if worktree::is_taken(&error) {
                 // Somebody else has made the branch meanwhile: it is not undone.
-                self.row.phase = ThreadPhase::Dropping { branch_at: None, captures_at: None, aside: None };
+                self.row.phase = NOTHING_MADE;
                 self.mount.iter().for_each(Plan::undo);
             }
             from_store(&error)

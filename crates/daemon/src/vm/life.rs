@@ -240,6 +240,10 @@ impl Vm {
         self.tell(VmState::Failed, Some(error.message.clone())).await;
         answer_all(&mut self.starts, &Err(error));
         answer_all(&mut self.stops, &Ok(()));
+        // Of one of which nothing is known, something may run.
+        if self.is_known && self.process.is_none() {
+            self.clear_snapshots().await;
+        }
     }
 
     async fn stop(&mut self, grace: Option<Duration>, answer: Answer<()>) {

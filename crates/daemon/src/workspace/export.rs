@@ -96,7 +96,7 @@ impl Exporting {
     }
 
     fn pack(&self) -> PathBuf {
-        self.context.scratch(&self.vm.name).join("comes.pack")
+        self.context.scratch(&self.vm.id).join("comes.pack")
     }
 
     fn began(&self) -> machine::Result<(Oid, Oid)> {
@@ -209,7 +209,7 @@ impl Checked {
         let this = &self.0;
         let here = this.here().map_err(Failed::Other)?;
         let claim = *this.made.claim.get().ok_or_else(|| Failed::Other(lost("a guest has said nothing")))?;
-        let scratch = this.context.scratch(&this.vm.name);
+        let scratch = this.context.scratch(&this.vm.id);
         let repository = (here.repository.as_path(), here.hash);
         let arrived = back::receive(repository, &this.pack(), claim, &scratch, is_wanted)?;
         // Whoever has committed there what went there has done something.
@@ -255,7 +255,7 @@ impl Capability for Branch {
         if came.is_nothing {
             return Ok(());
         }
-        let scratch = this.context.scratch(&this.vm.name);
+        let scratch = this.context.scratch(&this.vm.id);
         let moved = came.arrived.publish(&self.1, &kept(&this.row), &scratch, &|| course.check().is_ok());
         let moved = moved.map_err(|error| from_workspace(&error))?;
         *this.made.moved.lock().unwrap_or_else(PoisonError::into_inner) = moved;

@@ -153,7 +153,7 @@ impl Capability for Copied {
             this.remove_there(id, place.as_bytes(), &name)?;
         }
         this.put(WorkspacePhase::Preparing)?;
-        let scratch = this.context.scratch(&this.vm.name);
+        let scratch = this.context.scratch(&this.vm.id);
         let packed = this.found()?.pack(&scratch, &|| course.check().is_ok());
         let packed = packed.map_err(|error| from_workspace(&error))?;
         this.made.packed.get_or_init(|| packed);
@@ -171,6 +171,12 @@ impl Capability for Copied {
     fn undo(&self, _: &Places) -> machine::Result<()> {
         if self.0.made.stays.load(Ordering::Relaxed) {
             // Whoever prepares the next one looks for it.
+            return Ok(());
+        }
+        let found = self.0.runtime.block_on(self.0.context.find(&self.0.vm.id));
+        let found = found.map_err(|error| from_object(&error))?;
+        if found.is_none_or(|row| row.shown.id != self.0.id) {
+            // What is known of one that was left before, which could not be removed, is needed for that.
             return Ok(());
         }
         let removed = self.0.runtime.block_on(self.0.context.database.remove_workspace(self.0.vm.id.clone()));

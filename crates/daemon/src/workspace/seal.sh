@@ -9,7 +9,8 @@ index=$directory/stead-index
 trap 'rm -f "$index" "$index.lock"' EXIT
 trap 'exit 129' HUP INT TERM
 rm -f "$index" "$index.lock"
-if [ -e "$directory/index" ]; then cat "$directory/index" >"$index"; fi
+# With its time: of a file that is dated no earlier than the index git knows that it may have changed since.
+if [ -e "$directory/index" ]; then cp -p "$directory/index" "$index"; fi
 GIT_INDEX_FILE=$index git -c core.splitIndex=false -c core.safecrlf=false add --all
 tree=$(GIT_INDEX_FILE=$index git write-tree)
 head=$(git rev-parse --verify 'HEAD^{commit}')

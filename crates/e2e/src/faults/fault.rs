@@ -80,7 +80,7 @@ impl Sort {
             Kind::Thread => {
                 !self.needs_line() && !matches!(self, Sort::Kill(Role::Agent) | Sort::Stop(Role::Agent))
             }
-            Kind::Disk | Kind::Host => !self.needs_line(),
+            Kind::Disk | Kind::Host | Kind::Docker => !self.needs_line(),
         }
     }
 

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Two become one by writing what the upper disk has into the lower one, which is the marked one's, and by renaming that to the upper
-//! one's place. It takes time by what was written since the snapshot was taken, and no room.
+//! one's place. It takes time by what was written since the snapshot was taken, and as much room until it is done.
 //!
 //! | step | if it ends here |
 //! |---|---|
@@ -156,7 +156,10 @@ fn unite(lower: &Path, upper: &Path, course: &Course) -> Result<()> {
     disk::commit(upper, course)?;
     let synced = File::open(lower).and_then(|file| file.sync_all());
     synced.map_err(|error| Error::file("sync", lower, &error))?;
-    let renamed = fs::rename(lower, upper);
+    let renamed = {
+        let _names = disk::still_names();
+        fs::rename(lower, upper)
+    };
     let [from, to] = [lower, upper].map(|path| path.parent().unwrap_or(Path::new("/")));
     renamed
         .and_then(|()| sync(to))
@@ -175,6 +178,7 @@ fn place_of_all(vm: &Path) -> &Path {
 
 /// All disks of microVMs that are over others.
 fn layers(vms: &Path) -> Result<Vec<Layer>> {
+    let _names = disk::still_names();
     let failed = |error| Error::file("list", vms, &error);
     let mut found = Vec::new();
     for there in fs::read_dir(vms).map_err(failed)? {

@@ -44,6 +44,7 @@ use crate::names::Named;
 use crate::names::change::Change;
 use crate::node::{Content, InPlace, Ino, Kind, LINK_BYTES_MAX, Name, Node, check_name};
 use crate::working_copy::{Seen, WorkingCopy, look_at};
+use crate::worktree::POINTER;
 use crate::{Refusal, Result};
 
 /// Topmost names that are ignored: more than objects of any build beside their sources.
@@ -193,6 +194,12 @@ impl Thread {
     }
 }
 
+/// Whether what has this name there may have it here. Some file systems have longer ones than a thread's log takes, and a repository's
+/// own directory is not seen.
+fn can_be_shown(name: &[u8]) -> bool {
+    name != POINTER && check_name(name).is_ok()
+}
+
 impl Locked<'_> {
     /// Where an ignored path is seen; `None` if it is not.
     fn graft(&mut self, path: &[u8]) -> Result<Option<Change>> {
@@ -231,7 +238,7 @@ impl Locked<'_> {
         if self.is_removed(directory) {
             return Ok(());
         }
-        if check_name(name).is_err() || !is_shown(&path) || self.is_own(directory, name)? {
+        if !can_be_shown(name) || !is_shown(&path) || self.is_own(directory, name)? {
             return Ok(());
         }
         let seen = self.thread.look(&path)?;
@@ -269,7 +276,7 @@ impl Locked<'_> {
             let path: Box<[u8]> = [&above, &b"/"[..], &name].concat().into();
             (name, path, seen)
         });
-        let fresh = fresh.filter(|(_, path, _)| is_shown(path)).collect();
+        let fresh = fresh.filter(|(name, path, _)| can_be_shown(name) && is_shown(path)).collect();
         self.number(directory, fresh)
     }
 

@@ -152,7 +152,7 @@ impl Thread {
             let is_named = locked.directory(owner)?.named(&entry.name).is_some();
             let base = Node::of_base(&entry, &self.origin);
             let is_same = node.content == base.content && (node.mode ^ base.mode) & 0o100 == 0;
-            if is_named || is_same {
+            if is_named || is_same || locked.is_hidden(owner) {
                 continue;
             }
             if let Some(above) = locked.path_of(owner)? {

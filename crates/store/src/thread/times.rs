@@ -146,6 +146,8 @@ impl Thread {
         let latest = self.origin.made;
         let mut dating = Dating { copy, index, latest, otherwise, dated: Vec::new() };
         self.locked().date_below(Ino::ROOT, &mut Vec::new(), &mut dating)?;
+        // Times are by number: what has which number must be as durable as they are.
+        self.sync_names()?;
         let times = Times::from(dating.dated);
         if times == Times::default() {
             return Ok(());

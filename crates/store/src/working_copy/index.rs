@@ -8,17 +8,22 @@
 //! [`DOUBTED_NANOSECONDS`] before that is not told of.
 
 use std::cmp::Ordering;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use crate::node::Time;
 use crate::{Hash, Oid};
 
 /// The longest index that is read: of some five million files.
 const BYTES_MAX: u64 = 512 << 20;
+
+/// The longest path: what any system call takes.
+const PATH_BYTES_MAX: usize = 4095;
 
 /// How much older than the index a file has to be: far more than a clock's tick, by which file systems date.
 const DOUBTED_NANOSECONDS: u32 = 100_000_000;
@@ -55,8 +60,10 @@ impl GitIndex {
     /// That of a repository of which objects are named by this hash. Whether the file is damaged is not looked for: what it says of a file
     /// is compared with the file.
     pub(crate) fn read(path: &Path, hash: Hash) -> Option<GitIndex> {
-        let file = File::open(path).ok()?;
-        let found = file.metadata().ok()?;
+        // What is no file may never end, or never begin.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+        let found = file.metadata().ok().filter(Metadata::is_file)?;
         let nanoseconds = u32::try_from(found.mtime_nsec()).ok()?;
         let written = Time { seconds: found.mtime(), nanoseconds };
         let mut bytes = Vec::new();
@@ -97,6 +104,10 @@ impl GitIndex {
             }
             let length = bytes.get(named..)?.iter().position(|byte| *byte == 0)?;
             path.extend_from_slice(&bytes[named..named + length]);
+            // A few bytes of it can stand for a long path, again and again.
+            if path.len() > PATH_BYTES_MAX || (index.paths.len() + path.len()) as u64 > BYTES_MAX {
+                return None;
+            }
             let end = named + length;
             at = if version == 4 { end + 1 } else { at + (end - at) / 8 * 8 + 8 };
             if flags & flag::STAGE == 0 && is_before(known.modified, written) {

@@ -161,7 +161,8 @@ impl Arrived {
             |commit: Oid| self.text(&["rev-parse", "--verify", &format!("{commit}^{{tree}}")], is_wanted);
         let commits = self.commits(is_wanted)?;
         // What was not committed then may be in one commit that only says so.
-        Ok(tip == base || (commits == 1 && tree(tip)? == tree(worked)? && self.is_of_base(is_wanted)?))
+        let is_as_it_went = tree(tip)? == tree(worked)?;
+        Ok(is_as_it_went && (tip == base || (commits == 1 && self.is_of_base(is_wanted)?)))
     }
 
     fn is_of_base(&self, is_wanted: IsWanted<'_>) -> Result<bool> {

@@ -77,6 +77,25 @@ fn packed(copy: &Repository, scratch: &Path) -> (Found, Packed) {
 }
 
 #[test]
+fn a_file_that_changed_in_the_moment_of_its_index_goes_as_it_is() {
+    let (copy, scratch) = (repository(Hash::Sha1), tempfile::tempdir().unwrap());
+    let moment = std::time::SystemTime::now() - Duration::from_secs(100);
+    let date = |path: &str| {
+        let file = File::options().write(true).open(copy.path().join(path)).unwrap();
+        file.set_modified(moment).unwrap();
+    };
+    copy.write("file", b"one\n");
+    date("file");
+    copy.git(&["add", "file"]);
+    copy.write("file", b"two\n");
+    date("file");
+    date(".git/index");
+    let (found, packed) = packed(&copy, scratch.path());
+    let there = unpacked(&found, &packed);
+    assert_eq!(there.git(&["show", &format!("{}:file", packed.worked)]), "two\n");
+}
+
+#[test]
 fn what_is_committed_staged_and_in_files_goes_and_nothing_else_is_touched() {
     let (copy, scratch) = (changed(), tempfile::tempdir().unwrap());
     let before = contents(copy.path());

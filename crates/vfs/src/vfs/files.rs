@@ -504,7 +504,7 @@ impl<S: Source> Vfs<S> {
         }
         match self.opened(&open).await {
             Err(errno @ (Errno::ESTALE | Errno::ENOENT)) => {
-                self.read_of_gone(&open, offset, length).await.ok_or(errno)
+                self.read_of_gone(&open, (offset, length), errno).await
             }
             opened => {
                 opened?;

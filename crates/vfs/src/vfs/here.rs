@@ -271,21 +271,25 @@ impl<S: Source> Vfs<S> {
         open.opening.get().await
     }
 
-    /// Reads of a file that is gone where this handle was to be opened. `None` if nothing here has anything of it.
+    /// Reads of a file that is gone where this handle was to be opened, or says why it was not.
     pub(super) async fn read_of_gone(
         self: &Arc<Self>,
         open: &Arc<OpenFile>,
-        offset: u64,
-        length: u32,
-    ) -> Option<Bytes> {
+        (offset, length): (u64, u32),
+        why: Errno,
+    ) -> Result<Bytes> {
         let handles = self.handles_of(open);
-        // One may be closed at this moment: then there may be another.
-        for other in handles.iter().filter(|other| other.is_open_to_be_read()) {
-            if let Ok(bytes) = self.read_there(other, offset, length).await {
-                return Some(bytes);
+        for other in handles.iter().filter(|other| other.flags.read) {
+            if self.opened(other).await.is_err() {
+                continue;
+            }
+            match self.read_there(other, offset, length).await {
+                // It is being closed at this moment: there may be another.
+                Err(Errno::EBADF) => {}
+                outcome => return outcome,
             }
         }
-        last_kept(&handles).map(|bytes| slice(&bytes, offset, u64::from(length)))
+        last_kept(&handles).map(|bytes| slice(&bytes, offset, u64::from(length))).ok_or(why)
     }
 
     /// All handles of the file that this one is of.
@@ -310,10 +314,6 @@ impl OpenFile {
     /// Whether the source has not been asked to open the file.
     pub(super) fn is_here_alone(&self) -> bool {
         self.here.as_ref().is_some_and(|here| !here.is_decided.load(Ordering::Acquire))
-    }
-
-    fn is_open_to_be_read(&self) -> bool {
-        self.flags.read && matches!(self.opening.now(), Some(Ok(())))
     }
 
     /// Whether the handle was closed before the source was asked to open it. Then it never is.

@@ -21,6 +21,16 @@ fn index_of(repository: &Repository) -> PathBuf {
 }
 
 #[test]
+fn what_is_no_file_is_no_index() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let path = scratch.path().join("index");
+    let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, mode, 0).expect("made");
+    assert!(GitIndex::read(&path, Hash::Sha1).is_none());
+    assert!(GitIndex::read(scratch.path(), Hash::Sha1).is_none());
+}
+
+#[test]
 fn an_index_of_any_version_tells_what_git_knows() {
     for hash in [Hash::Sha1, Hash::Sha256] {
         let repository = dated(hash);

@@ -225,7 +225,7 @@ fn nothing_done_is_nothing() {
     let tip = away.tip();
     let arrived = away.arrived(tip);
     assert!(arrived.is_nothing(&|| true).unwrap(), "a commit of what went there");
-    assert!(away.arrived(away.base).is_nothing(&|| true).unwrap());
+    assert!(!away.arrived(away.base).is_nothing(&|| true).unwrap(), "what went there was taken back");
     // Which went there as changes, and is committed by somebody.
     away.there.write("another", b"more");
     assert!(!away.arrived(away.tip()).is_nothing(&|| true).unwrap());
