@@ -48,7 +48,7 @@ enum Command {
 
 /// What an interrupt does to an operation that is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OnInterrupt {
+enum OnInterrupt {
     /// It is cancelled.
     Cancel,
     /// Nothing more: there was one before it had begun, and so it is cancelled at once.
@@ -96,6 +96,28 @@ fn list(context: &mut Context) -> Result<()> {
     context.output.table(&table)
 }
 
+/// Begins an operation and leaves it to itself.
+pub(super) fn detach<M: Method<Reply = Operation> + Into<Call>>(
+    params: M,
+    context: &mut Context,
+) -> Result<()> {
+    let begun = context.daemon()?.call(params)?;
+    print(&begun, context)
+}
+
+/// Carries an operation out, unless an interrupt cancels it, and says the name of what it was about.
+pub(super) fn carry_out<M: Method<Reply = Operation> + Into<Call>>(
+    client: &Client,
+    params: M,
+    interrupt: &Interrupt,
+    output: &mut Output,
+) -> Result<String> {
+    let (begun, on_interrupt) = begin(client, params, interrupt, output)?;
+    let ended = follow(client, begun.id, (interrupt, on_interrupt), output)?;
+    succeeded(&ended)?;
+    Ok(begun.name)
+}
+
 /// Prints one of them.
 pub(super) fn print(operation: &Operation, context: &mut Context) -> Result<()> {
     if context.output.is_json() {
@@ -137,7 +159,7 @@ fn progress(operation: &Operation) -> String {
 
 /// Begins an operation, which may wait for its turn before that, and says what an interrupt does to it from then on: one that comes
 /// while nothing is answered cancels it as soon as it has begun, and the next one ends the wait for that.
-pub(super) fn begin<M: Method<Reply = Operation> + Into<Call>>(
+fn begin<M: Method<Reply = Operation> + Into<Call>>(
     client: &Client,
     params: M,
     interrupt: &Interrupt,
@@ -164,7 +186,7 @@ pub(super) fn begin<M: Method<Reply = Operation> + Into<Call>>(
 }
 
 /// Waits for the end of an operation, and shows its parts on the way. A second interrupt ends only the wait.
-pub(super) fn follow(
+fn follow(
     client: &Client,
     id: OperationId,
     (interrupt, on_interrupt): (&Interrupt, OnInterrupt),
@@ -211,7 +233,7 @@ pub(super) fn follow(
 /// whether there was one.
 ///
 /// What was read is no message yet: whoever waits for one takes in what there is before each of these waits.
-fn is_interrupted(client: &Client, interrupt: &Interrupt) -> Result<bool> {
+pub(super) fn is_interrupted(client: &Client, interrupt: &Interrupt) -> Result<bool> {
     let mut awaited = [PollFd::new(client, PollFlags::IN), PollFd::new(interrupt, PollFlags::IN)];
     match poll(&mut awaited, None) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -242,7 +264,7 @@ fn stage_of(notification: &ServerNotification, wanted: OperationId) -> Option<&s
 }
 
 /// Fails as an operation has that did not succeed.
-pub(super) fn succeeded(operation: &Operation) -> Result<()> {
+fn succeeded(operation: &Operation) -> Result<()> {
     match (&operation.error, operation.state) {
         (Some(error), _) => Err(error.clone().into()),
         (None, OperationState::Cancelled) => {

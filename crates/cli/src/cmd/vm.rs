@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Subcommand;
-use rustix::event::{PollFd, PollFlags, poll};
 use wire::api::machine::{Doctor, Machine, Verdict};
 use wire::api::status::{Operation, Vm};
 use wire::api::vm::{
@@ -275,8 +274,7 @@ fn make<M: Method<Reply = Operation> + Into<Call>>(
     context: &mut Context,
 ) -> Result<()> {
     if detach {
-        let operation = context.daemon()?.call(params)?;
-        return operation::print(&operation, context);
+        return operation::detach(params, context);
     }
     let vm = made(params, &Interrupt::watch_keyboard()?, context)?;
     print(&vm, context)
@@ -289,10 +287,8 @@ fn made<M: Method<Reply = Operation> + Into<Call>>(
     context: &mut Context,
 ) -> Result<Vm> {
     let client = context.daemon()?;
-    let (begun, on_interrupt) = operation::begin(&client, params, interrupt, &mut context.output)?;
-    let ended = operation::follow(&client, begun.id, (interrupt, on_interrupt), &mut context.output)?;
-    operation::succeeded(&ended)?;
-    client.call(Show { name: begun.name })
+    let name = operation::carry_out(&client, params, interrupt, &mut context.output)?;
+    client.call(Show { name })
 }
 
 fn snapshot(name: String, snapshot: Option<String>, context: &mut Context) -> Result<()> {
@@ -344,23 +340,17 @@ fn started(name: &str, interrupt: &Interrupt, context: &mut Context) -> Result<(
         context.output.note(format_args!("{name} boots"));
     }
     let starting = client.send(Start { name: name.to_owned() })?;
-    while !client.has_answer(&starting) {
-        let mut awaited = [PollFd::new(&client, PollFlags::IN), PollFd::new(interrupt, PollFlags::IN)];
-        match poll(&mut awaited, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::io("could not wait for a vm", &errno.into())),
+    loop {
+        // This takes the answer in. Nothing was subscribed to that could be told unasked.
+        while client.take_notification()?.is_some() {}
+        if client.has_answer(&starting) {
+            return client.wait(starting).map(drop);
         }
-        let is_readable = !awaited[0].revents().is_empty();
-        if !awaited[1].revents().is_empty() {
+        if operation::is_interrupted(&client, interrupt)? {
             let left = Error::new(ErrorKind::Interrupted, format!("{name} goes on starting"));
             return Err(left.hint(format!("stead workspace prepare {name} DIR")));
         }
-        if is_readable {
-            client.read_ready()?;
-        }
-        while client.take_notification()?.is_some() {}
     }
-    client.wait(starting).map(drop)
 }
 
 fn stop(name: String, grace: u64, context: &mut Context) -> Result<Vm> {

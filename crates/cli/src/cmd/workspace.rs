@@ -157,8 +157,7 @@ fn carry_out<M: Method<Reply = Operation> + Into<Call>>(
     context: &mut Context,
 ) -> Result<()> {
     if detach {
-        let operation = context.daemon()?.call(params)?;
-        return operation::print(&operation, context);
+        return operation::detach(params, context);
     }
     follow(params, &Interrupt::watch_keyboard()?, context)
 }
@@ -169,10 +168,8 @@ fn follow<M: Method<Reply = Operation> + Into<Call>>(
     context: &mut Context,
 ) -> Result<()> {
     let client = context.daemon()?;
-    let (begun, on_interrupt) = operation::begin(&client, params, interrupt, &mut context.output)?;
-    let ended = operation::follow(&client, begun.id, (interrupt, on_interrupt), &mut context.output)?;
-    operation::succeeded(&ended)?;
-    let shown = client.call(Show { vm: begun.name })?;
+    let vm = operation::carry_out(&client, params, interrupt, &mut context.output)?;
+    let shown = client.call(Show { vm })?;
     print(&shown, context)
 }
 
