@@ -112,14 +112,12 @@ pub struct Work {
     pub vm: status::Vm,
     /// Its parts.
     pub parts: Capabilities,
-    /// A directory that is removed at its end.
-    pub scratch: PathBuf,
     /// Nobody else does something to it.
     pub turn: Turn,
 }
 
 impl WorkspaceContext {
-    /// Where files of a workspace are while something is done to it: by the microVM's number, since its name may be another one's before
+    /// Where files of a workspace are while something is done to it, and are removed at its end: by the microVM's number, since its name may be another one's before
     /// that has come to its end.
     pub fn scratch(&self, vm_id: &str) -> PathBuf {
         self.paths.workspaces_dir().join(vm_id)
@@ -160,8 +158,8 @@ impl WorkspaceContext {
 
 async fn carry(context: WorkspaceContext, id: OperationId, work: Work, course: Course) {
     let held = Held::enter(Rank::Workspace);
-    let Work { vm, parts, scratch, turn, .. } = work;
-    let places = crate::vm::places(&context.paths, &vm.name);
+    let Work { vm, parts, turn, .. } = work;
+    let (places, scratch) = (crate::vm::places(&context.paths, &vm.name), context.scratch(&vm.id));
     let done = blocking(move || {
         let done = carried_out(&parts, &places, &scratch, &course);
         drop(parts);

@@ -57,8 +57,7 @@ pub async fn prepare(
         runtime: Handle::current(),
         made: crate::workspace::prepare::Made::default(),
     };
-    let scratch = workspaces.scratch(&vm.id);
-    workspaces.begin(Work { kind: "workspace prepare", vm, parts: preparing.parts(), scratch, turn }).await
+    workspaces.begin(Work { kind: "workspace prepare", vm, parts: preparing.parts(), turn }).await
 }
 
 /// Begins to bring back what was done in one.
@@ -92,8 +91,7 @@ pub async fn export(
         runtime: Handle::current(),
         made: crate::workspace::export::Made::default(),
     };
-    let scratch = workspaces.scratch(&vm.id);
-    workspaces.begin(Work { kind: "workspace export", vm, parts: exporting.parts(), scratch, turn }).await
+    workspaces.begin(Work { kind: "workspace export", vm, parts: exporting.parts(), turn }).await
 }
 
 /// One of them.

@@ -40,8 +40,8 @@ use super::content::{ALL, copy_whole};
 use super::{Locked, Thread};
 use crate::error::fails;
 use crate::git::pause;
-use crate::names::Named;
 use crate::names::change::Change;
+use crate::names::{Directory, Named};
 use crate::node::{Content, InPlace, Ino, Kind, LINK_BYTES_MAX, Name, Node, check_name};
 use crate::working_copy::{Seen, WorkingCopy, look_at};
 use crate::worktree::POINTER;
@@ -97,24 +97,17 @@ impl Thread {
 
     /// Whether names may come and go in a directory that nobody changes here.
     pub fn is_directory_in_place(&self, directory: Ino) -> bool {
-        self.sees_in_place()
-            && self
-                .locked()
-                .state
-                .names
-                .directory(directory)
-                .is_none_or(|in_it| in_it.in_place().is_some() || !in_it.grafts().is_empty())
+        self.may_be(directory, |in_it| in_it.in_place().is_some() || !in_it.grafts().is_empty())
     }
 
     /// Whether a file of the name may be seen in a directory later, although nobody makes one here.
     pub fn may_appear(&self, directory: Ino, name: &[u8]) -> bool {
-        self.sees_in_place()
-            && self
-                .locked()
-                .state
-                .names
-                .directory(directory)
-                .is_none_or(|in_it| in_it.path_in_place(name).is_some() && in_it.named(name).is_none())
+        self.may_be(directory, |in_it| in_it.path_in_place(name).is_some() && in_it.named(name).is_none())
+    }
+
+    /// Whether something is so of a directory in which something of a working copy may be seen. Of one that is not known it may be.
+    fn may_be(&self, directory: Ino, is_so: impl FnOnce(&Directory) -> bool) -> bool {
+        self.sees_in_place() && self.locked().state.names.directory(directory).is_none_or(is_so)
     }
 
     /// Makes a file that is seen in place the thread's own.
