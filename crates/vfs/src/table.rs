@@ -19,6 +19,7 @@
 //! **When something goes.** What nobody refers to is only queued by the operations that hand nodes out; it goes with the
 //! next [`Table::forget`], [`Table::closed`], [`Table::apply`] or listed entry, when nobody holds a number of it.
 
+mod absent;
 mod changes;
 mod expected;
 mod idle;

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::faults::dice::Dice;
@@ -15,6 +18,15 @@ use e2e::program::wait_readable;
 use e2e::{Kind, assert_same_bytes, eventually};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal};
+
+/// Ends the loops of a scope also when its body panics.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -65,6 +77,36 @@ on_both! {
         assert_eq!(String::from_utf8_lossy(&finished.stdout), wanted);
         assert!(finished.status.success());
         assert_eq!(fs::read_to_string(f.far.join("a/b/made")).unwrap(), "new\n");
+
+        // Nor for a moment, while others ask for the directory by its path.
+        let here = File::open(&inner).unwrap();
+        let path = fs::read_link(format!("/proc/self/fd/{}", here.as_raw_fd())).unwrap();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let _stopped = StopOnDrop(&stop);
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    fs::symlink_metadata(inner.join("made")).unwrap();
+                }
+            });
+            let looked = scope.spawn(|| {
+                let mut looks = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let seen = fs::read_link(format!("/proc/self/fd/{}", here.as_raw_fd())).unwrap();
+                    if seen != path {
+                        return Err(seen);
+                    }
+                    looks += 1;
+                }
+                Ok(looks)
+            });
+            for _ in 0..5 {
+                f.kill(Role::Worker);
+                f.answers();
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(looked.join().unwrap().expect("the directory is where it was") > 0);
+        });
     }
 
     fn a_killed_worker_costs_no_mapping(f) {

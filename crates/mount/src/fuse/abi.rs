@@ -351,9 +351,6 @@ pub mod notify {
     pub const RESEND: i32 = 7;
     pub const INC_EPOCH: i32 = 8;
     pub const PRUNE: i32 = 9;
-
-    /// The first minor version that knows [`INC_EPOCH`].
-    pub const INC_EPOCH_MINOR: u32 = 44;
 }
 
 /// Requests of `ioctl(2)` on the device.

@@ -109,11 +109,6 @@ impl Negotiated {
         self.has(InitFlags::HAS_RESEND)
     }
 
-    /// Whether the kernel can be told to look up every name again.
-    pub fn can_start_epoch(&self) -> bool {
-        self.minor >= abi::notify::INC_EPOCH_MINOR
-    }
-
     fn layout(&self) -> abi::InitOut {
         let (flags, flags2) = self.flags.words();
         abi::InitOut {
@@ -223,7 +218,7 @@ mod tests {
         assert_eq!((out.major, out.minor, out.max_write, out.max_pages), (7, 45, 1 << 20, 256));
         assert_eq!((out.max_readahead, out.time_gran), (128 << 10, 1));
         assert_eq!(InitFlags::from_words(out.flags, out.flags2), negotiated.flags);
-        assert!(negotiated.can_resend() && negotiated.can_start_epoch() && negotiated.dialect().setxattr_ext);
+        assert!(negotiated.can_resend() && negotiated.dialect().setxattr_ext);
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //!
 //! - A notice that is already waiting is not queued again, and a range is not queued behind its whole inode.
 //! - When the queue is full, [`Notice::Store`] is dropped: it only saves a later READ.
-//! - Any other notice must not be lost. If the kernel has epochs (7.44), all queued names are replaced by one
-//!   [`Notice::Epoch`], which makes it look every name up again.
+//! - Any other notice must not be lost. Where the server can list every name that the kernel may know, all queued names
+//!   are replaced by one [`Notice::AllNames`].
 //! - The expiry of a name is written a second time, [`REPEATED_AFTER`] later; see below.
 //! - If that makes no room either, [`Notifier::send`] waits for room and [`Notifier::try_send`] gives the
 //!   notice back. Only a thread that answers no requests may call `send`.
@@ -22,6 +22,9 @@
 //!   to lead elsewhere.
 //! - The name of a directory must not be: who works in it, and what is mounted below it, would lose it, also where the name
 //!   was good. Its expiry is repeated, when whoever has the answer has come to run. That is the one race that time closes.
+//!
+//! For the same reason the kernel is never told to begin a new epoch (INC_EPOCH, 7.44): a name of an older one is dropped where
+//! it is used next, and who works in the directory has no working directory until whoever used it has an answer.
 //!
 //! A thread that waits for the kernel's lock cannot be killed. A process that gets SIGKILL meanwhile ends
 //! only when the request that holds the lock has been answered, by a successor after [`Notice::Resend`] or by
@@ -38,7 +41,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{io, mem, thread};
+use std::{fmt, io, mem, thread};
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
@@ -110,8 +113,8 @@ pub enum Notice {
         /// What is there.
         bytes: Bytes,
     },
-    /// Every name is to be looked up again. EINVAL before 7.44.
-    Epoch,
+    /// Every name that the kernel may know is to be looked up again.
+    AllNames(AllNames),
     /// A poller with this handle should ask again.
     PollWakeup {
         /// From the POLL request.
@@ -121,6 +124,34 @@ pub enum Notice {
     /// be queued again, with the resend bit. EINVAL before Linux 6.9.
     Resend,
 }
+
+/// Lists every name that the kernel may know, when that is written: each with its directory.
+#[derive(Clone)]
+pub struct AllNames {
+    list: Arc<dyn Fn() -> Vec<(u64, Vec<u8>)> + Send + Sync>,
+    how: Forgetting,
+}
+
+impl AllNames {
+    /// `list` is called by the notifier's thread. A name too many does no harm.
+    pub fn new(how: Forgetting, list: impl Fn() -> Vec<(u64, Vec<u8>)> + Send + Sync + 'static) -> Self {
+        Self { list: Arc::new(list), how }
+    }
+}
+
+impl fmt::Debug for AllNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AllNames").field("how", &self.how).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for AllNames {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.list, &other.list) && self.how == other.how
+    }
+}
+
+impl Eq for AllNames {}
 
 /// How a name is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -148,17 +179,14 @@ pub fn write(device: &Device, notice: &Notice) -> Result<Effect, Errno> {
         Notice::Attributes { node } => invalidate(device, *node, -1, 0),
         Notice::Inode { node } => invalidate(device, *node, 0, 0),
         Notice::Listing { node } => {
-            expire(device, *node, NO_NAME, flag::EXPIRE_ONLY)?;
+            expire(device, *node, NO_NAME, Forgetting::Expire)?;
             invalidate(device, *node, 0, 0)
         }
         Notice::Range { node, offset, length } => match (i64::try_from(*offset), i64::try_from(*length)) {
             (Ok(offset), Ok(length)) => invalidate(device, *node, offset, length),
             _ => Err(Errno::INVAL),
         },
-        Notice::Entry { parent, name, how } => {
-            let flags = if *how == Forgetting::Expire { flag::EXPIRE_ONLY } else { 0 };
-            expire(device, *parent, name, flags)
-        }
+        Notice::Entry { parent, name, how } => expire(device, *parent, name, *how),
         Notice::Delete { parent, child, name } => {
             let namelen = name_length(name)?;
             let fixed = abi::NotifyDeleteOut { parent: *parent, child: *child, namelen, padding: 0 };
@@ -169,7 +197,7 @@ pub fn write(device: &Device, notice: &Notice) -> Result<Effect, Errno> {
             let fixed = abi::NotifyStoreOut { nodeid: *node, offset: *offset, size, padding: 0 };
             post(device, code::STORE, &[fixed.as_bytes(), bytes])
         }
-        Notice::Epoch => post(device, code::INC_EPOCH, &[]),
+        Notice::AllNames(all) => expire_all(device, all),
         Notice::PollWakeup { kernel_handle } => {
             post(device, code::POLL, &[abi::NotifyPollWakeupOut { kh: *kernel_handle }.as_bytes()])
         }
@@ -181,7 +209,23 @@ fn invalidate(device: &Device, ino: u64, off: i64, len: i64) -> Result<Effect, E
     post(device, code::INVAL_INODE, &[abi::NotifyInvalInodeOut { ino, off, len }.as_bytes()])
 }
 
-fn expire(device: &Device, parent: u64, name: &[u8], flags: u32) -> Result<Effect, Errno> {
+/// Tells of every name, whatever becomes of one; the first that was refused says why.
+fn expire_all(device: &Device, all: &AllNames) -> Result<Effect, Errno> {
+    let mut outcome = Ok(Effect::Absent);
+    for (parent, name) in (all.list)() {
+        match expire(device, parent, &name, all.how) {
+            Ok(Effect::Absent) => {}
+            effect => outcome = outcome.and(effect),
+        }
+    }
+    outcome
+}
+
+fn expire(device: &Device, parent: u64, name: &[u8], how: Forgetting) -> Result<Effect, Errno> {
+    let flags = match how {
+        Forgetting::Expire => flag::EXPIRE_ONLY,
+        Forgetting::Drop => 0,
+    };
     let fixed = abi::NotifyInvalEntryOut { parent, namelen: name_length(name)?, flags };
     post(device, code::INVAL_ENTRY, &[fixed.as_bytes(), name, b"\0"])
 }
@@ -247,7 +291,7 @@ enum Key {
     Range(u64, u64, u64),
     Entry(u64, Vec<u8>, Forgetting),
     Delete(u64, u64, Vec<u8>),
-    Epoch,
+    AllNames,
     PollWakeup(u64),
 }
 
@@ -259,7 +303,7 @@ fn key(notice: &Notice) -> Option<Key> {
         Notice::Range { node, offset, length } => Key::Range(*node, *offset, *length),
         Notice::Entry { parent, name, how } => Key::Entry(*parent, name.clone(), *how),
         Notice::Delete { parent, child, name } => Key::Delete(*parent, *child, name.clone()),
-        Notice::Epoch => Key::Epoch,
+        Notice::AllNames(_) => Key::AllNames,
         Notice::PollWakeup { kernel_handle } => Key::PollWakeup(*kernel_handle),
         Notice::Store { .. } | Notice::Resend => return None,
     })
@@ -270,7 +314,7 @@ struct Queued {
     notice: Notice,
 }
 
-/// Before everything that was queued at the time: the place of an epoch that replaces queued names.
+/// Before everything that was queued at the time: the place of what stands for queued names.
 const SEQUENCE_FIRST: u64 = 0;
 
 /// The queue without its thread: no I/O, no waiting.
@@ -286,7 +330,8 @@ struct Queue {
     repeats: VecDeque<(Instant, Notice)>,
     sequence: u64,
     writing: Option<u64>,
-    has_epochs: bool,
+    /// What stands for all names, if there is such.
+    all_names: Option<AllNames>,
     is_closed: bool,
     counts: Counts,
 }
@@ -297,7 +342,7 @@ enum Taken {
 }
 
 impl Queue {
-    fn new(has_epochs: bool) -> Self {
+    fn new(all_names: Option<AllNames>) -> Self {
         Self {
             notices: VecDeque::new(),
             waiting: HashSet::new(),
@@ -306,7 +351,7 @@ impl Queue {
             repeats: VecDeque::new(),
             sequence: SEQUENCE_FIRST,
             writing: None,
-            has_epochs,
+            all_names,
             is_closed: false,
             counts: Counts::default(),
         }
@@ -328,7 +373,7 @@ impl Queue {
             let node = *node;
             self.waiting.retain(|key| !concerns(key, node));
         }
-        if self.notices.len() >= NOTICES_QUEUED_MAX && !self.replace_names_by_epoch() {
+        if self.notices.len() >= NOTICES_QUEUED_MAX && !self.replace_names() {
             return Taken::Full(notice);
         }
         if self.covers(&notice) {
@@ -354,21 +399,19 @@ impl Queue {
         by_wider || key(notice).is_some_and(|key| self.waiting.contains(&key))
     }
 
-    /// Makes room if there are names in the queue and the kernel has epochs. The epoch goes to the front, so
-    /// that it is never later than a name that it stands for.
-    fn replace_names_by_epoch(&mut self) -> bool {
-        if !self.has_epochs {
-            return false;
-        }
+    /// Makes room if there are names in the queue and something that stands for all. That goes to the front, so that it is
+    /// never later than a name that it stands for.
+    fn replace_names(&mut self) -> bool {
+        let Some(all) = self.all_names.clone() else { return false };
         let before = self.notices.len();
-        self.notices.retain(|queued| !matches!(queued.notice, Notice::Entry { .. } | Notice::Epoch));
+        self.notices.retain(|queued| !matches!(queued.notice, Notice::Entry { .. } | Notice::AllNames(_)));
         let removed = before - self.notices.len();
         if removed == 0 {
             return false;
         }
         self.waiting.retain(|key| !matches!(key, Key::Entry(..)));
-        self.waiting.insert(Key::Epoch);
-        self.notices.push_front(Queued { sequence: SEQUENCE_FIRST, notice: Notice::Epoch });
+        self.waiting.insert(Key::AllNames);
+        self.notices.push_front(Queued { sequence: SEQUENCE_FIRST, notice: Notice::AllNames(all) });
         self.counts.merged += removed as u64;
         removed > 1
     }
@@ -387,18 +430,24 @@ impl Queue {
         Some(notice)
     }
 
-    /// Has the expiry of a name written again later. Where there is no room, all names are looked up again.
+    /// Has the expiry of a name written again later. Where there is no room, that of all names.
     fn repeat_later(&mut self, notice: Notice, now: Instant) {
-        if !matches!(notice, Notice::Entry { how: Forgetting::Expire, .. }) {
-            return;
-        }
         let due = now + REPEATED_AFTER;
-        if self.repeats.len() < NOTICES_QUEUED_MAX {
-            return self.repeats.push_back((due, notice));
-        }
-        if self.has_epochs {
-            self.repeats.clear();
-            self.repeats.push_back((due, Notice::Epoch));
+        match &notice {
+            Notice::Entry { how: Forgetting::Expire, .. } if self.repeats.len() < NOTICES_QUEUED_MAX => {
+                self.repeats.push_back((due, notice));
+            }
+            Notice::Entry { how: Forgetting::Expire, .. } => {
+                if let Some(all) = self.all_names.clone() {
+                    self.repeats.clear();
+                    self.repeats.push_back((due, Notice::AllNames(all)));
+                }
+            }
+            Notice::AllNames(_) => {
+                self.repeats.clear();
+                self.repeats.push_back((due, notice));
+            }
+            _ => {}
         }
     }
 
@@ -465,10 +514,10 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Starts the thread. `has_epochs` is [`super::negotiation::Negotiated::can_start_epoch`].
-    pub fn start(device: Arc<Device>, has_epochs: bool) -> io::Result<Self> {
+    /// Starts the thread. `all_names` stands for names for which there is no room; without it whoever sends them waits.
+    pub fn start(device: Arc<Device>, all_names: Option<AllNames>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue::new(has_epochs)),
+            queue: Mutex::new(Queue::new(all_names)),
             work: Condvar::new(),
             progress: Condvar::new(),
             written: tokio::sync::Notify::new(),
@@ -616,8 +665,12 @@ mod tests {
         Notice::Inode { node: node as u64 }
     }
 
-    fn filled(has_epochs: bool, notice: fn(usize) -> Notice) -> Queue {
-        let mut queue = Queue::new(has_epochs);
+    fn all() -> AllNames {
+        AllNames::new(Forgetting::Expire, Vec::new)
+    }
+
+    fn filled(all_names: Option<AllNames>, notice: fn(usize) -> Notice) -> Queue {
+        let mut queue = Queue::new(all_names);
         for number in 0..NOTICES_QUEUED_MAX {
             assert!(matches!(queue.push(notice(number)), Taken::Yes));
         }
@@ -627,7 +680,7 @@ mod tests {
 
     #[test]
     fn a_notice_that_waits_already_is_not_queued_twice() {
-        let mut queue = Queue::new(false);
+        let mut queue = Queue::new(None);
         let range = Notice::Range { node: 1, offset: 0, length: 10 };
         for notice in [inode(1), inode(1), range, Notice::Attributes { node: 1 }, entry(1), entry(1)] {
             assert!(matches!(queue.push(notice), Taken::Yes));
@@ -638,7 +691,7 @@ mod tests {
 
     #[test]
     fn a_change_during_the_write_of_its_notice_is_queued_again() {
-        let mut queue = Queue::new(false);
+        let mut queue = Queue::new(None);
         let _ = queue.push(inode(1));
         assert_eq!(queue.pop(), Some(inode(1)));
         let _ = queue.push(inode(1));
@@ -647,7 +700,7 @@ mod tests {
 
     #[test]
     fn a_node_is_behind_until_all_notices_about_it_are_written() {
-        let mut queue = Queue::new(false);
+        let mut queue = Queue::new(None);
         let is_behind = |queue: &Queue| [1, 2].map(|node| queue.pending.contains_key(&node));
         let _ = (queue.push(inode(1)), queue.push(inode(1)), queue.push(entry(2)));
         assert_eq!(is_behind(&queue), [true, false]);
@@ -664,7 +717,7 @@ mod tests {
 
     #[test]
     fn bytes_stored_in_between_are_invalidated_too() {
-        let mut queue = Queue::new(false);
+        let mut queue = Queue::new(None);
         let _ = queue.push(inode(1));
         let _ = queue.push(Notice::Store { node: 1, offset: 0, bytes: Bytes::from_static(b"x") });
         let _ = queue.push(inode(1));
@@ -673,7 +726,7 @@ mod tests {
 
     #[test]
     fn the_expiry_of_a_name_is_written_once_more_and_no_third_time() {
-        let mut queue = Queue::new(true);
+        let mut queue = Queue::new(Some(all()));
         let now = Instant::now();
         let dropped = Notice::Entry { parent: 1, name: b"dropped".to_vec(), how: Forgetting::Drop };
         for notice in [inode(1), dropped, entry(1)] {
@@ -685,26 +738,28 @@ mod tests {
     }
 
     #[test]
-    fn too_many_expiries_to_be_repeated_become_one_epoch() {
-        let mut queue = Queue::new(true);
+    fn too_many_expiries_to_be_repeated_become_one_of_all() {
+        let all = all();
+        let mut queue = Queue::new(Some(all.clone()));
         let now = Instant::now();
         (0..=NOTICES_QUEUED_MAX).for_each(|number| queue.repeat_later(entry(number), now));
-        assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), Some(Notice::Epoch));
+        assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), Some(Notice::AllNames(all)));
         assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), None);
     }
 
     #[test]
-    fn a_full_queue_of_names_becomes_one_epoch() {
-        let mut queue = filled(true, entry);
+    fn a_full_queue_of_names_becomes_one_notice() {
+        let all = all();
+        let mut queue = filled(Some(all.clone()), entry);
         assert!(matches!(queue.push(inode(1)), Taken::Yes));
-        assert_eq!(queue.pop(), Some(Notice::Epoch));
+        assert_eq!(queue.pop(), Some(Notice::AllNames(all)));
         assert_eq!(queue.pop(), Some(inode(1)));
         assert_eq!(queue.pop(), None);
     }
 
     #[test]
     fn a_full_queue_gives_the_notice_back_when_nothing_can_be_merged() {
-        for mut queue in [filled(true, inode), filled(false, entry)] {
+        for mut queue in [filled(Some(all()), inode), filled(None, entry)] {
             let extra = Notice::Inode { node: u64::MAX };
             assert!(matches!(queue.push(extra.clone()), Taken::Full(back) if back == extra));
         }
@@ -712,10 +767,10 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_bytes_to_store() {
-        let mut queue = filled(false, inode);
+        let mut queue = filled(None, inode);
         let store = |length| Notice::Store { node: 1, offset: 0, bytes: vec![0; length].into() };
         assert!(matches!(queue.push(store(1)), Taken::Yes));
-        let mut empty = Queue::new(false);
+        let mut empty = Queue::new(None);
         assert!(matches!(empty.push(store(STORE_BYTES_QUEUED_MAX)), Taken::Yes));
         assert!(matches!(empty.push(store(1)), Taken::Yes));
         assert_eq!((queue.counts.dropped, empty.counts.dropped, empty.notices.len()), (1, 1, 1));
@@ -723,13 +778,15 @@ mod tests {
 
     #[test]
     fn a_flush_waits_for_what_stands_for_the_names_before_it() {
-        let mut queue = filled(true, entry);
+        let all = Notice::AllNames(all());
+        let Notice::AllNames(names) = &all else { unreachable!("it is") };
+        let mut queue = filled(Some(names.clone()), entry);
         let before = queue.sequence;
         let _ = queue.push(inode(1));
         assert!(!queue.is_past(before));
-        assert_eq!(queue.pop(), Some(Notice::Epoch));
+        assert_eq!(queue.pop().as_ref(), Some(&all));
         assert!(!queue.is_past(before));
-        queue.finished(&Notice::Epoch, Ok(Effect::Applied));
+        queue.finished(&all, Ok(Effect::Applied));
         assert!(queue.is_past(before));
     }
 

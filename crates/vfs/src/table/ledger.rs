@@ -14,6 +14,7 @@ use crate::log::Records;
 use crate::request::{RequestId, Sequence, Slot};
 use crate::source::HandleId;
 
+use super::absent::{AbsentNames, Remembered};
 use super::expected::is_expected;
 use super::locks::{HeldLock, Locks};
 use super::node::{Meaning, Node, Seen, Slot as NameSlot};
@@ -40,6 +41,7 @@ mod kind {
     pub(super) const LOCKED: u8 = 15;
     pub(super) const FAILED: u8 = 16;
     pub(super) const IDENTIFIED: u8 = 17;
+    pub(super) const ABSENT: u8 = 18;
 }
 
 /// Something that is kept for a successor and means nothing here.
@@ -89,6 +91,7 @@ pub(crate) struct Ledger {
     locks: Locks,
     /// Errors of writes that were taken, by handles that are to be told.
     failures: HashMap<HandleId, Errno>,
+    absent: AbsentNames,
     /// No handle with this number or a higher one has been used.
     next_handle: u64,
 }
@@ -170,6 +173,23 @@ impl Ledger {
             let is_last = !self.handles.iter().any(is_open);
             self.locks.closed(ino, handle, is_last);
         }
+    }
+
+    /// Whether a successor will know of the name.
+    fn remember_absent(&mut self, directory: Ino, name: &[u8]) -> bool {
+        let remembered = self.absent.remember(directory, name);
+        if remembered == Remembered::New {
+            self.push(kind::ABSENT, &[directory.0], name);
+        }
+        remembered != Remembered::No
+    }
+
+    /// Of a node that the kernel has, since it is named to it when all names are; otherwise it may still be believed absent.
+    fn push_name(&mut self, ino: Ino, parent: Ino, name: &Name, is_known: bool) {
+        if is_known {
+            self.absent.appeared(parent, name);
+        }
+        self.push(kind::NAMED, &[ino.0, parent.0], name);
     }
 
     fn push_kept(&mut self, what: Kept) {
@@ -285,14 +305,17 @@ impl Table {
         let (lookups, kind) = (node.lookups, kind_number(node.attributes.kind));
         let lost = node.lost.clone();
         self.record(kind::NODE, &[ino.0, device, inode, birth, lookups], &[kind]);
-        for (parent, name) in names {
-            self.record(kind::NAMED, &[ino.0, parent.0], name);
-        }
+        let Some(ledger) = &mut self.ledger else { return };
+        names.iter().for_each(|(parent, name)| ledger.push_name(ino, *parent, name, lookups > 0));
         if let Some((parent, name)) = lost.as_deref()
             && self.nodes.get(parent).is_some_and(|parent| parent.recorded)
         {
-            self.record(kind::NAMED, &[ino.0, parent.0], name);
-            self.record(kind::UNNAMED, &[ino.0, parent.0], name);
+            let is_absent = ledger.absent.has(*parent, name);
+            ledger.push_name(ino, *parent, name, lookups > 0);
+            ledger.push(kind::UNNAMED, &[ino.0, parent.0], name);
+            if is_absent {
+                ledger.remember_absent(*parent, name);
+            }
         }
     }
 
@@ -315,16 +338,29 @@ impl Table {
     }
 
     pub(super) fn record_forget(&mut self, ino: Ino, count: u64) {
-        if self.ledger.is_some() && self.is_recorded(ino) {
-            self.record(kind::FORGOTTEN, &[ino.0, count], &[]);
+        if self.ledger.is_none() || !self.is_recorded(ino) {
+            return;
         }
+        self.record(kind::FORGOTTEN, &[ino.0, count], &[]);
+        if self.lookups(ino) == 0
+            && let Some(ledger) = &mut self.ledger
+        {
+            ledger.absent.forget(ino);
+        }
+    }
+
+    /// The kernel is about to be told that the name is not there. Whether a successor will know.
+    pub(super) fn record_absent(&mut self, directory: Ino, name: &[u8]) -> bool {
+        self.ensure_recorded(directory);
+        self.ledger.as_mut().is_none_or(|ledger| ledger.remember_absent(directory, name))
     }
 
     /// The node has a name more; the table knows it already.
     pub(super) fn record_name(&mut self, ino: Ino, parent: Ino, name: &Name) {
         if self.ledger.is_some() && self.is_recorded(ino) {
             self.ensure_recorded(parent);
-            self.record(kind::NAMED, &[ino.0, parent.0], name);
+            let is_known = self.lookups(ino) > 0;
+            self.ledger.iter_mut().for_each(|ledger| ledger.push_name(ino, parent, name, is_known));
         }
     }
 
@@ -337,6 +373,7 @@ impl Table {
     pub(super) fn record_gone(&mut self, ino: Ino, node: &Node) {
         if node.recorded {
             self.record(kind::GONE, &[ino.0], &[]);
+            self.ledger.iter_mut().for_each(|ledger| ledger.absent.forget(ino));
         }
     }
 
@@ -422,6 +459,8 @@ impl Table {
         let Some(ledger) = &mut self.ledger else { return 0 };
         let handles: Vec<_> = ledger.handles.iter().map(|(handle, held)| (*handle, *held)).collect();
         handles.into_iter().for_each(|(handle, held)| ledger.push_handle(handle, held));
+        let absent: Vec<_> = ledger.absent.iter().map(|(parent, name)| (parent, name.clone())).collect();
+        absent.into_iter().for_each(|(parent, name)| ledger.push(kind::ABSENT, &[parent.0], &name));
         let failures: Vec<_> = ledger.failures.iter().map(|(handle, errno)| (*handle, *errno)).collect();
         failures.into_iter().for_each(|(handle, errno)| ledger.push_failure(handle, Some(errno)));
         let locks: Vec<_> = ledger.locks.all().collect();
@@ -482,12 +521,23 @@ impl Replay {
             kind::NAMED => {
                 let (ino, parent) = (Ino(number()?), Ino(number()?));
                 table.restore_name(ino, parent, &content.into());
+                if table.lookups(ino) > 0 {
+                    ledger.absent.appeared(parent, content);
+                }
             }
             kind::UNNAMED => {
                 let (ino, parent) = (Ino(number()?), Ino(number()?));
                 table.restore_no_name(ino, parent, &content.into());
             }
-            kind::GONE => table.remove(Ino(number()?)),
+            kind::GONE => {
+                let ino = Ino(number()?);
+                table.remove(ino);
+                ledger.absent.forget(ino);
+            }
+            kind::ABSENT => {
+                let directory = Ino(number()?);
+                let _remembered = ledger.absent.remember(directory, content);
+            }
             kind::IDENTIFIED => {
                 let ino = Ino(number()?);
                 table.set_identity(ino, FileId { device: number()?, inode: number()?, birth: number()? });
@@ -502,6 +552,9 @@ impl Replay {
                 let (ino, count) = (Ino(number()?), number()?);
                 if let Ok(node) = table.known_mut(ino) {
                     node.lookups = node.lookups.saturating_sub(count);
+                    if node.lookups == 0 {
+                        ledger.absent.forget(ino);
+                    }
                 }
             }
             kind::OPENED => {
@@ -603,10 +656,12 @@ impl Table {
         known.map(|(ino, _)| *ino).collect()
     }
 
-    /// Names of nodes that the kernel has.
+    /// Names that the kernel may believe to be there, or not to be there.
     pub(crate) fn known_names(&self) -> Vec<(Ino, Name)> {
-        let known = self.nodes.values().filter(|node| node.lookups > 0);
-        known.flat_map(|node| node.names.iter().cloned()).collect()
+        let present =
+            self.nodes.values().filter(|node| node.lookups > 0).flat_map(|node| node.names.iter().cloned());
+        let absent = self.ledger.iter().flat_map(|ledger| ledger.absent.iter());
+        present.chain(absent.map(|(parent, name)| (parent, name.clone()))).collect()
     }
 
     /// Queues what nobody refers to, once handles have been registered again.

@@ -1,12 +1,13 @@
 //! A file system dies, and another goes on from what it left: the kernel notices nothing but time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use super::*;
 use crate::errno::Errno;
 use crate::file::{FileId, Kind, RenameMode, ThreadId};
 use crate::request::{RequestId, answering};
+use crate::table::Believe;
 use crate::testing::Random;
 use crate::vfs::{DirectoryItem, Recording, Removal, Restored};
 
@@ -31,7 +32,7 @@ struct OpenDirectory {
     steady: Vec<String>,
 }
 
-/// A kernel: what it was given, and nothing that it believes.
+/// A kernel: what it was given, and of what it believes the names that are not there.
 struct Kernel {
     memory: Arc<Memory>,
     vfs: Arc<Vfs<Memory>>,
@@ -39,6 +40,7 @@ struct Kernel {
     nodes: HashMap<Ino, (FileId, Kind, u64)>,
     files: Vec<(HandleId, Ino)>,
     directories: Vec<OpenDirectory>,
+    absent: HashSet<(Ino, Name)>,
     requests: u64,
 }
 
@@ -48,8 +50,8 @@ impl Kernel {
         memory.list_by(1 + seed % 5);
         let vfs = recorded(&memory, Recording::Fresh(directory.to_owned()));
         let nodes = HashMap::from([(Ino::ROOT, (memory.root().id, Kind::Directory, 0))]);
-        let (files, directories) = (Vec::new(), Vec::new());
-        Kernel { memory, vfs, random: Random(seed), nodes, files, directories, requests: 0 }
+        let (files, directories, absent) = (Vec::new(), Vec::new(), HashSet::new());
+        Kernel { memory, vfs, random: Random(seed), nodes, files, directories, absent, requests: 0 }
     }
 
     fn given(&mut self, view: View) {
@@ -82,6 +84,7 @@ impl Kernel {
                 let create = vfs.create(parent, name, 0o644, OpenFlags { exclusive: true, ..BOTH }, CALLER);
                 if let Ok((view, opened)) = answering(request, slot, create).await {
                     self.given(view);
+                    self.knows_nothing(parent, name);
                     self.files.push((opened.handle, view.ino));
                 }
             }
@@ -89,6 +92,7 @@ impl Kernel {
                 let make = vfs.make_directory(parent, name, 0o755, CALLER);
                 if let Ok(view) = answering(request, slot, make).await {
                     self.given(view);
+                    self.knows_nothing(parent, name);
                 }
             }
             4 => {
@@ -106,12 +110,15 @@ impl Kernel {
                 self.look_up(to, to_name).await;
                 let _refused =
                     answering(request, slot, vfs.rename((parent, name), (to, to_name), mode)).await;
+                self.knows_nothing(parent, name);
+                self.knows_nothing(to, to_name);
             }
             7 => {
                 if let Some(ino) = self.some(Kind::File)
                     && let Ok(view) = answering(request, slot, vfs.link(ino, parent, name)).await
                 {
                     self.given(view);
+                    self.knows_nothing(parent, name);
                 }
             }
             8 => {
@@ -148,9 +155,19 @@ impl Kernel {
 
     /// As a kernel does before it asks for a change of a name.
     async fn look_up(&mut self, parent: Ino, name: &[u8]) {
-        if let Ok(Looked::Present(view)) = self.vfs.lookup(parent, name).await {
-            self.given(view);
+        match self.vfs.lookup(parent, name).await {
+            Ok(Looked::Present(view)) => {
+                self.given(view);
+                self.knows_nothing(parent, name);
+            }
+            Ok(Looked::Absent(Believe::Leased)) => drop(self.absent.insert((parent, name.into()))),
+            Ok(Looked::Absent(_)) | Err(_) => {}
         }
+    }
+
+    /// Of a name that it does not believe not to be there.
+    fn knows_nothing(&mut self, parent: Ino, name: &[u8]) {
+        self.absent.remove(&(parent, name.into()));
     }
 
     fn some_file(&mut self) -> Option<(HandleId, Ino)> {
@@ -224,6 +241,9 @@ impl Kernel {
         self.check().await;
         let fresh = recorded(&self.memory, restored(directory));
         self.vfs = fresh;
+        let doubted: HashSet<_> = self.vfs.known_names().into_iter().collect();
+        let missed: Vec<_> = self.absent.difference(&doubted).collect();
+        assert!(missed.is_empty(), "the kernel believes for ever that these are not there: {missed:?}");
         self.check().await;
     }
 

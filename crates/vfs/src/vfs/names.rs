@@ -165,7 +165,12 @@ impl<S: Source> Vfs<S> {
         let looked = {
             let mut table = self.table.lock();
             let known = table.learn(parent, &name, entry, (ticket, lease), self.now(), &mut notices);
-            known.and_then(|known| self.view_known(&mut table, known, entry))
+            known.and_then(|known| match known {
+                Known::Absent(believe) => Ok(Looked::Absent(table.tell_absent(parent, &name, believe))),
+                Known::Present(ino, name_for) => {
+                    self.view_known(&mut table, (ino, name_for), entry).map(Looked::Present)
+                }
+            })
         };
         self.notify(notices);
         match looked? {
@@ -191,7 +196,9 @@ impl<S: Source> Vfs<S> {
         let mut table = self.table.lock();
         match table.lookup(parent, name, now)? {
             None => Ok(None),
-            Some(Known::Absent(believe)) => Ok(Some(Looked::Absent(believe))),
+            Some(Known::Absent(believe)) => {
+                Ok(Some(Looked::Absent(table.tell_absent(parent, name, believe))))
+            }
             Some(Known::Present(ino, name_for)) => {
                 let Some((attributes, attributes_for)) = table.attributes(ino, now)? else { return Ok(None) };
                 let id = table.id(ino)?;
@@ -222,13 +229,9 @@ impl<S: Source> Vfs<S> {
     fn view_known(
         &self,
         table: &mut crate::table::Table,
-        known: Known,
+        (ino, name_for): (Ino, Believe),
         entry: Option<Entry>,
-    ) -> Result<Looked> {
-        let (ino, name_for) = match known {
-            Known::Absent(believe) => return Ok(Looked::Absent(believe)),
-            Known::Present(ino, name_for) => (ino, name_for),
-        };
+    ) -> Result<View> {
         let (attributes, attributes_for) = match (table.attributes(ino, self.now())?, entry) {
             // What is believed is of before: the source has not told of it yet.
             (Some((believed, _)), Some(entry))
@@ -243,7 +246,7 @@ impl<S: Source> Vfs<S> {
         };
         let id = table.id(ino)?;
         table.add_lookup(ino);
-        Ok(Looked::Present(View { ino, id, attributes, attributes_for, name_for }))
+        Ok(View { ino, id, attributes, attributes_for, name_for })
     }
 
     /// The kernel has forgotten `count` of the lookups it was given.
@@ -307,7 +310,7 @@ impl<S: Source> Vfs<S> {
         ticket: Ticket,
     ) -> Result<View> {
         let mut notices = Vec::new();
-        let looked = {
+        let view = {
             let mut table = self.table.lock();
             let known = table.changed_here(
                 parent,
@@ -317,13 +320,13 @@ impl<S: Source> Vfs<S> {
                 self.now(),
                 &mut notices,
             )?;
-            self.view_known(&mut table, known, Some(entry))
+            match known {
+                Known::Absent(_) => Err(Errno::EIO),
+                Known::Present(ino, name_for) => self.view_known(&mut table, (ino, name_for), Some(entry)),
+            }
         };
         self.notify(notices);
-        match looked? {
-            Looked::Present(view) => Ok(view),
-            Looked::Absent(_) => Err(Errno::EIO),
-        }
+        view
     }
 
     /// Makes `name` by `request` and shows it.

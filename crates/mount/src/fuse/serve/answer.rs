@@ -1,14 +1,13 @@
 //! What an operation comes to, and how it is told to the kernel.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use vfs::errno::{Errno, Result};
 use vfs::file::{Attributes, FileId, Name, Space};
 use vfs::request::RequestId;
 use vfs::source::{HandleId, Source};
-use vfs::table::{Believe, Ino, Notice, UNLEASED_MS};
+use vfs::table::{Believe, Ino, Notice};
 use vfs::vfs::{OpenedDirectory, OpenedFile, View};
 
 use super::translate::{attr, entry, lifetime};
@@ -130,7 +129,7 @@ impl<S: Source> Serving<S> {
         match answer {
             Answer::Done => responder.done(),
             Answer::Absent { believe: Believe::Once, .. } => responder.error(i32::from(Errno::ENOENT.0)),
-            Answer::Absent { believe, .. } => responder.entry(&Entry::negative(self.absent_for(*believe))),
+            Answer::Absent { believe, .. } => responder.entry(&Entry::negative(lifetime(*believe))),
             Answer::Present { view, .. } => responder.entry(&entry(root, view)),
             Answer::Attributes { id, attributes, believe } => {
                 responder.attr(&attr(root, *id, attributes), lifetime(*believe))
@@ -152,15 +151,6 @@ impl<S: Source> Serving<S> {
             Answer::Space(space) => responder.statfs(&statfs(space)),
             Answer::Lock(lock) => responder.lock(lock),
             Answer::Position(offset) => responder.position(*offset),
-        }
-    }
-
-    /// For how long the kernel may believe that a name is not there. A successor knows the names that are there: it can make
-    /// the kernel doubt others only by a new epoch, and without one they have to end by themselves.
-    fn absent_for(&self, believe: Believe) -> Duration {
-        match self.negotiated.can_start_epoch() {
-            true => lifetime(believe),
-            false => lifetime(believe).min(Duration::from_millis(UNLEASED_MS.into())),
         }
     }
 

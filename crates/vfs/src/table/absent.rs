@@ -1,0 +1,114 @@
+//! Names that the kernel may believe not to be there.
+//!
+//! A successor makes the kernel doubt every name that it may know. Those of files follow from the nodes that it was given; these
+//! follow from nothing, and so are recorded as they are told, unless the kernel forgets them by itself before it matters.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::file::Name;
+
+use super::{Believe, Ino, Table, UNLEASED_MS};
+
+/// How many are remembered: some 16 MiB. Those above are believed for [`UNLEASED_MS`].
+const REMEMBERED_MAX: usize = 128 << 10;
+
+/// See the module's documentation. It may have more than the kernel still knows.
+#[derive(Debug, Default)]
+pub(super) struct AbsentNames {
+    directories: HashMap<Ino, HashSet<Name>>,
+    count: usize,
+}
+
+/// What remembering a name has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Remembered {
+    /// It was not among them.
+    New,
+    /// It was.
+    Already,
+    /// There are [`REMEMBERED_MAX`] others.
+    No,
+}
+
+impl AbsentNames {
+    pub(super) fn remember(&mut self, directory: Ino, name: &[u8]) -> Remembered {
+        if self.has(directory, name) {
+            return Remembered::Already;
+        }
+        if self.count >= REMEMBERED_MAX {
+            return Remembered::No;
+        }
+        self.directories.entry(directory).or_default().insert(name.into());
+        self.count += 1;
+        Remembered::New
+    }
+
+    pub(super) fn has(&self, directory: Ino, name: &[u8]) -> bool {
+        self.directories.get(&directory).is_some_and(|names| names.contains(name))
+    }
+
+    /// The kernel was told that the name is there.
+    pub(super) fn appeared(&mut self, directory: Ino, name: &[u8]) {
+        let Some(names) = self.directories.get_mut(&directory) else { return };
+        self.count -= usize::from(names.remove(name));
+        if names.is_empty() {
+            self.directories.remove(&directory);
+        }
+    }
+
+    /// The kernel has forgotten the directory, and every name in it before.
+    pub(super) fn forget(&mut self, directory: Ino) {
+        self.count -= self.directories.remove(&directory).map_or(0, |names| names.len());
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Ino, &Name)> {
+        self.directories.iter().flat_map(|(directory, names)| names.iter().map(|name| (*directory, name)))
+    }
+}
+
+impl Table {
+    /// The kernel is about to be told that a name is not there. For how long it may believe that: a name that a successor would
+    /// not know of has to end by itself.
+    pub(crate) fn tell_absent(&mut self, directory: Ino, name: &[u8], believe: Believe) -> Believe {
+        let ends_by_itself = match believe {
+            Believe::Once => true,
+            Believe::For(milliseconds) => milliseconds <= UNLEASED_MS,
+            Believe::Leased => false,
+        };
+        match !ends_by_itself && !self.record_absent(directory, name) {
+            true => Believe::For(UNLEASED_MS),
+            false => believe,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_given_back() {
+        let mut names = AbsentNames::default();
+        let (one, other) = (Ino(1), Ino(2));
+        assert_eq!(names.remember(one, b"a"), Remembered::New);
+        assert_eq!(names.remember(one, b"a"), Remembered::Already);
+        assert_eq!(names.remember(one, b"b"), Remembered::New);
+        assert_eq!(names.remember(other, b"a"), Remembered::New);
+        names.appeared(one, b"a");
+        names.appeared(one, b"a");
+        names.appeared(other, b"unknown");
+        assert_eq!((names.count, names.iter().count()), (2, 2));
+        names.forget(one);
+        names.forget(one);
+        names.appeared(other, b"a");
+        assert_eq!((names.count, names.directories.len()), (0, 0));
+    }
+
+    #[test]
+    fn no_more_are_remembered_than_there_is_room_for() {
+        let mut names = AbsentNames { count: REMEMBERED_MAX - 1, ..AbsentNames::default() };
+        assert_eq!(names.remember(Ino(1), b"last"), Remembered::New);
+        assert_eq!(names.remember(Ino(1), b"one more"), Remembered::No);
+        assert_eq!(names.remember(Ino(1), b"last"), Remembered::Already);
+    }
+}
