@@ -139,6 +139,14 @@ impl Output {
         self.raw(text.as_bytes())
     }
 
+    /// A table of all that there is. Whoever looks at a terminal is told that there is nothing.
+    pub fn list(&mut self, table: &Table, nothing: &str) -> Result<()> {
+        if table.is_empty() && self.is_terminal() {
+            self.note(nothing);
+        }
+        self.table(table)
+    }
+
     /// Hands on what is buffered.
     pub fn flush(&mut self) -> Result<()> {
         written(self.out.flush())

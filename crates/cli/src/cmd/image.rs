@@ -260,7 +260,7 @@ fn table(images: &[Image], context: &mut Context) -> Result<()> {
             image.vms.join(" ").into(),
         ]);
     }
-    context.output.table(&table)
+    context.output.list(&table, "no images: `stead image build` makes one")
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ fn list(context: &mut Context) -> Result<()> {
         return context.output.document(&operations);
     }
     let table = table(&operations.operations, &context.output);
-    context.output.table(&table)
+    context.output.list(&table, "nothing takes longer than a second at the moment")
 }
 
 /// Begins an operation and leaves it to itself.

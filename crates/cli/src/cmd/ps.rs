@@ -37,5 +37,5 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         return context.output.document(&Document { processes });
     }
     let table = super::status::processes(&processes, context.output.now());
-    context.output.table(&table)
+    context.output.list(&table, "no processes: `stead exec` starts one")
 }

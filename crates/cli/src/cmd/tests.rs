@@ -137,6 +137,17 @@ m20 failed: five deaths in a row
 }
 
 #[test]
+fn who_looks_at_a_terminal_is_told_that_a_list_is_empty() {
+    let fake = Fake::absent();
+    for (command, nothing) in [("tunnel", "no tunnels"), ("operation", "nothing takes longer")] {
+        let shown = fake.run_with(&[command, "list"], Sink::Terminal);
+        assert!(shown.out.is_empty() && shown.err.starts_with(nothing), "{shown:?}");
+        let piped = fake.run(&[command, "list"]);
+        assert_eq!((piped.out.as_str(), piped.err.as_str()), ("", ""));
+    }
+}
+
+#[test]
 fn status_for_programs_has_what_was_asked_for() {
     let fake = Fake::new(|_, _| Ok(document(&[])));
     let keys = |arguments: &[&str]| {

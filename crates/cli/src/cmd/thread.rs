@@ -239,7 +239,7 @@ fn list(context: &mut Context) -> Result<()> {
         return context.output.document(&threads);
     }
     let Threads { threads } = threads;
-    context.output.table(&super::status::threads(&threads))
+    context.output.list(&super::status::threads(&threads), "no threads: `stead thread new` makes one")
 }
 
 fn status(name: String, context: &mut Context) -> Result<()> {
@@ -314,7 +314,7 @@ fn log(name: String, context: &mut Context) -> Result<()> {
             one_line(&entry.subject).into(),
         ]);
     }
-    context.output.table(&table)
+    context.output.list(&table, "no captures: `stead thread capture` makes one")
 }
 
 fn land(land: Land, context: &mut Context) -> Result<()> {

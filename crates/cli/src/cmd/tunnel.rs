@@ -94,7 +94,7 @@ fn list(context: &mut Context) -> Result<()> {
         return context.output.document(&tunnels);
     }
     let table = super::status::tunnels(&tunnels.tunnels, context.output.now());
-    context.output.table(&table)
+    context.output.list(&table, "no tunnels: `stead tunnel open` opens one")
 }
 
 fn close(tunnel: TunnelId, context: &mut Context) -> Result<()> {

@@ -397,7 +397,7 @@ fn list(context: &mut Context) -> Result<()> {
         return context.output.document(&vms);
     }
     let table = super::status::vms(&vms.vms, context.output.now());
-    context.output.table(&table)
+    context.output.list(&table, "no vms: `stead vm create` makes one")
 }
 
 fn delete(name: String, force: bool, context: &mut Context) -> Result<()> {
@@ -479,7 +479,7 @@ fn ports(name: String, context: &mut Context) -> Result<()> {
     for listener in &listeners.ports {
         table.row([u32::from(listener.port).into(), listener.address.to_string().into()]);
     }
-    context.output.table(&table)
+    context.output.list(&table, "nothing listens there")
 }
 
 fn logs(name: String, context: &mut Context) -> Result<()> {

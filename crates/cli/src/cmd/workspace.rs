@@ -234,7 +234,7 @@ fn list(context: &mut Context) -> Result<()> {
         return context.output.document(&workspaces);
     }
     let table = table(&workspaces, context);
-    context.output.table(&table)
+    context.output.list(&table, "no workspaces: `stead workspace prepare` makes one")
 }
 
 fn table(workspaces: &Workspaces, context: &Context) -> Table {
