@@ -12,12 +12,12 @@ use wire::agent::file::Caller;
 
 use crate::log::log;
 
-/// What an agent needs to act for others.
+/// What an agent needs to act for others. Root in a container has these, and not `CAP_DAC_READ_SEARCH`: for what is done here
+/// `CAP_DAC_OVERRIDE` permits the same.
 const NEEDED: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID);
 

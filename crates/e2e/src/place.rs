@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+
 use crate::stead::{is_root, open_to_all};
 use crate::{Engine, Mount, Sshd, Stead, leftovers};
 
@@ -39,6 +41,7 @@ pub struct Place {
     /// The same directory as the machine sees it.
     pub far: PathBuf,
     mounted: Option<Mounted>,
+    _shared: Option<Shared>,
     // Dropped last: it holds the directories of `Disk`.
     _scratch: tempfile::TempDir,
 }
@@ -49,6 +52,32 @@ struct Mounted {
     sshd: Option<Sshd>,
     // The mount goes before what it is of.
     _engine: Option<Engine>,
+}
+
+/// A directory of which a container sees also what is mounted below it later.
+struct Shared(PathBuf);
+
+impl Shared {
+    fn new(dir: &Path) -> Shared {
+        rustix::mount::mount_bind(dir, dir).expect("mounting a directory on itself");
+        let shared = Shared(dir.to_owned());
+        rustix::mount::mount_change(dir, MountPropagationFlags::SHARED)
+            .expect("sharing what is mounted below");
+        shared
+    }
+
+    fn volume(&self) -> String {
+        format!("{0}:{0}:rslave", self.0.display())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let gone = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+        if !std::thread::panicking() {
+            gone.expect("unmounting the directory");
+        }
+    }
 }
 
 impl Place {
@@ -66,18 +95,19 @@ impl Place {
         let far = scratch.path().join("far");
         std::fs::create_dir(&far).expect("creating a scratch directory");
         if kind == Kind::Disk {
-            return Place { kind, dir: far.clone(), far, mounted: None, _scratch: scratch };
+            return Place { kind, dir: far.clone(), far, mounted: None, _shared: None, _scratch: scratch };
         }
         let sshd = (kind == Kind::Ssh).then(Sshd::start);
-        let engine = (kind == Kind::Docker).then(Engine::start);
-        let stead = match (&sshd, &engine) {
+        let docker = (kind == Kind::Docker).then(|| (Shared::new(&far), Engine::start()));
+        let stead = match (&sshd, &docker) {
             (Some(sshd), _) => Stead::with_ssh(sshd),
-            (None, Some(engine)) => {
-                engine.run("box", &["--volume", &format!("{0}:{0}", far.display())]);
+            (None, Some((shared, engine))) => {
+                engine.run("box", &["--volume", &shared.volume()]);
                 engine.stead()
             }
             (None, None) => Stead::new(),
         };
+        let (shared, engine) = docker.unzip();
         open_to_all(stead.root());
         let dir = stead.dir("mnt");
         let mount = stead.mount(source(kind, &far), &dir, args);
@@ -86,6 +116,7 @@ impl Place {
             dir,
             far,
             mounted: Some(Mounted { stead, mount, sshd, _engine: engine }),
+            _shared: shared,
             _scratch: scratch,
         }
     }

@@ -22,12 +22,13 @@ mod walks;
 mod writes;
 
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::{Notify, Semaphore};
 
 pub use attributes::AttributeTarget;
@@ -57,6 +58,9 @@ use record::{Begun, Journalling, Recorder};
 
 /// A source that answers within this time is near: about what a person's or a script's next step takes.
 const NEAR: Duration = Duration::from_millis(5);
+
+/// How long it may take whoever has learnt something to tell the kernel: a few instructions, unless another thread runs.
+const TOLD_WITHIN: Duration = Duration::from_millis(20);
 
 /// What `close` waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,6 +134,8 @@ pub struct Vfs<S: Source> {
     next_handle: AtomicU64,
     /// Raised with every change that the source told, and every notice.
     told: AtomicU64,
+    /// Shared by whoever has learnt something that the kernel has not been told. Taken before the table's lock.
+    untold: RwLock<()>,
     unwritten: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
     /// Turns of those who look into the data cache.
@@ -146,6 +152,26 @@ pub struct Vfs<S: Source> {
     walked: Notify,
     /// Tells walks that a reader has gone on, or waits.
     wanted: Notify,
+}
+
+/// What the kernel is to be told of what is being learnt. Between the one and the other the table is ahead of the kernel.
+struct Telling<'a> {
+    notices: Vec<Notice>,
+    _untold: RwLockReadGuard<'a, ()>,
+}
+
+impl Deref for Telling<'_> {
+    type Target = Vec<Notice>;
+
+    fn deref(&self) -> &Vec<Notice> {
+        &self.notices
+    }
+}
+
+impl DerefMut for Telling<'_> {
+    fn deref_mut(&mut self) -> &mut Vec<Notice> {
+        &mut self.notices
+    }
 }
 
 impl<S: Source> Vfs<S> {
@@ -175,6 +201,7 @@ impl<S: Source> Vfs<S> {
             expected: Expectations::default(),
             closing: Mutex::default(),
             told: AtomicU64::new(0),
+            untold: RwLock::new(()),
             unwritten: Arc::new(Semaphore::new(UNWRITTEN_BYTES_MAX)),
             near: AtomicBool::new(false),
             ahead: Arc::new(Semaphore::new(AHEAD_BYTES_MAX)),
@@ -260,21 +287,41 @@ impl<S: Source> Vfs<S> {
             // Also where nothing shows that it is another: clocks are coarse.
             self.contents.lock().doubt(entry.id);
         }
-        let mut notices = Vec::new();
-        self.table.lock().apply(changed, &mut notices);
-        self.told.fetch_add(1, Ordering::Release);
-        self.notify(notices);
+        self.learn(|table, notices| {
+            table.apply(changed, notices);
+            self.told.fetch_add(1, Ordering::Release);
+        });
     }
 
     /// The source will tell of nothing more until asked again.
     pub fn leases_lost(&self) {
-        let mut notices = Vec::new();
-        self.table.lock().lose_leases(&mut notices);
-        self.told.fetch_add(1, Ordering::Release);
-        self.notify(notices);
+        self.learn(|table, notices| {
+            table.lose_leases(notices);
+            self.told.fetch_add(1, Ordering::Release);
+        });
     }
 
-    fn notify(&self, notices: Vec<Notice>) {
+    /// To be had before something is learnt, and given to [`Vfs::notify`] after it.
+    fn telling(&self) -> Telling<'_> {
+        // Recursive: what ends while something is learnt tells of itself.
+        Telling { notices: Vec::new(), _untold: self.untold.read_recursive() }
+    }
+
+    /// Takes something in, and tells the kernel of what follows.
+    fn learn<T>(&self, learn: impl FnOnce(&mut Table, &mut Vec<Notice>) -> T) -> T {
+        let mut telling = self.telling();
+        let learnt = learn(&mut self.table.lock(), &mut telling);
+        self.notify(telling);
+        learnt
+    }
+
+    /// Whether the kernel has been told of all that the table knew before this was called, which may take a moment.
+    fn is_all_told(&self) -> bool {
+        self.untold.try_write_for(TOLD_WITHIN).is_some()
+    }
+
+    fn notify(&self, telling: Telling<'_>) {
+        let Telling { notices, _untold: untold } = telling;
         for notice in &notices {
             if let Notice::Content(ino) = notice {
                 self.content_changed(*ino);
@@ -284,6 +331,7 @@ impl<S: Source> Vfs<S> {
             self.told.fetch_add(1, Ordering::Release);
             self.kernel.notify(notices);
         }
+        drop(untold);
     }
 
     /// What was read before of the node's content may no longer be what it holds.

@@ -288,3 +288,41 @@ fn a_listing_of_which_a_part_is_given_after_a_change_is_taken_back() {
         }
     });
 }
+
+/// Keeps those who have learnt something from telling it.
+#[derive(Default)]
+struct Held(Mutex<()>);
+
+impl Kernel for Held {
+    fn notify(&self, _notices: Vec<Notice>) {
+        drop(self.0.lock());
+    }
+}
+
+#[test]
+fn who_opens_what_another_has_learnt_and_not_told_is_not_left_with_what_the_kernel_has() {
+    let (memory, kernel) = (Memory::new(), Arc::new(Held::default()));
+    memory.edit(|tree| {
+        let file = tree.make(tree.root, &bytes("f"), Kind::File, 0o644).expect("a new name");
+        tree.write(file, Some(0), b"old").expect("written");
+    });
+    let vfs = Vfs::new(memory.clone(), memory.root(), Options::default(), kernel.clone());
+    vfs.set_round_trip(Duration::ZERO);
+    let mount = Mount { memory, vfs, notices: Arc::default() };
+    let ino = block_on(mount.view(Ino::ROOT, "f")).ino;
+    overwrite(&mount, b"longer");
+    let held = kernel.0.lock();
+    std::thread::scope(|scope| {
+        let vfs = &mount.vfs;
+        let learning = scope.spawn(|| block_on(vfs.open(ino, READ)).expect("opened"));
+        let until = Instant::now() + DEADLINE;
+        while vfs.last_attributes(ino).expect("known").size < 6 {
+            assert!(Instant::now() < until, "the change is learnt");
+            std::thread::yield_now();
+        }
+        let opened = block_on(vfs.open(ino, READ)).expect("opened");
+        drop(held);
+        assert!(opened.attributes_changed, "the kernel would read up to the old end");
+        assert!(learning.join().expect("no panic").attributes_changed);
+    });
+}

@@ -64,7 +64,7 @@ impl<S: Source> Vfs<S> {
             false => self.stat(of).await?,
         };
         self.is_of(ino, &entry)?;
-        let mut notices = Vec::new();
+        let mut notices = self.telling();
         let believe = {
             let mut table = self.table.lock();
             if is_looked_into && let Some(believed) = table.attributes(ino, self.now())? {

@@ -240,7 +240,7 @@ impl<S: Source> Vfs<S> {
         if self.open_file(handle).is_ok() {
             return None;
         }
-        let mut notices = Vec::new();
+        let mut notices = self.telling();
         let ino = {
             let mut table = self.table.lock();
             if !table.is_sure_to_make(*parent, name, flags.exclusive, *caller, self.now()) {
@@ -295,7 +295,7 @@ impl<S: Source> Vfs<S> {
 
     /// Nobody has been told of the file, and nothing was sent.
     fn never_made(self: &Arc<Self>, open: &OpenFile, parent: Ino, name: &Name) {
-        let mut notices = Vec::new();
+        let mut notices = self.telling();
         self.table.lock().unexpect(open.ino(), parent, name, &mut notices);
         self.disown(open.handle);
         self.table.lock().handle_closed(open.handle);
@@ -540,7 +540,7 @@ impl<S: Source> Making<S> {
                     let ticket = changing.end();
                     let [of, to] = [&name, &aside].map(|name| String::from_utf8_lossy(name));
                     tracing::warn!(ino = ino.0, %of, %to, "somebody else has made a file; what was written is put aside");
-                    let mut notices = Vec::new();
+                    let mut notices = vfs.telling();
                     vfs.table.lock().doubt_expected(ino, parent, &name, &mut notices);
                     vfs.notify(notices);
                     self.creation.name = aside;
@@ -553,9 +553,9 @@ impl<S: Source> Making<S> {
     }
 
     fn is_made(&mut self, opened: &Opened, ticket: Ticket) {
-        let (vfs, ino) = (&self.vfs, self.open.ino());
+        let (vfs, ino) = (self.vfs.clone(), self.open.ino());
         let Creation { parent, name, caller, .. } = &self.creation;
-        let mut notices = Vec::new();
+        let mut notices = vfs.telling();
         {
             let mut table = vfs.table.lock();
             let outcome = (opened.entry, opened.directory);
@@ -578,18 +578,18 @@ impl<S: Source> Making<S> {
         // Which file it is must be known to whoever hears that its making is over.
         vfs.commit();
         self.over(Ok(()));
-        self.vfs.notify(notices);
+        vfs.notify(notices);
     }
 
     fn is_refused(&mut self, errno: Errno) {
-        let vfs = &self.vfs;
-        let mut notices = Vec::new();
+        let vfs = self.vfs.clone();
+        let mut notices = vfs.telling();
         let Creation { parent, name, .. } = &self.creation;
         vfs.table.lock().unexpect(self.open.ino(), *parent, name, &mut notices);
         tracing::warn!(ino = self.open.ino().0, %errno, "a file was not made; `fsync` and `close` tell");
         vfs.keep_failure(&self.open.file, errno);
         self.over(Err(errno));
-        self.vfs.notify(notices);
+        vfs.notify(notices);
     }
 
     fn over(&mut self, outcome: Result<()>) {

@@ -178,7 +178,7 @@ impl<S: Source> Vfs<S> {
         if !was_asked_before {
             self.next_page(&open, &mut stream).await?;
         }
-        let mut notices = Vec::new();
+        let mut notices = self.telling();
         if was_asked_before && stream.ticket.is_some_and(|ticket| !self.table.lock().holds(open.ino, ticket))
         {
             // The kernel may keep this behind what it has listed since.
@@ -303,7 +303,7 @@ impl<S: Source> Vfs<S> {
     }
 
     pub(super) fn learn_page(&self, ino: Ino, taken: &mut Taken, ticket: Ticket, page: &Page) {
-        let mut notices = Vec::new();
+        let mut notices = self.telling();
         {
             let (mut table, now) = (self.table.lock(), self.now());
             for listed in &page.entries {

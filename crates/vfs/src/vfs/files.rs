@@ -186,7 +186,7 @@ impl<S: Source> Writing<'_, S> {
     }
 
     fn over(&self, attributes: Option<Attributes>) {
-        let mut notices = Vec::new();
+        let mut notices = self.vfs.telling();
         let begun = (self.begun, self.what);
         self.vfs.table.lock().end_write(self.ino, begun, attributes, self.vfs.now(), &mut notices);
         self.vfs.doubt_kept(self.ino);
@@ -200,6 +200,11 @@ impl<S: Source> Drop for Writing<'_, S> {
             self.over(None);
         }
     }
+}
+
+/// Whether a kernel that has these attributes, or nobody knows which, has to ask again.
+pub(super) fn is_news(kernel_has: Option<Attributes>, attributes: &Attributes) -> bool {
+    kernel_has.is_none_or(|has| has.content_differs(attributes))
 }
 
 impl<S: Source> Vfs<S> {
@@ -296,9 +301,11 @@ impl<S: Source> Vfs<S> {
                 is_sure,
             )
         };
+        let is_far = !self.near.load(Ordering::Relaxed);
+        // Somebody else may have learnt of a change and not have come to tell the kernel, which would read up to the old end.
+        let kernel_has = (is_far || self.is_all_told()).then_some(before);
         let pages = pages && !self.is_kernel_behind(ino);
         let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
-        let is_far = !self.near.load(Ordering::Relaxed);
         let handle = self.new_handle();
         let is_repeated = self.open_file(handle).is_ok();
         if is_repeated {
@@ -307,7 +314,7 @@ impl<S: Source> Vfs<S> {
             self.close(handle).await;
         }
         if reads_only && !flags.append && !is_repeated {
-            let opened = self.open_here(HandleOf { ino, handle, flags }, before).await;
+            let opened = self.open_here(HandleOf { ino, handle, flags }, kernel_has).await;
             if is_far {
                 self.read_along(ino, opened.is_some());
             }
@@ -342,26 +349,23 @@ impl<S: Source> Vfs<S> {
             writing.end(Some(attributes));
             open.file.content_changed();
         }
-        let mut notices = Vec::new();
-        let (is_current, is_ahead, keep_pages) = {
-            let mut table = self.table.lock();
+        let (is_current, is_ahead, keep_pages) = self.learn(|table, notices| {
             let is_current = table.is_current(ino, stamp) && !is_repeat();
             let is_learnt = !is_repeat()
-                && table.learn_attributes(ino, attributes, stamp, self.now(), &mut notices).is_ok()
+                && table.learn_attributes(ino, attributes, stamp, self.now(), notices).is_ok()
                 && is_current;
             let same_pages = table.keep_pages(ino, &attributes);
             let believed = table.last_attributes(ino).map(|believed| believed.version());
             let is_ahead = !is_learnt && believed != Ok(attributes.version());
             (is_learnt, is_ahead, same_pages && (is_current || flags.truncate) && !flags.append)
-        };
-        self.notify(notices);
+        });
         self.kernel_caught_up(ino).await;
         let keep_pages = keep_pages && !self.is_kernel_behind(ino);
         open.is_ahead.store(is_ahead, Ordering::Release);
         if is_current {
             self.keep_inline(&open, &opened, (content, reading));
         }
-        let attributes_changed = before.content_differs(&attributes) || self.kernel.is_behind(ino);
+        let attributes_changed = is_news(kernel_has, &attributes) || self.kernel.is_behind(ino);
         Ok(OpenedFile { handle, keep_pages, attributes_changed, around_pages: flags.append })
     }
 

@@ -43,7 +43,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Vfs;
-use super::files::{HandleOf, Holder, OpenFile, OpenedFile, slice};
+use super::files::{HandleOf, Holder, OpenFile, OpenedFile, is_news, slice};
 use super::writes::poll_once;
 use crate::awaited::Awaited;
 use crate::cache::{DataCache, blocks_in, is_settled};
@@ -127,9 +127,13 @@ impl<S: Source> Vfs<S> {
         }
     }
 
-    /// Opens a file without the source if its content is kept, and is what the file holds. `before` are the attributes that
-    /// the kernel may have.
-    pub(super) async fn open_here(self: &Arc<Self>, of: HandleOf, before: Attributes) -> Option<OpenedFile> {
+    /// Opens a file without the source if its content is kept, and is what the file holds. `kernel_has` are the attributes that
+    /// the kernel may have, if that is known.
+    pub(super) async fn open_here(
+        self: &Arc<Self>,
+        of: HandleOf,
+        kernel_has: Option<Attributes>,
+    ) -> Option<OpenedFile> {
         let id = self.table.lock().id(of.ino).ok()?;
         let has = || self.contents.lock().has(id);
         if !has() {
@@ -162,7 +166,7 @@ impl<S: Source> Vfs<S> {
         let is_behind = self.kernel.is_behind(ino);
         let keep_pages = same_pages && !is_behind;
         self.open_soon(&open);
-        let attributes_changed = before.content_differs(&attributes) || is_behind;
+        let attributes_changed = is_news(kernel_has, &attributes) || is_behind;
         Some(OpenedFile { handle, keep_pages, attributes_changed, around_pages: false })
     }
 
@@ -174,7 +178,7 @@ impl<S: Source> Vfs<S> {
             (table.place(ino).ok()?, table.stamp(ino).ok()?)
         };
         let entry = self.source.stat(Target::Place(place)).await.ok()?;
-        let mut notices = Vec::new();
+        let mut notices = self.telling();
         let learnt = {
             let mut table = self.table.lock();
             let is_same = table.id(ino) == Ok(entry.id);

@@ -65,7 +65,7 @@ impl<S: Source> Changing<'_, S> {
 impl<S: Source> Drop for Changing<'_, S> {
     fn drop(&mut self) {
         let Some(begun) = self.begun.take() else { return };
-        let mut notices = Vec::new();
+        let mut notices = self.vfs.telling();
         {
             let mut table = self.vfs.table.lock();
             table.end_change(self.parent, begun);
@@ -161,18 +161,15 @@ impl<S: Source> Vfs<S> {
         };
         let outcome = self.source.lookup(place, name.clone()).await;
         let (entry, lease) = self.checked(parent, outcome)?;
-        let mut notices = Vec::new();
-        let looked = {
-            let mut table = self.table.lock();
-            let known = table.learn(parent, &name, entry, (ticket, lease), self.now(), &mut notices);
+        let looked = self.learn(|table, notices| {
+            let known = table.learn(parent, &name, entry, (ticket, lease), self.now(), notices);
             known.and_then(|known| match known {
                 Known::Absent(believe) => Ok(Looked::Absent(table.tell_absent(parent, &name, believe))),
                 Known::Present(ino, name_for) => {
-                    self.view_known(&mut table, (ino, name_for), entry).map(Looked::Present)
+                    self.view_known(table, (ino, name_for), entry).map(Looked::Present)
                 }
             })
-        };
-        self.notify(notices);
+        });
         match looked? {
             Looked::Present(view) if view.attributes_for == Believe::Once => self.caught_up_view(view).await,
             looked => Ok(looked),
@@ -309,24 +306,13 @@ impl<S: Source> Vfs<S> {
         (entry, directory): (Entry, Option<Attributes>),
         ticket: Ticket,
     ) -> Result<View> {
-        let mut notices = Vec::new();
-        let view = {
-            let mut table = self.table.lock();
-            let known = table.changed_here(
-                parent,
-                name,
-                (Some(entry), directory),
-                ticket,
-                self.now(),
-                &mut notices,
-            )?;
-            match known {
+        self.learn(|table, notices| {
+            let outcome = (Some(entry), directory);
+            match table.changed_here(parent, name, outcome, ticket, self.now(), notices)? {
                 Known::Absent(_) => Err(Errno::EIO),
-                Known::Present(ino, name_for) => self.view_known(&mut table, (ino, name_for), Some(entry)),
+                Known::Present(ino, name_for) => self.view_known(table, (ino, name_for), Some(entry)),
             }
-        };
-        self.notify(notices);
-        view
+        })
     }
 
     /// Makes `name` by `request` and shows it.
@@ -414,7 +400,7 @@ impl<S: Source> Vfs<S> {
         let removed = self.checked(parent, outcome)?;
         let ticket = changing.end();
         let now = self.now();
-        let mut notices = Vec::new();
+        let mut notices = self.telling();
         let mut table = self.table.lock();
         let gone = match table.lookup_any(parent, &name) {
             Some(ino) if removed.entry.is_none_or(|entry| table.id(ino) == Ok(entry.id)) => Some(ino),
@@ -462,7 +448,7 @@ impl<S: Source> Vfs<S> {
         let renamed = self.checked(to.0, outcome)?;
         let from_ticket = from_changing.end();
         let to_ticket = to_changing.map_or(from_ticket, Changing::end);
-        let mut notices = Vec::new();
+        let mut notices = self.telling();
         let (from, to) = ((from.0, &from_name, from_ticket), (to.0, &to_name, to_ticket));
         let (exchange, now) = (mode == RenameMode::Exchange, self.now());
         {

@@ -564,7 +564,9 @@ impl<S: Source> UnderWay<S> {
             if bytes.is_empty() {
                 if append && written.attributes.size != offset {
                     // Somebody else appended meanwhile: the kernel thinks that these bytes are elsewhere.
-                    self.vfs.notify(vec![Notice::Content(self.open.ino())]);
+                    let mut notices = self.vfs.telling();
+                    notices.push(Notice::Content(self.open.ino()));
+                    self.vfs.notify(notices);
                 }
                 return Ok(written.attributes);
             }
@@ -576,7 +578,7 @@ impl<S: Source> UnderWay<S> {
     fn finish(&mut self, outcome: Result<Attributes>, settled: bool) {
         self.progress = Progress::Over;
         let (vfs, file, ino) = (&self.vfs, &self.open.file, self.open.ino());
-        let mut notices = Vec::new();
+        let mut notices = vfs.telling();
         let content = {
             let mut table = vfs.table.lock();
             let attributes = outcome.ok().filter(|_| !self.is_repeat);
@@ -599,7 +601,7 @@ impl<S: Source> UnderWay<S> {
     /// Nothing was sent, and nothing will be.
     fn withdraw(&mut self) {
         self.progress = Progress::Over;
-        let mut notices = Vec::new();
+        let mut notices = self.vfs.telling();
         let (begun, now) = ((self.begun, self.what), self.vfs.now());
         self.vfs.table.lock().end_write(self.open.ino(), begun, None, now, &mut notices);
         self.open.file.behind.end(self.taken, Ok(()));
