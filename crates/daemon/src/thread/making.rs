@@ -50,8 +50,6 @@ pub(super) struct Planned {
     pub(super) revision: Revision,
     /// What it is made from, if that is there.
     pub(super) copy: Option<WorkingCopy>,
-    /// Whether what is ignored there is seen in it.
-    sees_ignored: bool,
     /// How it is to be mounted; `mount` once its directory is there.
     create: Create,
     pub(super) mount: Option<Plan>,
@@ -247,21 +245,7 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
     let dir = really(dir);
     let owner = objects.repository().metadata();
     let owner = owner.map_err(|error| from_io("could not look at the repository", &error))?.uid();
-    let row = ThreadRow {
-        name: name.clone(),
-        phase: ThreadPhase::Making,
-        repo: ByteString::from(copy.as_path()),
-        repository: ByteString::from(objects.repository()),
-        owner: Some(owner),
-        hash: objects.hash().to_string(),
-        commit: revision.commit.to_string(),
-        branch: name.clone(),
-        onto,
-        dir: ByteString::from(dir.as_path()),
-        makes_dir: dir.symlink_metadata().is_err(),
-        registration: None,
-    };
-    let create = Create::new(Source::Thread { name }, Some(row.dir.clone()), caller);
+    let repo = ByteString::from(copy.as_path());
     let copy = match from {
         None => WorkingCopy::discover(&within),
         // Where it is not mounted, something else may be.
@@ -269,8 +253,8 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
             WorkingCopy::discover(from.dir.as_path()).filter(|copy| copy.root() == from.dir.as_path())
         }
     };
-    let sees_ignored = with_ignored == Ignored::Seen;
-    if sees_ignored && copy.is_none() {
+    let seen = (with_ignored == Ignored::Seen).then_some(copy.as_ref());
+    if seen == Some(None) {
         let message = match from {
             Some(from) => {
                 format!("the thread `{}` is not mounted, so that nothing ignored is there", from.name)
@@ -279,7 +263,24 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
         };
         return Err(ErrorObject::new(ErrorKind::Conflict, message));
     }
-    Ok(Planned { row, objects: Arc::new(objects), revision, copy, sees_ignored, create, mount: None })
+    let sees = seen.flatten().map(|copy| ByteString::from(copy.root()));
+    let row = ThreadRow {
+        name: name.clone(),
+        phase: ThreadPhase::Making,
+        repo,
+        repository: ByteString::from(objects.repository()),
+        owner: Some(owner),
+        hash: objects.hash().to_string(),
+        commit: revision.commit.to_string(),
+        branch: name.clone(),
+        onto,
+        dir: ByteString::from(dir.as_path()),
+        makes_dir: dir.symlink_metadata().is_err(),
+        sees,
+        registration: None,
+    };
+    let create = Create::new(Source::Thread { name }, Some(row.dir.clone()), caller);
+    Ok(Planned { row, objects: Arc::new(objects), revision, copy, create, mount: None })
 }
 
 /// The branch that this is the name of, or that is checked out where it is `HEAD`.
@@ -370,11 +371,12 @@ impl Planned {
         file.write_all(&registration.pointer).map_err(failed("write", tree))?;
         thread.sync(pointer.ino)?;
         if let Some(copy) = &self.copy {
-            if self.sees_ignored {
+            let sees_ignored = self.row.sees.is_some();
+            if sees_ignored {
                 thread.see_ignored(copy)?;
             }
             // What was built of something else than the revision must be older than that.
-            thread.date_from(copy, self.sees_ignored.then_some(begun))?;
+            thread.date_from(copy, sees_ignored.then_some(begun))?;
         }
         let index = registration.index();
         let mut file = File::create(&index).map_err(failed("make", &index))?;

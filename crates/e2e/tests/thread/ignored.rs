@@ -214,6 +214,44 @@ fn what_is_ignored_in_a_thread_is_seen_in_one_that_is_made_of_it() {
 }
 
 #[test]
+fn threads_that_would_see_each_other_are_refused() {
+    let bench = bench();
+    let dir = seen(&bench, "fix");
+    let of_fix = bench.json(&["thread", "new", "try", "--from", "thread:fix", "--with-ignored"]);
+    let other = PathBuf::from(text(&of_fix["dir"]));
+    assert_eq!(read(&other.join("cache/one")), "one\n");
+    let app = bench.app.to_str().expect("text");
+    let refuse = |args: &[&str]| {
+        let refused = bench.run(args);
+        assert_eq!(refused.code(), 5, "{refused}");
+        assert!(refused.errors().contains("wait for each other"), "{refused}");
+    };
+    // One that would see itself, and one that another one would see.
+    bench.stead.ok(&["unmount", text(&bench.json(&["thread", "status", "fix"])["thread"]["dir"]).as_str()]);
+    refuse(&["mount", "thread:fix", app, "-o", "nonempty"]);
+    bench.json(&["mount", "thread:fix"]);
+    eventually(SOON, "nobody holds it", || {
+        bench.stead.run(&["unmount", other.to_str().expect("text")]).code() == 0
+    });
+    refuse(&["mount", "thread:try", app, "-o", "nonempty"]);
+    bench.json(&["mount", "thread:try"]);
+    assert_eq!(read(&other.join("cache/one")), "one\n");
+    // One that is made where the other one still looks.
+    eventually(SOON, "nobody holds it", || bench.run(&["thread", "drop", "fix"]).code() == 0);
+    bench.collect();
+    let before = bench.traces();
+    let again = ["thread", "new", "fix", "--from", "thread:try", "--with-ignored"];
+    refuse(&again);
+    assert_eq!(bench.traces(), before);
+    bench.write(&other.join("cache/one"), "of the other\n");
+    bench.json(&[&again[..], &["--at", "../elsewhere"]].concat());
+    let elsewhere = dir.with_file_name("elsewhere");
+    assert_eq!(read(&elsewhere.join("cache/one")), "of the other\n");
+    bench.write(&elsewhere.join("cache/two"), "mine\n");
+    assert_eq!(read(&elsewhere.join("cache/two")), "mine\n");
+}
+
+#[test]
 fn threads_and_repositories_below_a_working_copy_are_not_seen() {
     let bench = bench();
     bench.git(&["init", "-q", "cache/own"]);
