@@ -41,6 +41,15 @@ enum OnlyInMount {
     Changes,
 }
 
+/// Why a thread goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Somebody drops it.
+    Dropped,
+    /// Its making is undone.
+    MakingUndone,
+}
+
 impl ThreadContext {
     /// Removes all that is left of a thread that is not mounted. What cannot be removed is tried again by the next daemon.
     pub(super) async fn remove(&self, row: ThreadRow, turn: Turn) {
@@ -66,7 +75,19 @@ impl ThreadContext {
     pub async fn drop(&self, asked: thread::Drop) -> Result<thread::Dropped, ErrorObject> {
         let thread::Drop { name, force } = asked;
         let (found, turn) = self.take(&name).await?;
+        self.drop_taken(found, turn, force, Ending::Dropped).await
+    }
+
+    /// The same of a thread that nobody else does anything to.
+    pub(super) async fn drop_taken(
+        &self,
+        found: FoundThread,
+        turn: Turn,
+        force: Force,
+        ending: Ending,
+    ) -> Result<thread::Dropped, ErrorObject> {
         let FoundThread { row, mount, .. } = found;
+        let name = row.name.clone();
         if force == Force::Never {
             self.check_unchanged(&row, mount.as_ref()).await?;
         }
@@ -85,7 +106,7 @@ impl ThreadContext {
             (Some(_), Force::Never) => (None, Some(captures_name(&name))),
             (None, _) => (None, None),
         };
-        let aside = self.plan_aside(&row, branch_at.clone(), captures_at.clone()).await?;
+        let aside = self.plan_aside(&row, branch_at.clone(), captures_at.clone(), ending).await?;
         let row = ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at, aside }, ..row };
         self.put(row.clone()).await?;
         self.remove(row, turn).await;

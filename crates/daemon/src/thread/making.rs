@@ -24,6 +24,7 @@ use wire::api::{ErrorKind, ErrorObject, status, thread};
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
 
+use super::operations::made_operation;
 use super::{BLOBS_BYTES_MAX, TREE, ThreadContext, blocking, captures_name, conflict, from_store, place};
 use crate::database::{ThreadPhase, ThreadRow};
 use crate::failure::{failure, from_io};
@@ -132,11 +133,12 @@ impl ThreadContext {
         blocking(move || place_registration(&row)).await?.map_err(|error| from_store(&error))
     }
 
-    /// Mounts what was begun, and writes down that it is there.
+    /// Mounts what was begun, and writes down that it was made and is there.
     async fn open(&self, row: &ThreadRow, plan: Plan) -> Result<(), ErrorObject> {
         let plan = Box::new(plan);
         let mounting = |answer| Event::CreateMount { plan, prompter: None, answer };
         self.owner.ask(mounting).await?;
+        self.add_operation(row, made_operation(row)?).await?;
         self.put(ThreadRow { phase: ThreadPhase::Open, ..row.clone() }).await
     }
 

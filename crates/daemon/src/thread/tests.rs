@@ -366,6 +366,7 @@ fn a_thread_whose_repository_is_away_goes_aside_and_comes_back() {
         branch_at: Some(open.commit.clone()),
         captures_at: None,
         kept,
+        is_undone: false,
         operations: Vec::new(),
     };
     let (paths, away) = (bench.paths(), bench.root().join("away"));
