@@ -13,6 +13,7 @@ use wire::api::{ErrorKind, ErrorObject, thread};
 use wire::paths::Paths;
 
 use super::aside::put_aside;
+use super::making::really;
 use super::operations::put_kept_aside;
 use super::{ThreadContext, blocking, captures_name, captures_of, conflict, from_store, is_gone};
 use super::{repository_of, unmounted};
@@ -194,7 +195,8 @@ impl ThreadContext {
 
 /// Removes what there is of a thread that is not mounted: its worktree, its branch if that is to go, its files. Blocks.
 pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> {
-    let directory = paths.thread_dir(&row.name);
+    // As git says it, which follows links.
+    let directory = really(paths.thread_dir(&row.name));
     // A repository that is gone has taken its part with it, or has it again when it is back.
     if !is_gone(row) {
         let objects = repository_of(row)?;
