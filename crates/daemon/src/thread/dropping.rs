@@ -42,6 +42,16 @@ enum OnlyInMount {
     Changes,
 }
 
+/// What no capture has of a thread with changes.
+enum Uncaptured {
+    /// Nothing.
+    Nothing,
+    /// Changes since the last one.
+    Changes,
+    /// What was ignored where the thread was made, and is not in the thread.
+    Unknown(Vec<u8>),
+}
+
 /// Why a thread goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -174,20 +184,34 @@ impl ThreadContext {
                 ),
                 by_force,
             )),
-            Some(OnlyInMount::Changes) if self.is_captured(row, mount).await? => Ok(()),
-            Some(OnlyInMount::Changes) => Err(conflict(
-                format!("the thread `{name}` has changes that are neither committed nor captured"),
-                format!("stead thread capture {name} -m MESSAGE, or {by_force}"),
-            )),
+            Some(OnlyInMount::Changes) => match self.uncaptured(row, mount).await? {
+                Uncaptured::Nothing => Ok(()),
+                Uncaptured::Changes => Err(conflict(
+                    format!("the thread `{name}` has changes that are neither committed nor captured"),
+                    format!("stead thread capture {name} -m MESSAGE, or {by_force}"),
+                )),
+                Uncaptured::Unknown(path) => Err(conflict(
+                    format!(
+                        "`{}` is not ignored in the thread `{name}`, but was where it was made, so that no capture has it",
+                        path.escape_ascii()
+                    ),
+                    format!("git commit in the thread, or {by_force}"),
+                )),
+            },
         }
     }
 
-    /// Whether the last capture has all that is in a thread.
-    async fn is_captured(&self, row: &ThreadRow, mount: &MountHandle) -> Result<bool, ErrorObject> {
+    /// What the last capture has not of what is in a thread.
+    async fn uncaptured(&self, row: &ThreadRow, mount: &MountHandle) -> Result<Uncaptured, ErrorObject> {
         let looking = row.clone();
-        let Some(last) = blocking(move || captures_of(&looking)).await?? else { return Ok(false) };
+        let Some(last) = blocking(move || captures_of(&looking)).await?? else {
+            return Ok(Uncaptured::Changes);
+        };
         self.in_worktree(row, mount, move |mounted, base, changed| {
-            Ok(mounted.snapshot(base, changed)? == mounted.objects.revision(last)?.tree)
+            if mounted.snapshot(base, changed)? != mounted.objects.revision(last)?.tree {
+                return Ok(Uncaptured::Changes);
+            }
+            Ok(mounted.unknown(changed)?.map_or(Uncaptured::Nothing, Uncaptured::Unknown))
         })
         .await
     }

@@ -164,6 +164,23 @@ fn neither_git_nor_stead_takes_what_is_ignored_for_a_change() {
 }
 
 #[test]
+fn what_the_thread_does_not_ignore_and_no_capture_has_goes_only_by_force() {
+    let bench = bench();
+    bench.name_the_author();
+    let dir = seen(&bench, "fix");
+    bench.write(&dir.join(".gitignore"), ".env\nbuilt\n");
+    bench.write(&dir.join("cache/new"), "new\n");
+    bench.json(&["thread", "capture", "fix", "-m", "other rules"]);
+    let refused = bench.run(&["thread", "drop", "fix"]);
+    assert_eq!(refused.code(), 5, "{refused}");
+    assert!(refused.errors().contains("no capture has it"), "{refused}");
+    bench.git_in(&dir, &["add", "-A"]);
+    bench.git_in(&dir, &["commit", "-qm", "with the cache"]);
+    eventually(SOON, "nobody holds it", || bench.run(&["thread", "drop", "fix"]).code() == 0);
+    assert_eq!(bench.git(&["show", "fix:cache/new"]), "new\n");
+}
+
+#[test]
 fn what_is_ignored_is_seen_on_when_a_thread_is_mounted_again() {
     let bench = bench();
     let dir = seen(&bench, "fix");
