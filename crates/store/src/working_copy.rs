@@ -95,6 +95,10 @@ impl WorkingCopy {
         const WHAT: &str = "look for what is ignored";
         let mut command = git_command();
         command.current_dir(&self.root).env("GIT_OPTIONAL_LOCKS", "0").args(["-c", "core.fsmonitor=false"]);
+        // A repository may be elsewhere than in its working copy, and is not found from there.
+        if let Some(repository) = self.index.as_deref().and_then(Path::parent) {
+            command.env("GIT_DIR", repository).env("GIT_WORK_TREE", &self.root);
+        }
         command.args(["ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z"]);
         let said = output_from(command, Stdio::null(), &self.root, WHAT, GIT_STATUS_TIMEOUT)?;
         let paths = said.split(|byte| *byte == 0).filter(|path| !path.is_empty());

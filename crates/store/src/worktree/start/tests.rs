@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::repository;
+use crate::testing::{Repository, repository};
 
 #[test]
 fn what_is_said_at_once_is_what_is_said_one_by_one() {
@@ -51,7 +51,20 @@ fn a_working_copy_is_one_only_for_what_is_within() {
     repository.git(&["config", "core.worktree", elsewhere.to_str().expect("text")]);
     assert_eq!(WorkingCopy::discover(repository.path()), None);
     assert!(look(repository.path(), "HEAD").is_none());
-    repository.git(&["config", "core.worktree", repository.path().to_str().expect("text")]);
-    assert!(WorkingCopy::discover(repository.path()).is_some());
-    assert!(look(repository.path(), "HEAD").is_some());
+    // The directory above has all of it, and no repository.
+    let above = repository.path().canonicalize().expect("there").parent().expect("above").to_owned();
+    let within = above.join("within");
+    std::fs::create_dir(&within).expect("made");
+    let place = above.to_str().expect("text");
+    let words = ["clone", "-q", "--bare", ".", &format!("{place}/within/.git")];
+    repository.git(&["config", "--unset", "core.worktree"]);
+    repository.git(&words);
+    let own = Repository::at(&within);
+    own.git(&["config", "core.bare", "false"]);
+    own.git(&["config", "core.worktree", place]);
+    own.write("ignored.o", b"object");
+    std::fs::write(within.join(".git/info/exclude"), "*.o\n").expect("written");
+    let copy = look(&within, "HEAD").expect("it is within").copy;
+    assert_eq!((copy.root(), Some(&copy)), (above.as_path(), WorkingCopy::discover(&within).as_ref()));
+    assert!(copy.ignored().expect("asked").contains(&b"within/ignored.o".to_vec()));
 }
