@@ -155,6 +155,9 @@ pub struct ThreadRow {
     /// Whether nothing was at `dir` before the thread was made.
     #[serde(default)]
     pub makes_dir: bool,
+    /// The root of the working copy that is seen in it in place, if one is.
+    #[serde(default)]
+    pub sees: Option<ByteString>,
     /// What git knows its worktree by, once it does.
     #[serde(default)]
     pub registration: Option<ByteString>,

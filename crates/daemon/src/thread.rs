@@ -74,6 +74,7 @@ pub fn place(row: &ThreadRow, paths: &Paths) -> ThreadPlace {
         hash: row.hash.clone(),
         blobs: ByteString::from(paths.blobs_dir()),
         blobs_bytes_max: BLOBS_BYTES_MAX,
+        sees: row.sees.clone(),
     }
 }
 

@@ -146,6 +146,9 @@ pub enum Refusal {
     /// The file is of the working copy, and is changed there all the time.
     #[error("it is being changed where it is seen")]
     Changing,
+    /// More files of the working copy than can be seen at once.
+    #[error("too many files are seen in place")]
+    TooManySeen,
     /// Not of this kind of file.
     #[error("not of such a file")]
     NotPermitted,
@@ -169,6 +172,7 @@ impl Refusal {
             Refusal::NoSpace => Errno::NOSPC,
             Refusal::Denied => Errno::ACCESS,
             Refusal::Changing => Errno::BUSY,
+            Refusal::TooManySeen => Errno::NFILE,
             Refusal::NotPermitted => Errno::PERM,
         }
     }

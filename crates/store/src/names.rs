@@ -138,6 +138,8 @@ pub struct Names {
     /// Numbers from here on are nobody's.
     next: u64,
     nodes: HashMap<Ino, Node>,
+    /// How many of them are of files that are seen in place.
+    in_place: usize,
     directories: HashMap<Ino, Directory>,
     xattrs: HashMap<Ino, Xattrs>,
     /// Whose the numbers of a block are, by its first.
@@ -230,7 +232,9 @@ impl Names {
                 if node.links > LINKS_MAX {
                     return Err(Untrue("a file has more names than it can"));
                 }
-                self.nodes.insert(ino, node);
+                self.in_place += usize::from(node.in_place().is_some());
+                let before = self.nodes.insert(ino, node);
+                self.in_place -= usize::from(before.is_some_and(|before| before.in_place().is_some()));
             }
             Change::Gone { ino } => self.remove(ino)?,
             Change::Directory { ino, parent, tree, first, count } => {
@@ -309,6 +313,7 @@ impl Names {
 
     fn remove(&mut self, ino: Ino) -> Result<(), Untrue> {
         let node = self.nodes.remove(&ino);
+        self.in_place -= usize::from(node.as_ref().is_some_and(|node| node.in_place().is_some()));
         let directory = self.directories.remove(&ino);
         self.xattrs.remove(&ino);
         if let Some(Directory { first, count: 1.., .. }) = directory {
@@ -352,6 +357,11 @@ impl Names {
 
     pub(crate) fn node(&self, ino: Ino) -> Option<&Node> {
         self.nodes.get(&ino)
+    }
+
+    /// How many files are numbered that are seen in place.
+    pub(crate) fn in_place(&self) -> usize {
+        self.in_place
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (Ino, &Node)> {

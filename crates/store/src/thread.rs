@@ -111,6 +111,8 @@ pub struct Thread {
     times: OnceLock<Times>,
     /// Of which something is seen in place.
     copy: OnceLock<WorkingCopy>,
+    /// How many files may be numbered that are seen in it.
+    in_place_max: usize,
     state: Mutex<State>,
     /// Tells files in `new` apart.
     copied: AtomicU64,
@@ -214,7 +216,20 @@ impl Thread {
         let state = Mutex::new(State { names, log, compact_at, made, made_durable, condemned, buried });
         let directory = directory.to_owned();
         let (times, copied, recent) = (OnceLock::new(), AtomicU64::new(0), Mutex::default());
-        Thread { directory, objects, blobs, origin, times, copy, state, copied, recent, _lock: lock }
+        let in_place_max = in_place::IN_PLACE_MAX;
+        Thread {
+            directory,
+            objects,
+            blobs,
+            origin,
+            times,
+            copy,
+            in_place_max,
+            state,
+            copied,
+            recent,
+            _lock: lock,
+        }
     }
 
     /// Where it is kept.

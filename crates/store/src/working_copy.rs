@@ -61,16 +61,22 @@ impl WorkingCopy {
         WorkingCopy { root: root.to_owned(), index: None }
     }
 
-    /// The one that a directory is within; `None` if it is within none. Asks git.
+    /// One that git has told of, and what git knows of its files.
+    pub(crate) fn with_index(root: &Path, index: &Path) -> WorkingCopy {
+        WorkingCopy { root: root.to_owned(), index: Some(index.to_owned()) }
+    }
+
+    /// The one that a directory is within; `None` if it is within none: a repository may say that its working copy is elsewhere. Asks git.
     pub fn discover(within: &Path) -> Option<WorkingCopy> {
-        let words = ["rev-parse", "--path-format=absolute", "--show-toplevel", "--git-path", "index"];
+        const PATHS: [&str; 4] = ["--path-format=absolute", "--show-toplevel", "--git-path", "index"];
+        let words = ["rev-parse", "--is-inside-work-tree"].into_iter().chain(PATHS);
         // A repository without one is an error to git.
         let said = git(within, "find a working copy", |git| git.arg("-C").arg(within).args(words)).ok()?;
         let lines: Vec<&[u8]> = said.strip_suffix(b"\n")?.split(|byte| *byte == b'\n').collect();
         // Of a path with an end of line in it, nobody knows which it is.
-        let [root, index] = lines[..] else { return None };
-        let path = |line: &[u8]| PathBuf::from(OsStr::from_bytes(line));
-        Some(WorkingCopy { root: path(root), index: Some(path(index)) })
+        let [b"true", root, index] = lines[..] else { return None };
+        let path = |line| Path::new(OsStr::from_bytes(line));
+        Some(WorkingCopy::with_index(path(root), path(index)))
     }
 
     /// Where it is.
@@ -89,6 +95,10 @@ impl WorkingCopy {
         const WHAT: &str = "look for what is ignored";
         let mut command = git_command();
         command.current_dir(&self.root).env("GIT_OPTIONAL_LOCKS", "0").args(["-c", "core.fsmonitor=false"]);
+        // A repository may be elsewhere than in its working copy, and is not found from there.
+        if let Some(repository) = self.index.as_deref().and_then(Path::parent) {
+            command.env("GIT_DIR", repository).env("GIT_WORK_TREE", &self.root);
+        }
         command.args(["ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z"]);
         let said = output_from(command, Stdio::null(), &self.root, WHAT, GIT_STATUS_TIMEOUT)?;
         let paths = said.split(|byte| *byte == 0).filter(|path| !path.is_empty());

@@ -21,6 +21,7 @@
 pub mod aside;
 pub mod land;
 pub mod snapshot;
+pub mod start;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -265,9 +266,31 @@ pub fn reference(objects: &Objects, name: &str) -> Result<Option<Oid>> {
     Ok(found.map(|(_, commit)| commit))
 }
 
-/// Whether there is a reference of this full name, or one that lies below it and is in its way.
-pub fn is_reference_taken(objects: &Objects, name: &str) -> Result<bool> {
-    Ok(first_reference(objects, name)?.is_some())
+/// What of references there is by these full names, or below one of them and so in its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    names: Vec<String>,
+}
+
+impl Taken {
+    /// Asks git once.
+    pub fn of(objects: &Objects, names: &[&str]) -> Result<Taken> {
+        let said = objects.git("look for references", |git| {
+            git.args(["for-each-ref", "--format=%(refname)"]).args(names)
+        })?;
+        Ok(Taken { names: String::from_utf8_lossy(&said).lines().map(str::to_owned).collect() })
+    }
+
+    /// Whether there is one of this name, which was asked for.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|taken| taken == name)
+    }
+
+    /// Whether there is, or one that lies below it.
+    pub fn is_in_the_way_of(&self, name: &str) -> bool {
+        let is_below = |taken: &String| taken.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+        self.has(name) || self.names.iter().any(is_below)
+    }
 }
 
 /// The first reference that git takes these words for: one of this name if there is one, or else one that lies below it, or that matches

@@ -275,6 +275,9 @@ pub struct ThreadPlace {
     pub blobs: ByteString,
     /// What these contents may take, in bytes.
     pub blobs_bytes_max: u64,
+    /// The root of the working copy that is seen in it in place, if one is. It is never to be mounted where it would see itself.
+    #[serde(default)]
+    pub sees: Option<ByteString>,
 }
 
 /// An agent's program on this computer.

@@ -130,10 +130,11 @@ enum Command {
         #[arg(value_name = "REV")]
         revision: String,
     },
-    /// Undo what was done to a thread last: a capture, a landing, a switch, a drop
+    /// Undo what was done to a thread last: a capture, a landing, a switch, a drop, its making
     ///
-    /// And when that is undone, what was done before it. Only if nobody has moved the branch since, and no change that is not committed
-    /// would be lost. A thread that was dropped comes back for up to a week, and is mounted again.
+    /// And when that is undone, what was done before it; the making last, which has the thread go as `stead thread drop NAME` does. Only if
+    /// nobody has moved the branch since, and no change that is not committed would be lost. A thread that was dropped, or whose making was
+    /// undone, comes back for up to a week, with what can be undone of it, and is mounted again where it was.
     Undo {
         /// Which one
         #[arg(add = ArgValueCompleter::new(completion::threads))]
@@ -339,10 +340,16 @@ fn switch(switch: Switch, context: &mut Context) -> Result<()> {
 }
 
 fn undo(undo: Undo, context: &mut Context) -> Result<()> {
-    let word = if undo.redo { "done again" } else { "undone" };
+    let redo = undo.redo;
+    let word = if redo { "done again" } else { "undone" };
     let client = context.daemon()?;
     let undone = client.call(undo)?;
-    if undone.operation == OperationKind::Drop {
+    let is_back = match undone.operation {
+        OperationKind::Drop => true,
+        OperationKind::New => redo,
+        OperationKind::Capture | OperationKind::Land | OperationKind::Switch => false,
+    };
+    if is_back {
         let source = Source::Thread { name: undone.name.clone() };
         client.call(Create::new(source, None, context.caller()))?;
     }

@@ -42,6 +42,9 @@ pub struct DroppedRow {
     pub captures_at: Option<String>,
     /// Below which reference its commits are kept.
     pub kept: String,
+    /// Its making was undone: it was not dropped.
+    #[serde(default)]
+    pub is_undone: bool,
     /// What was done to it, with its numbers.
     #[serde(default)]
     pub operations: Vec<(i64, OperationRow)>,

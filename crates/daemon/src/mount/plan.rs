@@ -2,7 +2,8 @@
 //!
 //! Refused are a mount point that is missing with its parent, not a directory, not empty, or mounted already; a mount
 //! inside its own source, since the agent would wait for the mount and the mount for the agent; a mount of what another
-//! of ours shows, for the same reason; and a mount inside another mount of the same tree, which contains itself.
+//! of ours shows, for the same reason; a mount inside another mount of the same tree, which contains itself; and one by
+//! which a thread would see itself in place, directly or through others.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,6 +31,9 @@ const NAME_BYTES_MAX: usize = 240;
 
 /// How many mounts may lie one in the other when it is looked for what a path shows.
 const DEPTH_MAX: usize = 16;
+
+/// How many paths are followed when it is looked whether a thread would see itself: more than mounts lie one in the other.
+const STEPS_MAX: usize = 1000;
 
 /// What is mounted where, as far as other mounts care.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -343,6 +347,7 @@ pub fn check_against<'a>(
         let message = format!("`{}` is already the directory of mount {id}", place.dir.display());
         return Err(conflict(message).with_hint(format!("stead unmount {id}")));
     }
+    check_sees_not_itself(place, &others)?;
     // What is in a thread is nowhere else.
     let Some((machine, path)) = what_is_shown(place, &others) else { return Ok(()) };
     if machine == Machine::Host && place.dir.starts_with(&path) {
@@ -365,6 +370,67 @@ pub fn check_against<'a>(
         }
         None => Ok(()),
     }
+}
+
+/// Refuses a place through which a thread would see itself: its worker would wait for another one, and that for it.
+fn check_sees_not_itself(place: &Place, others: &[(MountId, &Place)]) -> Result<(), ErrorObject> {
+    let all: Vec<&Place> = others.iter().map(|(_, other)| *other).chain([place]).collect();
+    let is_thread = |place: &&Place| matches!(place.shows, Shows::Thread(_));
+    let begins = match is_thread(&place) {
+        true => vec![place],
+        false => all.iter().copied().filter(is_thread).collect(),
+    };
+    let Some((thread, way)) = begins.into_iter().find_map(|thread| Some((thread, way_back(thread, &all)?)))
+    else {
+        return Ok(());
+    };
+    let way: Vec<String> = way.iter().map(|path| format!("what is seen at `{}`", path.display())).collect();
+    let message = format!(
+        "`{}` would show {}, and so itself: they would wait for each other for ever",
+        thread.dir.display(),
+        way.join(", and that ")
+    );
+    Err(conflict(message).with_hint("choose another directory"))
+}
+
+/// The paths by which a thread comes back to where it is mounted: of what it sees, of what is seen there, and so on.
+fn way_back(thread: &Place, all: &[&Place]) -> Option<Vec<PathBuf>> {
+    /// A path that is looked at, whether what is mounted below it is seen too, and who looks.
+    type Step = (PathBuf, bool, Option<usize>);
+    let seen_by = |place: &Place, at: &Path| match &place.shows {
+        Shows::Thread(shown) => shown.sees.as_ref().map(|sees| (sees.as_path().to_owned(), false)),
+        Shows::Files { machine: Machine::Host, path } => {
+            let rest = at.strip_prefix(&place.dir).unwrap_or(Path::new(""));
+            // Joining an empty rest would add a slash.
+            let whole = if rest.as_os_str().is_empty() { path.clone() } else { path.join(rest) };
+            Some((whole, true))
+        }
+        Shows::Files { .. } => None,
+    };
+    let mut steps: Vec<Step> =
+        seen_by(thread, &thread.dir).map(|(path, below)| (path, below, None)).into_iter().collect();
+    let mut at = 0;
+    while at < steps.len().min(STEPS_MAX) {
+        let (path, below, _) = steps[at].clone();
+        for place in
+            all.iter().filter(|place| path.starts_with(&place.dir) || (below && place.dir.starts_with(&path)))
+        {
+            if place.dir == thread.dir {
+                let from = std::iter::successors(Some(at), |at| steps[*at].2);
+                let mut way: Vec<PathBuf> = from.map(|at| steps[at].0.clone()).collect();
+                way.reverse();
+                return Some(way);
+            }
+            let next = seen_by(place, &path);
+            if let Some((next, below)) =
+                next.filter(|(next, _)| steps.iter().all(|(known, ..)| known != next))
+            {
+                steps.push((next, below, Some(at)));
+            }
+        }
+        at += 1;
+    }
+    None
 }
 
 /// What a place shows in the end: a path of this computer that lies in another mount is one of that mount's source. None if that is

@@ -35,6 +35,7 @@ use wire::api::time::Timestamp;
 use wire::api::{ErrorObject, thread};
 use wire::paths::Paths;
 
+use super::dropping::Ending;
 use super::operations::{let_go, parse};
 use super::{ThreadContext, blocking, captures_name, conflict, from_store, is_gone, repository_of};
 use crate::database::threads::{Aside, DroppedRow};
@@ -85,6 +86,7 @@ impl ThreadContext {
         row: &ThreadRow,
         branch_at: Option<String>,
         captures_at: Option<String>,
+        ending: Ending,
     ) -> Result<Option<Aside>, ErrorObject> {
         let (of, dir) = (row.clone(), self.paths.dropped_dir());
         let can_be = blocking(move || {
@@ -98,8 +100,9 @@ impl ThreadContext {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let kept = format!("{DROPPED}{}/{since}", row.name);
         let (at, operations) = (Timestamp::from(now), self.operations(&row.name).await?);
-        let dropped =
-            DroppedRow { row: row.clone(), at, branch_at, captures_at, kept: kept.clone(), operations };
+        let is_undone = ending == Ending::MakingUndone;
+        let (row, to) = (row.clone(), kept.clone());
+        let dropped = DroppedRow { row, at, branch_at, captures_at, kept: to, is_undone, operations };
         let number = self.database.add_dropped(dropped).await.map_err(|error| failure(&error))?;
         Ok(Some(Aside { number, kept }))
     }
@@ -108,17 +111,32 @@ impl ThreadContext {
         self.database.dropped().await.map_err(|error| failure(&error))
     }
 
-    /// Has the thread of this name back that was dropped last, if there is one.
-    pub(super) async fn have_back(&self, name: &str) -> Result<Option<thread::Undone>, ErrorObject> {
+    /// Has the thread of this name back that was dropped last, if there is one; or, to do its making again, the one of which that was
+    /// undone, if none was dropped since.
+    pub(super) async fn have_back(
+        &self,
+        name: &str,
+        redo: bool,
+    ) -> Result<Option<thread::Undone>, ErrorObject> {
         let moving = MOVING.lock().await;
         let dir = self.paths.dropped_dir();
         let is_there = |number: i64| dir.join(number.to_string()).exists();
-        let mut dropped = self.dropped().await?.into_iter().rev();
-        let Some((number, dropped)) =
-            dropped.find(|(number, dropped)| dropped.row.name == name && is_there(*number))
-        else {
-            return Ok(None);
+        let dropped = self.dropped().await?.into_iter().rev();
+        let mut dropped =
+            dropped.filter(|(number, dropped)| dropped.row.name == name && is_there(*number)).peekable();
+        let found = match redo {
+            true => dropped.next().filter(|(_, last)| last.is_undone),
+            false => {
+                let is_undone = dropped.peek().is_some_and(|(_, last)| last.is_undone);
+                let found = dropped.find(|(_, dropped)| !dropped.is_undone);
+                if found.is_none() && is_undone {
+                    let message = format!("the making of the thread `{name}` is undone already");
+                    return Err(conflict(message, format!("stead thread undo {name} --redo")));
+                }
+                found
+            }
         };
+        let Some((number, dropped)) = found else { return Ok(None) };
         let (of, from, at) = (dropped.clone(), dir.join(number.to_string()), self.paths.thread_dir(name));
         blocking(move || check_back(&of, &from, &at).map(drop)).await??;
         let DroppedRow { row, branch_at, captures_at, kept, .. } = dropped.clone();
@@ -147,7 +165,7 @@ impl ThreadContext {
         drop(moving);
         Ok(Some(thread::Undone {
             name: name.to_owned(),
-            operation: OperationKind::Drop,
+            operation: if redo { OperationKind::New } else { OperationKind::Drop },
             reference: format!("refs/heads/{}", row.branch),
             was: None,
             now: dropped.branch_at,

@@ -13,6 +13,7 @@ use wire::api::{ErrorKind, ErrorObject, thread};
 use wire::paths::Paths;
 
 use super::aside::put_aside;
+use super::making::really;
 use super::operations::put_kept_aside;
 use super::{ThreadContext, blocking, captures_name, captures_of, conflict, from_store, is_gone};
 use super::{repository_of, unmounted};
@@ -41,6 +42,25 @@ enum OnlyInMount {
     Changes,
 }
 
+/// What no capture has of a thread with changes.
+enum Uncaptured {
+    /// Nothing.
+    Nothing,
+    /// Changes since the last one.
+    Changes,
+    /// What was ignored where the thread was made, and is not in the thread.
+    Unknown(Vec<u8>),
+}
+
+/// Why a thread goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Somebody drops it.
+    Dropped,
+    /// Its making is undone.
+    MakingUndone,
+}
+
 impl ThreadContext {
     /// Removes all that is left of a thread that is not mounted. What cannot be removed is tried again by the next daemon.
     pub(super) async fn remove(&self, row: ThreadRow, turn: Turn) {
@@ -66,7 +86,19 @@ impl ThreadContext {
     pub async fn drop(&self, asked: thread::Drop) -> Result<thread::Dropped, ErrorObject> {
         let thread::Drop { name, force } = asked;
         let (found, turn) = self.take(&name).await?;
+        self.drop_taken(found, turn, force, Ending::Dropped).await
+    }
+
+    /// The same of a thread that nobody else does anything to.
+    pub(super) async fn drop_taken(
+        &self,
+        found: FoundThread,
+        turn: Turn,
+        force: Force,
+        ending: Ending,
+    ) -> Result<thread::Dropped, ErrorObject> {
         let FoundThread { row, mount, .. } = found;
+        let name = row.name.clone();
         if force == Force::Never {
             self.check_unchanged(&row, mount.as_ref()).await?;
         }
@@ -85,7 +117,7 @@ impl ThreadContext {
             (Some(_), Force::Never) => (None, Some(captures_name(&name))),
             (None, _) => (None, None),
         };
-        let aside = self.plan_aside(&row, branch_at.clone(), captures_at.clone()).await?;
+        let aside = self.plan_aside(&row, branch_at.clone(), captures_at.clone(), ending).await?;
         let row = ThreadRow { phase: ThreadPhase::Dropping { branch_at, captures_at, aside }, ..row };
         self.put(row.clone()).await?;
         self.remove(row, turn).await;
@@ -152,20 +184,34 @@ impl ThreadContext {
                 ),
                 by_force,
             )),
-            Some(OnlyInMount::Changes) if self.is_captured(row, mount).await? => Ok(()),
-            Some(OnlyInMount::Changes) => Err(conflict(
-                format!("the thread `{name}` has changes that are neither committed nor captured"),
-                format!("stead thread capture {name} -m MESSAGE, or {by_force}"),
-            )),
+            Some(OnlyInMount::Changes) => match self.uncaptured(row, mount).await? {
+                Uncaptured::Nothing => Ok(()),
+                Uncaptured::Changes => Err(conflict(
+                    format!("the thread `{name}` has changes that are neither committed nor captured"),
+                    format!("stead thread capture {name} -m MESSAGE, or {by_force}"),
+                )),
+                Uncaptured::Unknown(path) => Err(conflict(
+                    format!(
+                        "`{}` is not ignored in the thread `{name}`, but was where it was made, so that no capture has it",
+                        path.escape_ascii()
+                    ),
+                    format!("git commit in the thread, or {by_force}"),
+                )),
+            },
         }
     }
 
-    /// Whether the last capture has all that is in a thread.
-    async fn is_captured(&self, row: &ThreadRow, mount: &MountHandle) -> Result<bool, ErrorObject> {
+    /// What the last capture has not of what is in a thread.
+    async fn uncaptured(&self, row: &ThreadRow, mount: &MountHandle) -> Result<Uncaptured, ErrorObject> {
         let looking = row.clone();
-        let Some(last) = blocking(move || captures_of(&looking)).await?? else { return Ok(false) };
+        let Some(last) = blocking(move || captures_of(&looking)).await?? else {
+            return Ok(Uncaptured::Changes);
+        };
         self.in_worktree(row, mount, move |mounted, base, changed| {
-            Ok(mounted.snapshot(base, changed)? == mounted.objects.revision(last)?.tree)
+            if mounted.snapshot(base, changed)? != mounted.objects.revision(last)?.tree {
+                return Ok(Uncaptured::Changes);
+            }
+            Ok(mounted.unknown(changed)?.map_or(Uncaptured::Nothing, Uncaptured::Unknown))
         })
         .await
     }
@@ -173,7 +219,8 @@ impl ThreadContext {
 
 /// Removes what there is of a thread that is not mounted: its worktree, its branch if that is to go, its files. Blocks.
 pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> {
-    let directory = paths.thread_dir(&row.name);
+    // As git says it, which follows links.
+    let directory = really(paths.thread_dir(&row.name));
     // A repository that is gone has taken its part with it, or has it again when it is back.
     if !is_gone(row) {
         let objects = repository_of(row)?;

@@ -16,7 +16,8 @@ use store::node::{Ino, Time};
 use store::objects::{Objects, Revision};
 use store::thread::{DATED_BEFORE_SECONDS, New, Thread};
 use store::working_copy::WorkingCopy;
-use store::worktree::{self, Registration};
+use store::worktree::start::{self, Start};
+use store::worktree::{self, Registration, Taken};
 use wire::api::machine::{Source, absolute};
 use wire::api::mount::{Create, Force};
 use wire::api::thread::Ignored;
@@ -24,6 +25,7 @@ use wire::api::{ErrorKind, ErrorObject, status, thread};
 use wire::bytestring::ByteString;
 use wire::paths::Paths;
 
+use super::operations::made_operation;
 use super::{BLOBS_BYTES_MAX, TREE, ThreadContext, blocking, captures_name, conflict, from_store, place};
 use crate::database::{ThreadPhase, ThreadRow};
 use crate::failure::{failure, from_io};
@@ -50,8 +52,6 @@ pub(super) struct Planned {
     pub(super) revision: Revision,
     /// What it is made from, if that is there.
     pub(super) copy: Option<WorkingCopy>,
-    /// Whether what is ignored there is seen in it.
-    sees_ignored: bool,
     /// How it is to be mounted; `mount` once its directory is there.
     create: Create,
     pub(super) mount: Option<Plan>,
@@ -134,11 +134,12 @@ impl ThreadContext {
         blocking(move || place_registration(&row)).await?.map_err(|error| from_store(&error))
     }
 
-    /// Mounts what was begun, and writes down that it is there.
+    /// Mounts what was begun, and writes down that it was made and is there.
     async fn open(&self, row: &ThreadRow, plan: Plan) -> Result<(), ErrorObject> {
         let plan = Box::new(plan);
         let mounting = |answer| Event::CreateMount { plan, prompter: None, answer };
         self.owner.ask(mounting).await?;
+        self.add_operation(row, made_operation(row)?).await?;
         self.put(ThreadRow { phase: ThreadPhase::Open, ..row.clone() }).await
     }
 
@@ -198,40 +199,24 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
         (None, Some(from)) => from.repository.as_path().to_owned(),
         (None, None) => caller.cwd.as_path().to_owned(),
     };
-    let found = |error: store::Error| from_store(&error);
-    let objects = Objects::discover(&within).map_err(found)?;
-    let onto = match from {
-        None => branch_at(&objects, &within, &revision).map_err(found)?,
-        Some(from) => from.onto.clone(),
+    let Begins { objects, revision: begun, branch, copy: seen_from } = begins(&within, &revision, from)?;
+    let (own, captures) = (format!("refs/heads/{name}"), captures_name(&name));
+    // What git would take for a pattern is the name of none.
+    let named = format!("refs/heads/{revision}");
+    let named = Some(named.as_str()).filter(|_| from.is_none() && !revision.contains(['*', '?', '[']));
+    let references: Vec<&str> = [own.as_str(), captures.as_str()].into_iter().chain(named).collect();
+    let taken = Taken::of(&objects, &references).map_err(|error| from_store(&error))?;
+    let onto = match (from, named) {
+        (Some(from), _) => from.onto.clone(),
+        (None, _) if revision == "HEAD" => branch,
+        (None, named) => named.filter(|named| taken.has(named)).map(|_| revision.clone()),
     };
-    let revision = match from {
-        None => worktree::resolve(&objects, &within, &revision).map_err(|error| match error {
-            store::Error::Git { .. } => {
-                let message = format!(
-                    "there is no commit `{}` in `{}`",
-                    revision.escape_debug(),
-                    objects.repository().display()
-                );
-                ErrorObject::new(ErrorKind::NotFound, message)
-            }
-            error => from_store(&error),
-        })?,
-        Some(from) => {
-            if from.repository.as_path() != objects.repository() {
-                let message = format!("the thread `{}` is of `{}`, another repository", from.name, from.repo);
-                return Err(ErrorObject::new(ErrorKind::Usage, message));
-            }
-            last_of(&objects, from)?
-        }
-    };
-    let is_taken = |reference: &str| worktree::is_reference_taken(&objects, reference).map_err(found);
     let copy = worktree::working_copy(&objects, &within);
-    if is_taken(&format!("refs/heads/{name}"))? {
+    if taken.is_in_the_way_of(&own) {
         let message = format!("`{}` has a branch `{name}` already", copy.display());
         return Err(conflict(message, "choose another name".to_owned()));
     }
-    let captures = captures_name(&name);
-    if is_taken(&captures)? {
+    if taken.is_in_the_way_of(&captures) {
         let message = format!("`{}` has captures of a thread `{name}` that was dropped", copy.display());
         let hint = format!(
             "stead thread undo {name}, or choose another name, or git -C {} update-ref -d {captures}",
@@ -247,30 +232,10 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
     let dir = really(dir);
     let owner = objects.repository().metadata();
     let owner = owner.map_err(|error| from_io("could not look at the repository", &error))?.uid();
-    let row = ThreadRow {
-        name: name.clone(),
-        phase: ThreadPhase::Making,
-        repo: ByteString::from(copy.as_path()),
-        repository: ByteString::from(objects.repository()),
-        owner: Some(owner),
-        hash: objects.hash().to_string(),
-        commit: revision.commit.to_string(),
-        branch: name.clone(),
-        onto,
-        dir: ByteString::from(dir.as_path()),
-        makes_dir: dir.symlink_metadata().is_err(),
-        registration: None,
-    };
-    let create = Create::new(Source::Thread { name }, Some(row.dir.clone()), caller);
-    let copy = match from {
-        None => WorkingCopy::discover(&within),
-        // Where it is not mounted, something else may be.
-        Some(from) => {
-            WorkingCopy::discover(from.dir.as_path()).filter(|copy| copy.root() == from.dir.as_path())
-        }
-    };
-    let sees_ignored = with_ignored == Ignored::Seen;
-    if sees_ignored && copy.is_none() {
+    let repo = ByteString::from(copy.as_path());
+    let copy = seen_from;
+    let seen = (with_ignored == Ignored::Seen).then_some(copy.as_ref());
+    if seen == Some(None) {
         let message = match from {
             Some(from) => {
                 format!("the thread `{}` is not mounted, so that nothing ignored is there", from.name)
@@ -279,22 +244,71 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
         };
         return Err(ErrorObject::new(ErrorKind::Conflict, message));
     }
-    Ok(Planned { row, objects: Arc::new(objects), revision, copy, sees_ignored, create, mount: None })
+    let sees = seen.flatten().map(|copy| ByteString::from(copy.root()));
+    let row = ThreadRow {
+        name: name.clone(),
+        phase: ThreadPhase::Making,
+        repo,
+        repository: ByteString::from(objects.repository()),
+        owner: Some(owner),
+        hash: objects.hash().to_string(),
+        commit: begun.commit.to_string(),
+        branch: name.clone(),
+        onto,
+        dir: ByteString::from(dir.as_path()),
+        makes_dir: dir.symlink_metadata().is_err(),
+        sees,
+        registration: None,
+    };
+    let create = Create::new(Source::Thread { name }, Some(row.dir.clone()), caller);
+    Ok(Planned { row, objects: Arc::new(objects), revision: begun, copy, create, mount: None })
 }
 
-/// The branch that this is the name of, or that is checked out where it is `HEAD`.
-fn branch_at(objects: &Objects, within: &Path, revision: &str) -> store::Result<Option<String>> {
-    if revision == "HEAD" {
-        return worktree::current_branch(within);
+/// What a thread is to begin from.
+struct Begins {
+    objects: Objects,
+    revision: Revision,
+    /// The branch that is checked out there, if what is asked for is what is checked out.
+    branch: Option<String>,
+    copy: Option<WorkingCopy>,
+}
+
+/// Finds it out, with one git if all is as usual.
+fn begins(within: &Path, revision: &str, from: Option<&ThreadRow>) -> Result<Begins, ErrorObject> {
+    let found = |error: store::Error| from_store(&error);
+    if let (None, Some(start)) = (from, start::look(within, revision)) {
+        let Start { objects, revision, branch, copy } = start;
+        return Ok(Begins { objects, revision, branch, copy: Some(copy) });
     }
-    let reference = format!("refs/heads/{revision}");
-    // What git would take for a pattern is the name of none.
-    let is_name = !revision.contains(['*', '?', '[']);
-    Ok((is_name && worktree::reference(objects, &reference)?.is_some()).then(|| revision.to_owned()))
+    let objects = Objects::discover(within).map_err(found)?;
+    if let Some(from) = from {
+        if from.repository.as_path() != objects.repository() {
+            let message = format!("the thread `{}` is of `{}`, another repository", from.name, from.repo);
+            return Err(ErrorObject::new(ErrorKind::Usage, message));
+        }
+        let revision = last_of(&objects, from)?;
+        // Where it is not mounted, something else may be.
+        let copy = WorkingCopy::discover(from.dir.as_path());
+        let copy = copy.filter(|copy| copy.root() == from.dir.as_path());
+        return Ok(Begins { objects, revision, branch: None, copy });
+    }
+    let branch = match revision {
+        "HEAD" => worktree::current_branch(within).map_err(found)?,
+        _ => None,
+    };
+    let resolved = worktree::resolve(&objects, within, revision).map_err(|error| match error {
+        store::Error::Git { .. } => {
+            let repository = objects.repository().display();
+            let message = format!("there is no commit `{}` in `{repository}`", revision.escape_debug());
+            ErrorObject::new(ErrorKind::NotFound, message)
+        }
+        error => from_store(&error),
+    })?;
+    Ok(Begins { objects, revision: resolved, branch, copy: WorkingCopy::discover(within) })
 }
 
 /// A path without links above its last name, as far as they can be followed.
-fn really(path: PathBuf) -> PathBuf {
+pub(super) fn really(path: PathBuf) -> PathBuf {
     match (path.parent().map(Path::canonicalize), path.file_name()) {
         (Some(Ok(above)), Some(name)) => above.join(name),
         _ => path,
@@ -370,11 +384,12 @@ impl Planned {
         file.write_all(&registration.pointer).map_err(failed("write", tree))?;
         thread.sync(pointer.ino)?;
         if let Some(copy) = &self.copy {
-            if self.sees_ignored {
+            let sees_ignored = self.row.sees.is_some();
+            if sees_ignored {
                 thread.see_ignored(copy)?;
             }
             // What was built of something else than the revision must be older than that.
-            thread.date_from(copy, self.sees_ignored.then_some(begun))?;
+            thread.date_from(copy, sees_ignored.then_some(begun))?;
         }
         let index = registration.index();
         let mut file = File::create(&index).map_err(failed("make", &index))?;

@@ -13,6 +13,8 @@
 //! switch is written down before, and so is what an undoing undoes: a reference that is already where it is to go has come there by one whose
 //! daemon died.
 //!
+//! The first is the making. It is undone by dropping the thread as it was made, without force, and done again by having it back.
+//!
 //! What was done to a thread that is dropped goes aside with it, and what is kept for it too.
 
 use std::time::SystemTime;
@@ -22,18 +24,20 @@ use store::objects::Objects;
 use store::worktree::land;
 use store::worktree::snapshot::Captured;
 use store::worktree::{self, move_reference};
+use wire::api::mount::Force;
 use wire::api::thread::OperationKind;
 use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject, thread};
 use wire::bytestring::ByteString;
 
+use super::dropping::Ending;
 use super::landing::{Uncommitted, checkout_of};
 use super::making::last_of;
 use super::{ThreadContext, blocking, captures_name, check_open, conflict, from_store, repository_of};
 use crate::database::ThreadRow;
 use crate::database::threads::{DroppedRow, OperationRow};
 use crate::failure::failure;
-use crate::owner::FoundThread;
+use crate::owner::{FoundThread, Turn};
 
 /// How many operations of a thread can be undone: more than anybody remembers. Each may keep a commit.
 const OPERATIONS_MAX: usize = 100;
@@ -57,6 +61,13 @@ impl Moved {
         let (was, now) = (was.map(|was| was.to_string()), now.to_string());
         OperationRow { kind, at: Timestamp::from(SystemTime::now()), reference, was, now, undone: false }
     }
+}
+
+/// What the making of a thread has moved.
+pub(super) fn made_operation(row: &ThreadRow) -> Result<OperationRow, ErrorObject> {
+    let moved =
+        Moved { reference: format!("refs/heads/{}", row.branch), was: None, now: parse(&row.commit)? };
+    Ok(moved.into_operation(OperationKind::New))
 }
 
 /// What a capture has moved.
@@ -85,7 +96,11 @@ impl ThreadContext {
         }
     }
 
-    async fn add_operation(&self, row: &ThreadRow, operation: OperationRow) -> Result<i64, ErrorObject> {
+    pub(super) async fn add_operation(
+        &self,
+        row: &ThreadRow,
+        operation: OperationRow,
+    ) -> Result<i64, ErrorObject> {
         let added = self.database.add_operation(row.name.clone(), operation).await;
         added.map_err(|error| failure(&error))
     }
@@ -118,7 +133,13 @@ impl ThreadContext {
                 return Ok(());
             }
             let objects = repository_of(&of)?;
-            letting_go.iter().try_for_each(|number| let_go(&objects, &kept_name(&of.name, *number)))
+            let kept = worktree::references(&objects, &format!("{KEPT}{}/", of.name));
+            let kept = kept.map_err(|error| from_store(&error))?;
+            let letting_go: Vec<String> =
+                letting_go.iter().map(|number| kept_name(&of.name, *number)).collect();
+            let gone = kept.iter().filter(|(name, _)| letting_go.contains(name));
+            gone.map(|(name, at)| worktree::delete_reference(&objects, name, at))
+                .try_for_each(|gone| gone.map_err(|error| from_store(&error)))
         })
         .await??;
         for number in numbers {
@@ -151,12 +172,13 @@ impl ThreadContext {
     /// Undoes what was done to a thread last, or does it again.
     pub async fn undo(&self, asked: thread::Undo) -> Result<thread::Undone, ErrorObject> {
         let thread::Undo { name, redo } = asked;
-        let (FoundThread { row, .. }, turn) = match self.take(&name).await {
-            Err(error) if error.kind() == ErrorKind::NotFound && !redo => {
-                return self.have_back(&name).await?.ok_or(error);
+        let (found, turn) = match self.take(&name).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return self.have_back(&name, redo).await?.ok_or(error);
             }
             taken => taken?,
         };
+        let row = found.row.clone();
         check_open(&row)?;
         let operations = self.operations(&name).await?;
         let Some((number, operation)) = next_of(operations, redo) else {
@@ -164,6 +186,9 @@ impl ThreadContext {
             let message = format!("nothing that was done to the thread `{name}` {what}");
             return Err(conflict(message, format!("stead thread log {name}")));
         };
+        if operation.kind == OperationKind::New {
+            return self.undo_making(found, turn, operation).await;
+        }
         let (moving, of) = (operation.clone(), row.clone());
         let dir = blocking(move || move_back(&of, number, &moving, redo)).await??;
         let undone = OperationRow { undone: !redo, ..operation.clone() };
@@ -172,6 +197,35 @@ impl ThreadContext {
         let OperationRow { kind, reference, was, now, .. } = operation;
         let (was, now) = if redo { (was, Some(now)) } else { (Some(now), was) };
         Ok(thread::Undone { name, operation: kind, reference, was, now, dir })
+    }
+
+    /// Has a thread go that is as it was made.
+    async fn undo_making(
+        &self,
+        found: FoundThread,
+        turn: Turn,
+        making: OperationRow,
+    ) -> Result<thread::Undone, ErrorObject> {
+        let OperationRow { reference, now, .. } = making;
+        let (of, name, looking) = (found.row.clone(), found.row.name.clone(), reference.clone());
+        let is = blocking(move || {
+            worktree::reference(&repository_of(&of)?, &looking).map_err(|error| from_store(&error))
+        });
+        let is = is.await??.map(|is| is.to_string());
+        if is.as_ref() != Some(&now) {
+            return Err(moved_since(&found.row, &reference, is));
+        }
+        let thread::Dropped { kept_branch, .. } =
+            self.drop_taken(found, turn, Force::Never, Ending::MakingUndone).await?;
+        let left = kept_branch.map(|_| now.clone());
+        Ok(thread::Undone {
+            name,
+            operation: OperationKind::New,
+            reference,
+            was: Some(now),
+            now: left,
+            dir: None,
+        })
     }
 
     /// Has a thread show another revision.
@@ -292,16 +346,16 @@ pub(super) fn move_back(
         return Ok(None);
     }
     if is != from {
-        let at = is.map_or("gone".to_owned(), |is| format!("at {is}"));
-        let message = format!("`{reference}` was moved since, and is {at} now");
-        return Err(conflict(message, format!("git -C {} log {reference}", row.repo)));
+        return Err(moved_since(row, reference, is.map(|is| is.to_string())));
     }
     if let Some(left) = from {
         worktree::keep(&objects, &kept_name(&row.name, number), &left).map_err(found)?;
     }
     let changes = match operation.kind {
         OperationKind::Switch => Uncommitted::Stays,
-        OperationKind::Capture | OperationKind::Land | OperationKind::Drop => Uncommitted::IsRefused,
+        OperationKind::New | OperationKind::Capture | OperationKind::Land | OperationKind::Drop => {
+            Uncommitted::IsRefused
+        }
     };
     let dir = match reference.strip_prefix("refs/heads/") {
         Some(branch) => checkout_of(&objects, branch, changes)?,
@@ -319,6 +373,12 @@ pub(super) fn move_back(
         }
         Err(error) => Err(from_store(&error)),
     }
+}
+
+fn moved_since(row: &ThreadRow, reference: &str, is: Option<String>) -> ErrorObject {
+    let at = is.map_or("gone".to_owned(), |is| format!("at {is}"));
+    let message = format!("`{reference}` was moved since, and is {at} now");
+    conflict(message, format!("git -C {} log {reference}", row.repo))
 }
 
 pub(super) fn parse(hex: &str) -> Result<Oid, ErrorObject> {

@@ -146,6 +146,24 @@ fn a_thread_is_a_worktree_with_a_branch_and_an_index() {
 }
 
 #[test]
+fn nothing_is_left_of_one_whose_state_is_behind_a_symlink() {
+    let bench = Bench::new();
+    std::fs::create_dir_all(bench.root().join("home-of-old")).expect("made");
+    std::os::unix::fs::symlink("home-of-old", bench.root().join("home")).expect("made");
+    let before = bench.traces();
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    planned.begin(&bench.paths()).expect("begun");
+    let row = ThreadRow { registration: None, phase: ThreadPhase::Making, ..planned.row.clone() };
+    remove(&row, &bench.paths()).expect("removed");
+    assert_eq!(bench.traces(), before);
+    // And of one that is known.
+    let mut planned = bench.plan(fix(&bench)).expect("planned");
+    planned.begin(&bench.paths()).expect("begun");
+    remove(&planned.row, &bench.paths()).expect("removed");
+    assert_eq!(bench.traces(), before);
+}
+
+#[test]
 fn nothing_is_left_of_one_that_was_left_half_way() {
     let bench = Bench::new();
     let before = bench.traces();
@@ -366,6 +384,7 @@ fn a_thread_whose_repository_is_away_goes_aside_and_comes_back() {
         branch_at: Some(open.commit.clone()),
         captures_at: None,
         kept,
+        is_undone: false,
         operations: Vec::new(),
     };
     let (paths, away) = (bench.paths(), bench.root().join("away"));

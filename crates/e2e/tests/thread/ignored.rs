@@ -164,6 +164,23 @@ fn neither_git_nor_stead_takes_what_is_ignored_for_a_change() {
 }
 
 #[test]
+fn what_the_thread_does_not_ignore_and_no_capture_has_goes_only_by_force() {
+    let bench = bench();
+    bench.name_the_author();
+    let dir = seen(&bench, "fix");
+    bench.write(&dir.join(".gitignore"), ".env\nbuilt\n");
+    bench.write(&dir.join("cache/new"), "new\n");
+    bench.json(&["thread", "capture", "fix", "-m", "other rules"]);
+    let refused = bench.run(&["thread", "drop", "fix"]);
+    assert_eq!(refused.code(), 5, "{refused}");
+    assert!(refused.errors().contains("no capture has it"), "{refused}");
+    bench.git_in(&dir, &["add", "-A"]);
+    bench.git_in(&dir, &["commit", "-qm", "with the cache"]);
+    eventually(SOON, "nobody holds it", || bench.run(&["thread", "drop", "fix"]).code() == 0);
+    assert_eq!(bench.git(&["show", "fix:cache/new"]), "new\n");
+}
+
+#[test]
 fn what_is_ignored_is_seen_on_when_a_thread_is_mounted_again() {
     let bench = bench();
     let dir = seen(&bench, "fix");
@@ -211,6 +228,44 @@ fn what_is_ignored_in_a_thread_is_seen_in_one_that_is_made_of_it() {
     assert_eq!(read(&other.join("cache/one")), "another's\n");
     let refused = bench.run(&["thread", "new", "again", "--from", "thread:fix", "--with-ignored"]);
     assert_eq!(refused.code(), 3, "{refused}");
+}
+
+#[test]
+fn threads_that_would_see_each_other_are_refused() {
+    let bench = bench();
+    let dir = seen(&bench, "fix");
+    let of_fix = bench.json(&["thread", "new", "try", "--from", "thread:fix", "--with-ignored"]);
+    let other = PathBuf::from(text(&of_fix["dir"]));
+    assert_eq!(read(&other.join("cache/one")), "one\n");
+    let app = bench.app.to_str().expect("text");
+    let refuse = |args: &[&str]| {
+        let refused = bench.run(args);
+        assert_eq!(refused.code(), 5, "{refused}");
+        assert!(refused.errors().contains("wait for each other"), "{refused}");
+    };
+    // One that would see itself, and one that another one would see.
+    bench.stead.ok(&["unmount", text(&bench.json(&["thread", "status", "fix"])["thread"]["dir"]).as_str()]);
+    refuse(&["mount", "thread:fix", app, "-o", "nonempty"]);
+    bench.json(&["mount", "thread:fix"]);
+    eventually(SOON, "nobody holds it", || {
+        bench.stead.run(&["unmount", other.to_str().expect("text")]).code() == 0
+    });
+    refuse(&["mount", "thread:try", app, "-o", "nonempty"]);
+    bench.json(&["mount", "thread:try"]);
+    assert_eq!(read(&other.join("cache/one")), "one\n");
+    // One that is made where the other one still looks.
+    eventually(SOON, "nobody holds it", || bench.run(&["thread", "drop", "fix"]).code() == 0);
+    bench.collect();
+    let before = bench.traces();
+    let again = ["thread", "new", "fix", "--from", "thread:try", "--with-ignored"];
+    refuse(&again);
+    assert_eq!(bench.traces(), before);
+    bench.write(&other.join("cache/one"), "of the other\n");
+    bench.json(&[&again[..], &["--at", "../elsewhere"]].concat());
+    let elsewhere = dir.with_file_name("elsewhere");
+    assert_eq!(read(&elsewhere.join("cache/one")), "of the other\n");
+    bench.write(&elsewhere.join("cache/two"), "mine\n");
+    assert_eq!(read(&elsewhere.join("cache/two")), "mine\n");
 }
 
 #[test]

@@ -25,6 +25,26 @@ fn a_thread_is_a_worktree_of_its_repository() {
 }
 
 #[test]
+fn three_gits_are_started_for_a_thread() {
+    let mut bench = Bench::new();
+    let (programs, said) = (bench.stead.dir("programs"), bench.stead.root().join("gits"));
+    let path = std::env::var("PATH").expect("a path");
+    let git =
+        std::env::split_paths(&path).map(|dir| dir.join("git")).find(|git| git.exists()).expect("a git");
+    let script = format!("#!/bin/sh\necho \"$*\" >> {}\nexec {} \"$@\"\n", said.display(), git.display());
+    bench.write(&programs.join("git"), &script);
+    bench.program("chmod").arg("+x").arg(programs.join("git")).ok();
+    bench.stead.set_env("PATH", format!("{}:{path}", programs.display()));
+    // Another name is another number of branches, which is not to matter.
+    for name in ["fix", "other"] {
+        bench.thread(name);
+        let gits = std::fs::read_to_string(&said).expect("some");
+        assert_eq!(gits.lines().count(), 3, "{gits}");
+        std::fs::remove_file(&said).expect("removed");
+    }
+}
+
+#[test]
 fn the_first_status_of_a_thread_reads_no_file() {
     if !std::path::Path::new("/usr/bin/strace").exists() {
         eprintln!("skipped: there is no strace");

@@ -23,7 +23,7 @@ fn what_was_done_to_a_thread_is_undone_and_done_again() {
     let bench = bench();
     let dir = bench.thread("fix");
     let before = at(&bench, "main");
-    assert_eq!(bench.run(&["thread", "undo", "fix"]).code(), 5);
+    assert_eq!(bench.run(&["thread", "undo", "fix", "--redo"]).code(), 5);
     bench.write(&dir.join("README"), "mended\n");
     let captured = text(&bench.json(&["thread", "capture", "fix", "-m", "mended"])["commit"]);
     bench.json(&["thread", "land", "fix"]);
@@ -32,7 +32,8 @@ fn what_was_done_to_a_thread_is_undone_and_done_again() {
     assert_eq!(bench.git(&["status", "--porcelain"]), "", "the working copy has gone along");
     assert_eq!(undo(&bench, &[]), "capture");
     assert_eq!(bench.git(&["for-each-ref", "refs/stead/threads"]), "");
-    assert_eq!(bench.run(&["thread", "undo", "fix"]).code(), 5);
+    let refused = bench.run(&["thread", "undo", "fix"]);
+    assert_eq!(refused.code(), 5, "it was made, and has a change: {refused}");
     assert_eq!(std::fs::read_to_string(dir.join("README")).expect("read"), "mended\n");
     bench.git(&["gc", "--quiet", "--prune=now"]);
     assert_eq!(undo(&bench, &["--redo"]), "capture");
@@ -48,6 +49,47 @@ fn what_was_done_to_a_thread_is_undone_and_done_again() {
     assert_eq!(at(&bench, "main^"), captured);
     bench.json(&["thread", "drop", "fix"]);
     assert_eq!(bench.git(&["for-each-ref", "refs/stead/kept"]), "");
+}
+
+#[test]
+fn the_making_of_a_thread_is_undone_where_nothing_is_lost_and_done_again() {
+    let bench = bench();
+    let before = bench.traces();
+    let dir = bench.thread("fix");
+    bench.write(&dir.join("README"), "mended\n");
+    bench.json(&["thread", "capture", "fix", "-m", "mended"]);
+    assert_eq!(undo(&bench, &[]), "capture");
+    let refused = bench.run(&["thread", "undo", "fix"]);
+    assert_eq!(refused.code(), 5, "{refused}");
+    assert!(refused.errors().contains("neither committed nor captured"), "{refused}");
+    bench.git_in(&dir, &["checkout", "-q", "README"]);
+    bench.git_in(&dir, &["commit", "-q", "--allow-empty", "-m", "own"]);
+    let refused = bench.run(&["thread", "undo", "fix"]);
+    assert_eq!(refused.code(), 5, "{refused}");
+    assert!(refused.errors().contains("was moved since"), "{refused}");
+    bench.git_in(&dir, &["reset", "-q", "--hard", "HEAD^"]);
+    assert_eq!(undo(&bench, &[]), "new");
+    assert!(bench.threads().is_empty() && !dir.exists());
+    assert_eq!(bench.git(&["for-each-ref", "refs/heads/fix", "refs/stead/threads", "refs/stead/kept"]), "");
+    let refused = bench.run(&["thread", "undo", "fix"]);
+    assert_eq!(refused.code(), 5, "{refused}");
+    assert!(refused.errors().contains("--redo"), "{refused}");
+    bench.stead.ok(&["daemon", "restart"]);
+    assert_eq!(undo(&bench, &["--redo"]), "new");
+    assert_eq!(bench.git_in(&dir, &["status", "--porcelain", "--branch"]), "## fix\n");
+    assert_eq!(undo(&bench, &["--redo"]), "capture");
+    assert_eq!(bench.git(&["show", "refs/stead/threads/fix:README"]), "mended\n");
+    // One that was dropped comes back by an undo only, with what was done to it.
+    bench.json(&["thread", "drop", "fix", "--force"]);
+    assert_eq!(bench.run(&["thread", "undo", "fix", "--redo"]).code(), 3);
+    for operation in ["drop", "capture", "new"] {
+        assert_eq!(undo(&bench, &[]), operation);
+    }
+    bench.collect();
+    assert_eq!(bench.run(&["thread", "undo", "fix", "--redo"]).code(), 3);
+    let mut after = bench.traces();
+    after.retain(|trace| !trace.ends_with("/h/threads"));
+    assert_eq!(after, before);
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl Origin {
                 hash: "sha1".to_owned(),
                 blobs: self.path("blobs").as_path().into(),
                 blobs_bytes_max: BLOBS_BYTES,
+                sees: None,
             });
         })
     }

@@ -53,6 +53,10 @@ const GRAFTS_MAX: usize = 1 << 19;
 /// Changes of one record: with the longest names and paths, below the longest record.
 const CHANGES_AT_ONCE: usize = 96;
 
+/// Files that may be numbered at once, since each takes some 500 bytes of memory as long as it is there: more than any tool makes. Who looks
+/// up more is refused.
+pub(super) const IN_PLACE_MAX: usize = 1 << 20;
+
 /// Directories that may lie in each other there: a change in the last one makes all of them the thread's own, in one record.
 const DEPTH_MAX: usize = 128;
 
@@ -318,6 +322,9 @@ impl Locked<'_> {
 
     /// Gives numbers to files that were found in a directory.
     fn number(&mut self, directory: Ino, found: Vec<(Name, Box<[u8]>, Seen)>) -> Result<()> {
+        if self.state.names.in_place() + found.len() > self.thread.in_place_max {
+            return Err(Refusal::TooManySeen.into());
+        }
         for found in found.chunks(CHANGES_AT_ONCE / 2) {
             let mut cookie = self.directory(directory)?.next_cookie();
             let mut next = self.state.names.next();

@@ -306,9 +306,11 @@ pub struct Switched {
     pub commit: String,
 }
 
-/// Undoes what was done to a thread last and is not undone: a capture, a landing, a switch. Or does again what was undone last. Only if the
-/// reference is where it was left, and the worktree that has it has no changes which would be lost. Of a name that no thread has, the one
-/// that was dropped last is had back, as it was, unless it was [collected](Collect); it is not mounted then.
+/// Undoes what was done to a thread last and is not undone: a capture, a landing, a switch, and before all of them its making. Or does
+/// again what was undone last. Only if the reference is where it was left, and the worktree that has it has no changes which would be lost.
+/// A thread whose making is undone goes as one that is [dropped](Drop) without force. Of a name that no thread has, the one that was
+/// dropped last is had back, as it was, unless it was [collected](Collect), or the one whose making was undone last, to do it again; it is
+/// not mounted then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Undo {
@@ -343,6 +345,8 @@ pub struct Undone {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationKind {
+    /// It was made.
+    New,
     /// What was in it became a commit.
     Capture,
     /// It was brought onto a branch.
@@ -357,6 +361,7 @@ impl OperationKind {
     /// The word in JSON.
     pub const fn name(self) -> &'static str {
         match self {
+            OperationKind::New => "new",
             OperationKind::Capture => "capture",
             OperationKind::Land => "land",
             OperationKind::Switch => "switch",

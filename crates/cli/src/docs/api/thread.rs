@@ -134,10 +134,11 @@ pub(super) fn methods() -> Vec<Method> {
                 now: Some("3b18e512dba79e4c8300dd08aeb37f8e728b8dad".to_owned()),
                 dir: Some("/home/u/app".into()),
             }),
-            text: "Undoes what was done to a thread last and is not undone: a `capture`, a `land`, a `switch`. With `redo`, does again what was\n\
-                   undone last. Refused if the reference is not where it was left, or a change that is not committed would be lost. What it\n\
-                   leaves is kept on `refs/stead/kept/NAME/` as long as it can be done again. Where no thread has the name, the one that was\n\
-                   dropped last is had back (`drop`), and is not mounted.",
+            text: "Undoes what was done to a thread last and is not undone: a `capture`, a `land`, a `switch`, its making (`new`), by\n\
+                   which it goes as one that is dropped without force. With `redo`, does again what was undone last. Refused if the reference\n\
+                   is not where it was left, or a change that is not committed would be lost. What it leaves is kept on\n\
+                   `refs/stead/kept/NAME/` as long as it can be done again. Where no thread has the name, the one that was dropped last is had\n\
+                   back (`drop`), or with `redo` the one whose making was undone last, and is not mounted.",
         },
         Method {
             call: thread::Collect { grace_seconds: Some(86_400), dry_run: false }.into(),

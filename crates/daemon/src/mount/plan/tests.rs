@@ -59,6 +59,67 @@ fn what_only_looks_like_it_is_allowed() {
     }
 }
 
+/// A thread with what it sees in place, or a mount of files.
+fn seeing(dir: &str, shows: &str) -> Place {
+    let Some(sees) = shows.strip_prefix("sees ") else { return place(dir, shows) };
+    let shown = ThreadPlace {
+        directory: ByteString::from("/state"),
+        repository: ByteString::from("/repository"),
+        hash: "sha1".to_owned(),
+        blobs: ByteString::from("/blobs"),
+        blobs_bytes_max: 1,
+        sees: (sees != "nothing").then(|| ByteString::from(sees)),
+    };
+    Place { dir: dir.into(), shows: Shows::Thread(Box::new(shown)) }
+}
+
+#[test]
+fn a_thread_that_would_see_itself_is_refused() {
+    let cases: &[Case] = &[
+        // Itself, or what is in it.
+        ("/a", "sees /a", &[]),
+        ("/a", "sees /a/sub", &[]),
+        // By way of one, of two, and of one that it lies in.
+        ("/a", "sees /b", &[("/b", "sees /a")]),
+        ("/a", "sees /b", &[("/b", "sees /c"), ("/c", "sees /a")]),
+        ("/a", "sees /b/sub", &[("/b", "sees /a/sub")]),
+        // By way of what else is mounted.
+        ("/a", "sees /m/x", &[("/m", "host/home"), ("/home/x", "sees /a")]),
+        ("/a", "sees /m/a", &[("/m", "host/")]),
+        // What is mounted between two closes it, too.
+        ("/m", "host/home", &[("/home/a", "sees /m/a")]),
+    ];
+    for (dir, shows, others) in cases {
+        let others: Vec<Place> = others.iter().map(|(dir, shows)| seeing(dir, shows)).collect();
+        let refused = check(&seeing(dir, shows), &others).expect_err(shows);
+        assert!(refused.contains("wait for each other"), "{shows} on {dir}: {refused}");
+    }
+    let way = check(&seeing("/a", "sees /b"), &[seeing("/b", "sees /c"), seeing("/c", "sees /a")]);
+    assert_eq!(
+        way.expect_err("refused"),
+        "`/a` would show what is seen at `/b`, and that what is seen at `/c`, and that what is seen at `/a`, and so itself: \
+         they would wait for each other for ever"
+    );
+}
+
+#[test]
+fn threads_that_see_others_are_allowed() {
+    let cases: &[Case] = &[
+        ("/a", "sees nothing", &[("/b", "sees /a")]),
+        ("/a", "sees /b", &[("/b", "sees /c")]),
+        ("/a/sub", "sees /a", &[]),
+        ("/ab", "sees /a", &[("/a", "sees /c")]),
+        ("/a", "sees /m/x", &[("/m", "host/home"), ("/home/y", "sees /a")]),
+        ("/a", "sees /m/x", &[("/m", "ssh://box/")]),
+        // Others that wait for each other already are none of its.
+        ("/a", "sees /b", &[("/b", "sees /c"), ("/c", "sees /b")]),
+    ];
+    for (dir, shows, others) in cases {
+        let others: Vec<Place> = others.iter().map(|(dir, shows)| seeing(dir, shows)).collect();
+        assert_eq!(check(&seeing(dir, shows), &others), Ok(()), "{shows} on {dir}");
+    }
+}
+
 #[test]
 fn what_a_mount_of_ours_shows_is_refused_as_a_source_in_one_line() {
     let table = b"22 1 254:0 / / rw - ext4 /dev/root rw\n\

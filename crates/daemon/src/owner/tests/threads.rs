@@ -17,6 +17,7 @@ fn row() -> ThreadRow {
         onto: None,
         dir: "/app-fix".into(),
         makes_dir: false,
+        sees: None,
         registration: None,
     }
 }

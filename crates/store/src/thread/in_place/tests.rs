@@ -554,3 +554,28 @@ fn who_may_not_read_there_may_not_read_here() {
     let refused = bench.thread().open_content(bench.ino("cache/one"), Access::Read);
     assert!(matches!(refused, Err(crate::Error::Refused(Refusal::Denied))));
 }
+
+#[test]
+fn no_more_files_are_seen_at_once_than_may_be() {
+    let mut bench = bench();
+    bench.thread.as_mut().expect("open").in_place_max = 3;
+    let cache = bench.ino("cache");
+    let is_refused = |outcome: crate::Result<()>| {
+        assert!(matches!(outcome, Err(crate::Error::Refused(Refusal::TooManySeen))), "{outcome:?}");
+    };
+    let look = |name: &str| bench.thread().lookup(cache, name.as_bytes()).map(drop);
+    bench.ino(".env");
+    is_refused(bench.thread().list(cache, 0, 10).map(drop));
+    look("one").expect("the third");
+    is_refused(look("link"));
+    look("one").expect("known already");
+    // What is the thread's own, or gone there, leaves room.
+    bench.write(".env", b"mine");
+    look("link").expect("the third");
+    fs::remove_file(bench.there("cache/one")).expect("removed");
+    assert!(bench.find("cache/one").is_none());
+    look("deep").expect("the third");
+    bench.reopen();
+    bench.thread.as_mut().expect("open").in_place_max = 3;
+    is_refused(bench.thread().lookup(bench.ino("cache/deep"), b"er").map(drop));
+}

@@ -1,7 +1,7 @@
 use super::*;
 use crate::Hash;
 use crate::testing::{Repository, repository};
-use crate::worktree::{current_branch, is_reference_taken, move_reference};
+use crate::worktree::{Taken, current_branch, move_reference};
 
 struct Bench {
     repository: Repository,
@@ -221,7 +221,7 @@ fn a_branch_is_what_has_its_name_and_nothing_like_it() {
         assert_eq!(bench.checkout(name), Checkout::None, "{name}");
     }
     assert_eq!(reference(&bench.objects, "refs/heads/main").expect("looked"), Some(bench.at("main")));
-    let is_taken = |name: &str| is_reference_taken(&bench.objects, name).expect("looked");
+    let is_taken = |name: &str| Taken::of(&bench.objects, &[name]).expect("looked").is_in_the_way_of(name);
     assert!(is_taken("refs/heads/feature") && is_taken("refs/heads/main"), "it is in its way");
     assert!(!is_taken("refs/heads/other"));
 }
