@@ -155,7 +155,7 @@ pub struct Found {
     pub unstaged: usize,
     /// Files that git does not know and that go along.
     pub untracked: Vec<Vec<u8>>,
-    /// What git does not know and what stays here: secrets by their names, and repositories.
+    /// What git does not know and what stays here: secrets by their names, and repositories, bare ones too.
     pub left_out: Vec<Vec<u8>>,
     /// Submodules, of which only the places go along.
     pub submodules: Vec<Vec<u8>>,
@@ -274,6 +274,7 @@ impl Found {
                 _ => {}
             }
         }
+        self.leave_bare_repositories();
         let staged = self.ask("list files", &["ls-files", "-z", "--stage"], &[], is_wanted)?;
         let submodules = staged.split(|byte| *byte == 0).filter(|entry| entry.starts_with(b"160000 "));
         let path = |entry: &[u8]| entry.splitn(2, |byte| *byte == b'\t').last().unwrap_or_default().to_vec();
@@ -281,6 +282,21 @@ impl Found {
         let large = self.ask("list files", &["ls-files", "-z", ":(attr:filter=lfs)"], &[], is_wanted)?;
         self.large = large.split(|byte| *byte == 0).filter(|path| !path.is_empty()).count();
         Ok(())
+    }
+
+    /// Repositories without a working copy, which git takes for files as any others: their configuration and all of their history would
+    /// go along.
+    fn leave_bare_repositories(&mut self) {
+        let heads = self.untracked.iter().filter_map(|path| path.strip_suffix(b"/HEAD"));
+        let is_one = |directory: &&[u8]| is_repository(&self.root.join(OsStr::from_bytes(directory)));
+        let mut tops: Vec<Vec<u8>> =
+            heads.filter(is_one).map(|directory| [directory, b"/"].concat()).collect();
+        tops.sort();
+        // One within another one goes with that.
+        tops.dedup_by(|inner, outer| inner.starts_with(outer));
+        self.untracked.retain(|path| !tops.iter().any(|top| path.starts_with(top)));
+        self.left_out.retain(|path| !tops.iter().any(|top| path.starts_with(top)));
+        self.left_out.extend(tops);
     }
 
     fn ask(
@@ -420,9 +436,15 @@ impl Packing<'_> {
     }
 }
 
+/// Whether a directory is a repository's own, or that of a working copy of one: what git looks for in it.
+fn is_repository(directory: &Path) -> bool {
+    let is_own = directory.join("objects").is_dir() && directory.join("refs").is_dir();
+    directory.join("HEAD").is_file() && (is_own || directory.join("commondir").is_file())
+}
+
 /// Whether a file has a name that files with secrets have, in whatever case, or is in a directory of such.
 pub fn is_secret(path: &[u8]) -> bool {
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 27] = [
         ".env",
         ".envrc",
         ".netrc",
@@ -436,11 +458,24 @@ pub fn is_secret(path: &[u8]) -> bool {
         "id_dsa",
         "id_ecdsa",
         "id_ed25519",
+        "id_ecdsa_sk",
+        "id_ed25519_sk",
         "credentials",
         "credentials.json",
+        "credentials.toml",
+        "credentials.tfrc.json",
+        ".dockercfg",
+        ".terraformrc",
+        ".vault-token",
+        ".s3cfg",
+        ".boto",
+        ".my.cnf",
+        ".mylogin.cnf",
+        "kubeconfig",
     ];
     const DIRECTORIES: [&str; 6] = [".ssh", ".aws", ".gnupg", ".kube", ".docker", ".azure"];
-    const ENDS: [&str; 7] = [".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx"];
+    const ENDS: [&str; 10] =
+        [".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk", ".tfstate", ".tfstate.backup"];
     // Those show which settings there are.
     const EXAMPLES: [&str; 5] = [".example", ".sample", ".template", ".dist", ".defaults"];
     let path = String::from_utf8_lossy(path).to_ascii_lowercase();
