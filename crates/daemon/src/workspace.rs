@@ -220,6 +220,12 @@ fn from_workspace(error: &Error) -> machine::Error {
         Error::NoWorkingCopy { .. } => (ErrorKind::NotFound, None),
         Error::NoCommit { .. } => (ErrorKind::Refused, Some("git commit")),
         Error::Unmerged { .. } => (ErrorKind::Conflict, Some("git status")),
+        Error::Secrets { .. } => (
+            ErrorKind::Refused,
+            Some(
+                "git rm --cached and git commit, or stead workspace prepare --with-secrets to let them go along",
+            ),
+        ),
         Error::TooMuch { .. } => {
             (ErrorKind::Refused, Some("have it ignored: .gitignore, or .git/info/exclude"))
         }

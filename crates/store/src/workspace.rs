@@ -16,11 +16,14 @@
 //!
 //! What does not go: configuration, hooks, remotes and other references, what is ignored, files that git does not know and that are
 //! [named](is_secret) as secrets are, contents of submodules and of other repositories below, and the contents that LFS keeps elsewhere.
+//! What is committed cannot be left out of a commit: whoever has secrets there is told, and says whether they go
+//! ([`Found::check_secrets`]).
 //!
 //! What comes back ([`back`]) is not trusted.
 
 pub mod back;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -77,6 +80,16 @@ pub enum Error {
         /// One of the paths.
         path: String,
     },
+    /// Files that git knows are called as secrets are.
+    #[error(
+        "{} called as secrets are, and {} to what is committed or staged",
+        secrets(paths),
+        belongs(paths)
+    )]
+    Secrets {
+        /// Their paths.
+        paths: Vec<Vec<u8>>,
+    },
     /// More than anybody carries.
     #[error("{what} has {bytes} bytes, and {most} are the most")]
     TooMuch {
@@ -129,6 +142,19 @@ pub enum Error {
     Store(#[from] crate::Error),
 }
 
+fn secrets(paths: &[Vec<u8>]) -> String {
+    let first = paths.first().map(|path| shown(path)).unwrap_or_default();
+    match paths.len().saturating_sub(1) {
+        0 => format!("`{first}` is"),
+        1 => format!("`{first}` and one file more are"),
+        more => format!("`{first}` and {more} files more are"),
+    }
+}
+
+fn belongs(paths: &[Vec<u8>]) -> &'static str {
+    if paths.len() > 1 { "belong" } else { "belongs" }
+}
+
 /// Whether somebody still wants what is being done.
 pub type IsWanted<'a> = &'a (dyn Fn() -> bool + Sync);
 
@@ -157,6 +183,8 @@ pub struct Found {
     pub untracked: Vec<Vec<u8>>,
     /// What git does not know and what stays here: secrets by their names, and repositories, bare ones too.
     pub left_out: Vec<Vec<u8>>,
+    /// What is committed or staged and [named](is_secret) as secrets are: it goes along, as a commit is whole or not there.
+    pub secrets: Vec<Vec<u8>>,
     /// Submodules, of which only the places go along.
     pub submodules: Vec<Vec<u8>>,
     /// How many files are kept by LFS, of which only the pointers go along.
@@ -246,6 +274,7 @@ pub fn look_around(dir: &Path, is_wanted: IsWanted<'_>) -> Result<Found> {
         unstaged: 0,
         untracked: Vec::new(),
         left_out: Vec::new(),
+        secrets: Vec::new(),
         submodules: Vec::new(),
         large: 0,
         root,
@@ -279,6 +308,11 @@ impl Found {
         let submodules = staged.split(|byte| *byte == 0).filter(|entry| entry.starts_with(b"160000 "));
         let path = |entry: &[u8]| entry.splitn(2, |byte| *byte == b'\t').last().unwrap_or_default().to_vec();
         self.submodules = submodules.map(path).collect();
+        let committed =
+            self.ask("list files", &["ls-tree", "-r", "-z", "--full-tree", "HEAD"], &[], is_wanted)?;
+        let known = [&staged, &committed].into_iter().flat_map(|listed| listed.split(|byte| *byte == 0));
+        let known = known.filter(|entry| !entry.is_empty()).map(path).filter(|path| is_secret(path));
+        self.secrets = known.collect::<BTreeSet<_>>().into_iter().collect();
         let large = self.ask("list files", &["ls-files", "-z", ":(attr:filter=lfs)"], &[], is_wanted)?;
         self.large = large.split(|byte| *byte == 0).filter(|path| !path.is_empty()).count();
         Ok(())
@@ -309,6 +343,14 @@ impl Found {
         let mut command = users_git(&self.root);
         command.args(words).args(more);
         Ok(ended(run(command, Stdio::null(), &self.root, what, is_wanted)?, &self.root, what)?.output)
+    }
+
+    /// Refuses a working copy of which secrets would go along.
+    pub fn check_secrets(&self) -> Result<()> {
+        match self.secrets.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Secrets { paths: self.secrets.clone() }),
+        }
     }
 
     /// Makes the pack of all that goes, in a directory that is there and empty. Neither the repository nor the files are changed. Blocks.

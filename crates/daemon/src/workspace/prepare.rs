@@ -39,6 +39,8 @@ pub struct Preparing {
     pub thread: Option<String>,
     /// Where it is to be in the guest, if not where it is usually.
     pub place: Option<ByteString>,
+    /// Whether secrets go along that git knows.
+    pub with_secrets: bool,
     /// What is left in the guest of one that was not prepared to its end.
     pub left: Option<WorkspaceRow>,
     /// Where it can be waited.
@@ -108,6 +110,7 @@ impl Preparing {
                     untracked: found.untracked.len() as u64,
                     bytes: packed.map_or(0, |packed| packed.bytes),
                     left_out: first(&found.left_out),
+                    secrets: first(&found.secrets),
                     submodules: first(&found.submodules),
                     large: found.large as u64,
                 },
@@ -141,6 +144,9 @@ impl Capability for Copied {
 
     fn prepare(&self, _: &Places) -> machine::Result<()> {
         let found = workspace::look(&self.0.dir, &|| true).map_err(|error| from_workspace(&error))?;
+        if !self.0.with_secrets {
+            found.check_secrets().map_err(|error| from_workspace(&error))?;
+        }
         self.0.made.found.get_or_init(|| found);
         Ok(())
     }

@@ -110,6 +110,14 @@ fn a_working_copy_goes_to_a_vm_as_it_is_and_comes_back_as_a_branch_or_a_patch() 
     bench.refused(&["export", "dev"], 3, "there is no workspace in the vm `dev`");
     bench.refused(&["prepare", "dev", "/"], 3, "is in no working copy");
 
+    git(&bench.app, &["add", "--force", ".env"]);
+    bench.refused(
+        &["prepare", "dev", "."],
+        4,
+        "`.env` is called as secrets are, and belongs to what is committed",
+    );
+    assert_eq!(bench.there("ls -A /root | grep -v cache || :"), "", "nothing of it was there");
+    git(&bench.app, &["reset", "-q", ".env"]);
     let shown = bench.json(&["prepare", "dev", "dir"]);
     assert_eq!((&shown["place"], &shown["branch"]), (&"/root/app".into(), &"main".into()));
     assert_eq!(shown["went"]["left_out"], serde_json::json!([".env"]));

@@ -189,6 +189,34 @@ fn submodules_repositories_and_what_lfs_has_are_told() {
 }
 
 #[test]
+fn secrets_that_git_knows_are_found_wherever_it_knows_them() {
+    let copy = repository(Hash::Sha1);
+    let secrets = || look(copy.path(), &|| true).unwrap().check_secrets();
+    copy.write("new.pem", b"stays here");
+    assert!(secrets().is_ok());
+    copy.write("deploy/é.key", b"committed");
+    copy.write("gone/.env", b"committed, and removed since");
+    copy.git(&["add", "deploy", "gone"]);
+    copy.git(&["commit", "-qm", "with secrets"]);
+    copy.git(&["rm", "-q", "-r", "gone"]);
+    copy.write(".npmrc", b"staged");
+    copy.git(&["add", ".npmrc"]);
+    let refused = secrets().unwrap_err();
+    let expected =
+        "`.npmrc` and 2 files more are called as secrets are, and belong to what is committed or staged";
+    assert_eq!(refused.to_string(), expected);
+    match refused {
+        Error::Secrets { paths } => {
+            assert_eq!(paths, [&b".npmrc"[..], "deploy/é.key".as_bytes(), b"gone/.env"])
+        }
+        other => panic!("{other}"),
+    }
+    // Also below: all of the working copy goes.
+    let below = look(&copy.path().join("dir"), &|| true).unwrap();
+    assert_eq!(below.secrets.len(), 3);
+}
+
+#[test]
 fn a_bare_repository_stays_and_is_told() {
     let (copy, scratch) = (repository(Hash::Sha1), tempfile::tempdir().unwrap());
     copy.write("vendor/readme", b"goes");
