@@ -169,7 +169,7 @@ pub struct Found {
     pub hash: Hash,
     /// What is checked out.
     pub head: Oid,
-    /// Whether that has a parent, which stays here.
+    /// Whether that says of a parent, which does not go, and may not be here either.
     pub is_cut: bool,
     /// The branch that is checked out, if one is.
     pub branch: Option<String>,
@@ -256,7 +256,10 @@ pub fn look_around(dir: &Path, is_wanted: IsWanted<'_>) -> Result<Found> {
     let head = maybe(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?;
     let head = head.ok_or_else(|| Error::NoCommit { root: root.clone() })?;
     let head = oid(head.as_bytes(), &root)?;
-    let is_cut = maybe(&["rev-parse", "--verify", "--quiet", "HEAD^1^{commit}"])?.is_some();
+    // By what the commit itself says: of a repository without its history git says that it has none.
+    let commit = git("look at a commit", &["cat-file", "commit", "HEAD"])?.output;
+    let headers = commit.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
+    let is_cut = headers.into_iter().any(|line| line.starts_with(b"parent "));
     // Shortened, it has more in it where a tag is called like it.
     let branch = maybe(&["symbolic-ref", "--quiet", "HEAD"])?;
     let branch = branch.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
