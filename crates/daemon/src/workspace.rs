@@ -232,7 +232,10 @@ fn from_workspace(error: &Error) -> machine::Error {
         Error::Stranger { .. } => (ErrorKind::NotFound, None),
         Error::Refused { .. } => (ErrorKind::Refused, None),
         Error::BadBranch { .. } => (ErrorKind::Usage, None),
-        Error::Taken { .. } => (ErrorKind::Conflict, Some("another branch: --branch NAME")),
+        Error::Taken { .. } => (
+            ErrorKind::Conflict,
+            Some("another branch: --branch NAME; or have another one checked out there"),
+        ),
         Error::Exists { .. } => (ErrorKind::Conflict, None),
         Error::CalledOff => (ErrorKind::Interrupted, None),
         Error::Store(error) => return from_object(&from_store(error)),

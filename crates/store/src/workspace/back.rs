@@ -11,11 +11,13 @@
 //! system's, in an address space that is bounded, where names that lead out of a tree or into `.git` are errors, as are objects that are
 //! not whole. No file of it is ever checked out, no attribute of it is read, and no filter, driver or hook is run for it.
 //!
-//! A branch is changed from what was looked at, or not at all, and never while somebody has it checked out. What may be changed: a branch
+//! A branch is changed from what was looked at, or not at all, and not when somebody has it checked out, which is looked for once more
+//! right before. What may be changed: a branch
 //! that is not there, one of which the new tip has all commits, and one that is still where this workspace has put it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -73,6 +75,15 @@ pub struct Moved {
     pub was: Option<Oid>,
     /// Where it is.
     pub now: Oid,
+}
+
+/// What a repository has of what came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// What was moved.
+    pub moved: Vec<Moved>,
+    /// The files that were put there, in that order.
+    packs: Vec<PathBuf>,
 }
 
 /// Looks at a pack that came for a repository, in an empty directory. Changes nothing else. Blocks.
@@ -219,39 +230,48 @@ impl Arrived {
         made
     }
 
-    /// Has the user's repository have what came, and the branch be at it: both that and the workspace's own reference, or neither. Gives
-    /// what was moved, which is nothing if all is as it should be already.
+    /// Has the user's repository have what came, and the branch be at it: both that and the workspace's own reference, or neither; then
+    /// it has no more of what came than before. Nothing is moved if all is as it should be already.
     pub fn publish(
         &self,
         branch: &str,
         kept: &str,
         scratch: &Path,
         is_wanted: IsWanted<'_>,
-    ) -> Result<Vec<Moved>> {
+    ) -> Result<Published> {
         let objects = Objects::open(&self.repository, self.hash)?;
         check_branch(&objects, branch)?;
         let name = format!("refs/heads/{branch}");
         let now = self.claim.tip;
         let (was, last) = (reference(&objects, &name)?, reference(&objects, kept)?);
-        let taken = |why: String| Error::Taken { branch: branch.to_owned(), why };
-        if let Some(was) = was.filter(|was| *was != now) {
-            if let Some(dir) = checked_out(&objects, branch)? {
-                return Err(taken(format!("is checked out in `{}`", dir.display())));
-            }
-            let is_own = last == Some(was);
-            if !is_own && !self.contains(&was, is_wanted)? {
-                return Err(taken("has commits of somebody else".to_owned()));
-            }
+        let moves = was != Some(now);
+        if moves {
+            check_free(&objects, branch)?;
         }
-        self.put_packs()?;
+        if let Some(was) = was.filter(|was| moves && last != Some(*was))
+            && !self.contains(&was, is_wanted)?
+        {
+            return Err(taken(branch, "has commits of somebody else".to_owned()));
+        }
         let moved = [(name, was), (kept.to_owned(), last)].into_iter();
         let moved = moved.filter(|(_, was)| *was != Some(now)).map(|(name, was)| Moved { name, was, now });
         let moved: Vec<Moved> = moved.collect();
-        change(&objects, &moved, scratch).map_err(|why| match why {
-            crate::Error::Git { why, .. } => taken(format!("could not be changed ({why})")),
-            other => other.into(),
-        })?;
-        Ok(moved)
+        let packs = self.put_packs(kept)?;
+        // Somebody may have checked it out meanwhile.
+        let free = if moves { check_free(&objects, branch) } else { Ok(()) };
+        let changed = free.and_then(|()| {
+            change(&objects, &moved, scratch).map_err(|why| match why {
+                crate::Error::Git { why, .. } => taken(branch, format!("could not be changed ({why})")),
+                other => other.into(),
+            })
+        });
+        match changed {
+            Ok(()) => Ok(Published { moved, packs }),
+            Err(error) => {
+                remove_unused(&objects, &now, &packs);
+                Err(error)
+            }
+        }
     }
 
     /// Whether a commit of the user's is contained in what came.
@@ -261,10 +281,26 @@ impl Arrived {
         Ok(self.text(&words, is_wanted)?.is_empty())
     }
 
-    /// Copies the packs that came to the user's, the index of each last: before that git does not see it.
-    fn put_packs(&self) -> Result<()> {
+    /// Copies the packs that came to the user's, the index of each last: before that git does not see it. Gives those that were not there;
+    /// after an error none of them is.
+    fn put_packs(&self, kept: &str) -> Result<Vec<PathBuf>> {
+        let mut put = Vec::new();
+        match self.put_each_pack(kept, &mut put) {
+            Ok(()) => Ok(put),
+            Err(error) => {
+                // Nobody can have seen that they are there.
+                remove(&put);
+                Err(error)
+            }
+        }
+    }
+
+    fn put_each_pack(&self, kept: &str, put: &mut Vec<PathBuf>) -> Result<()> {
         let (from, to) = (self.aside.join("objects/pack"), self.repository.join("objects/pack"));
         fs::create_dir_all(&to).map_err(fails("make", &to))?;
+        // git removes what has such a name and was left, in time; what this workspace has left goes now.
+        let mark = format!("tmp_stead_{}_", kept.rsplit('/').next().unwrap_or_default());
+        remove_marked(&to, &mark);
         let mut names: Vec<PathBuf> =
             fs::read_dir(&from).map_err(fails("list", &from))?.flatten().map(|entry| entry.path()).collect();
         names.sort_by_key(|path| path.extension() == Some(OsStr::new("idx")));
@@ -276,12 +312,45 @@ impl Arrived {
             if place.exists() {
                 continue;
             }
-            // git removes what has such a name and was left.
-            let part = to.join(format!("tmp_stead_{}", name.to_string_lossy()));
+            let part = to.join(format!("{mark}{}", name.to_string_lossy()));
             let copied = fs::copy(path, &part).and_then(|_| File::open(&part)?.sync_all());
-            copied.and_then(|()| fs::rename(&part, &place)).map_err(fails("make", &place))?;
+            let renamed = copied.and_then(|()| fs::rename(&part, &place));
+            renamed.map_err(fails("make", &place)).inspect_err(|_| remove(std::slice::from_ref(&part)))?;
+            put.push(place);
         }
         Ok(())
+    }
+}
+
+/// Removes files, the last first. What stays is logged.
+fn remove(files: &[PathBuf]) {
+    for path in files.iter().rev() {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "what came back stays");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Removes what has a name that begins so.
+fn remove_marked(directory: &Path, mark: &str) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_marked =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(mark.as_bytes()));
+    remove(&entries.map(|entry| entry.path()).filter(is_marked).collect::<Vec<_>>());
+}
+
+/// Removes the packs that were put in place for a commit, unless a reference, its log, an index or a working copy has that by now, or it
+/// cannot be told.
+fn remove_unused(objects: &Objects, tip: &Oid, packs: &[PathBuf]) {
+    let tip = tip.to_string();
+    let words = ["rev-list", "--max-count=1", &tip, "--not", "--all", "--reflog", "--indexed-objects"];
+    match objects.git("look who has what came", |git| git.args(words)) {
+        Ok(said) if !said.is_empty() => remove(packs),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "what came back stays, and git collects it"),
     }
 }
 
@@ -305,6 +374,35 @@ fn check_branch(objects: &Objects, branch: &str) -> Result<()> {
     }
 }
 
+fn taken(branch: &str, why: String) -> Error {
+    Error::Taken { branch: branch.to_owned(), why }
+}
+
+/// Refuses a branch that somebody has checked out, also one on which nothing is committed yet.
+fn check_free(objects: &Objects, branch: &str) -> Result<()> {
+    let holder = match checked_out(objects, branch)? {
+        Some(dir) => Some(dir),
+        None => unborn_in(objects, branch)?,
+    };
+    holder.map_or(Ok(()), |dir| Err(taken(branch, format!("is checked out in `{}`", dir.display()))))
+}
+
+/// Where a branch is to be that is not there yet, if anywhere: a worktree that git knows.
+fn unborn_in(objects: &Objects, branch: &str) -> Result<Option<PathBuf>> {
+    let said =
+        objects.git("look for who has a branch", |git| git.args(["worktree", "list", "--porcelain"]))?;
+    let name = format!("branch refs/heads/{branch}");
+    let mut dir = None;
+    for line in said.split(|byte| *byte == b'\n') {
+        if let Some(path) = line.strip_prefix(b"worktree ") {
+            dir = Some(Path::new(OsStr::from_bytes(path)).to_owned());
+        } else if line == name.as_bytes() {
+            return Ok(dir);
+        }
+    }
+    Ok(None)
+}
+
 /// The longest name of a branch: with what git adds to it, it is the name of a file.
 const BRANCH_BYTES_MAX: usize = 200;
 
@@ -325,11 +423,17 @@ fn change(objects: &Objects, moved: &[Moved], scratch: &Path) -> std::result::Re
     Ok(())
 }
 
-/// Takes back what [`Arrived::publish`] has moved, unless somebody has moved it since.
-pub fn take_back(repository: &Path, hash: Hash, moved: &[Moved]) -> Result<()> {
+/// Takes back what [`Arrived::publish`] has moved, unless somebody has moved it or checked it out since.
+pub fn take_back(repository: &Path, hash: Hash, published: &Published) -> Result<()> {
     let objects = Objects::open(repository, hash)?;
-    for Moved { name, was, now } in moved {
+    for Moved { name, was, now } in &published.moved {
         let now = now.to_string();
+        if let Some(branch) = name.strip_prefix("refs/heads/")
+            && let Err(error) = check_free(&objects, branch)
+        {
+            tracing::warn!(%error, "what an export has put stays");
+            continue;
+        }
         let taken = match was {
             Some(was) => objects
                 .git("change a reference", |git| git.args(["update-ref", name, &was.to_string(), &now])),
@@ -338,6 +442,9 @@ pub fn take_back(repository: &Path, hash: Hash, moved: &[Moved]) -> Result<()> {
         if let Err(error) = taken {
             tracing::warn!(%error, name, "a reference stays where it was put");
         }
+    }
+    if let Some(Moved { now, .. }) = published.moved.first() {
+        remove_unused(&objects, now, &published.packs);
     }
     Ok(())
 }

@@ -84,8 +84,14 @@ impl Away {
         self.receive(&self.pack_of(tip), self.claim(tip)).unwrap()
     }
 
-    fn publish(&self, tip: Oid, branch: &str) -> Result<Vec<Moved>> {
+    fn publish(&self, tip: Oid, branch: &str) -> Result<Published> {
         self.arrived(tip).publish(branch, KEPT_HERE, &self.room(), &|| true)
+    }
+
+    /// What is in the directory of the user's packs.
+    fn packs(&self) -> Vec<PathBuf> {
+        let packs = fs::read_dir(self.repository.join("objects/pack")).unwrap();
+        packs.map(|entry| entry.unwrap().path()).collect()
     }
 
     fn refs(&self) -> String {
@@ -114,8 +120,8 @@ fn commits_come_back_as_a_branch_and_the_checkout_is_not_touched() {
     let arrived = away.arrived(tip);
     assert!(!arrived.is_nothing(&|| true).unwrap());
     assert_eq!(arrived.commits(&|| true).unwrap(), 2);
-    let moved = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
-    assert_eq!((moved.len(), away.at("stead/dev")), (2, tip.to_string()));
+    let published = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
+    assert_eq!((published.moved.len(), away.at("stead/dev")), (2, tip.to_string()));
     assert_eq!(away.here.git(&["rev-parse", KEPT_HERE]).trim(), tip.to_string());
     assert_eq!(away.here.git(&["rev-parse", "stead/dev~1"]).trim(), first.to_string());
     assert_eq!(away.here.git(&["show", "stead/dev:made/there"]), "there");
@@ -124,13 +130,13 @@ fn commits_come_back_as_a_branch_and_the_checkout_is_not_touched() {
     assert!(away.here.git(&["log", "--format=%s", "stead/dev"]).ends_with("second\nfirst\n"));
 
     // The same again is nothing new, and more of it moves the branch on, also where it was begun anew.
-    assert_eq!(away.publish(tip, "stead/dev").unwrap(), []);
+    assert_eq!(away.publish(tip, "stead/dev").unwrap(), Published::default());
     away.there.git(&["reset", "-q", "--hard", "HEAD~1"]);
     away.there.write("file", b"otherwise");
     let other = away.tip();
-    let moved = away.publish(other, "stead/dev").unwrap();
-    assert_eq!((moved.len(), away.at("stead/dev")), (2, other.to_string()));
-    take_back(&away.repository, Hash::Sha1, &moved).unwrap();
+    let published = away.publish(other, "stead/dev").unwrap();
+    assert_eq!((published.moved.len(), away.at("stead/dev")), (2, other.to_string()));
+    take_back(&away.repository, Hash::Sha1, &published).unwrap();
     assert_eq!(away.at("stead/dev"), tip.to_string());
 }
 
@@ -158,6 +164,7 @@ fn a_branch_of_somebody_else_stays() {
     }
     away.here.git(&["branch", "-q", "-D", "other"]);
     assert_eq!(before, away.refs(), "of what was refused nothing is there");
+    assert_eq!(away.packs(), [] as [PathBuf; 0]);
 
     // Somebody goes on where it was put.
     away.publish(tip, "stead/dev").unwrap();
@@ -168,6 +175,88 @@ fn a_branch_of_somebody_else_stays() {
     away.here.git(&["branch", "-q", "behind", "main"]);
     away.publish(tip, "behind").unwrap();
     assert_eq!(away.at("behind"), tip.to_string());
+}
+
+#[test]
+fn a_branch_that_is_checked_out_meanwhile_stays() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let (tip, place) = (away.tip(), away.scratch.path().join("worktree"));
+    away.here.git(&["branch", "-q", "behind", "main"]);
+    let (arrived, before) = (away.arrived(tip), away.refs());
+    // It is looked at what the branch has, after it has been looked whether somebody has it.
+    let check_out = std::sync::Once::new();
+    let is_wanted = || {
+        check_out
+            .call_once(|| drop(away.here.git(&["worktree", "add", "-q", place.to_str().unwrap(), "behind"])));
+        true
+    };
+    match arrived.publish("behind", KEPT_HERE, &away.room(), &is_wanted).unwrap_err() {
+        Error::Taken { why, .. } => {
+            assert!(why.contains("is checked out in") && why.contains("worktree"), "{why}")
+        }
+        other => panic!("{other}"),
+    }
+    assert_eq!((before, Vec::new()), (away.refs(), away.packs()));
+    assert_eq!(Repository::at(&place).git(&["status", "--porcelain"]), "");
+}
+
+#[test]
+fn what_somebody_has_checked_out_is_not_taken_back() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    let (published, place) = (away.publish(tip, "stead/dev").unwrap(), away.scratch.path().join("worktree"));
+    away.here.git(&["worktree", "add", "-q", place.to_str().unwrap(), "stead/dev"]);
+    take_back(&away.repository, Hash::Sha1, &published).unwrap();
+    assert_eq!(away.at("stead/dev"), tip.to_string());
+    away.here.git(&["fsck", "--strict", "--connectivity-only"]);
+    assert_eq!(Repository::at(&place).git(&["status", "--porcelain"]), "");
+}
+
+#[test]
+fn a_branch_that_is_to_be_somebody_s_first_stays_for_him() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    away.here.git(&["symbolic-ref", "HEAD", "refs/heads/stead/dev"]);
+    assert!(matches!(away.publish(tip, "stead/dev"), Err(Error::Taken { .. })));
+    away.here.git(&["symbolic-ref", "HEAD", "refs/heads/main"]);
+    away.publish(tip, "stead/dev").unwrap();
+}
+
+#[test]
+fn of_what_is_not_put_in_place_to_its_end_nothing_stays() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    let arrived = away.arrived(tip);
+    let packs = fs::read_dir(arrived.aside.join("objects/pack")).unwrap();
+    let index = packs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let index = index.into_iter().find(|name| name.ends_with(".idx")).unwrap();
+    let to = away.repository.join("objects/pack");
+    fs::create_dir_all(&to).unwrap();
+    // What a daemon has left that was killed, and something that cannot be written over, once all but that is in place.
+    fs::write(to.join("tmp_stead_1_pack-left.pack"), b"left").unwrap();
+    fs::write(to.join("tmp_stead_2_pack-other.pack"), b"another one's").unwrap();
+    let obstacle = to.join(format!("tmp_stead_1_{index}"));
+    fs::create_dir(&obstacle).unwrap();
+    let before = away.refs();
+    arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap_err();
+    let mut left = away.packs();
+    left.sort();
+    assert_eq!((before, left), (away.refs(), vec![obstacle.clone(), to.join("tmp_stead_2_pack-other.pack")]));
+    fs::remove_dir(obstacle).unwrap();
+
+    // Taken back, it is gone as well, unless somebody has it.
+    let published = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
+    take_back(&away.repository, Hash::Sha1, &published).unwrap();
+    assert_eq!(away.packs().len(), 1);
+    let published = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
+    away.here.git(&["tag", "somebody-s", "stead/dev"]);
+    take_back(&away.repository, Hash::Sha1, &published).unwrap();
+    assert_eq!(away.here.git(&["show", "somebody-s:file"]), "there");
+    away.here.git(&["fsck", "--strict", "--connectivity-only"]);
 }
 
 #[test]
@@ -213,6 +302,9 @@ fn a_repository_without_its_history_takes_what_comes_back() {
     let url = format!("file://{}", whole.path().display());
     whole.git(&["clone", "-q", "--depth=1", &url, place.to_str().unwrap()]);
     let away = away(Repository::at(&place));
+    assert!(away.here.git(&["cat-file", "commit", "HEAD"]).contains("\nparent "));
+    away.there.git(&["fsck", "--strict"]);
+    assert_eq!(away.there.git(&["log", "--format=%s"]), "second\n");
     away.there.write("file", b"there");
     let tip = away.tip();
     away.publish(tip, "stead/dev").unwrap();
@@ -328,7 +420,7 @@ fn a_tree_that_unfolds_to_everything_is_not_unfolded() {
     }
     let tip = hostile(&away, &entry(mode, "d", &oid));
     let arrived = away.arrived(tip);
-    assert_eq!(arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap().len(), 2);
+    assert_eq!(arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap().moved.len(), 2);
     // A patch of it would be: nobody waits for that.
     let begun = std::time::Instant::now();
     let is_wanted = || begun.elapsed() < std::time::Duration::from_secs(1);
