@@ -565,7 +565,7 @@ fn run(
 /// How long git may take for something.
 fn patience(what: &'static str) -> Duration {
     match what {
-        "look for changes" | "list files" => GIT_STATUS_TIMEOUT,
+        "look for changes" | "list files" | "merge what came" => GIT_STATUS_TIMEOUT,
         "pack" | "list objects" | "take changed files" | "take new files" | "look at what came"
         | "compare what came" => GIT_CONTENT_TIMEOUT,
         _ => GIT_TIMEOUT,

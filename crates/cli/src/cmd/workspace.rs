@@ -211,7 +211,10 @@ fn print_exported(workspace: &Workspace, exported: &Exported, context: &mut Cont
     };
     line("exported", &what, context)?;
     let onto = onto.as_deref().map_or_else(|| "its branch".to_owned(), one_line);
-    paths(&format!("conflicts with {onto}"), conflicts, context)?;
+    match conflicts {
+        Some(conflicts) => paths(&format!("conflicts with {onto}"), conflicts, context)?,
+        None => line("conflicts", &format!("with {onto} cannot be told"), context)?,
+    }
     if let (Some(thread), Some(branch)) = (&workspace.thread, branch) {
         line("next", &format!("stead thread switch {thread} {}", one_line(branch)), context)?;
     }
@@ -359,5 +362,12 @@ mod tests {
                         LFS         1 file, as a pointer\nexported    stead/dev at ffffffffffff, 2 commits\n";
         assert!(ran.out.starts_with(expected), "{}", ran.out);
         assert!(ran.out.contains("conflicts with main  ") && !ran.out.contains('\u{1b}'), "{}", ran.out);
+        let unknown = json!({
+            "at": "2026-01-01T00:00:00Z", "dir": "/home/u/app", "commit": "f".repeat(40), "commits": 2,
+            "branch": "stead/dev", "onto": "main",
+        });
+        let fake = Fake::new(move |_, _| Ok(shown(unknown.clone())));
+        let ran = fake.run(&["workspace", "show", "dev"]);
+        assert!(ran.out.ends_with("conflicts   with main cannot be told\n"), "{}", ran.out);
     }
 }

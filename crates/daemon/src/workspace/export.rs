@@ -68,7 +68,8 @@ struct Came {
     is_nothing: bool,
     commits: u64,
     onto: Option<String>,
-    conflicts: Vec<Vec<u8>>,
+    /// None if they cannot be told.
+    conflicts: Option<Vec<Vec<u8>>>,
 }
 
 impl Exporting {
@@ -223,8 +224,8 @@ impl Checked {
             None => None,
         };
         let conflicts = match &onto {
-            Some((_, at)) if !is_nothing => arrived.conflicts(at, is_wanted)?.unwrap_or_default(),
-            _ => Vec::new(),
+            Some((_, at)) if !is_nothing => arrived.conflicts(at, &scratch, is_wanted)?,
+            _ => Some(Vec::new()),
         };
         let onto = onto.map(|(branch, _)| branch);
         Ok(Came { arrived, is_nothing, commits, onto, conflicts })
@@ -345,7 +346,10 @@ impl Recorded {
             branch,
             patch,
             onto: came.onto.clone(),
-            conflicts: came.conflicts.iter().map(|path| ByteString::from(path.clone())).collect(),
+            conflicts: came
+                .conflicts
+                .as_ref()
+                .map(|paths| paths.iter().cloned().map(ByteString::from).collect()),
         })
     }
 

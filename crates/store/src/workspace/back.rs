@@ -18,8 +18,11 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Error, IsWanted, PACK_BYTES_MAX, PATHS_TOLD_MAX, Result, ended, run, write_alternate};
 use crate::error::fails;
@@ -36,6 +39,15 @@ const ADDRESS_BYTES_MAX: u64 = 4 << 30;
 
 /// What it may write to one file: a patch of a small pack can be of any size.
 const FILE_BYTES_MAX: u64 = PACK_BYTES_MAX;
+
+/// What a merge that is only tried may write: files of somebody's source that both have changed.
+const MERGED_BYTES_MAX: u64 = 1 << 30;
+
+/// How often it is looked how much that is.
+const MERGED_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the paths that are told have together: as many of the longest that a system has as there are in a screen.
+const TOLD_BYTES_MAX: usize = 64 << 10;
 
 /// What git is told of a repository aside: how much of a pack of the user's it may have mapped at once, and from which size on an object is
 /// not taken into memory.
@@ -144,6 +156,21 @@ pub fn receive(
     Ok(arrived)
 }
 
+/// Whether more is written to a directory of objects than may be, as of when it was looked last.
+fn is_full(objects: &Path, most: u64, looked: &Mutex<Instant>) -> bool {
+    // It is changed in single steps.
+    let mut looked = looked.lock().unwrap_or_else(PoisonError::into_inner);
+    if looked.elapsed() < MERGED_INTERVAL {
+        return false;
+    }
+    let list = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+    let written = list(objects).flat_map(|entry| list(&entry.path()));
+    let bytes =
+        written.filter_map(|entry| entry.metadata().ok()).map(|found| found.blocks() * 512).sum::<u64>();
+    *looked = Instant::now();
+    bytes > most
+}
+
 /// An error if git has found something wrong.
 fn refused(said: &Said) -> Result<()> {
     match said.status.success() {
@@ -189,17 +216,54 @@ impl Arrived {
         count.parse().map_err(|_| Error::Refused { why: "its commits cannot be counted".to_owned() })
     }
 
-    /// Which paths would have to be resolved to merge it with a commit that is here: the first of them. `None` if it cannot be told,
-    /// since nothing is common to both.
-    pub fn conflicts(&self, with: &Oid, is_wanted: IsWanted<'_>) -> Result<Option<Vec<Vec<u8>>>> {
+    /// Which paths would have to be resolved to merge it with a commit that is here: the first of them. `None` if it cannot be told:
+    /// nothing is common to both, git is older than 2.38, or the merge is larger or takes longer than anybody waits for.
+    pub fn conflicts(
+        &self,
+        with: &Oid,
+        scratch: &Path,
+        is_wanted: IsWanted<'_>,
+    ) -> Result<Option<Vec<Vec<u8>>>> {
+        // What is merged is written there, so that it is seen how much it is, and goes.
+        let merged = scratch.join("merged");
+        let info = merged.join("info");
+        fs::create_dir_all(&info).map_err(fails("make", &info))?;
+        write_alternate(&info, &self.aside.join("objects"))?;
+        let told = self.merge(with, &merged, is_wanted);
+        fs::remove_dir_all(&merged).map_err(fails("remove", &merged))?;
+        match told {
+            Err(Error::CalledOff) if !is_wanted() => Err(Error::CalledOff),
+            Err(error) => {
+                tracing::info!(%error, "what would have to be resolved is not told");
+                Ok(None)
+            }
+            told => told,
+        }
+    }
+
+    fn merge(&self, with: &Oid, merged: &Path, is_wanted: IsWanted<'_>) -> Result<Option<Vec<Vec<u8>>>> {
         let (with, tip) = (with.to_string(), self.claim.tip.to_string());
-        let words = ["merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", &with, &tip];
-        let said = self.git(&words, Stdio::null(), is_wanted)?;
+        let mut command = strict_git(&self.aside);
+        command.env("GIT_OBJECT_DIRECTORY", merged).arg("--git-dir").arg(&self.aside);
+        command.args(["merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", &with, &tip]);
+        let looked = Mutex::new(Instant::now());
+        let is_wanted = || is_wanted() && !is_full(merged, MERGED_BYTES_MAX, &looked);
+        let said = run(command, Stdio::null(), &self.aside, "merge what came", &is_wanted)?;
         let mut fields = said.output.split(|byte| *byte == 0).filter(|field| !field.is_empty());
         let tree = fields.next();
         match (said.status.code(), tree) {
             (Some(0), _) => Ok(Some(Vec::new())),
-            (Some(1), Some(_)) => Ok(Some(fields.take(PATHS_TOLD_MAX).map(<[u8]>::to_vec).collect())),
+            (Some(1), Some(_)) => {
+                let mut room = TOLD_BYTES_MAX;
+                let paths = fields.take(PATHS_TOLD_MAX).take_while(|path| {
+                    let is_in = path.len() <= room;
+                    room = room.saturating_sub(path.len());
+                    is_in
+                });
+                let paths: Vec<_> = paths.map(<[u8]>::to_vec).collect();
+                // A conflict of which not even the first path can be told is none that can be told.
+                Ok(Some(paths).filter(|paths| !paths.is_empty()))
+            }
             _ => Ok(None),
         }
     }
@@ -454,18 +518,28 @@ pub fn branch_tip(repository: &Path, hash: Hash, branch: &str) -> Result<Option<
     Ok(reference(&Objects::open(repository, hash)?, &format!("refs/heads/{branch}"))?)
 }
 
+/// Has the rest of its words run within limits, or not at all. A shell sets them: every system has one. A limit of which less is left
+/// already stays as it is.
+const WITHIN_LIMITS: &str = r#"
+within() {
+    ulimit "$1" "$2" 2>/dev/null || [ "$(ulimit "$1")" -le "$2" ] 2>/dev/null || {
+        echo "no limit can be set: ulimit $1 $2" >&2
+        exit 126
+    }
+}
+within -v "$1"
+within -f "$2"
+within -c 0
+shift 2
+exec "$@"
+"#;
+
 /// A git that knows nothing of anybody, within limits.
 fn strict_git(dir: &Path) -> Command {
-    let bounded = ["/usr/bin/prlimit", "/bin/prlimit"].map(Path::new).into_iter().find(|path| path.is_file());
-    let mut command = match bounded {
-        Some(prlimit) => {
-            let mut command = Command::new(prlimit);
-            command.arg(format!("--as={ADDRESS_BYTES_MAX}")).arg(format!("--fsize={FILE_BYTES_MAX}"));
-            command.args(["--core=0", "--", "git"]);
-            command
-        }
-        None => Command::new("git"),
-    };
+    let mut command = Command::new("/bin/sh");
+    // In units of 1 KiB and of 512 bytes, as POSIX has it.
+    let (address, file) = ((ADDRESS_BYTES_MAX >> 10).to_string(), (FILE_BYTES_MAX >> 9).to_string());
+    command.args(["-c", WITHIN_LIMITS, "sh", &address, &file, "git"]);
     let path = std::env::var_os("PATH").unwrap_or_default();
     command.env_clear().env("PATH", path).env("HOME", dir).current_dir(dir);
     for (name, value) in [

@@ -173,8 +173,9 @@ pub struct Exported {
     /// The branch that was prepared, where it is still there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onto: Option<String>,
-    /// The paths that would have to be resolved to merge it into that. The first ones.
-    pub conflicts: Vec<ByteString>,
+    /// The paths that would have to be resolved to merge it into that. The first ones. Absent if that cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicts: Option<Vec<ByteString>>,
 }
 
 /// A workspace was forgotten.

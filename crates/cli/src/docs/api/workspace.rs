@@ -25,7 +25,7 @@ fn a_workspace() -> workspace::Workspace {
         branch: Some("stead/dev".to_owned()),
         patch: None,
         onto: Some("main".to_owned()),
-        conflicts: vec!["src/main.rs".into()],
+        conflicts: Some(vec!["src/main.rs".into()]),
     };
     workspace::Workspace {
         vm: "dev".to_owned(),

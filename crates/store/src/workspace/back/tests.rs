@@ -266,12 +266,67 @@ fn what_would_have_to_be_resolved_is_told() {
     away.there.write("dir/a", b"there");
     let tip = away.tip();
     let ours = || Oid::from_hex(away.at("main").as_bytes()).unwrap();
-    let conflicts = |ours: Oid| away.arrived(tip).conflicts(&ours, &|| true).unwrap();
+    let conflicts = |ours: Oid| away.arrived(tip).conflicts(&ours, &away.room(), &|| true).unwrap();
     assert_eq!(conflicts(ours()), Some(Vec::new()));
     away.here.write("file", b"here");
     away.here.write("run", b"here");
     away.here.commit("here");
     assert_eq!(conflicts(ours()), Some(vec![b"file".to_vec()]));
+    // Whatever has nothing in common with it.
+    away.here.git(&["checkout", "-q", "--orphan", "other"]);
+    away.here.commit("other");
+    assert_eq!(conflicts(Oid::from_hex(away.at("other").as_bytes()).unwrap()), None);
+    let called_off = away.arrived(tip).conflicts(&ours(), &away.room(), &|| false);
+    assert!(matches!(called_off, Err(Error::CalledOff)));
+}
+
+#[test]
+fn of_many_and_long_conflicts_some_are_told() {
+    let here = repository(Hash::Sha1);
+    let long = |at: usize| format!("{}{at}", format!("{}/", "d".repeat(200)).repeat(15));
+    for at in 0..40 {
+        here.write(&long(at), b"first");
+    }
+    here.commit("long");
+    let away = away(here);
+    for (of, content) in [(&away.there, &b"there"[..]), (&away.here, b"here")] {
+        (0..40).for_each(|at| of.write(&long(at), content));
+        of.commit("changed");
+    }
+    let tip = away.head();
+    let ours = Oid::from_hex(away.at("main").as_bytes()).unwrap();
+    let told = away.arrived(tip).conflicts(&ours, &away.room(), &|| true).unwrap().unwrap();
+    assert_eq!(told.len(), TOLD_BYTES_MAX / long(10).len());
+}
+
+#[test]
+fn git_looks_at_what_came_within_limits() {
+    let scratch = tempfile::tempdir().unwrap();
+    let limits = |mut command: Command| {
+        let ran = command.args(["-c", "alias.limits=!ulimit -v; ulimit -f; ulimit -c", "limits"]).output();
+        String::from_utf8(ran.unwrap().stdout).unwrap()
+    };
+    assert_eq!(limits(strict_git(scratch.path())), "4194304\n8388608\n0\n");
+    // Of what has less already, whoever may raise that has as much as is said, and others what they have.
+    let strict = strict_git(scratch.path());
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 4096; exec \"$@\"", "sh"]).arg(strict.get_program());
+    command.args(strict.get_args()).current_dir(scratch.path());
+    let said = limits(command);
+    assert!(["4194304\n4096\n0\n", "4194304\n8388608\n0\n"].contains(&&*said), "{said}");
+}
+
+#[test]
+fn what_is_merged_is_counted_now_and_then() {
+    let scratch = tempfile::tempdir().unwrap();
+    let place = scratch.path().join("ab");
+    fs::create_dir(&place).unwrap();
+    let long_ago = || Mutex::new(Instant::now().checked_sub(MERGED_INTERVAL).unwrap());
+    assert!(!is_full(scratch.path(), 0, &long_ago()));
+    let file = File::create(place.join("cd")).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1 << 20).unwrap();
+    assert!(is_full(scratch.path(), 1 << 19, &long_ago()) && !is_full(scratch.path(), 2 << 20, &long_ago()));
+    assert!(!is_full(scratch.path(), 0, &Mutex::new(Instant::now())), "it was looked just now");
 }
 
 #[test]
@@ -453,7 +508,7 @@ fn attributes_and_settings_that_come_along_run_nothing() {
     drop(fs::remove_file(&owned));
     let arrived = away.arrived(tip);
     let ours = Oid::from_hex(away.at("main").as_bytes()).unwrap();
-    assert_eq!(arrived.conflicts(&ours, &|| true).unwrap(), Some(vec![b"file".to_vec()]));
+    assert_eq!(arrived.conflicts(&ours, &away.room(), &|| true).unwrap(), Some(vec![b"file".to_vec()]));
     arrived.write_patch(&away.scratch.path().join("a.patch"), &|| true).unwrap();
     arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
     assert!(!owned.exists());
