@@ -118,8 +118,9 @@ impl Capability for Packed {
     }
 
     /// git itself says whose the repository is.
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
-        let here = workspace::look_around(&self.0.dir, &|| true).map_err(|error| from_workspace(&error))?;
+    fn prepare(&self, _: &Places, course: &Course) -> machine::Result<()> {
+        let here = workspace::look_around(&self.0.dir, &|| course.check().is_ok())
+            .map_err(|error| from_workspace(&error))?;
         if here.hash.to_string() != self.0.row.hash {
             return Err(lost(format!("`{}` is another repository", here.root.display())));
         }
@@ -137,7 +138,7 @@ impl Capability for Packed {
         ];
         let pack = this.pack();
         let script = Script { text: SEAL, variables, input: None, output: Some(&pack) };
-        let said = this.runtime.block_on(this.guest.run(script, Some(course)));
+        let said = this.runtime.block_on(this.guest.run(script, course));
         let said = said.map_err(|error| from_object(&error))?;
         let named = |at: usize| {
             let oid = said.split(|byte| *byte == b' ').nth(at).and_then(|hex| Oid::from_hex(hex).ok());
@@ -150,7 +151,7 @@ impl Capability for Packed {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         match self.0.pack().is_file() {
             true => Ok(()),
             false => Err(lost("nothing came from the guest")),
@@ -171,7 +172,7 @@ impl Capability for Checked {
         "check"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -184,7 +185,7 @@ impl Capability for Checked {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         self.0.came().map(drop)
     }
 
@@ -246,8 +247,12 @@ impl Capability for Branch {
         "branch"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
-        Ok(())
+    /// What can be told before anything has come. A branch that is where it was put may stay there, whoever has it.
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
+        let (repository, hash) = self.repository()?;
+        let last = self.0.row.shown.exported.as_ref().map(|exported| &exported.commit);
+        let last = last.and_then(|commit| Oid::from_hex(commit.as_bytes()).ok());
+        back::check_target(&repository, hash, &self.1, last).map_err(|error| from_workspace(&error))
     }
 
     fn apply(&self, _: &Places, course: &Course) -> machine::Result<()> {
@@ -263,7 +268,7 @@ impl Capability for Branch {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         let this = &self.0;
         if this.came()?.is_nothing {
             return Ok(());
@@ -291,7 +296,7 @@ impl Capability for Patch {
         "patch"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         match self.1.symlink_metadata() {
             Ok(_) => Err(from_workspace(&workspace::Error::Exists { path: self.1.clone() })),
             Err(_) => Ok(()),
@@ -309,7 +314,7 @@ impl Capability for Patch {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         match self.0.came()?.is_nothing || self.1.is_file() {
             true => Ok(()),
             false => Err(lost(format!("`{}` is not there", self.1.display()))),
@@ -366,7 +371,7 @@ impl Capability for Recorded {
         "record"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -374,7 +379,7 @@ impl Capability for Recorded {
         self.put(Some(self.exported()?))
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         let found = self.0.runtime.block_on(self.0.context.ready(&self.0.vm));
         found.map(drop).map_err(|error| from_object(&error))
     }

@@ -125,7 +125,7 @@ impl Preparing {
         put.map_err(|error| from_object(&failure(&error)))
     }
 
-    fn run(&self, script: Script<'_>, course: Option<&Course>) -> machine::Result<Vec<u8>> {
+    fn run(&self, script: Script<'_>, course: &Course) -> machine::Result<Vec<u8>> {
         self.runtime.block_on(self.guest.run(script, course)).map_err(|error| from_object(&error))
     }
 
@@ -142,8 +142,9 @@ impl Capability for Copied {
         "copy"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
-        let found = workspace::look(&self.0.dir, &|| true).map_err(|error| from_workspace(&error))?;
+    fn prepare(&self, _: &Places, course: &Course) -> machine::Result<()> {
+        let found = workspace::look(&self.0.dir, &|| course.check().is_ok())
+            .map_err(|error| from_workspace(&error))?;
         if !self.0.with_secrets {
             found.check_secrets().map_err(|error| from_workspace(&error))?;
         }
@@ -166,7 +167,7 @@ impl Capability for Copied {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         let packed = self.0.packed()?;
         match packed.file.metadata().is_ok_and(|found| found.len() == packed.bytes) {
             true => Ok(()),
@@ -198,7 +199,7 @@ impl Capability for Imported {
         "guest"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -221,7 +222,7 @@ impl Capability for Imported {
             ("W_EMAIL", maybe(&found.identity.1)),
         ];
         let script = Script { text: IMPORT, variables, input: Some(&packed.file), output: None };
-        let place = this.run(script, Some(course))?;
+        let place = this.run(script, course)?;
         if place.first() != Some(&b'/') || place.len() > PLACE_BYTES_MAX || place.contains(&0) {
             return Err(lost("a guest says what nobody understands"));
         }
@@ -230,7 +231,7 @@ impl Capability for Imported {
     }
 
     /// By what the guest's git says of the files, once more.
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, course: &Course) -> machine::Result<()> {
         let this = &self.0;
         let place = this.made.place.get().ok_or_else(|| lost("the workspace is nowhere"))?;
         let variables = vec![
@@ -239,7 +240,7 @@ impl Capability for Imported {
             // What the guest ignores of itself is there, too.
             ("GIT_CONFIG_GLOBAL", b"/dev/null".to_vec()),
         ];
-        let said = this.run(Script { text: SEAL, variables, input: None, output: None }, None)?;
+        let said = this.run(Script { text: SEAL, variables, input: None, output: None }, course)?;
         let expected = format!("{} {} ", this.found()?.head, this.packed()?.tree);
         match said.starts_with(expected.as_bytes()) {
             true => Ok(()),
@@ -264,7 +265,7 @@ impl Capability for Recorded {
         "record"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -272,7 +273,7 @@ impl Capability for Recorded {
         self.0.put(WorkspacePhase::Ready)
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         let found = self.0.runtime.block_on(self.0.context.ready(&self.0.vm));
         found.map(drop).map_err(|error| from_object(&error))
     }

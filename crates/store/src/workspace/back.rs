@@ -513,6 +513,16 @@ pub fn take_back(repository: &Path, hash: Hash, published: &Published) -> Result
     Ok(())
 }
 
+/// Refuses a branch that what comes cannot be put on, whatever it is; `last` is where it was put before.
+pub fn check_target(repository: &Path, hash: Hash, branch: &str, last: Option<Oid>) -> Result<()> {
+    let objects = Objects::open(repository, hash)?;
+    check_branch(&objects, branch)?;
+    match reference(&objects, &format!("refs/heads/{branch}"))? {
+        Some(at) if Some(at) == last => Ok(()),
+        _ => check_free(&objects, branch),
+    }
+}
+
 /// Where a branch of a repository is now.
 pub fn branch_tip(repository: &Path, hash: Hash, branch: &str) -> Result<Option<Oid>> {
     Ok(reference(&Objects::open(repository, hash)?, &format!("refs/heads/{branch}"))?)

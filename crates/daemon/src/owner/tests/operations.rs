@@ -72,7 +72,7 @@ impl Capability for Waits {
         "waits"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -81,7 +81,7 @@ impl Capability for Waits {
         self.0.pass(course)
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 

@@ -157,6 +157,12 @@ fn a_branch_of_somebody_else_stays() {
     away.here.git(&["checkout", "-q", "main"]);
     let at = away.at("other");
     assert!(taken("other").contains("commits of somebody else"));
+    let check = |branch: &str, last| check_target(&away.repository, Hash::Sha1, branch, last);
+    let main = Oid::from_hex(away.at("main").as_bytes()).unwrap();
+    assert!(matches!(check("main", Some(tip)), Err(Error::Taken { .. })));
+    assert!(matches!(check("a..b", None), Err(Error::BadBranch { .. })));
+    check("main", Some(main)).unwrap();
+    check("other", None).unwrap();
     // A name below that of a branch.
     assert!(taken("other/below").contains("could not be changed"));
     for bad in ["a..b", "-x", "", "a b", "HEAD", "x.lock", "a\nb"] {
