@@ -17,6 +17,7 @@
 //! A guest that was taken over is `starting` until it answers, and may have been running for long: it is stopped as one that
 //! runs, and nothing but a kill or the end of a grace ends it.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -27,10 +28,11 @@ use machine::capability::{Base, Capabilities, Directory, Disk, Written};
 use machine::course::Course;
 use machine::engine::Engine;
 use machine::network::Network;
+use machine::snapshot::removal::Stays;
 use machine::vm::{Places, Record};
 use rustix::process::Signal;
 use supervisor::Process;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use wire::api::event::VmState;
 use wire::api::id::OperationId;
@@ -97,6 +99,21 @@ pub struct Lease {
 }
 
 impl Command {
+    /// Whether it needs the disks for itself.
+    fn has_disks(&self) -> bool {
+        match self {
+            Command::Start(_)
+            | Command::Set(..)
+            | Command::Lend(_)
+            | Command::Snapshot(..)
+            | Command::Fork(..)
+            | Command::Delete { .. } => true,
+            Command::Stop(..) | Command::Kill(_) | Command::DeleteSnapshot(..) | Command::ClearSnapshots => {
+                false
+            }
+        }
+    }
+
     /// Answers it with an error.
     fn refuse(self, error: ErrorObject) {
         // Whoever asked may have gone.
@@ -281,11 +298,24 @@ pub struct Vm {
     stops: Vec<Answer<()>>,
     /// The snapshots of which others are being made, for as long as they are.
     held: Vec<(String, Weak<()>)>,
+    /// Why snapshots that are to go are still there.
+    stay: BTreeMap<String, Stays>,
+    /// Whether somebody has to look at them again once there is nothing else to do.
+    is_uncleared: bool,
+    commands: mpsc::Receiver<Command>,
+    /// Those that came while it did something: [`COMMANDS_MAX`] at most.
+    pending: VecDeque<Command>,
 }
 
 impl Vm {
-    /// One of which this is written down.
-    pub fn new(name: String, record: Record, context: VmContext, owner: OwnerHandle) -> Vm {
+    /// One of which this is written down, and where what it is told arrives.
+    pub fn new(
+        name: String,
+        record: Record,
+        context: VmContext,
+        owner: OwnerHandle,
+        commands: mpsc::Receiver<Command>,
+    ) -> Vm {
         Vm {
             name,
             context,
@@ -302,6 +332,10 @@ impl Vm {
             starts: Vec::new(),
             stops: Vec::new(),
             held: Vec::new(),
+            stay: BTreeMap::new(),
+            is_uncleared: false,
+            commands,
+            pending: VecDeque::new(),
         }
     }
 

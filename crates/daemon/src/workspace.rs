@@ -220,13 +220,22 @@ fn from_workspace(error: &Error) -> machine::Error {
         Error::NoWorkingCopy { .. } => (ErrorKind::NotFound, None),
         Error::NoCommit { .. } => (ErrorKind::Refused, Some("git commit")),
         Error::Unmerged { .. } => (ErrorKind::Conflict, Some("git status")),
+        Error::Secrets { .. } => (
+            ErrorKind::Refused,
+            Some(
+                "git rm --cached and git commit, or stead workspace prepare --with-secrets to let them go along",
+            ),
+        ),
         Error::TooMuch { .. } => {
             (ErrorKind::Refused, Some("have it ignored: .gitignore, or .git/info/exclude"))
         }
         Error::Stranger { .. } => (ErrorKind::NotFound, None),
         Error::Refused { .. } => (ErrorKind::Refused, None),
         Error::BadBranch { .. } => (ErrorKind::Usage, None),
-        Error::Taken { .. } => (ErrorKind::Conflict, Some("another branch: --branch NAME")),
+        Error::Taken { .. } => (
+            ErrorKind::Conflict,
+            Some("another branch: --branch NAME; or have another one checked out there"),
+        ),
         Error::Exists { .. } => (ErrorKind::Conflict, None),
         Error::CalledOff => (ErrorKind::Interrupted, None),
         Error::Store(error) => return from_object(&from_store(error)),

@@ -28,14 +28,14 @@ pub trait Capability: Send + Sync {
     /// What is shown of it: a noun.
     fn name(&self) -> &'static str;
 
-    /// Refuses what cannot be done. Changes nothing.
-    fn prepare(&self, places: &Places) -> Result<()>;
+    /// Refuses what cannot be done. Changes nothing. What takes long looks whether it has been called off.
+    fn prepare(&self, places: &Places, course: &Course) -> Result<()>;
 
     /// Does it. After an error some of it may be done. What takes long looks whether it has been called off.
     fn apply(&self, places: &Places, course: &Course) -> Result<()>;
 
-    /// Looks whether it is done, by what is there and not by what `apply` believes.
-    fn verify(&self, places: &Places) -> Result<()>;
+    /// Looks whether it is done, by what is there and not by what `apply` believes. What takes long looks whether it has been called off.
+    fn verify(&self, places: &Places, course: &Course) -> Result<()>;
 
     /// Leaves nothing of it, however little of it was done. Succeeds again if there is nothing.
     fn undo(&self, places: &Places) -> Result<()>;
@@ -48,14 +48,14 @@ pub type Capabilities = Vec<Box<dyn Capability>>;
 pub fn carry_out(capabilities: &[Box<dyn Capability>], places: &Places, course: &Course) -> Result<()> {
     for capability in capabilities {
         course.check()?;
-        capability.prepare(places)?;
+        capability.prepare(places, course)?;
     }
     for (at, capability) in capabilities.iter().enumerate() {
         if let Err(error) = course.begin(capability.name()) {
             undo(&capabilities[..at], places, course);
             return Err(error);
         }
-        let applied = capability.apply(places, course).and_then(|()| capability.verify(places));
+        let applied = capability.apply(places, course).and_then(|()| capability.verify(places, course));
         if let Err(error) = applied {
             undo(&capabilities[..=at], places, course);
             return Err(error);

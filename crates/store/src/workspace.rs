@@ -16,11 +16,14 @@
 //!
 //! What does not go: configuration, hooks, remotes and other references, what is ignored, files that git does not know and that are
 //! [named](is_secret) as secrets are, contents of submodules and of other repositories below, and the contents that LFS keeps elsewhere.
+//! What is committed cannot be left out of a commit: whoever has secrets there is told, and says whether they go
+//! ([`Found::check_secrets`]).
 //!
 //! What comes back ([`back`]) is not trusted.
 
 pub mod back;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -77,6 +80,16 @@ pub enum Error {
         /// One of the paths.
         path: String,
     },
+    /// Files that git knows are called as secrets are.
+    #[error(
+        "{} called as secrets are, and {} to what is committed or staged",
+        secrets(paths),
+        belongs(paths)
+    )]
+    Secrets {
+        /// Their paths.
+        paths: Vec<Vec<u8>>,
+    },
     /// More than anybody carries.
     #[error("{what} has {bytes} bytes, and {most} are the most")]
     TooMuch {
@@ -129,6 +142,19 @@ pub enum Error {
     Store(#[from] crate::Error),
 }
 
+fn secrets(paths: &[Vec<u8>]) -> String {
+    let first = paths.first().map(|path| shown(path)).unwrap_or_default();
+    match paths.len().saturating_sub(1) {
+        0 => format!("`{first}` is"),
+        1 => format!("`{first}` and one file more are"),
+        more => format!("`{first}` and {more} files more are"),
+    }
+}
+
+fn belongs(paths: &[Vec<u8>]) -> &'static str {
+    if paths.len() > 1 { "belong" } else { "belongs" }
+}
+
 /// Whether somebody still wants what is being done.
 pub type IsWanted<'a> = &'a (dyn Fn() -> bool + Sync);
 
@@ -143,7 +169,7 @@ pub struct Found {
     pub hash: Hash,
     /// What is checked out.
     pub head: Oid,
-    /// Whether that has a parent, which stays here.
+    /// Whether that says of a parent, which does not go, and may not be here either.
     pub is_cut: bool,
     /// The branch that is checked out, if one is.
     pub branch: Option<String>,
@@ -155,8 +181,10 @@ pub struct Found {
     pub unstaged: usize,
     /// Files that git does not know and that go along.
     pub untracked: Vec<Vec<u8>>,
-    /// What git does not know and what stays here: secrets by their names, and repositories.
+    /// What git does not know and what stays here: secrets by their names, and repositories, bare ones too.
     pub left_out: Vec<Vec<u8>>,
+    /// What is committed or staged and [named](is_secret) as secrets are: it goes along, as a commit is whole or not there.
+    pub secrets: Vec<Vec<u8>>,
     /// Submodules, of which only the places go along.
     pub submodules: Vec<Vec<u8>>,
     /// How many files are kept by LFS, of which only the pointers go along.
@@ -228,7 +256,10 @@ pub fn look_around(dir: &Path, is_wanted: IsWanted<'_>) -> Result<Found> {
     let head = maybe(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?;
     let head = head.ok_or_else(|| Error::NoCommit { root: root.clone() })?;
     let head = oid(head.as_bytes(), &root)?;
-    let is_cut = maybe(&["rev-parse", "--verify", "--quiet", "HEAD^1^{commit}"])?.is_some();
+    // By what the commit itself says: of a repository without its history git says that it has none.
+    let commit = git("look at a commit", &["cat-file", "commit", "HEAD"])?.output;
+    let headers = commit.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
+    let is_cut = headers.into_iter().any(|line| line.starts_with(b"parent "));
     // Shortened, it has more in it where a tag is called like it.
     let branch = maybe(&["symbolic-ref", "--quiet", "HEAD"])?;
     let branch = branch.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
@@ -246,6 +277,7 @@ pub fn look_around(dir: &Path, is_wanted: IsWanted<'_>) -> Result<Found> {
         unstaged: 0,
         untracked: Vec::new(),
         left_out: Vec::new(),
+        secrets: Vec::new(),
         submodules: Vec::new(),
         large: 0,
         root,
@@ -274,13 +306,34 @@ impl Found {
                 _ => {}
             }
         }
+        self.leave_bare_repositories();
         let staged = self.ask("list files", &["ls-files", "-z", "--stage"], &[], is_wanted)?;
         let submodules = staged.split(|byte| *byte == 0).filter(|entry| entry.starts_with(b"160000 "));
         let path = |entry: &[u8]| entry.splitn(2, |byte| *byte == b'\t').last().unwrap_or_default().to_vec();
         self.submodules = submodules.map(path).collect();
+        let committed =
+            self.ask("list files", &["ls-tree", "-r", "-z", "--full-tree", "HEAD"], &[], is_wanted)?;
+        let known = [&staged, &committed].into_iter().flat_map(|listed| listed.split(|byte| *byte == 0));
+        let known = known.filter(|entry| !entry.is_empty()).map(path).filter(|path| is_secret(path));
+        self.secrets = known.collect::<BTreeSet<_>>().into_iter().collect();
         let large = self.ask("list files", &["ls-files", "-z", ":(attr:filter=lfs)"], &[], is_wanted)?;
         self.large = large.split(|byte| *byte == 0).filter(|path| !path.is_empty()).count();
         Ok(())
+    }
+
+    /// Repositories without a working copy, which git takes for files as any others: their configuration and all of their history would
+    /// go along.
+    fn leave_bare_repositories(&mut self) {
+        let heads = self.untracked.iter().filter_map(|path| path.strip_suffix(b"/HEAD"));
+        let is_one = |directory: &&[u8]| is_repository(&self.root.join(OsStr::from_bytes(directory)));
+        let mut tops: Vec<Vec<u8>> =
+            heads.filter(is_one).map(|directory| [directory, b"/"].concat()).collect();
+        tops.sort();
+        // One within another one goes with that.
+        tops.dedup_by(|inner, outer| inner.starts_with(outer));
+        self.untracked.retain(|path| !tops.iter().any(|top| path.starts_with(top)));
+        self.left_out.retain(|path| !tops.iter().any(|top| path.starts_with(top)));
+        self.left_out.extend(tops);
     }
 
     fn ask(
@@ -293,6 +346,14 @@ impl Found {
         let mut command = users_git(&self.root);
         command.args(words).args(more);
         Ok(ended(run(command, Stdio::null(), &self.root, what, is_wanted)?, &self.root, what)?.output)
+    }
+
+    /// Refuses a working copy of which secrets would go along.
+    pub fn check_secrets(&self) -> Result<()> {
+        match self.secrets.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Secrets { paths: self.secrets.clone() }),
+        }
     }
 
     /// Makes the pack of all that goes, in a directory that is there and empty. Neither the repository nor the files are changed. Blocks.
@@ -420,9 +481,15 @@ impl Packing<'_> {
     }
 }
 
+/// Whether a directory is a repository's own, or that of a working copy of one: what git looks for in it.
+fn is_repository(directory: &Path) -> bool {
+    let is_own = directory.join("objects").is_dir() && directory.join("refs").is_dir();
+    directory.join("HEAD").is_file() && (is_own || directory.join("commondir").is_file())
+}
+
 /// Whether a file has a name that files with secrets have, in whatever case, or is in a directory of such.
 pub fn is_secret(path: &[u8]) -> bool {
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 27] = [
         ".env",
         ".envrc",
         ".netrc",
@@ -436,11 +503,24 @@ pub fn is_secret(path: &[u8]) -> bool {
         "id_dsa",
         "id_ecdsa",
         "id_ed25519",
+        "id_ecdsa_sk",
+        "id_ed25519_sk",
         "credentials",
         "credentials.json",
+        "credentials.toml",
+        "credentials.tfrc.json",
+        ".dockercfg",
+        ".terraformrc",
+        ".vault-token",
+        ".s3cfg",
+        ".boto",
+        ".my.cnf",
+        ".mylogin.cnf",
+        "kubeconfig",
     ];
     const DIRECTORIES: [&str; 6] = [".ssh", ".aws", ".gnupg", ".kube", ".docker", ".azure"];
-    const ENDS: [&str; 7] = [".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx"];
+    const ENDS: [&str; 10] =
+        [".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk", ".tfstate", ".tfstate.backup"];
     // Those show which settings there are.
     const EXAMPLES: [&str; 5] = [".example", ".sample", ".template", ".dist", ".defaults"];
     let path = String::from_utf8_lossy(path).to_ascii_lowercase();
@@ -485,7 +565,7 @@ fn run(
 /// How long git may take for something.
 fn patience(what: &'static str) -> Duration {
     match what {
-        "look for changes" | "list files" => GIT_STATUS_TIMEOUT,
+        "look for changes" | "list files" | "merge what came" => GIT_STATUS_TIMEOUT,
         "pack" | "list objects" | "take changed files" | "take new files" | "look at what came"
         | "compare what came" => GIT_CONTENT_TIMEOUT,
         _ => GIT_TIMEOUT,

@@ -383,11 +383,27 @@ fn show(vm: &Vm, context: &mut Context) -> Result<()> {
     }
     let mut table = Table::new(&[("SNAPSHOT", Align::Left), ("AGE", Align::Left), ("STATE", Align::Left)]);
     for snapshot in &vm.snapshots {
-        let state = if snapshot.deleting { "deleting" } else { "kept" };
-        table.row([one_line(&snapshot.name).into(), age(now, snapshot.created).into(), state.into()]);
+        table.row([
+            one_line(&snapshot.name).into(),
+            age(now, snapshot.created).into(),
+            snapshot_state(snapshot).into(),
+        ]);
     }
     context.output.line("")?;
     context.output.table(&table)
+}
+
+/// Whether it is there for somebody, and why it still is if it is to go.
+fn snapshot_state(snapshot: &wire::api::status::Snapshot) -> String {
+    let state = match (snapshot.deleting, snapshot.for_fork) {
+        (true, _) => "deleting",
+        (false, true) => "for forks",
+        (false, false) => "kept",
+    };
+    match &snapshot.reason {
+        Some(reason) => format!("{state}: {}", one_line(reason)),
+        None => state.to_owned(),
+    }
 }
 
 fn list(context: &mut Context) -> Result<()> {

@@ -26,8 +26,9 @@ const SHORT_COMMIT_LENGTH: usize = 12;
 ///
 /// `prepare` puts a copy of a working copy into a vm that runs: what is checked out, what is staged, what is changed and what git does not
 /// know yet, as it is here. Not in it are the commits before, what is ignored, files that git does not know and that are called as secrets
-/// are (`.env`, `id_rsa`, `*.pem`), and anything of the repository's configuration: no remotes, no hooks, no credentials. `export` brings commits and changes back
-/// as a branch, which nobody has checked out, or as a patch. Neither touches the files here.
+/// are (`.env`, `id_rsa`, `*.pem`), and anything of the repository's configuration: no remotes, no hooks, no credentials. A working copy
+/// with such files that are committed or staged is refused. `export` brings commits and changes back as a branch, which nobody has checked
+/// out, or as a patch. Neither touches the files here.
 ///
 /// The vm needs `git` and no network.
 #[derive(Debug, clap::Args)]
@@ -56,6 +57,9 @@ enum Command {
         /// Where it is to be in the vm, an absolute path at which nothing is [default: the working copy's name, in the home there]
         #[arg(long, value_name = "PATH")]
         at: Option<PathBuf>,
+        /// Also if files that are committed or staged are called as secrets are, which go along then [default: refused, with their paths]
+        #[arg(long)]
+        with_secrets: bool,
         /// Do not wait until it is there: print the operation, see `stead operation`
         #[arg(long)]
         detach: bool,
@@ -97,9 +101,10 @@ enum Command {
 /// Carries it out.
 pub fn run(args: Args, context: &mut Context) -> Result<()> {
     match args.command {
-        Command::Prepare { vm, dir, at, detach } => {
+        Command::Prepare { vm, dir, at, with_secrets, detach } => {
             let place = at.map(|at| ByteString::from(at.as_path()));
-            let prepare = Prepare { vm, origin: origin(dir, context)?, place, caller: context.caller() };
+            let (origin, caller) = (origin(dir, context)?, context.caller());
+            let prepare = Prepare { vm, origin, place, with_secrets, caller };
             carry_out(prepare, detach, context)
         }
         Command::Export { vm, dir, branch, patch, detach } => {
@@ -131,7 +136,8 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
 
 /// Has a working copy, or a thread, copied to a vm, and waits for that.
 pub(super) fn prepare(vm: String, dir: OsString, interrupt: &Interrupt, context: &mut Context) -> Result<()> {
-    let prepare = Prepare { vm, origin: origin(dir, context)?, place: None, caller: context.caller() };
+    let (origin, caller) = (origin(dir, context)?, context.caller());
+    let prepare = Prepare { vm, origin, place: None, with_secrets: false, caller };
     follow(prepare, interrupt, context)
 }
 
@@ -186,6 +192,7 @@ fn print(workspace: &Workspace, context: &mut Context) -> Result<()> {
     let changed = format!("{} staged, {} changed, {} new", went.staged, went.unstaged, went.untracked);
     line("with", &format!("{changed}; {}", bytes(went.bytes)), context)?;
     paths("left out", &went.left_out, context)?;
+    paths("secrets", &went.secrets, context)?;
     paths("empty", &went.submodules, context)?;
     if went.large > 0 {
         line("LFS", &format!("{}, as a pointer", counted(went.large, "file")), context)?;
@@ -204,7 +211,10 @@ fn print_exported(workspace: &Workspace, exported: &Exported, context: &mut Cont
     };
     line("exported", &what, context)?;
     let onto = onto.as_deref().map_or_else(|| "its branch".to_owned(), one_line);
-    paths(&format!("conflicts with {onto}"), conflicts, context)?;
+    match conflicts {
+        Some(conflicts) => paths(&format!("conflicts with {onto}"), conflicts, context)?,
+        None => line("conflicts", &format!("with {onto} cannot be told"), context)?,
+    }
     if let (Some(thread), Some(branch)) = (&workspace.thread, branch) {
         line("next", &format!("stead thread switch {thread} {}", one_line(branch)), context)?;
     }
@@ -277,7 +287,7 @@ mod tests {
             "vm": "dev", "id": "1", "dir": "/home/u/app", "place": "/root/app", "branch": "main",
             "head": "0123456789abcdef0123456789abcdef01234567", "since": "2026-01-01T00:00:00Z",
             "went": {"staged": 1, "unstaged": 2, "untracked": 3, "bytes": 2048, "left_out": [".env"],
-                     "submodules": [], "large": 1},
+                     "secrets": ["a.pem"], "submodules": [], "large": 1},
             "exported": exported,
         })
     }
@@ -295,9 +305,14 @@ mod tests {
         for dir in ["sub", "/abs", "thread:fix"] {
             fake.run(&["workspace", "prepare", "dev", dir, "--detach"]);
         }
+        fake.run(&["workspace", "prepare", "dev", "--with-secrets", ".", "--detach"]);
+        let with_secrets =
+            |call: &Call| matches!(call, Call::WorkspacePrepare(prepare) if prepare.with_secrets);
+        assert_eq!(fake.calls().iter().map(with_secrets).collect::<Vec<_>>(), [false, false, false, true]);
         let origins: Vec<Origin> = fake
             .calls()
             .iter()
+            .take(3)
             .map(|call| match call {
                 Call::WorkspacePrepare(prepare) => prepare.origin.clone(),
                 other => panic!("{other:?}"),
@@ -343,9 +358,16 @@ mod tests {
         let fake = Fake::new(move |_, _| Ok(shown(exported.clone())));
         let ran = fake.run(&["workspace", "show", "dev"]);
         let expected = "dev  /root/app\nprepared    main at 0123456789ab of /home/u/app\n\
-                        with        1 staged, 2 changed, 3 new; 2.0 KiB\nleft out    .env\n\
+                        with        1 staged, 2 changed, 3 new; 2.0 KiB\nleft out    .env\nsecrets     a.pem\n\
                         LFS         1 file, as a pointer\nexported    stead/dev at ffffffffffff, 2 commits\n";
         assert!(ran.out.starts_with(expected), "{}", ran.out);
         assert!(ran.out.contains("conflicts with main  ") && !ran.out.contains('\u{1b}'), "{}", ran.out);
+        let unknown = json!({
+            "at": "2026-01-01T00:00:00Z", "dir": "/home/u/app", "commit": "f".repeat(40), "commits": 2,
+            "branch": "stead/dev", "onto": "main",
+        });
+        let fake = Fake::new(move |_, _| Ok(shown(unknown.clone())));
+        let ran = fake.run(&["workspace", "show", "dev"]);
+        assert!(ran.out.ends_with("conflicts   with main cannot be told\n"), "{}", ran.out);
     }
 }

@@ -59,8 +59,8 @@ impl Owner {
             wanted: client,
         };
         let operation = self.begin_operation(begun);
-        let vm = Vm::new(name, wanted.record, context, self.handle.clone());
-        tokio::spawn(vm.create(Making { id, parts, course }, commands));
+        let vm = Vm::new(name, wanted.record, context, self.handle.clone(), commands);
+        tokio::spawn(vm.create(Making { id, parts, course }));
         Ok(operation)
     }
 
@@ -115,8 +115,8 @@ impl Owner {
         // One that was left running is not said to be stopped before that has been found out.
         let state = if record.process.is_some() { VmState::Starting } else { VmState::Stopped };
         let commands = self.insert_vm(&name, &record, state);
-        let vm = Vm::new(name, record, self.surroundings.vms.clone(), self.handle.clone());
-        tokio::spawn(vm.adopt(commands));
+        let vm = Vm::new(name, record, self.surroundings.vms.clone(), self.handle.clone(), commands);
+        tokio::spawn(vm.adopt());
     }
 
     fn insert_vm(&mut self, name: &str, record: &Record, state: VmState) -> mpsc::Receiver<VmCommand> {

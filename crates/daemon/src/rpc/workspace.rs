@@ -53,6 +53,7 @@ pub async fn prepare(
         dir,
         thread,
         place: place.map(|place| ByteString::from(place.as_path())),
+        with_secrets: prepare.with_secrets,
         left,
         runtime: Handle::current(),
         made: crate::workspace::prepare::Made::default(),

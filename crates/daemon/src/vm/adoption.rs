@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use supervisor::process::AdoptError;
 use supervisor::{Identity, Process};
-use tokio::sync::mpsc;
 use wire::api::ErrorObject;
 use wire::api::event::VmState;
 
-use super::{Attempt, Command, Vm, blocking};
+use super::{Attempt, Vm, blocking};
 use crate::failure::failure;
 
 impl Vm {
     /// Takes over the process that a daemon before this one has left, if there is one.
-    pub async fn adopt(mut self, commands: mpsc::Receiver<Command>) {
+    pub async fn adopt(mut self) {
         self.tell_snapshots().await;
         if let Err(error) = self.take_over().await {
             // Each order tries it again first.
@@ -21,7 +20,7 @@ impl Vm {
         } else {
             self.clear_snapshots().await;
         }
-        self.run(commands).await;
+        self.run().await;
     }
 
     /// Finds out what has become of the VMM that a daemon before this one may have left. After an error it may still run.

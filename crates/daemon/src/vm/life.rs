@@ -9,7 +9,7 @@ use machine::{capability, disk};
 use remote::transport::vm::power_off;
 use rustix::process::Signal;
 use supervisor::{Exit, Process};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wire::api::event::VmState;
 use wire::api::{ErrorKind, ErrorObject};
@@ -34,7 +34,7 @@ enum Wake {
 
 impl Vm {
     /// Makes it first. Nothing is left of one that cannot be made, or that nobody wants any more; what was there before stays.
-    pub async fn create(self, making: Making, commands: mpsc::Receiver<Command>) {
+    pub async fn create(self, making: Making) {
         let Making { id, parts, course } = making;
         let places = self.context.places(&self.name);
         let made = blocking(move || capability::carry_out(&parts, &places, &course)).await;
@@ -47,19 +47,29 @@ impl Vm {
         }
         self.owner.send(Event::Operation(id, OperationEvent::Ended(made))).await;
         if is_made {
-            self.run(commands).await;
+            self.run().await;
         }
     }
 
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self) {
         loop {
+            if let Some(command) = self.pending.pop_front() {
+                if self.on_command(command).await.is_break() {
+                    return;
+                }
+                continue;
+            }
+            if self.is_uncleared && self.is_known && self.process.is_none() {
+                self.clear_snapshots().await;
+                continue;
+            }
             let wake = tokio::select! {
                 biased;
                 exit = ended(self.process.as_mut()) => Wake::Ended(exit),
                 exit = ended(self.gate.as_mut()) => Wake::GateEnded(exit),
                 waited = waited(self.waiting.as_mut()) => Wake::Waited(waited),
                 () = until(self.deadline) => Wake::Late,
-                command = commands.recv() => match command {
+                command = self.commands.recv() => match command {
                     Some(command) => Wake::Command(command),
                     None => return,
                 },
@@ -117,11 +127,7 @@ impl Vm {
                     self.clear_snapshots().await;
                 }
             }
-            Command::DeleteSnapshot(name, answer) => {
-                let deleted = self.delete_snapshot(name).await;
-                // Whoever asked may have gone.
-                drop(answer.send(deleted));
-            }
+            Command::DeleteSnapshot(name, answer) => self.delete_snapshot(name, answer).await,
             Command::ClearSnapshots => self.clear_snapshots().await,
             Command::Delete { force, answer } => return self.delete(force, answer).await,
         }

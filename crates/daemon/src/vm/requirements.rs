@@ -29,7 +29,7 @@ impl Capability for Requirements {
         "requirements"
     }
 
-    fn prepare(&self, places: &Places) -> Result<()> {
+    fn prepare(&self, places: &Places, _: &Course) -> Result<()> {
         self.engine.examine()?;
         preflight::image(&self.image)?;
         let lost = || failed(format!("the vm `{}` has lost its disk", self.name));
@@ -45,7 +45,7 @@ impl Capability for Requirements {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> Result<()> {
         Ok(())
     }
 
@@ -66,7 +66,7 @@ impl Capability for Initrd {
         "initrd"
     }
 
-    fn prepare(&self, _: &Places) -> Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> Result<()> {
         for program in [&self.init, &self.agent] {
             std::fs::metadata(program)
                 .map_err(|error| failed(format!("could not look at `{}`: {error}", program.display())))?;
@@ -84,7 +84,7 @@ impl Capability for Initrd {
         written.map_err(|error| failed(format!("could not write `{}`: {error}", places.initrd().display())))
     }
 
-    fn verify(&self, places: &Places) -> Result<()> {
+    fn verify(&self, places: &Places, _: &Course) -> Result<()> {
         match std::fs::metadata(places.initrd()).is_ok_and(|found| found.len() > 0) {
             true => Ok(()),
             false => Err(failed(format!("`{}` is not there", places.initrd().display()))),
@@ -104,7 +104,7 @@ impl Capability for Sockets {
         "sockets"
     }
 
-    fn prepare(&self, _: &Places) -> Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> Result<()> {
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl Capability for Sockets {
         supervisor::socket::private_directory(&places.runtime).map_err(|error| failed(error.to_string()))
     }
 
-    fn verify(&self, places: &Places) -> Result<()> {
+    fn verify(&self, places: &Places, _: &Course) -> Result<()> {
         match places.runtime.is_dir() {
             true => Ok(()),
             false => Err(failed(format!("`{}` is not there", places.runtime.display()))),

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use machine::capability::{Capabilities, Capability};
 use machine::course::Course;
 use machine::vm::Places;
-use store::workspace::back::{self, Arrived, Claim, Moved};
+use store::workspace::back::{self, Arrived, Claim, Published};
 use store::workspace::{self, Found};
 use store::{Hash, Oid};
 use tokio::runtime::Handle;
@@ -58,7 +58,7 @@ pub struct Made {
     /// What is checked out there.
     head: OnceLock<Oid>,
     arrived: OnceLock<Came>,
-    moved: Mutex<Vec<Moved>>,
+    published: Mutex<Published>,
     patch: OnceLock<PathBuf>,
 }
 
@@ -68,7 +68,8 @@ struct Came {
     is_nothing: bool,
     commits: u64,
     onto: Option<String>,
-    conflicts: Vec<Vec<u8>>,
+    /// None if they cannot be told.
+    conflicts: Option<Vec<Vec<u8>>>,
 }
 
 impl Exporting {
@@ -117,8 +118,9 @@ impl Capability for Packed {
     }
 
     /// git itself says whose the repository is.
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
-        let here = workspace::look_around(&self.0.dir, &|| true).map_err(|error| from_workspace(&error))?;
+    fn prepare(&self, _: &Places, course: &Course) -> machine::Result<()> {
+        let here = workspace::look_around(&self.0.dir, &|| course.check().is_ok())
+            .map_err(|error| from_workspace(&error))?;
         if here.hash.to_string() != self.0.row.hash {
             return Err(lost(format!("`{}` is another repository", here.root.display())));
         }
@@ -136,7 +138,7 @@ impl Capability for Packed {
         ];
         let pack = this.pack();
         let script = Script { text: SEAL, variables, input: None, output: Some(&pack) };
-        let said = this.runtime.block_on(this.guest.run(script, Some(course)));
+        let said = this.runtime.block_on(this.guest.run(script, course));
         let said = said.map_err(|error| from_object(&error))?;
         let named = |at: usize| {
             let oid = said.split(|byte| *byte == b' ').nth(at).and_then(|hex| Oid::from_hex(hex).ok());
@@ -149,7 +151,7 @@ impl Capability for Packed {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         match self.0.pack().is_file() {
             true => Ok(()),
             false => Err(lost("nothing came from the guest")),
@@ -170,7 +172,7 @@ impl Capability for Checked {
         "check"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -183,7 +185,7 @@ impl Capability for Checked {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         self.0.came().map(drop)
     }
 
@@ -223,8 +225,8 @@ impl Checked {
             None => None,
         };
         let conflicts = match &onto {
-            Some((_, at)) if !is_nothing => arrived.conflicts(at, is_wanted)?.unwrap_or_default(),
-            _ => Vec::new(),
+            Some((_, at)) if !is_nothing => arrived.conflicts(at, &scratch, is_wanted)?,
+            _ => Some(Vec::new()),
         };
         let onto = onto.map(|(branch, _)| branch);
         Ok(Came { arrived, is_nothing, commits, onto, conflicts })
@@ -245,8 +247,12 @@ impl Capability for Branch {
         "branch"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
-        Ok(())
+    /// What can be told before anything has come. A branch that is where it was put may stay there, whoever has it.
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
+        let (repository, hash) = self.repository()?;
+        let last = self.0.row.shown.exported.as_ref().map(|exported| &exported.commit);
+        let last = last.and_then(|commit| Oid::from_hex(commit.as_bytes()).ok());
+        back::check_target(&repository, hash, &self.1, last).map_err(|error| from_workspace(&error))
     }
 
     fn apply(&self, _: &Places, course: &Course) -> machine::Result<()> {
@@ -256,13 +262,13 @@ impl Capability for Branch {
             return Ok(());
         }
         let scratch = this.context.scratch(&this.vm.id);
-        let moved = came.arrived.publish(&self.1, &kept(&this.row), &scratch, &|| course.check().is_ok());
-        let moved = moved.map_err(|error| from_workspace(&error))?;
-        *this.made.moved.lock().unwrap_or_else(PoisonError::into_inner) = moved;
+        let published = came.arrived.publish(&self.1, &kept(&this.row), &scratch, &|| course.check().is_ok());
+        let published = published.map_err(|error| from_workspace(&error))?;
+        *this.made.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         let this = &self.0;
         if this.came()?.is_nothing {
             return Ok(());
@@ -277,8 +283,8 @@ impl Capability for Branch {
 
     fn undo(&self, _: &Places) -> machine::Result<()> {
         let (repository, hash) = self.repository()?;
-        let moved = self.0.made.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        back::take_back(&repository, hash, &moved).map_err(|error| from_workspace(&error))
+        let published = self.0.made.published.lock().unwrap_or_else(PoisonError::into_inner);
+        back::take_back(&repository, hash, &published).map_err(|error| from_workspace(&error))
     }
 }
 
@@ -290,7 +296,7 @@ impl Capability for Patch {
         "patch"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         match self.1.symlink_metadata() {
             Ok(_) => Err(from_workspace(&workspace::Error::Exists { path: self.1.clone() })),
             Err(_) => Ok(()),
@@ -308,7 +314,7 @@ impl Capability for Patch {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         match self.0.came()?.is_nothing || self.1.is_file() {
             true => Ok(()),
             false => Err(lost(format!("`{}` is not there", self.1.display()))),
@@ -345,7 +351,10 @@ impl Recorded {
             branch,
             patch,
             onto: came.onto.clone(),
-            conflicts: came.conflicts.iter().map(|path| ByteString::from(path.clone())).collect(),
+            conflicts: came
+                .conflicts
+                .as_ref()
+                .map(|paths| paths.iter().cloned().map(ByteString::from).collect()),
         })
     }
 
@@ -362,7 +371,7 @@ impl Capability for Recorded {
         "record"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -370,7 +379,7 @@ impl Capability for Recorded {
         self.put(Some(self.exported()?))
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         let found = self.0.runtime.block_on(self.0.context.ready(&self.0.vm));
         found.map(drop).map_err(|error| from_object(&error))
     }

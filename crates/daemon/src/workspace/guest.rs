@@ -77,7 +77,7 @@ impl Guest {
     }
 
     /// Runs a script to its end and gives the first line of what it says, for as long as somebody wants that: then the guest ends it.
-    pub async fn run(&self, script: Script<'_>, course: Option<&Course>) -> Result<Vec<u8>, ErrorObject> {
+    pub async fn run(&self, script: Script<'_>, course: &Course) -> Result<Vec<u8>, ErrorObject> {
         let late = || ErrorObject::new(ErrorKind::TimedOut, format!("the vm `{}` takes too long", self.vm));
         tokio::select! {
             ended = tokio::time::timeout(SCRIPT_TIMEOUT, self.carry(script)) => ended.unwrap_or_else(|_| Err(late())),
@@ -215,9 +215,8 @@ fn is_taken(answer: Result<(), CallError>) -> bool {
     answer.inspect_err(|error| tracing::debug!(%error, "a guest takes no more input")).is_ok()
 }
 
-/// Once nobody wants it any more; never without a course.
-async fn called_off(course: Option<&Course>) -> ErrorObject {
-    let Some(course) = course else { return std::future::pending().await };
+/// Once nobody wants it any more.
+async fn called_off(course: &Course) -> ErrorObject {
     match course.as_fd().try_clone_to_owned().and_then(supervisor::descriptor::readable) {
         Ok(end) => {
             // An error is an end.

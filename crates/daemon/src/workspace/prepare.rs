@@ -39,6 +39,8 @@ pub struct Preparing {
     pub thread: Option<String>,
     /// Where it is to be in the guest, if not where it is usually.
     pub place: Option<ByteString>,
+    /// Whether secrets go along that git knows.
+    pub with_secrets: bool,
     /// What is left in the guest of one that was not prepared to its end.
     pub left: Option<WorkspaceRow>,
     /// Where it can be waited.
@@ -108,6 +110,7 @@ impl Preparing {
                     untracked: found.untracked.len() as u64,
                     bytes: packed.map_or(0, |packed| packed.bytes),
                     left_out: first(&found.left_out),
+                    secrets: first(&found.secrets),
                     submodules: first(&found.submodules),
                     large: found.large as u64,
                 },
@@ -122,7 +125,7 @@ impl Preparing {
         put.map_err(|error| from_object(&failure(&error)))
     }
 
-    fn run(&self, script: Script<'_>, course: Option<&Course>) -> machine::Result<Vec<u8>> {
+    fn run(&self, script: Script<'_>, course: &Course) -> machine::Result<Vec<u8>> {
         self.runtime.block_on(self.guest.run(script, course)).map_err(|error| from_object(&error))
     }
 
@@ -139,8 +142,12 @@ impl Capability for Copied {
         "copy"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
-        let found = workspace::look(&self.0.dir, &|| true).map_err(|error| from_workspace(&error))?;
+    fn prepare(&self, _: &Places, course: &Course) -> machine::Result<()> {
+        let found = workspace::look(&self.0.dir, &|| course.check().is_ok())
+            .map_err(|error| from_workspace(&error))?;
+        if !self.0.with_secrets {
+            found.check_secrets().map_err(|error| from_workspace(&error))?;
+        }
         self.0.made.found.get_or_init(|| found);
         Ok(())
     }
@@ -160,7 +167,7 @@ impl Capability for Copied {
         Ok(())
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         let packed = self.0.packed()?;
         match packed.file.metadata().is_ok_and(|found| found.len() == packed.bytes) {
             true => Ok(()),
@@ -192,7 +199,7 @@ impl Capability for Imported {
         "guest"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -215,7 +222,7 @@ impl Capability for Imported {
             ("W_EMAIL", maybe(&found.identity.1)),
         ];
         let script = Script { text: IMPORT, variables, input: Some(&packed.file), output: None };
-        let place = this.run(script, Some(course))?;
+        let place = this.run(script, course)?;
         if place.first() != Some(&b'/') || place.len() > PLACE_BYTES_MAX || place.contains(&0) {
             return Err(lost("a guest says what nobody understands"));
         }
@@ -224,7 +231,7 @@ impl Capability for Imported {
     }
 
     /// By what the guest's git says of the files, once more.
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, course: &Course) -> machine::Result<()> {
         let this = &self.0;
         let place = this.made.place.get().ok_or_else(|| lost("the workspace is nowhere"))?;
         let variables = vec![
@@ -233,7 +240,7 @@ impl Capability for Imported {
             // What the guest ignores of itself is there, too.
             ("GIT_CONFIG_GLOBAL", b"/dev/null".to_vec()),
         ];
-        let said = this.run(Script { text: SEAL, variables, input: None, output: None }, None)?;
+        let said = this.run(Script { text: SEAL, variables, input: None, output: None }, course)?;
         let expected = format!("{} {} ", this.found()?.head, this.packed()?.tree);
         match said.starts_with(expected.as_bytes()) {
             true => Ok(()),
@@ -258,7 +265,7 @@ impl Capability for Recorded {
         "record"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -266,7 +273,7 @@ impl Capability for Recorded {
         self.0.put(WorkspacePhase::Ready)
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         let found = self.0.runtime.block_on(self.0.context.ready(&self.0.vm));
         found.map(drop).map_err(|error| from_object(&error))
     }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::guest::{GUEST_DEADLINE, kernel, make_root};
-use e2e::{Program, Stead, eventually};
+use e2e::{Program, Stead, eventually, leftovers};
+
+use super::operation::Slow;
 
 /// For what the daemon does by itself.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -109,6 +111,34 @@ fn what_a_vm_has_written_becomes_an_image() {
         let occupied = |image: &serde_json::Value| image["occupied"].as_u64().unwrap();
         assert!(occupied(&made) < 2 * occupied(&tiny), "{made}: {tiny}");
     }
+}
+
+#[test]
+fn a_promotion_that_is_killed_leaves_nothing_and_is_repeated() {
+    let mut stead = Stead::new();
+    let slow = Slow::install(&mut stead);
+    stead.make_image();
+    stead.ok(&["vm", "create", "dev", "--image", "tiny"]);
+    let promotion = || stead.program().args(["image", "promote", "dev", "next"]).deadline(GUEST_DEADLINE);
+    for place in ["begin", "end"] {
+        slow.hold(place);
+        let mut promoting = promotion().spawn();
+        slow.awaited(place);
+        assert_eq!(left(&stead, "images"), 2);
+        let daemon = stead.daemon_pid();
+        super::kill(daemon);
+        eventually(DEADLINE, "the daemon has ended", || leftovers::has_ended(daemon));
+        assert!(!promoting.wait().unwrap().success());
+        slow.release(place);
+        let vms = stead.json(&["vm", "list"])["vms"].clone();
+        assert_eq!((&vms[0]["name"], &vms[0]["state"]), (&"dev".into(), &"stopped".into()));
+        eventually(DEADLINE, "nothing of it is left", || left(&stead, "images") == 1);
+        assert_eq!(stead.json(&["image", "list"])["images"].as_array().unwrap().len(), 1);
+    }
+    promotion().ok();
+    let image = |name: &str| stead.json(&["image", "show", name])["root"].clone();
+    assert_eq!(image("next"), image("tiny"));
+    stead.ok(&["vm", "delete", "dev"]);
 }
 
 /// The whole of Debian's default image: minutes, and the network.

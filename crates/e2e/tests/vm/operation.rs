@@ -16,13 +16,13 @@ use super::{kill, traces};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// In place of the program that makes disks: it waits where it is told to, before it does anything or when it is done.
-struct Slow {
+pub(super) struct Slow {
     directory: PathBuf,
 }
 
 impl Slow {
     /// Has the daemon find it first. To be called before there is a daemon.
-    fn install(stead: &mut Stead) -> Slow {
+    pub(super) fn install(stead: &mut Stead) -> Slow {
         let directory = stead.dir("slow");
         let path = std::env::var_os("PATH").unwrap();
         let real = std::env::split_paths(&path).map(|dir| dir.join("qemu-img")).find(|path| path.is_file());
@@ -42,28 +42,28 @@ impl Slow {
         Slow { directory }
     }
 
-    fn hold(&self, place: &str) {
+    pub(super) fn hold(&self, place: &str) {
         fs::write(self.directory.join(format!("at-{place}")), "").unwrap();
     }
 
     #[track_caller]
-    fn awaited(&self, place: &str) {
+    pub(super) fn awaited(&self, place: &str) {
         let is_there = self.directory.join(format!("is-at-{place}"));
         eventually(DEADLINE, "a disk is being made", || is_there.exists());
         fs::remove_file(is_there).unwrap();
     }
 
-    fn release(&self, place: &str) {
+    pub(super) fn release(&self, place: &str) {
         fs::remove_file(self.directory.join(format!("at-{place}"))).unwrap();
     }
 }
 
-fn signal(child: &Child, signal: Signal) {
+pub(super) fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// Whether blocks are shared between files here: then no program makes disks.
-fn shares_blocks(root: &Path) -> bool {
+pub(super) fn shares_blocks(root: &Path) -> bool {
     let (one, other) = (root.join("one"), root.join("other"));
     fs::write(&one, "content").unwrap();
     let other = fs::File::create(other).unwrap();

@@ -9,7 +9,7 @@ use e2e::guest::GUEST_DEADLINE;
 use e2e::{Finished, Program, Stead, eventually, leftovers};
 use serde_json::Value;
 
-use super::kill;
+use super::{kill, traces, vmms};
 
 /// For what the daemon does by itself.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -110,6 +110,14 @@ fn a_working_copy_goes_to_a_vm_as_it_is_and_comes_back_as_a_branch_or_a_patch() 
     bench.refused(&["export", "dev"], 3, "there is no workspace in the vm `dev`");
     bench.refused(&["prepare", "dev", "/"], 3, "is in no working copy");
 
+    git(&bench.app, &["add", "--force", ".env"]);
+    bench.refused(
+        &["prepare", "dev", "."],
+        4,
+        "`.env` is called as secrets are, and belongs to what is committed",
+    );
+    assert_eq!(bench.there("ls -A /root | grep -v cache || :"), "", "nothing of it was there");
+    git(&bench.app, &["reset", "-q", ".env"]);
     let shown = bench.json(&["prepare", "dev", "dir"]);
     assert_eq!((&shown["place"], &shown["branch"]), (&"/root/app".into(), &"main".into()));
     assert_eq!(shown["went"]["left_out"], serde_json::json!([".env"]));
@@ -304,4 +312,90 @@ fn a_workspace_whose_daemon_is_killed_is_there_whole_or_not_and_can_be_asked_for
     );
     assert_eq!((left(&bench.stead), bench.at("stead/dev")), (0, at));
     bench.stead.ok(&["vm", "delete", "dev", "--force"]);
+}
+
+/// Of a vm that is being started: its VMM, once it is another one than this.
+fn starting(stead: &Stead, other: Option<i64>) -> i64 {
+    let mut found = None;
+    eventually(GUEST_DEADLINE, "a VMM is started", || {
+        found = stead.dev()["pid"].as_i64().filter(|pid| Some(*pid) != other);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn kill_pid(pid: i64) {
+    kill(i32::try_from(pid).unwrap());
+}
+
+#[test]
+fn what_is_killed_half_way_through_a_start_or_an_export_is_told_and_can_be_asked_for_again() {
+    let bench = Bench::new(|_| ());
+    let (stead, before) = (&bench.stead, bench.status());
+    stead.ok(&["vm", "create", "dev", "--image", "tiny", "--memory", "256M"]);
+    let start = || stead.program().args(["vm", "start", "dev"]).deadline(GUEST_DEADLINE);
+
+    // The VMM, and the one that is started in its place.
+    let mut begun = start().spawn();
+    let first = starting(stead, None);
+    kill_pid(first);
+    kill_pid(starting(stead, Some(first)));
+    eventually(DEADLINE, "its end is told", || stead.dev()["state"] == "failed");
+    begun.wait().unwrap();
+    let told = stead.json(&["vm", "list"])["vms"][0].clone();
+    assert!(told["reason"].as_str().unwrap().contains("signal 9") && told["pid"].is_null(), "{told}");
+    let stays: Vec<String> = traces(stead).into_iter().filter(|trace| !trace.ends_with("/vms/dev")).collect();
+    assert_eq!((stays, vmms(stead).len()), (Vec::new(), 0));
+
+    // The daemon.
+    let begun = start().spawn();
+    let vmm = starting(stead, None);
+    killed(stead, begun);
+    eventually(GUEST_DEADLINE, "the vm is taken over", || stead.dev()["state"] == "running");
+    assert_eq!((stead.dev()["pid"].as_i64(), vmms(stead).len()), (Some(vmm), 1));
+
+    bench.json(&["prepare", "dev", "."]);
+    // The guest's git waits while it is told to: each time by another name, since what waited before may still do.
+    let wait = "at=$(cat /tmp/at 2>/dev/null); while test -n \"$at\" && test -e \"/tmp/hold-$at\"; do >\"/tmp/held-$at\"; \
+                sleep 0.1; done; exec /bin/away \"$@\"";
+    let script = format!(
+        "cd /root/app; echo there >made; git add made; git commit -qm there; mv /bin/git /bin/away; \
+         echo '#!/bin/sh\n{wait}' >/bin/git; chmod +x /bin/git; sync"
+    );
+    bench.there(&script);
+    // What an export leaves that fails: nothing here, and a workspace of which another one can be asked for.
+    let fails_when = |round: &str, what: &dyn Fn()| {
+        bench.there(&format!("echo {round} >/tmp/at; >/tmp/hold-{round}"));
+        let mut begun = bench.workspace(&["export", "dev"]).spawn();
+        eventually(GUEST_DEADLINE, "the guest's git is there", || {
+            bench.there(&format!("test -e /tmp/held-{round} && echo held || :")) == "held\n"
+        });
+        what();
+        assert!(!begun.wait().unwrap().success());
+        assert_eq!((left(stead), bench.status()), (0, before.clone()));
+        assert_eq!(bench.json(&["show", "dev"])["exported"], Value::Null);
+    };
+    // All agents of the guest, and what serves its ports.
+    fails_when("agents", &|| {
+        let all = "cd /proc; for pid in [0-9]*; do case \"$(cat $pid/comm 2>/dev/null)\" in stead-*) \
+                   test $pid = 1 || echo $pid;; esac; done > /tmp/all; kill -9 $(cat /tmp/all)";
+        stead.run(&["exec", "vm://dev", "--", "sh", "-c", all]);
+    });
+    eventually(GUEST_DEADLINE, "a command runs again", || {
+        stead.run(&["exec", "vm://dev", "--", "echo", "again"]).text() == "again\n"
+    });
+    assert_eq!(stead.dev()["state"], "running");
+    // The VMM. An export goes on for as long as its guest may be back, and what it waits for is not there then.
+    fails_when("vmm", &|| {
+        kill_pid(stead.dev()["pid"].as_i64().unwrap());
+        eventually(DEADLINE, "its end is told", || stead.dev()["state"] == "stopped");
+        assert!(vmms(stead).is_empty());
+        stead.vm(&["start", "dev"]);
+    });
+    bench.there("rm -f /tmp/at");
+    let exported = bench.json(&["export", "dev"])["exported"].clone();
+    assert_eq!(exported["commit"], bench.at("stead/dev").as_str());
+    assert_eq!(git(&bench.app, &["show", "stead/dev:made"]).text(), "there\n");
+    stead.ok(&["vm", "delete", "dev", "--force"]);
+    eventually(DEADLINE, "nothing is left", || traces(stead).is_empty());
 }

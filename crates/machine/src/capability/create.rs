@@ -25,7 +25,7 @@ impl Capability for Directory {
         "directory"
     }
 
-    fn prepare(&self, places: &Places) -> Result<()> {
+    fn prepare(&self, places: &Places, _: &Course) -> Result<()> {
         let record = places.record();
         match record.try_exists() {
             // What is there without a record could not be removed when it was left half way.
@@ -49,7 +49,7 @@ impl Capability for Directory {
         made.map_err(|error| Error::file("make", &places.directory, &error))
     }
 
-    fn verify(&self, places: &Places) -> Result<()> {
+    fn verify(&self, places: &Places, _: &Course) -> Result<()> {
         match places.directory.is_dir() {
             true => Ok(()),
             false => Err(lost(&places.directory)),
@@ -111,7 +111,7 @@ impl Capability for Disk {
         "disk"
     }
 
-    fn prepare(&self, places: &Places) -> Result<()> {
+    fn prepare(&self, places: &Places, _: &Course) -> Result<()> {
         let is = self.base.bytes;
         match self.wanted_bytes() {
             Some(wanted) if wanted < is => {
@@ -134,7 +134,7 @@ impl Capability for Disk {
         self.wanted_bytes().map_or(Ok(()), |bytes| disk::grow(&places.directory, bytes))
     }
 
-    fn verify(&self, places: &Places) -> Result<()> {
+    fn verify(&self, places: &Places, _: &Course) -> Result<()> {
         let (path, format) = disk::find(&places.directory).ok_or_else(|| lost(&places.directory))?;
         let is = disk::bytes_seen(&path, format)?;
         match is < self.wanted_bytes().unwrap_or(1) {
@@ -160,7 +160,7 @@ impl Capability for Written {
         "record"
     }
 
-    fn prepare(&self, _: &Places) -> Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> Result<()> {
         Ok(())
     }
 
@@ -168,7 +168,7 @@ impl Capability for Written {
         places.write(&self.0)
     }
 
-    fn verify(&self, places: &Places) -> Result<()> {
+    fn verify(&self, places: &Places, _: &Course) -> Result<()> {
         match places.read()? {
             Some(record) if record == self.0 => Ok(()),
             _ => Err(lost(&places.record())),

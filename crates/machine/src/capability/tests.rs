@@ -16,10 +16,17 @@ enum Fault {
     AfterItIsDone,
     Verifying,
     CalledOff,
+    CalledOffVerifying,
 }
 
-const FAULTS: [Fault; 5] =
-    [Fault::Preparing, Fault::BeforeItIsDone, Fault::AfterItIsDone, Fault::Verifying, Fault::CalledOff];
+const FAULTS: [Fault; 6] = [
+    Fault::Preparing,
+    Fault::BeforeItIsDone,
+    Fault::AfterItIsDone,
+    Fault::Verifying,
+    Fault::CalledOff,
+    Fault::CalledOffVerifying,
+];
 
 type Client = Arc<Mutex<Option<crate::course::Client>>>;
 
@@ -55,7 +62,7 @@ impl Capability for Fake {
         "fake"
     }
 
-    fn prepare(&self, _: &Places) -> Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> Result<()> {
         self.note("prepare");
         self.fails(Fault::Preparing)
     }
@@ -70,10 +77,17 @@ impl Capability for Fake {
         self.fails(Fault::AfterItIsDone)
     }
 
-    fn verify(&self, places: &Places) -> Result<()> {
+    fn verify(&self, places: &Places, course: &Course) -> Result<()> {
         self.note("verify");
         assert!(self.file(places).exists());
-        self.fails(Fault::Verifying)
+        self.fails(Fault::Verifying)?;
+        match self.fault {
+            Some(Fault::CalledOffVerifying) => {
+                *self.client.lock().unwrap() = None;
+                course.check()
+            }
+            _ => Ok(()),
+        }
     }
 
     fn undo(&self, places: &Places) -> Result<()> {
@@ -135,7 +149,8 @@ fn whatever_goes_wrong_at_whichever_part_nothing_is_left() {
         for fault in FAULTS {
             let (outcome, said, left) = carried_out(COUNT, Some((at, fault)), None);
             let error = outcome.unwrap_err();
-            let kind = if fault == Fault::CalledOff { ErrorKind::Interrupted } else { ErrorKind::Failure };
+            let is_called_off = matches!(fault, Fault::CalledOff | Fault::CalledOffVerifying);
+            let kind = if is_called_off { ErrorKind::Interrupted } else { ErrorKind::Failure };
             assert_eq!((error.kind, left), (kind, 0), "{fault:?} at {at}: {said:?}");
             let undone: Vec<String> = said.iter().filter(|what| what.starts_with("undo")).cloned().collect();
             let begun = if fault == Fault::Preparing { 0 } else { at + 1 };

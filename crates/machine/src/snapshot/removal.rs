@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Two become one by writing what the upper disk has into the lower one, which is the marked one's, and by renaming that to the upper
-//! one's place. It takes time by what was written since the snapshot was taken, and as much room until it is done.
+//! one's place. It takes time by what was written since the snapshot was taken, and as much room until it is done; without that room
+//! it is not begun. It can be called off, and begins anew then.
 //!
 //! | step | if it ends here |
 //! |---|---|
@@ -25,7 +26,7 @@
 //! Whether a disk is over another one is found in the disks of all microVMs, not in their records: also in those of which no record
 //! can be read. If what one of them is over cannot be found, nothing goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -44,6 +45,37 @@ pub struct Circumstances<'a> {
     pub is_running: bool,
     /// The names of the snapshots of which a microVM is being made.
     pub held: &'a BTreeSet<String>,
+    /// How many bytes are free where a file is.
+    pub free: fn(&Path) -> Result<u64>,
+}
+
+/// Why a snapshot that is to go is still there.
+#[derive(Debug)]
+pub enum Stays {
+    /// It goes once that is no longer so.
+    Until(String),
+    /// It was tried, and is tried again when there is an occasion.
+    Failed(Error),
+}
+
+impl Stays {
+    /// For whoever wants to know.
+    pub fn text(&self) -> &str {
+        match self {
+            Stays::Until(why) => why,
+            Stays::Failed(error) => &error.message,
+        }
+    }
+}
+
+/// What a file system keeps for others when disks are put together in it.
+const KEPT_FREE_BYTES: u64 = 64 << 20;
+
+/// How many bytes are free where this file is.
+pub fn free_bytes(file: &Path) -> Result<u64> {
+    let failed = |errno: rustix::io::Errno| Error::file("look at", file, &errno.into());
+    let found = rustix::fs::statvfs(file).map_err(failed)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Which file it is, whatever it is called.
@@ -56,12 +88,20 @@ struct Layer {
     under: Identity,
 }
 
-/// Marks a snapshot of the microVM in this directory. One that is marked already stays so. Blocks.
-pub fn doom(vm: &Path, name: &str) -> Result<()> {
-    match list(vm).iter().any(|snapshot| snapshot.name == name && snapshot.record.is_doomed) {
-        true => Ok(()),
-        false => mark(&open(vm, name)?, vm),
+/// Marks a snapshot of the microVM in this directory. One that is marked already stays so. Refused, with nothing changed, if it could go
+/// now but for room. Blocks.
+pub fn doom(vm: &Path, name: &str, now: &Circumstances<'_>) -> Result<()> {
+    let known = list(vm);
+    let is_doomed = known.iter().any(|snapshot| snapshot.name == name && snapshot.record.is_doomed);
+    if is_doomed {
+        return Ok(());
     }
+    let snapshot = open(vm, name)?;
+    // What is not known now is looked at again when it goes.
+    if let Ok(Way::Unite(upper)) = way(vm, &snapshot, now) {
+        check_room(&upper, now)?;
+    }
+    mark(&snapshot, vm)
 }
 
 fn mark(snapshot: &Snapshot, vm: &Path) -> Result<()> {
@@ -76,21 +116,26 @@ fn mark(snapshot: &Snapshot, vm: &Path) -> Result<()> {
     renamed.and_then(|()| sync(&place)).map_err(|error| Error::file("write", &path, &error))
 }
 
-/// Removes those snapshots of the microVM in this directory that are to go and can. What cannot be removed is logged, and stays for
-/// the next time. Blocks for as long as it takes to write what was written since a snapshot was taken.
-pub fn clear(vm: &Path, now: &Circumstances<'_>, course: &Course) {
-    let mut stuck = BTreeSet::new();
+/// Removes those snapshots of the microVM in this directory that are to go and can. Says why others that are to go are there for the next
+/// time. Blocks for as long as it takes to write what was written since a snapshot was taken.
+pub fn clear(vm: &Path, now: &Circumstances<'_>, course: &Course) -> BTreeMap<String, Stays> {
+    let mut stuck = BTreeMap::new();
     // Each round removes one, or has one more stuck.
-    while let Some(snapshot) = candidates(vm, now).into_iter().find(|is| !stuck.contains(&is.name)) {
-        match remove(vm, &snapshot, now, course) {
-            Ok(true) => stuck.clear(),
-            Ok(false) => drop(stuck.insert(snapshot.name)),
+    while let Some(snapshot) = candidates(vm).into_iter().find(|is| !stuck.contains_key(&is.name)) {
+        let stays = match remove(vm, &snapshot, now, course) {
+            Ok(None) => {
+                stuck.clear();
+                continue;
+            }
+            Ok(Some(why)) => Stays::Until(why),
             Err(error) => {
                 tracing::warn!(vm = %vm.display(), snapshot = snapshot.name, %error, "a snapshot cannot go yet");
-                stuck.insert(snapshot.name);
+                Stays::Failed(error)
             }
-        }
+        };
+        stuck.insert(snapshot.name, stays);
     }
+    stuck
 }
 
 /// The names of the microVMs with disks over this snapshot. Blocks.
@@ -101,54 +146,116 @@ pub fn users(vm: &Path, name: &str) -> Result<BTreeSet<String>> {
     let own = identity(&snapshot.disk)?;
     let vms = place_of_all(vm);
     let layers = layers(vms)?;
-    let first = |path: &Path| {
-        let name = path.strip_prefix(vms).ok()?.components().next()?;
-        Some(name.as_os_str().to_string_lossy().into_owned())
-    };
-    Ok(layers.iter().filter(|layer| layer.under == own).filter_map(|layer| first(&layer.path)).collect())
+    Ok(layers.iter().filter(|layer| layer.under == own).filter_map(|layer| owner(vms, layer)).collect())
 }
 
-fn candidates(vm: &Path, now: &Circumstances<'_>) -> Vec<Snapshot> {
+/// The name of the microVM that a disk is of.
+fn owner(vms: &Path, layer: &Layer) -> Option<String> {
+    let name = layer.path.strip_prefix(vms).ok()?.components().next()?;
+    Some(name.as_os_str().to_string_lossy().into_owned())
+}
+
+fn candidates(vm: &Path) -> Vec<Snapshot> {
     let goes = |is: &Snapshot| is.record.is_doomed || is.record.for_fork;
-    list(vm).into_iter().filter(|is| goes(is) && !now.held.contains(&is.name)).collect()
+    list(vm).into_iter().filter(goes).collect()
 }
 
-/// Removes one if it can go now. Whether it could.
-fn remove(vm: &Path, snapshot: &Snapshot, now: &Circumstances<'_>, course: &Course) -> Result<bool> {
+/// How a snapshot goes.
+enum Way {
+    /// Nothing is over it.
+    Remove,
+    /// This disk is over it, and is put together with its own.
+    Unite(PathBuf),
+    /// Not before something else has ended.
+    Wait(String),
+}
+
+fn way(vm: &Path, snapshot: &Snapshot, now: &Circumstances<'_>) -> Result<Way> {
+    if now.held.contains(&snapshot.name) {
+        return Ok(Way::Wait("a vm is being made of it".to_owned()));
+    }
     let own = identity(&snapshot.disk)?;
-    let layers = layers(place_of_all(vm))?;
+    let vms = place_of_all(vm);
+    let layers = layers(vms)?;
     let over: Vec<&Layer> = layers.iter().filter(|layer| layer.under == own).collect();
-    match over[..] {
-        [] => {}
-        [upper] if snapshot.format == Format::Qcow2 && is_alone(vm, upper, &layers, now) => {
+    let [first, ..] = over[..] else { return Ok(Way::Remove) };
+    let is_others = |layer: &Layer| !layer.path.starts_with(vm);
+    let others = |layers: &[&Layer]| -> BTreeSet<String> {
+        layers.iter().filter(|layer| is_others(layer)).filter_map(|layer| owner(vms, layer)).collect()
+    };
+    let direct = others(&over);
+    if !direct.is_empty() {
+        return Ok(Way::Wait(format!("made of it: {}", names(direct))));
+    }
+    if over.len() > 1 || snapshot.format != Format::Qcow2 {
+        return Ok(Way::Wait("its vm's disk is over it, and cannot be put together with it".to_owned()));
+    }
+    let above = others(&above(first, &layers));
+    if !above.is_empty() {
+        return Ok(Way::Wait(format!("made of what came after it: {}", names(above))));
+    }
+    if now.is_running {
+        return Ok(Way::Wait("its vm runs".to_owned()));
+    }
+    if !now.held.is_empty() {
+        return Ok(Way::Wait("a vm is being made of another snapshot".to_owned()));
+    }
+    Ok(Way::Unite(first.path.clone()))
+}
+
+fn names(of: BTreeSet<String>) -> String {
+    of.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// A disk, and all that are over it.
+fn above<'a>(lowest: &'a Layer, layers: &'a [Layer]) -> Vec<&'a Layer> {
+    let mut above = vec![lowest];
+    let mut at = 0;
+    // A disk is over one other, so each comes once.
+    while let Some(layer) = above.get(at).copied() {
+        above.extend(layers.iter().filter(|other| other.under == layer.own));
+        at += 1;
+    }
+    above
+}
+
+/// Removes one if it can go now. Otherwise says what it waits for.
+fn remove(
+    vm: &Path,
+    snapshot: &Snapshot,
+    now: &Circumstances<'_>,
+    course: &Course,
+) -> Result<Option<String>> {
+    match way(vm, snapshot, now)? {
+        Way::Wait(why) => return Ok(Some(why)),
+        Way::Remove => {}
+        Way::Unite(upper) => {
+            check_room(&upper, now)?;
             mark(snapshot, vm)?;
-            unite(&snapshot.disk, &upper.path, course)?;
+            unite(&snapshot.disk, &upper, course)?;
         }
-        _ => return Ok(false),
     }
     // Nobody takes it for a snapshot with a disk from here on, however little of it is removed.
     mark(snapshot, vm)?;
     let place = directory(vm).join(&snapshot.name);
     fs::remove_dir_all(&place).map_err(|error| Error::file("remove", &place, &error))?;
-    Ok(true)
+    Ok(None)
 }
 
-/// Whether nobody but the microVM, which does not run, has this disk, or one over it.
-fn is_alone(vm: &Path, upper: &Layer, layers: &[Layer], now: &Circumstances<'_>) -> bool {
-    if now.is_running || !now.held.is_empty() {
-        return false;
+/// Refuses to write what a disk has a second time where there is no room for it. Of that some may be in place of what is there already.
+fn check_room(upper: &Path, now: &Circumstances<'_>) -> Result<()> {
+    let found = fs::metadata(upper).map_err(|error| Error::file("look at", upper, &error))?;
+    let (bytes, free) = (found.blocks() * 512, (now.free)(upper)?);
+    if bytes.saturating_add(KEPT_FREE_BYTES) <= free {
+        return Ok(());
     }
-    let mut above = vec![upper];
-    let mut at = 0;
-    // A disk is over one other, so each comes once.
-    while let Some(layer) = above.get(at).copied() {
-        if !layer.path.starts_with(vm) {
-            return false;
-        }
-        above.extend(layers.iter().filter(|other| other.under == layer.own));
-        at += 1;
-    }
-    true
+    let message = format!(
+        "putting its disk together with the next one takes up to {} MiB, and {} MiB are free, of which {} are kept",
+        bytes.div_ceil(1 << 20),
+        free >> 20,
+        KEPT_FREE_BYTES >> 20
+    );
+    Err(Error::new(ErrorKind::Failure, message).hint("make room below STEAD_HOME: stead image list"))
 }
 
 /// Has the lower disk have what the upper one has, and be in its place.

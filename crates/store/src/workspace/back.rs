@@ -11,13 +11,18 @@
 //! system's, in an address space that is bounded, where names that lead out of a tree or into `.git` are errors, as are objects that are
 //! not whole. No file of it is ever checked out, no attribute of it is read, and no filter, driver or hook is run for it.
 //!
-//! A branch is changed from what was looked at, or not at all, and never while somebody has it checked out. What may be changed: a branch
+//! A branch is changed from what was looked at, or not at all, and not when somebody has it checked out, which is looked for once more
+//! right before. What may be changed: a branch
 //! that is not there, one of which the new tip has all commits, and one that is still where this workspace has put it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Error, IsWanted, PACK_BYTES_MAX, PATHS_TOLD_MAX, Result, ended, run, write_alternate};
 use crate::error::fails;
@@ -34,6 +39,15 @@ const ADDRESS_BYTES_MAX: u64 = 4 << 30;
 
 /// What it may write to one file: a patch of a small pack can be of any size.
 const FILE_BYTES_MAX: u64 = PACK_BYTES_MAX;
+
+/// What a merge that is only tried may write: files of somebody's source that both have changed.
+const MERGED_BYTES_MAX: u64 = 1 << 30;
+
+/// How often it is looked how much that is.
+const MERGED_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the paths that are told have together: as many of the longest that a system has as there are in a screen.
+const TOLD_BYTES_MAX: usize = 64 << 10;
 
 /// What git is told of a repository aside: how much of a pack of the user's it may have mapped at once, and from which size on an object is
 /// not taken into memory.
@@ -73,6 +87,15 @@ pub struct Moved {
     pub was: Option<Oid>,
     /// Where it is.
     pub now: Oid,
+}
+
+/// What a repository has of what came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// What was moved.
+    pub moved: Vec<Moved>,
+    /// The files that were put there, in that order.
+    packs: Vec<PathBuf>,
 }
 
 /// Looks at a pack that came for a repository, in an empty directory. Changes nothing else. Blocks.
@@ -133,6 +156,21 @@ pub fn receive(
     Ok(arrived)
 }
 
+/// Whether more is written to a directory of objects than may be, as of when it was looked last.
+fn is_full(objects: &Path, most: u64, looked: &Mutex<Instant>) -> bool {
+    // It is changed in single steps.
+    let mut looked = looked.lock().unwrap_or_else(PoisonError::into_inner);
+    if looked.elapsed() < MERGED_INTERVAL {
+        return false;
+    }
+    let list = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+    let written = list(objects).flat_map(|entry| list(&entry.path()));
+    let bytes =
+        written.filter_map(|entry| entry.metadata().ok()).map(|found| found.blocks() * 512).sum::<u64>();
+    *looked = Instant::now();
+    bytes > most
+}
+
 /// An error if git has found something wrong.
 fn refused(said: &Said) -> Result<()> {
     match said.status.success() {
@@ -178,17 +216,54 @@ impl Arrived {
         count.parse().map_err(|_| Error::Refused { why: "its commits cannot be counted".to_owned() })
     }
 
-    /// Which paths would have to be resolved to merge it with a commit that is here: the first of them. `None` if it cannot be told,
-    /// since nothing is common to both.
-    pub fn conflicts(&self, with: &Oid, is_wanted: IsWanted<'_>) -> Result<Option<Vec<Vec<u8>>>> {
+    /// Which paths would have to be resolved to merge it with a commit that is here: the first of them. `None` if it cannot be told:
+    /// nothing is common to both, git is older than 2.38, or the merge is larger or takes longer than anybody waits for.
+    pub fn conflicts(
+        &self,
+        with: &Oid,
+        scratch: &Path,
+        is_wanted: IsWanted<'_>,
+    ) -> Result<Option<Vec<Vec<u8>>>> {
+        // What is merged is written there, so that it is seen how much it is, and goes.
+        let merged = scratch.join("merged");
+        let info = merged.join("info");
+        fs::create_dir_all(&info).map_err(fails("make", &info))?;
+        write_alternate(&info, &self.aside.join("objects"))?;
+        let told = self.merge(with, &merged, is_wanted);
+        fs::remove_dir_all(&merged).map_err(fails("remove", &merged))?;
+        match told {
+            Err(Error::CalledOff) if !is_wanted() => Err(Error::CalledOff),
+            Err(error) => {
+                tracing::info!(%error, "what would have to be resolved is not told");
+                Ok(None)
+            }
+            told => told,
+        }
+    }
+
+    fn merge(&self, with: &Oid, merged: &Path, is_wanted: IsWanted<'_>) -> Result<Option<Vec<Vec<u8>>>> {
         let (with, tip) = (with.to_string(), self.claim.tip.to_string());
-        let words = ["merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", &with, &tip];
-        let said = self.git(&words, Stdio::null(), is_wanted)?;
+        let mut command = strict_git(&self.aside);
+        command.env("GIT_OBJECT_DIRECTORY", merged).arg("--git-dir").arg(&self.aside);
+        command.args(["merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", &with, &tip]);
+        let looked = Mutex::new(Instant::now());
+        let is_wanted = || is_wanted() && !is_full(merged, MERGED_BYTES_MAX, &looked);
+        let said = run(command, Stdio::null(), &self.aside, "merge what came", &is_wanted)?;
         let mut fields = said.output.split(|byte| *byte == 0).filter(|field| !field.is_empty());
         let tree = fields.next();
         match (said.status.code(), tree) {
             (Some(0), _) => Ok(Some(Vec::new())),
-            (Some(1), Some(_)) => Ok(Some(fields.take(PATHS_TOLD_MAX).map(<[u8]>::to_vec).collect())),
+            (Some(1), Some(_)) => {
+                let mut room = TOLD_BYTES_MAX;
+                let paths = fields.take(PATHS_TOLD_MAX).take_while(|path| {
+                    let is_in = path.len() <= room;
+                    room = room.saturating_sub(path.len());
+                    is_in
+                });
+                let paths: Vec<_> = paths.map(<[u8]>::to_vec).collect();
+                // A conflict of which not even the first path can be told is none that can be told.
+                Ok(Some(paths).filter(|paths| !paths.is_empty()))
+            }
             _ => Ok(None),
         }
     }
@@ -219,39 +294,48 @@ impl Arrived {
         made
     }
 
-    /// Has the user's repository have what came, and the branch be at it: both that and the workspace's own reference, or neither. Gives
-    /// what was moved, which is nothing if all is as it should be already.
+    /// Has the user's repository have what came, and the branch be at it: both that and the workspace's own reference, or neither; then
+    /// it has no more of what came than before. Nothing is moved if all is as it should be already.
     pub fn publish(
         &self,
         branch: &str,
         kept: &str,
         scratch: &Path,
         is_wanted: IsWanted<'_>,
-    ) -> Result<Vec<Moved>> {
+    ) -> Result<Published> {
         let objects = Objects::open(&self.repository, self.hash)?;
         check_branch(&objects, branch)?;
         let name = format!("refs/heads/{branch}");
         let now = self.claim.tip;
         let (was, last) = (reference(&objects, &name)?, reference(&objects, kept)?);
-        let taken = |why: String| Error::Taken { branch: branch.to_owned(), why };
-        if let Some(was) = was.filter(|was| *was != now) {
-            if let Some(dir) = checked_out(&objects, branch)? {
-                return Err(taken(format!("is checked out in `{}`", dir.display())));
-            }
-            let is_own = last == Some(was);
-            if !is_own && !self.contains(&was, is_wanted)? {
-                return Err(taken("has commits of somebody else".to_owned()));
-            }
+        let moves = was != Some(now);
+        if moves {
+            check_free(&objects, branch)?;
         }
-        self.put_packs()?;
+        if let Some(was) = was.filter(|was| moves && last != Some(*was))
+            && !self.contains(&was, is_wanted)?
+        {
+            return Err(taken(branch, "has commits of somebody else".to_owned()));
+        }
         let moved = [(name, was), (kept.to_owned(), last)].into_iter();
         let moved = moved.filter(|(_, was)| *was != Some(now)).map(|(name, was)| Moved { name, was, now });
         let moved: Vec<Moved> = moved.collect();
-        change(&objects, &moved, scratch).map_err(|why| match why {
-            crate::Error::Git { why, .. } => taken(format!("could not be changed ({why})")),
-            other => other.into(),
-        })?;
-        Ok(moved)
+        let packs = self.put_packs(kept)?;
+        // Somebody may have checked it out meanwhile.
+        let free = if moves { check_free(&objects, branch) } else { Ok(()) };
+        let changed = free.and_then(|()| {
+            change(&objects, &moved, scratch).map_err(|why| match why {
+                crate::Error::Git { why, .. } => taken(branch, format!("could not be changed ({why})")),
+                other => other.into(),
+            })
+        });
+        match changed {
+            Ok(()) => Ok(Published { moved, packs }),
+            Err(error) => {
+                remove_unused(&objects, &now, &packs);
+                Err(error)
+            }
+        }
     }
 
     /// Whether a commit of the user's is contained in what came.
@@ -261,10 +345,26 @@ impl Arrived {
         Ok(self.text(&words, is_wanted)?.is_empty())
     }
 
-    /// Copies the packs that came to the user's, the index of each last: before that git does not see it.
-    fn put_packs(&self) -> Result<()> {
+    /// Copies the packs that came to the user's, the index of each last: before that git does not see it. Gives those that were not there;
+    /// after an error none of them is.
+    fn put_packs(&self, kept: &str) -> Result<Vec<PathBuf>> {
+        let mut put = Vec::new();
+        match self.put_each_pack(kept, &mut put) {
+            Ok(()) => Ok(put),
+            Err(error) => {
+                // Nobody can have seen that they are there.
+                remove(&put);
+                Err(error)
+            }
+        }
+    }
+
+    fn put_each_pack(&self, kept: &str, put: &mut Vec<PathBuf>) -> Result<()> {
         let (from, to) = (self.aside.join("objects/pack"), self.repository.join("objects/pack"));
         fs::create_dir_all(&to).map_err(fails("make", &to))?;
+        // git removes what has such a name and was left, in time; what this workspace has left goes now.
+        let mark = format!("tmp_stead_{}_", kept.rsplit('/').next().unwrap_or_default());
+        remove_marked(&to, &mark);
         let mut names: Vec<PathBuf> =
             fs::read_dir(&from).map_err(fails("list", &from))?.flatten().map(|entry| entry.path()).collect();
         names.sort_by_key(|path| path.extension() == Some(OsStr::new("idx")));
@@ -276,12 +376,45 @@ impl Arrived {
             if place.exists() {
                 continue;
             }
-            // git removes what has such a name and was left.
-            let part = to.join(format!("tmp_stead_{}", name.to_string_lossy()));
+            let part = to.join(format!("{mark}{}", name.to_string_lossy()));
             let copied = fs::copy(path, &part).and_then(|_| File::open(&part)?.sync_all());
-            copied.and_then(|()| fs::rename(&part, &place)).map_err(fails("make", &place))?;
+            let renamed = copied.and_then(|()| fs::rename(&part, &place));
+            renamed.map_err(fails("make", &place)).inspect_err(|_| remove(std::slice::from_ref(&part)))?;
+            put.push(place);
         }
         Ok(())
+    }
+}
+
+/// Removes files, the last first. What stays is logged.
+fn remove(files: &[PathBuf]) {
+    for path in files.iter().rev() {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "what came back stays");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Removes what has a name that begins so.
+fn remove_marked(directory: &Path, mark: &str) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_marked =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(mark.as_bytes()));
+    remove(&entries.map(|entry| entry.path()).filter(is_marked).collect::<Vec<_>>());
+}
+
+/// Removes the packs that were put in place for a commit, unless a reference, its log, an index or a working copy has that by now, or it
+/// cannot be told.
+fn remove_unused(objects: &Objects, tip: &Oid, packs: &[PathBuf]) {
+    let tip = tip.to_string();
+    let words = ["rev-list", "--max-count=1", &tip, "--not", "--all", "--reflog", "--indexed-objects"];
+    match objects.git("look who has what came", |git| git.args(words)) {
+        Ok(said) if !said.is_empty() => remove(packs),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "what came back stays, and git collects it"),
     }
 }
 
@@ -305,6 +438,35 @@ fn check_branch(objects: &Objects, branch: &str) -> Result<()> {
     }
 }
 
+fn taken(branch: &str, why: String) -> Error {
+    Error::Taken { branch: branch.to_owned(), why }
+}
+
+/// Refuses a branch that somebody has checked out, also one on which nothing is committed yet.
+fn check_free(objects: &Objects, branch: &str) -> Result<()> {
+    let holder = match checked_out(objects, branch)? {
+        Some(dir) => Some(dir),
+        None => unborn_in(objects, branch)?,
+    };
+    holder.map_or(Ok(()), |dir| Err(taken(branch, format!("is checked out in `{}`", dir.display()))))
+}
+
+/// Where a branch is to be that is not there yet, if anywhere: a worktree that git knows.
+fn unborn_in(objects: &Objects, branch: &str) -> Result<Option<PathBuf>> {
+    let said =
+        objects.git("look for who has a branch", |git| git.args(["worktree", "list", "--porcelain"]))?;
+    let name = format!("branch refs/heads/{branch}");
+    let mut dir = None;
+    for line in said.split(|byte| *byte == b'\n') {
+        if let Some(path) = line.strip_prefix(b"worktree ") {
+            dir = Some(Path::new(OsStr::from_bytes(path)).to_owned());
+        } else if line == name.as_bytes() {
+            return Ok(dir);
+        }
+    }
+    Ok(None)
+}
+
 /// The longest name of a branch: with what git adds to it, it is the name of a file.
 const BRANCH_BYTES_MAX: usize = 200;
 
@@ -325,11 +487,17 @@ fn change(objects: &Objects, moved: &[Moved], scratch: &Path) -> std::result::Re
     Ok(())
 }
 
-/// Takes back what [`Arrived::publish`] has moved, unless somebody has moved it since.
-pub fn take_back(repository: &Path, hash: Hash, moved: &[Moved]) -> Result<()> {
+/// Takes back what [`Arrived::publish`] has moved, unless somebody has moved it or checked it out since.
+pub fn take_back(repository: &Path, hash: Hash, published: &Published) -> Result<()> {
     let objects = Objects::open(repository, hash)?;
-    for Moved { name, was, now } in moved {
+    for Moved { name, was, now } in &published.moved {
         let now = now.to_string();
+        if let Some(branch) = name.strip_prefix("refs/heads/")
+            && let Err(error) = check_free(&objects, branch)
+        {
+            tracing::warn!(%error, "what an export has put stays");
+            continue;
+        }
         let taken = match was {
             Some(was) => objects
                 .git("change a reference", |git| git.args(["update-ref", name, &was.to_string(), &now])),
@@ -339,7 +507,20 @@ pub fn take_back(repository: &Path, hash: Hash, moved: &[Moved]) -> Result<()> {
             tracing::warn!(%error, name, "a reference stays where it was put");
         }
     }
+    if let Some(Moved { now, .. }) = published.moved.first() {
+        remove_unused(&objects, now, &published.packs);
+    }
     Ok(())
+}
+
+/// Refuses a branch that what comes cannot be put on, whatever it is; `last` is where it was put before.
+pub fn check_target(repository: &Path, hash: Hash, branch: &str, last: Option<Oid>) -> Result<()> {
+    let objects = Objects::open(repository, hash)?;
+    check_branch(&objects, branch)?;
+    match reference(&objects, &format!("refs/heads/{branch}"))? {
+        Some(at) if Some(at) == last => Ok(()),
+        _ => check_free(&objects, branch),
+    }
 }
 
 /// Where a branch of a repository is now.
@@ -347,18 +528,28 @@ pub fn branch_tip(repository: &Path, hash: Hash, branch: &str) -> Result<Option<
     Ok(reference(&Objects::open(repository, hash)?, &format!("refs/heads/{branch}"))?)
 }
 
+/// Has the rest of its words run within limits, or not at all. A shell sets them: every system has one. A limit of which less is left
+/// already stays as it is.
+const WITHIN_LIMITS: &str = r#"
+within() {
+    ulimit "$1" "$2" 2>/dev/null || [ "$(ulimit "$1")" -le "$2" ] 2>/dev/null || {
+        echo "no limit can be set: ulimit $1 $2" >&2
+        exit 126
+    }
+}
+within -v "$1"
+within -f "$2"
+within -c 0
+shift 2
+exec "$@"
+"#;
+
 /// A git that knows nothing of anybody, within limits.
 fn strict_git(dir: &Path) -> Command {
-    let bounded = ["/usr/bin/prlimit", "/bin/prlimit"].map(Path::new).into_iter().find(|path| path.is_file());
-    let mut command = match bounded {
-        Some(prlimit) => {
-            let mut command = Command::new(prlimit);
-            command.arg(format!("--as={ADDRESS_BYTES_MAX}")).arg(format!("--fsize={FILE_BYTES_MAX}"));
-            command.args(["--core=0", "--", "git"]);
-            command
-        }
-        None => Command::new("git"),
-    };
+    let mut command = Command::new("/bin/sh");
+    // In units of 1 KiB and of 512 bytes, as POSIX has it.
+    let (address, file) = ((ADDRESS_BYTES_MAX >> 10).to_string(), (FILE_BYTES_MAX >> 9).to_string());
+    command.args(["-c", WITHIN_LIMITS, "sh", &address, &file, "git"]);
     let path = std::env::var_os("PATH").unwrap_or_default();
     command.env_clear().env("PATH", path).env("HOME", dir).current_dir(dir);
     for (name, value) in [

@@ -189,6 +189,59 @@ fn submodules_repositories_and_what_lfs_has_are_told() {
 }
 
 #[test]
+fn secrets_that_git_knows_are_found_wherever_it_knows_them() {
+    let copy = repository(Hash::Sha1);
+    let secrets = || look(copy.path(), &|| true).unwrap().check_secrets();
+    copy.write("new.pem", b"stays here");
+    assert!(secrets().is_ok());
+    copy.write("deploy/é.key", b"committed");
+    copy.write("gone/.env", b"committed, and removed since");
+    copy.git(&["add", "deploy", "gone"]);
+    copy.git(&["commit", "-qm", "with secrets"]);
+    copy.git(&["rm", "-q", "-r", "gone"]);
+    copy.write(".npmrc", b"staged");
+    copy.git(&["add", ".npmrc"]);
+    let refused = secrets().unwrap_err();
+    let expected =
+        "`.npmrc` and 2 files more are called as secrets are, and belong to what is committed or staged";
+    assert_eq!(refused.to_string(), expected);
+    match refused {
+        Error::Secrets { paths } => {
+            assert_eq!(paths, [&b".npmrc"[..], "deploy/é.key".as_bytes(), b"gone/.env"])
+        }
+        other => panic!("{other}"),
+    }
+    // Also below: all of the working copy goes.
+    let below = look(&copy.path().join("dir"), &|| true).unwrap();
+    assert_eq!(below.secrets.len(), 3);
+}
+
+#[test]
+fn a_bare_repository_stays_and_is_told() {
+    let (copy, scratch) = (repository(Hash::Sha1), tempfile::tempdir().unwrap());
+    copy.write("vendor/readme", b"goes");
+    copy.write("HEAD", b"of no repository");
+    for (name, within) in [("mirror.git", "hooks/own"), ("kept/dot git", "modules/x/config")] {
+        let place = copy.path().join(name);
+        fs::create_dir_all(&place).unwrap();
+        let bare = Repository::at(&place);
+        bare.git(&["init", "-q", "--bare", "--template="]);
+        bare.git(&["remote", "add", "origin", "https://user:hunter2@example.org/a"]);
+        copy.write(&format!("{name}/{within}"), b"hunter2");
+        copy.write(&format!("{name}/.env"), b"hunter2");
+    }
+    // One within another one is not told twice.
+    let inner = copy.path().join("mirror.git/modules/inner");
+    fs::create_dir_all(&inner).unwrap();
+    Repository::at(&inner).git(&["init", "-q", "--bare", "--template="]);
+    let (found, packed) = packed(&copy, scratch.path());
+    assert_eq!(found.left_out, [b"kept/dot git/".to_vec(), b"mirror.git/".to_vec()]);
+    assert_eq!(found.untracked, [b"HEAD".to_vec(), b"vendor/readme".to_vec()]);
+    let files = unpacked(&found, &packed).git(&["ls-tree", "-r", "--name-only", &packed.worked.to_string()]);
+    assert!(files.contains("vendor/readme") && !files.contains("mirror"), "{files}");
+}
+
+#[test]
 fn what_cannot_go_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("dir");
@@ -220,12 +273,35 @@ fn what_cannot_go_is_refused() {
 
 #[test]
 fn secrets_are_known_by_their_names() {
-    for secret in
-        [".env", "a/.env.local", ".ENV", "deep/.ssh/config", "server.PEM", "id_ed25519", "x/.aws/config"]
-    {
+    for secret in [
+        ".env",
+        "a/.env.local",
+        ".ENV",
+        "deep/.ssh/config",
+        "server.PEM",
+        "id_ed25519",
+        "x/id_ed25519_sk",
+        "id_ecdsa_sk",
+        "x/.aws/config",
+        ".cargo/credentials.toml",
+        ".dockercfg",
+        "infra/terraform.tfstate",
+        "prod.tfstate.backup",
+    ] {
         assert!(is_secret(secret.as_bytes()), "{secret}");
     }
-    for other in [".env.example", "env", "environment.rs", "id_rsa.pub", "keyboard", "pem/readme", ".envoy"] {
+    for other in [
+        ".env.example",
+        "env",
+        "environment.rs",
+        "id_rsa.pub",
+        "id_ed25519_sk.pub",
+        "keyboard",
+        "pem/readme",
+        ".envoy",
+        "tfstate",
+        "credentials.rs",
+    ] {
         assert!(!is_secret(other.as_bytes()), "{other}");
     }
 }

@@ -449,6 +449,12 @@ pub struct Snapshot {
     /// It is being deleted: it goes once no disk is over it that has to stay as it is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleting: bool,
+    /// It was taken for a fork, and goes with the last microVM that is made of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub for_fork: bool,
+    /// What one that is to go waits for, or why it could not go when that was tried. Absent while it is tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A snapshot of which a microVM was made.

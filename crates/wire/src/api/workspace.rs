@@ -38,6 +38,9 @@ pub struct Prepare {
     /// the guest's user that is called as the working copy is.
     #[serde(default)]
     pub place: Option<ByteString>,
+    /// Also if files that are committed or staged are called as secrets are: otherwise it is refused then.
+    #[serde(default)]
+    pub with_secrets: bool,
     /// Who asks.
     pub caller: Caller,
 }
@@ -140,6 +143,9 @@ pub struct Went {
     pub bytes: u64,
     /// Files and repositories that git did not know and that stayed: they are called as secrets are, or are repositories. The first ones.
     pub left_out: Vec<ByteString>,
+    /// Committed or staged files that are called as secrets are, and that somebody wanted to go along. The first ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<ByteString>,
     /// Submodules, which are empty there. The first ones.
     pub submodules: Vec<ByteString>,
     /// How many files are kept by LFS, and are pointers there.
@@ -167,8 +173,9 @@ pub struct Exported {
     /// The branch that was prepared, where it is still there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onto: Option<String>,
-    /// The paths that would have to be resolved to merge it into that. The first ones.
-    pub conflicts: Vec<ByteString>,
+    /// The paths that would have to be resolved to merge it into that. The first ones. Absent if that cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicts: Option<Vec<ByteString>>,
 }
 
 /// A workspace was forgotten.

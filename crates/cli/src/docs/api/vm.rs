@@ -12,6 +12,8 @@ pub(super) fn methods() -> Vec<Method> {
         name: "before".to_owned(),
         created: Timestamp::from_unix(1_767_225_600),
         deleting: false,
+        for_fork: false,
+        reason: None,
     };
     let a_vm = |state, pid| status::Vm {
         name: name(),

@@ -25,7 +25,7 @@ fn a_workspace() -> workspace::Workspace {
         branch: Some("stead/dev".to_owned()),
         patch: None,
         onto: Some("main".to_owned()),
-        conflicts: vec!["src/main.rs".into()],
+        conflicts: Some(vec!["src/main.rs".into()]),
     };
     workspace::Workspace {
         vm: "dev".to_owned(),
@@ -42,6 +42,7 @@ fn a_workspace() -> workspace::Workspace {
             untracked: 1,
             bytes: 40960,
             left_out: vec![".env".into()],
+            secrets: Vec::new(),
             submodules: vec!["libs/other".into()],
             large: 0,
         },
@@ -57,6 +58,7 @@ pub(super) fn methods() -> Vec<Method> {
                 vm: vm(),
                 origin: workspace::Origin::Directory("/home/u/app".into()),
                 place: Some("/root/app".into()),
+                with_secrets: false,
                 caller: caller(),
             }
             .into(),

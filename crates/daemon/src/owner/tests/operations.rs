@@ -72,7 +72,7 @@ impl Capability for Waits {
         "waits"
     }
 
-    fn prepare(&self, _: &Places) -> machine::Result<()> {
+    fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -81,7 +81,7 @@ impl Capability for Waits {
         self.0.pass(course)
     }
 
-    fn verify(&self, _: &Places) -> machine::Result<()> {
+    fn verify(&self, _: &Places, _: &Course) -> machine::Result<()> {
         Ok(())
     }
 
@@ -263,8 +263,13 @@ async fn one_with_snapshots_stays_while_it_is_not_known_what_all_others_are_made
     };
     vms.rig.owner.send(Event::UnreadVms(vec!["damaged".to_owned()])).await;
     doom().await.unwrap();
-    let snapshot =
-        status::Snapshot { name: "one".to_owned(), created: Timestamp::from_unix(0), deleting: false };
+    let snapshot = status::Snapshot {
+        name: "one".to_owned(),
+        created: Timestamp::from_unix(0),
+        deleting: false,
+        for_fork: false,
+        reason: None,
+    };
     vms.rig.owner.send(Event::Vm("dev".to_owned(), crate::vm::VmEvent::Snapshots(vec![snapshot]))).await;
     let kept = doom().await.unwrap_err();
     assert!(kept.kind() == ErrorKind::Conflict && kept.message.contains("`damaged`"), "{kept}");

@@ -84,8 +84,14 @@ impl Away {
         self.receive(&self.pack_of(tip), self.claim(tip)).unwrap()
     }
 
-    fn publish(&self, tip: Oid, branch: &str) -> Result<Vec<Moved>> {
+    fn publish(&self, tip: Oid, branch: &str) -> Result<Published> {
         self.arrived(tip).publish(branch, KEPT_HERE, &self.room(), &|| true)
+    }
+
+    /// What is in the directory of the user's packs.
+    fn packs(&self) -> Vec<PathBuf> {
+        let packs = fs::read_dir(self.repository.join("objects/pack")).unwrap();
+        packs.map(|entry| entry.unwrap().path()).collect()
     }
 
     fn refs(&self) -> String {
@@ -114,8 +120,8 @@ fn commits_come_back_as_a_branch_and_the_checkout_is_not_touched() {
     let arrived = away.arrived(tip);
     assert!(!arrived.is_nothing(&|| true).unwrap());
     assert_eq!(arrived.commits(&|| true).unwrap(), 2);
-    let moved = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
-    assert_eq!((moved.len(), away.at("stead/dev")), (2, tip.to_string()));
+    let published = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
+    assert_eq!((published.moved.len(), away.at("stead/dev")), (2, tip.to_string()));
     assert_eq!(away.here.git(&["rev-parse", KEPT_HERE]).trim(), tip.to_string());
     assert_eq!(away.here.git(&["rev-parse", "stead/dev~1"]).trim(), first.to_string());
     assert_eq!(away.here.git(&["show", "stead/dev:made/there"]), "there");
@@ -124,13 +130,13 @@ fn commits_come_back_as_a_branch_and_the_checkout_is_not_touched() {
     assert!(away.here.git(&["log", "--format=%s", "stead/dev"]).ends_with("second\nfirst\n"));
 
     // The same again is nothing new, and more of it moves the branch on, also where it was begun anew.
-    assert_eq!(away.publish(tip, "stead/dev").unwrap(), []);
+    assert_eq!(away.publish(tip, "stead/dev").unwrap(), Published::default());
     away.there.git(&["reset", "-q", "--hard", "HEAD~1"]);
     away.there.write("file", b"otherwise");
     let other = away.tip();
-    let moved = away.publish(other, "stead/dev").unwrap();
-    assert_eq!((moved.len(), away.at("stead/dev")), (2, other.to_string()));
-    take_back(&away.repository, Hash::Sha1, &moved).unwrap();
+    let published = away.publish(other, "stead/dev").unwrap();
+    assert_eq!((published.moved.len(), away.at("stead/dev")), (2, other.to_string()));
+    take_back(&away.repository, Hash::Sha1, &published).unwrap();
     assert_eq!(away.at("stead/dev"), tip.to_string());
 }
 
@@ -151,6 +157,12 @@ fn a_branch_of_somebody_else_stays() {
     away.here.git(&["checkout", "-q", "main"]);
     let at = away.at("other");
     assert!(taken("other").contains("commits of somebody else"));
+    let check = |branch: &str, last| check_target(&away.repository, Hash::Sha1, branch, last);
+    let main = Oid::from_hex(away.at("main").as_bytes()).unwrap();
+    assert!(matches!(check("main", Some(tip)), Err(Error::Taken { .. })));
+    assert!(matches!(check("a..b", None), Err(Error::BadBranch { .. })));
+    check("main", Some(main)).unwrap();
+    check("other", None).unwrap();
     // A name below that of a branch.
     assert!(taken("other/below").contains("could not be changed"));
     for bad in ["a..b", "-x", "", "a b", "HEAD", "x.lock", "a\nb"] {
@@ -158,6 +170,7 @@ fn a_branch_of_somebody_else_stays() {
     }
     away.here.git(&["branch", "-q", "-D", "other"]);
     assert_eq!(before, away.refs(), "of what was refused nothing is there");
+    assert_eq!(away.packs(), [] as [PathBuf; 0]);
 
     // Somebody goes on where it was put.
     away.publish(tip, "stead/dev").unwrap();
@@ -171,18 +184,155 @@ fn a_branch_of_somebody_else_stays() {
 }
 
 #[test]
+fn a_branch_that_is_checked_out_meanwhile_stays() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let (tip, place) = (away.tip(), away.scratch.path().join("worktree"));
+    away.here.git(&["branch", "-q", "behind", "main"]);
+    let (arrived, before) = (away.arrived(tip), away.refs());
+    // It is looked at what the branch has, after it has been looked whether somebody has it.
+    let check_out = std::sync::Once::new();
+    let is_wanted = || {
+        check_out
+            .call_once(|| drop(away.here.git(&["worktree", "add", "-q", place.to_str().unwrap(), "behind"])));
+        true
+    };
+    match arrived.publish("behind", KEPT_HERE, &away.room(), &is_wanted).unwrap_err() {
+        Error::Taken { why, .. } => {
+            assert!(why.contains("is checked out in") && why.contains("worktree"), "{why}")
+        }
+        other => panic!("{other}"),
+    }
+    assert_eq!((before, Vec::new()), (away.refs(), away.packs()));
+    assert_eq!(Repository::at(&place).git(&["status", "--porcelain"]), "");
+}
+
+#[test]
+fn what_somebody_has_checked_out_is_not_taken_back() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    let (published, place) = (away.publish(tip, "stead/dev").unwrap(), away.scratch.path().join("worktree"));
+    away.here.git(&["worktree", "add", "-q", place.to_str().unwrap(), "stead/dev"]);
+    take_back(&away.repository, Hash::Sha1, &published).unwrap();
+    assert_eq!(away.at("stead/dev"), tip.to_string());
+    away.here.git(&["fsck", "--strict", "--connectivity-only"]);
+    assert_eq!(Repository::at(&place).git(&["status", "--porcelain"]), "");
+}
+
+#[test]
+fn a_branch_that_is_to_be_somebody_s_first_stays_for_him() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    away.here.git(&["symbolic-ref", "HEAD", "refs/heads/stead/dev"]);
+    assert!(matches!(away.publish(tip, "stead/dev"), Err(Error::Taken { .. })));
+    away.here.git(&["symbolic-ref", "HEAD", "refs/heads/main"]);
+    away.publish(tip, "stead/dev").unwrap();
+}
+
+#[test]
+fn of_what_is_not_put_in_place_to_its_end_nothing_stays() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    let arrived = away.arrived(tip);
+    let packs = fs::read_dir(arrived.aside.join("objects/pack")).unwrap();
+    let index = packs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let index = index.into_iter().find(|name| name.ends_with(".idx")).unwrap();
+    let to = away.repository.join("objects/pack");
+    fs::create_dir_all(&to).unwrap();
+    // What a daemon has left that was killed, and something that cannot be written over, once all but that is in place.
+    fs::write(to.join("tmp_stead_1_pack-left.pack"), b"left").unwrap();
+    fs::write(to.join("tmp_stead_2_pack-other.pack"), b"another one's").unwrap();
+    let obstacle = to.join(format!("tmp_stead_1_{index}"));
+    fs::create_dir(&obstacle).unwrap();
+    let before = away.refs();
+    arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap_err();
+    let mut left = away.packs();
+    left.sort();
+    assert_eq!((before, left), (away.refs(), vec![obstacle.clone(), to.join("tmp_stead_2_pack-other.pack")]));
+    fs::remove_dir(obstacle).unwrap();
+
+    // Taken back, it is gone as well, unless somebody has it.
+    let published = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
+    take_back(&away.repository, Hash::Sha1, &published).unwrap();
+    assert_eq!(away.packs().len(), 1);
+    let published = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
+    away.here.git(&["tag", "somebody-s", "stead/dev"]);
+    take_back(&away.repository, Hash::Sha1, &published).unwrap();
+    assert_eq!(away.here.git(&["show", "somebody-s:file"]), "there");
+    away.here.git(&["fsck", "--strict", "--connectivity-only"]);
+}
+
+#[test]
 fn what_would_have_to_be_resolved_is_told() {
     let away = away(repository(Hash::Sha1));
     away.there.write("file", b"there");
     away.there.write("dir/a", b"there");
     let tip = away.tip();
     let ours = || Oid::from_hex(away.at("main").as_bytes()).unwrap();
-    let conflicts = |ours: Oid| away.arrived(tip).conflicts(&ours, &|| true).unwrap();
+    let conflicts = |ours: Oid| away.arrived(tip).conflicts(&ours, &away.room(), &|| true).unwrap();
     assert_eq!(conflicts(ours()), Some(Vec::new()));
     away.here.write("file", b"here");
     away.here.write("run", b"here");
     away.here.commit("here");
     assert_eq!(conflicts(ours()), Some(vec![b"file".to_vec()]));
+    // Whatever has nothing in common with it.
+    away.here.git(&["checkout", "-q", "--orphan", "other"]);
+    away.here.commit("other");
+    assert_eq!(conflicts(Oid::from_hex(away.at("other").as_bytes()).unwrap()), None);
+    let called_off = away.arrived(tip).conflicts(&ours(), &away.room(), &|| false);
+    assert!(matches!(called_off, Err(Error::CalledOff)));
+}
+
+#[test]
+fn of_many_and_long_conflicts_some_are_told() {
+    let here = repository(Hash::Sha1);
+    let long = |at: usize| format!("{}{at}", format!("{}/", "d".repeat(200)).repeat(15));
+    for at in 0..40 {
+        here.write(&long(at), b"first");
+    }
+    here.commit("long");
+    let away = away(here);
+    for (of, content) in [(&away.there, &b"there"[..]), (&away.here, b"here")] {
+        (0..40).for_each(|at| of.write(&long(at), content));
+        of.commit("changed");
+    }
+    let tip = away.head();
+    let ours = Oid::from_hex(away.at("main").as_bytes()).unwrap();
+    let told = away.arrived(tip).conflicts(&ours, &away.room(), &|| true).unwrap().unwrap();
+    assert_eq!(told.len(), TOLD_BYTES_MAX / long(10).len());
+}
+
+#[test]
+fn git_looks_at_what_came_within_limits() {
+    let scratch = tempfile::tempdir().unwrap();
+    let limits = |mut command: Command| {
+        let ran = command.args(["-c", "alias.limits=!ulimit -v; ulimit -f; ulimit -c", "limits"]).output();
+        String::from_utf8(ran.unwrap().stdout).unwrap()
+    };
+    assert_eq!(limits(strict_git(scratch.path())), "4194304\n8388608\n0\n");
+    // Of what has less already, whoever may raise that has as much as is said, and others what they have.
+    let strict = strict_git(scratch.path());
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 4096; exec \"$@\"", "sh"]).arg(strict.get_program());
+    command.args(strict.get_args()).current_dir(scratch.path());
+    let said = limits(command);
+    assert!(["4194304\n4096\n0\n", "4194304\n8388608\n0\n"].contains(&&*said), "{said}");
+}
+
+#[test]
+fn what_is_merged_is_counted_now_and_then() {
+    let scratch = tempfile::tempdir().unwrap();
+    let place = scratch.path().join("ab");
+    fs::create_dir(&place).unwrap();
+    let long_ago = || Mutex::new(Instant::now().checked_sub(MERGED_INTERVAL).unwrap());
+    assert!(!is_full(scratch.path(), 0, &long_ago()));
+    let file = File::create(place.join("cd")).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1 << 20).unwrap();
+    assert!(is_full(scratch.path(), 1 << 19, &long_ago()) && !is_full(scratch.path(), 2 << 20, &long_ago()));
+    assert!(!is_full(scratch.path(), 0, &Mutex::new(Instant::now())), "it was looked just now");
 }
 
 #[test]
@@ -213,6 +363,9 @@ fn a_repository_without_its_history_takes_what_comes_back() {
     let url = format!("file://{}", whole.path().display());
     whole.git(&["clone", "-q", "--depth=1", &url, place.to_str().unwrap()]);
     let away = away(Repository::at(&place));
+    assert!(away.here.git(&["cat-file", "commit", "HEAD"]).contains("\nparent "));
+    away.there.git(&["fsck", "--strict"]);
+    assert_eq!(away.there.git(&["log", "--format=%s"]), "second\n");
     away.there.write("file", b"there");
     let tip = away.tip();
     away.publish(tip, "stead/dev").unwrap();
@@ -328,7 +481,7 @@ fn a_tree_that_unfolds_to_everything_is_not_unfolded() {
     }
     let tip = hostile(&away, &entry(mode, "d", &oid));
     let arrived = away.arrived(tip);
-    assert_eq!(arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap().len(), 2);
+    assert_eq!(arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap().moved.len(), 2);
     // A patch of it would be: nobody waits for that.
     let begun = std::time::Instant::now();
     let is_wanted = || begun.elapsed() < std::time::Duration::from_secs(1);
@@ -361,7 +514,7 @@ fn attributes_and_settings_that_come_along_run_nothing() {
     drop(fs::remove_file(&owned));
     let arrived = away.arrived(tip);
     let ours = Oid::from_hex(away.at("main").as_bytes()).unwrap();
-    assert_eq!(arrived.conflicts(&ours, &|| true).unwrap(), Some(vec![b"file".to_vec()]));
+    assert_eq!(arrived.conflicts(&ours, &away.room(), &|| true).unwrap(), Some(vec![b"file".to_vec()]));
     arrived.write_patch(&away.scratch.path().join("a.patch"), &|| true).unwrap();
     arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
     assert!(!owned.exists());
