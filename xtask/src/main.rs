@@ -46,7 +46,7 @@ cargo xtask TASK
   deny                  licences, sources and duplicates of what Stead is made of
   check-platforms [TARGET]...
                         type-checks the workspace for Windows, macOS and FreeBSD; the first time it makes what that takes
-        --self-test     breaks what only one of them sees, one file after the other, and wants each seen
+        --self-test     breaks what only one of them sees, and wants an error from each file
   dist                  packs a release into target/dist
   docs                  regenerates docs/cli.md and docs/api.md
 ";

@@ -32,8 +32,17 @@ const EXCLUDED: &[&str] = &["e2e", "guest", "xtask"];
 
 /// What only one of the targets sees. The [self-test](self_test) breaks each of them.
 const BACKENDS: &[(&str, &str, &str)] = &[
-    ("x86_64-pc-windows-gnu", "stead", "crates/stead/src/windows.rs"),
+    ("x86_64-pc-windows-gnu", "wire", "crates/wire/src/paths/windows.rs"),
+    ("x86_64-pc-windows-gnu", "mount", "crates/mount/src/cloud_files/here.rs"),
+    ("x86_64-pc-windows-gnu", "mount", "crates/mount/src/cloud_files/root.rs"),
+    ("x86_64-pc-windows-gnu", "mount", "crates/mount/src/cloud_files/serve.rs"),
     ("x86_64-pc-windows-gnu", "mount", "crates/mount/src/cloud_files/system.rs"),
+    ("x86_64-pc-windows-gnu", "mount", "crates/mount/src/cloud_files/transfer.rs"),
+    ("x86_64-pc-windows-gnu", "mount", "crates/mount/src/cloud_files/watch.rs"),
+    ("x86_64-pc-windows-gnu", "daemon", "crates/daemon/src/windows/endpoint.rs"),
+    ("x86_64-pc-windows-gnu", "daemon", "crates/daemon/src/windows/mounts.rs"),
+    ("x86_64-pc-windows-gnu", "cli", "crates/cli/src/windows/client.rs"),
+    ("x86_64-pc-windows-gnu", "stead", "crates/stead/src/windows.rs"),
     ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/kqueue.rs"),
     ("aarch64-apple-darwin", "supervisor", "crates/supervisor/src/system/macos.rs"),
     ("aarch64-apple-darwin", "remote", "crates/remote/src/transport/ssh/appearance/kqueue.rs"),
@@ -42,7 +51,9 @@ const BACKENDS: &[(&str, &str, &str)] = &[
     ("aarch64-apple-darwin", "mount", "crates/mount/src/system/macos.rs"),
     ("aarch64-apple-darwin", "mount", "crates/mount/src/worker/no_thread.rs"),
     ("aarch64-apple-darwin", "daemon", "crates/daemon/src/system/macos.rs"),
+    ("aarch64-apple-darwin", "provider", "crates/provider/src/apple/domains.rs"),
     ("aarch64-apple-darwin", "provider", "crates/provider/src/apple/enumerator.rs"),
+    ("aarch64-apple-darwin", "provider", "crates/provider/src/apple/extension.rs"),
     ("x86_64-unknown-freebsd", "supervisor", "crates/supervisor/src/system/freebsd.rs"),
     ("x86_64-unknown-freebsd", "remote", "crates/remote/src/transport/docker/lock/file.rs"),
     ("x86_64-unknown-freebsd", "machine", "crates/machine/src/system/bsd.rs"),
@@ -55,8 +66,9 @@ const BACKENDS: &[(&str, &str, &str)] = &[
     ("x86_64-unknown-freebsd", "stead", "crates/stead/src/unix.rs"),
 ];
 
-/// What does not compile anywhere.
+/// What does not compile anywhere, and what the compiler calls it.
 const TYPE_ERROR: &str = "\n/// Wrong.\npub fn wrong() -> u32 {\n    \"\"\n}\n";
+const TYPE_ERROR_CODE: &str = "E0308";
 
 /// How long rustup may take for one target. Where it reaches nobody it tries for minutes.
 const RUSTUP_SECONDS_MAX: &str = "60";
@@ -88,9 +100,7 @@ pub fn check(targets: &[&str]) -> Outcome {
     let mut failed = Vec::new();
     for target in TARGETS.iter().filter(|target| targets.is_empty() || targets.contains(target)) {
         let Some(toolchain) = place.toolchain(target)? else { continue };
-        let packages = EXCLUDED.iter().flat_map(|package| ["--exclude", package]);
-        let all = ["--workspace"].into_iter().chain(packages);
-        if let Err(error) = toolchain.check(run::root(), target, all, &place.stub).run() {
+        if let Err(error) = toolchain.check(run::root(), target, all_packages(), &place.stub).run() {
             eprintln!("xtask: {error}");
             failed.push(*target);
         }
@@ -98,7 +108,13 @@ pub fn check(targets: &[&str]) -> Outcome {
     if failed.is_empty() { Ok(()) } else { Err(format!("does not compile for {}", failed.join(", "))) }
 }
 
-/// Breaks what only one target sees, one file after the other, in a copy of the workspace, and wants each seen.
+fn all_packages() -> impl Iterator<Item = &'static str> {
+    let excluded = EXCLUDED.iter().flat_map(|package| ["--exclude", package]);
+    ["--workspace"].into_iter().chain(excluded)
+}
+
+/// Breaks what only one target sees in a copy of the workspace, and wants an error of the compiler from each file that is broken. The
+/// files of one package are broken together: what depends on it cannot be checked meanwhile. All mended, everything has to pass.
 pub fn self_test() -> Outcome {
     let place = Place::new()?;
     let copy = place.directory.join("self-test");
@@ -111,24 +127,60 @@ pub fn self_test() -> Outcome {
         .arg(&copy)
         .run()?;
     let mut tried = 0;
-    for (target, package, file) in BACKENDS {
+    for target in TARGETS {
         let Some(toolchain) = place.toolchain(target)? else { continue };
-        tried += 1;
-        let path = copy.join(file);
-        let text = fs::read_to_string(&path).map_err(|error| cannot("read", &path, &error))?;
-        write(&path, &(text.clone() + TYPE_ERROR))?;
-        if toolchain.check(&copy, target, ["-p", package], &place.stub).succeeds() {
-            return Err(format!("a type error in {file} is not seen for {target}"));
+        for package in packages_of(target) {
+            let files = files_of(target, package);
+            let texts = files.iter().map(|file| break_file(&copy.join(file))).collect::<Outcome<Vec<_>>>()?;
+            let report = toolchain
+                .check(&copy, target, ["--message-format", "short", "-p", package], &place.stub)
+                .failure()?
+                .ok_or_else(|| format!("type errors in {} are not seen for {target}", files.join(", ")))?;
+            for file in &files {
+                if !reports(&report, file) {
+                    return Err(format!("a type error in {file} is not seen for {target}, but:\n{report}"));
+                }
+                println!("seen for {target}: a type error in {file}");
+            }
+            for (file, text) in files.iter().zip(&texts) {
+                write(&copy.join(file), text)?;
+            }
+            tried += files.len();
         }
-        write(&path, &text)?;
-        toolchain.check(&copy, target, ["-p", package], &place.stub).run()?;
-        println!("seen for {target}: a type error in {file}");
+        toolchain.check(&copy, target, all_packages(), &place.stub).run()?;
     }
     fs::remove_dir_all(&copy).map_err(|error| cannot("remove", &copy, &error))?;
     match tried {
         0 => Err("nothing was tried: every target was skipped".to_owned()),
         _ => Ok(()),
     }
+}
+
+/// The packages with something that only this target sees, each once, in the order in which they are listed: what others depend on
+/// comes before them, so that nothing is checked twice.
+fn packages_of(target: &str) -> Vec<&'static str> {
+    let mut packages: Vec<&str> =
+        BACKENDS.iter().filter(|(of, ..)| *of == target).map(|(_, package, _)| *package).collect();
+    packages.dedup();
+    packages
+}
+
+fn files_of(target: &str, package: &str) -> Vec<&'static str> {
+    let is_of = |(of, has, _): &&(&str, &str, &str)| (*of, *has) == (target, package);
+    BACKENDS.iter().filter(is_of).map(|(.., file)| *file).collect()
+}
+
+/// Puts the type error at its end. What it was before is returned.
+fn break_file(path: &Path) -> Outcome<String> {
+    let text = fs::read_to_string(path).map_err(|error| cannot("read", path, &error))?;
+    write(path, &(text.clone() + TYPE_ERROR))?;
+    Ok(text)
+}
+
+/// Whether the compiler's report has the type error of this very file: a failure for any other reason shows nothing.
+fn reports(report: &str, file: &str) -> bool {
+    let at = format!("{file}:");
+    report.lines().any(|line| line.starts_with(&at) && line.contains(&format!("error[{TYPE_ERROR_CODE}]")))
 }
 
 /// Where what is needed is kept.
@@ -431,6 +483,27 @@ mod tests {
         assert!(add(Ok(())) && add(Ok(())));
         assert!(!add(Err("it reaches nobody".to_owned())) && !add(Ok(())));
         assert_eq!(asked.get(), 3);
+    }
+
+    #[test]
+    fn only_the_type_error_of_the_very_file_is_what_was_looked_for() {
+        let report = "crates/a/src/b.rs:3:5: error[E0308]: mismatched types: expected `u32`, found `&str`\n\
+                      crates/a/src/c.rs:9:1: error[E0412]: cannot find type `X` in this scope\n\
+                      error: could not compile `a` (lib) due to 2 previous errors\n";
+        assert!(reports(report, "crates/a/src/b.rs"));
+        assert!(!reports(report, "crates/a/src/c.rs"));
+        assert!(!reports(report, "a/src/b.rs"));
+        assert!(!reports("crates/a/src/b.rs:3:5: warning: it calls error[E0308] its own", "crates/a/src"));
+    }
+
+    #[test]
+    fn every_file_is_broken_with_its_package_once() {
+        for target in TARGETS {
+            let broken: Vec<&str> =
+                packages_of(target).into_iter().flat_map(|package| files_of(target, package)).collect();
+            let listed = BACKENDS.iter().filter(|(of, ..)| of == target).map(|(.., file)| *file);
+            assert_eq!(broken, listed.collect::<Vec<_>>(), "a package's files stand together");
+        }
     }
 
     #[test]

@@ -92,6 +92,19 @@ impl Program {
         quiet.status().is_ok_and(|status| status.success())
     }
 
+    /// Runs it and returns what it said on its standard error if it failed; none if it succeeded.
+    pub fn failure(mut self) -> Outcome<Option<String>> {
+        eprintln!("$ {}", self.shown);
+        let output = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .output()
+            .map_err(|error| self.cannot_start(&error))?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok((!output.status.success()).then_some(told))
+    }
+
     fn check(&self, status: std::process::ExitStatus) -> Outcome {
         if status.success() { Ok(()) } else { Err(format!("`{}` failed ({status})", self.shown)) }
     }

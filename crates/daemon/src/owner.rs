@@ -85,6 +85,11 @@ pub enum Event {
         /// Answered once it serves.
         answer: Answer<status::Mount>,
     },
+    /// A number for a mount that somebody else serves.
+    NumberMount {
+        /// Answered at once.
+        answer: Answer<MountId>,
+    },
     /// A daemon before this one has made a mount that is still there.
     AdoptMount(Box<Adopted>),
     /// A client wants to speak with some mounts' tasks.
@@ -607,6 +612,7 @@ impl Owner {
     fn on(&mut self, event: Event) {
         match event {
             Event::CreateMount { plan, prompter, answer } => self.create_mount(*plan, prompter, answer),
+            Event::NumberMount { answer } => drop(answer.send(Ok(self.new_mount_id()))),
             Event::AdoptMount(adopted) => self.adopt_mount(*adopted),
             Event::SelectMounts { target, answer } => drop(answer.send(self.select_mounts(&target))),
             Event::SelectMountsOf { machine, answer } => {

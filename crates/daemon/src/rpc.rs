@@ -52,6 +52,8 @@ pub struct Daemon {
     pub workspaces: crate::workspace::Workspaces,
     /// What runs guests.
     pub engine: Arc<dyn ::machine::engine::Engine>,
+    /// Who adds and removes domains, where the system has them.
+    pub domains: Option<crate::domains::Domains>,
     /// Ends the daemon once the mounts are gone.
     pub end: mpsc::Sender<crate::Farewell>,
 }

@@ -41,7 +41,9 @@ mod leftovers;
 mod line;
 mod looking;
 mod reading;
+pub mod ssh;
 #[cfg(test)]
+#[cfg(unix)]
 mod tests;
 mod token;
 

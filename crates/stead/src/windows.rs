@@ -1,10 +1,21 @@
-//! Windows: the backend and the protocol compile, and no part of the program is put together from them yet.
+//! Windows: the command line and the daemon.
 
 use std::process::ExitCode;
 
-/// Says that there is no part.
+/// Picks the part.
 pub fn main() -> ExitCode {
-    eprintln!("error: this program has no parts on Windows yet: neither a command line nor a daemon");
-    eprintln!("hint: run Stead in WSL");
-    ExitCode::FAILURE
+    let paths = match cli::main() {
+        cli::Next::Exit(code) => return ExitCode::from(code),
+        cli::Next::Daemon(paths) => paths,
+    };
+    match daemon::run(paths) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
 }

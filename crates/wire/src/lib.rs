@@ -19,6 +19,9 @@ pub mod hello;
 pub mod packing;
 #[cfg(unix)]
 pub mod paths;
+#[cfg(windows)]
+#[path = "paths/windows.rs"]
+pub mod paths;
 pub mod worker;
 
 /// The release of this build.

@@ -69,11 +69,16 @@ impl Owner {
             plan.undo_in_background();
             return drop(answer.send(Err(error)));
         }
-        self.last_mount += 1;
-        let id = MountId::new(self.last_mount);
+        let id = self.new_mount_id();
         let arriving = self.know_mount(id, &plan);
         let context = self.surroundings.mounts.clone();
         tokio::spawn(crate::mount::run(context, self.handle.clone(), id, plan, prompter, arriving, answer));
+    }
+
+    /// A mount's id that was not used before.
+    pub(super) fn new_mount_id(&mut self) -> MountId {
+        self.last_mount += 1;
+        MountId::new(self.last_mount)
     }
 
     /// Makes a record of a mount that does not serve yet. Returns where its task's commands arrive.

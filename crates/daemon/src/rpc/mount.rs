@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use wire::api::mount::{Create, Mounts, Remove, Removed};
+use wire::api::file::{FileKind, Links, Stat};
+use wire::api::mount::{Backend, Create, Mounts, Remove, Removed, RemovedMount, Target};
 use wire::api::{ErrorKind, ErrorObject, status};
 
 use super::Daemon;
+use crate::domains::{self, Domains};
 use crate::failure::failure;
 use crate::mount::plan;
 use crate::owner::{Event, removed};
@@ -23,6 +25,9 @@ pub async fn create(
     mut create: Create,
 ) -> Result<status::Mount, ErrorObject> {
     context.check(&create.caller)?;
+    if let (Backend::FileProvider, Some(domains)) = (create.backend, &daemon.domains) {
+        return create_domain(daemon, domains, context, create).await;
+    }
     let prompter = context.prompter(&create.caller);
     let thread = super::thread::for_mount(daemon, &mut create).await?;
     let place = thread.as_ref().map(|(_, place, _)| place.clone());
@@ -43,12 +48,45 @@ pub async fn create(
     Ok(mount)
 }
 
+/// Has the system show a tree. A machine that is not reached, or has no such directory, is told before anything is added.
+async fn create_domain(
+    daemon: &Daemon,
+    domains: &Domains,
+    context: &ClientContext,
+    create: Create,
+) -> Result<status::Mount, ErrorObject> {
+    domains::check(&create)?;
+    let Create { source, caller, .. } = create;
+    let stat = Stat { source: source.clone(), links: Links::Follow, caller };
+    if super::file::stat(daemon, context, stat).await?.kind != FileKind::Directory {
+        return Err(ErrorObject::new(ErrorKind::Usage, format!("`{source}` is not a directory")));
+    }
+    let id = daemon.owner.ask(|answer| Event::NumberMount { answer }).await?;
+    domains.add(id, &source).await
+}
+
 /// Takes mounts away. When some cannot go, the others are gone all the same, and the first error is told.
 pub async fn remove(daemon: &Daemon, remove: Remove) -> Result<Removed, ErrorObject> {
     let target = remove.target;
+    let domains = match &daemon.domains {
+        Some(domains) => remove_domains(domains, &target).await?,
+        None => Vec::new(),
+    };
+    if !domains.is_empty() && target != Target::All {
+        return Ok(removed(domains));
+    }
     let mounts = daemon.owner.ask(|answer| Event::SelectMounts { target, answer }).await?;
     let outcomes = shutdown::stop_all(mounts, remove.force).await;
-    Ok(removed(shutdown::all_gone(outcomes)?))
+    let gone = shutdown::all_gone(outcomes)?;
+    Ok(removed(domains.into_iter().chain(gone).collect()))
+}
+
+async fn remove_domains(domains: &Domains, target: &Target) -> Result<Vec<RemovedMount>, ErrorObject> {
+    let mut gone = Vec::new();
+    for mount in domains.select(target).await? {
+        gone.push(domains.remove(&mount).await?);
+    }
+    Ok(gone)
 }
 
 /// All mounts.

@@ -27,5 +27,13 @@ pub async fn get(daemon: &Daemon) -> Result<Document, ErrorObject> {
     }
     let (answer, answered) = oneshot::channel();
     daemon.owner.send(Event::Document { answer }).await;
-    answered.await.map_err(|_| ending())
+    let mut document: Document = answered.await.map_err(|_| ending())?;
+    if let Some(domains) = &daemon.domains {
+        match domains.list().await {
+            Ok(listed) => document.mounts.extend(listed),
+            Err(error) => tracing::warn!(%error, "the domains of File Provider are not known"),
+        }
+        document.mounts.sort_by_key(|mount| mount.id);
+    }
+    Ok(document)
 }

@@ -7,6 +7,9 @@ use std::os::fd::OwnedFd;
 /// What is said to whoever wants the backend `file-provider`.
 pub(crate) const NO_FILE_PROVIDER: &str = "file-provider is for macOS: here nfs";
 
+/// The program that adds and removes domains of File Provider: none.
+pub(crate) const DOMAINS: Option<&str> = None;
+
 /// What takes a mount away that nobody serves.
 pub(crate) const UNMOUNT: &str = "umount -f";
 

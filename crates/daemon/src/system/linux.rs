@@ -12,6 +12,9 @@ use crate::rpc::machine::{found, works};
 /// What is said to whoever wants the backend `file-provider`.
 pub(crate) const NO_FILE_PROVIDER: &str = "file-provider is for macOS: here fuse or nfs";
 
+/// The program that adds and removes domains of File Provider: none.
+pub(crate) const DOMAINS: Option<&str> = None;
+
 /// What takes a mount away that nobody serves.
 pub(crate) const UNMOUNT: &str = "fusermount3 -u";
 

@@ -5,7 +5,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
 /// What is said to whoever wants the backend `file-provider`.
-pub(crate) const NO_FILE_PROVIDER: &str = "domains of file-provider are added by its app: here nfs";
+pub(crate) const NO_FILE_PROVIDER: &str =
+    "file-provider needs `/Applications/Stead.app`, which is not there: here nfs";
+
+/// The program that adds and removes domains of File Provider: that of the application around the extension.
+pub(crate) const DOMAINS: Option<&str> = Some("/Applications/Stead.app/Contents/MacOS/Stead");
 
 /// What takes a mount away that nobody serves.
 pub(crate) const UNMOUNT: &str = "umount -f";

@@ -90,8 +90,20 @@ impl Stop {
         }
     }
 
-    fn is_set(&self) -> bool {
+    /// Whether it is.
+    pub fn is_set(&self) -> bool {
         self.is_set.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it is set, at most for so long; whether it is.
+    pub fn wait(&self, at_most: Duration) -> bool {
+        let (bell, rung) = sync_channel(1);
+        self.rings(bell);
+        if !self.is_set() {
+            // Rung, or the time is over: what counts is looked at below.
+            let _ = rung.recv_timeout(at_most);
+        }
+        self.is_set()
     }
 
     /// What is to be rung. Whoever has set it before is heard too: it is looked at after this.
@@ -121,17 +133,18 @@ const LOOKS_MAX: usize = 16;
 /// What those who fetch share with the one who steps.
 pub(super) type SharedCatalog = Arc<Mutex<Catalog>>;
 
-/// Keeps both sides the same until `stop` is set; its threads end then. The directory is a sync root afterwards too; see
+/// Keeps both sides the same until `stop` is set; its threads end then. `serves` is called once programs are answered. A machine that is not
+/// reached at first leaves the directory as it was. The directory is a sync root afterwards too; see
 /// [`unregister`](super::root::unregister).
-pub fn serve(options: &Options, stop: &Stop) -> Result<(), ServeError> {
+pub fn serve(options: &Options, stop: &Stop, serves: impl FnOnce()) -> Result<(), ServeError> {
     let folder_error = |refusal| ServeError::Folder { path: options.directory.clone(), refusal };
+    let mut far = Far::attach((options.dial)()?, &options.path)?;
     register(&options.directory, &options.path).map_err(folder_error)?;
     let folder = Folder::open(&options.directory).map_err(folder_error)?;
     let mut replica = Replica::open(&options.database, NameRules::Windows, &options.host)?;
     if replica.set_root(SideName::Here, folder.identity().clone())? {
         return Err(ServeError::Another("directory here"));
     }
-    let mut far = Far::attach((options.dial)()?, &options.path)?;
     if replica.set_root(SideName::There, far.root().clone())? {
         return Err(ServeError::Another("directory on the machine"));
     }
@@ -148,6 +161,7 @@ pub fn serve(options: &Options, stop: &Stop) -> Result<(), ServeError> {
     let connection = Connection::open(&options.directory, &desk).map_err(folder_error)?;
     let mut it =
         Mount { replica, folder, far, catalog, connection, transfers, options, retry: Retry::default() };
+    serves();
     it.run(&bell, stop)
 }
 

@@ -1,7 +1,7 @@
 //! Domains: added, removed and listed by the application around the extension, since the system lets nobody else.
 //!
 //! `… domains add ID NAME SOURCE`, `… domains remove ID`, `… domains list`. What a domain shows is written into the app group's
-//! container, where the extension finds it, and so is the daemon's socket:
+//! container, where the extension finds it, and so is the daemon's socket. The daemon asks for all three, with its mounts' ids:
 //!
 //! | in the container | is |
 //! |---|---|
@@ -18,8 +18,10 @@ use std::time::Duration;
 use block2::RcBlock;
 use objc2::AllocAnyThread;
 use objc2::rc::Retained;
-use objc2_file_provider::{NSFileProviderDomain, NSFileProviderManager};
-use objc2_foundation::{NSArray, NSBundle, NSError, NSFileManager, NSString};
+use objc2_file_provider::{
+    NSFileProviderDomain, NSFileProviderManager, NSFileProviderRootContainerItemIdentifier,
+};
+use objc2_foundation::{NSArray, NSBundle, NSError, NSFileManager, NSString, NSURL};
 use wire::api::machine::{Caller, Source};
 use wire::bytestring::ByteString;
 
@@ -137,11 +139,40 @@ fn remove(id: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// One a line: what it is called, and what it shows and where, as far as that is known.
 fn list() -> Result<(), String> {
     for (id, name) in all()? {
-        println!("{}", serde_json::json!({ "id": id, "name": name }));
+        let source = place(&id).map(|place| place.source).ok();
+        let dir = directory(&id, &name);
+        println!("{}", serde_json::json!({ "id": id, "name": name, "source": source, "dir": dir }));
     }
     Ok(())
+}
+
+/// Where the system shows a domain; none while it does not.
+fn directory(id: &str, name: &str) -> Option<String> {
+    let (id, name) = (NSString::from_str(id), NSString::from_str(name));
+    // SAFETY: both are strings, and the domain is one that is there.
+    let domain = unsafe {
+        NSFileProviderDomain::initWithIdentifier_displayName(NSFileProviderDomain::alloc(), &id, &name)
+    };
+    // SAFETY: the domain is valid.
+    let manager = unsafe { NSFileProviderManager::managerForDomain(&domain) }?;
+    let (answer, waiting) = sync_channel(1);
+    let block = RcBlock::new(move |url: *mut NSURL, _error: *mut NSError| {
+        // SAFETY: null, or valid while the block is called.
+        let path = unsafe { url.as_ref() }.and_then(NSURL::path).map(|path| path.to_string());
+        // Only the first answer counts.
+        let _second = answer.try_send(path);
+    });
+    // SAFETY: the identifier is the framework's own; the block may be called on any thread.
+    unsafe {
+        manager.getUserVisibleURLForItemIdentifier_completionHandler(
+            NSFileProviderRootContainerItemIdentifier,
+            &block,
+        );
+    }
+    waiting.recv_timeout(ANSWER_DEADLINE).ok()?
 }
 
 /// Identifiers and names of the domains there are.

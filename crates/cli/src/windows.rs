@@ -1,0 +1,187 @@
+//! The command line of Windows: the commands that the daemon there answers, with the words, the output and the exit codes that they
+//! have elsewhere. It is checked, and has never been run on a real Windows.
+//!
+//! It starts no daemon: `stead daemon run` does, in a window or a task of its own.
+
+mod client;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+
+use clap::Parser;
+use serde::Serialize;
+use wire::api::daemon::{self, Stopped};
+use wire::api::machine::{Caller, Source};
+use wire::api::mount::{Backend, Create, Force, Remove, Removed, Target};
+use wire::api::{ErrorKind, ErrorObject, status};
+use wire::bytestring::ByteString;
+use wire::paths::Paths;
+
+use client::Client;
+
+/// What the program is to do when the command line is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// End with this code.
+    Exit(u8),
+    /// Become the daemon: this crate only knows how it is asked for.
+    Daemon(Paths),
+}
+
+/// Far machines' directories as directories of Windows, whose files are fetched when they are read.
+#[derive(Debug, Parser)]
+#[command(name = "stead", version)]
+struct Arguments {
+    /// Print one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show a machine's files as a directory here
+    Mount {
+        /// What to show: ssh://MACHINE/PATH or USER@HOST:PATH
+        source: String,
+        /// Where, on NTFS: an empty directory, or a new name in a directory that exists
+        dir: OsString,
+        /// How to serve it
+        #[arg(long, value_name = "BACKEND", default_value = "auto")]
+        backend: Backend,
+    },
+    /// Take a mount away: what was fetched of its files stays
+    Unmount {
+        /// Which one: its id (`m1`) or its directory
+        #[arg(value_name = "ID|DIR", required_unless_present = "all", conflicts_with = "all")]
+        target: Option<OsString>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show the mounts
+    Status,
+    /// Run and stop the daemon
+    Daemon {
+        #[command(subcommand)]
+        command: DaemonCommand,
+    },
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum DaemonCommand {
+    /// Run the daemon in the foreground, until interrupted
+    Run,
+    /// Show its process and its files
+    Status,
+    /// Take all mounts away, and end it
+    Stop {
+        /// Leave the mounts to the next daemon
+        #[arg(long)]
+        keep_mounts: bool,
+    },
+}
+
+/// Carries out the command line of this process, all but what [`Next`] says.
+pub fn main() -> Next {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody may be reading any more.
+            let _unread = error.print();
+            return Next::Exit(if error.use_stderr() { ErrorKind::Usage.exit_code() } else { 0 });
+        }
+    };
+    match carry_out(arguments) {
+        Ok(next) => next,
+        Err(error) => {
+            let _unread = writeln!(std::io::stderr(), "error: {error}");
+            if let Some(hint) = error.hint() {
+                let _unread = writeln!(std::io::stderr(), "hint: {hint}");
+            }
+            Next::Exit(error.kind().exit_code())
+        }
+    }
+}
+
+fn carry_out(Arguments { command, json }: Arguments) -> Result<Next, ErrorObject> {
+    let paths = Paths::new(|name| std::env::var_os(name)).map_err(|error| usage(error.to_string()))?;
+    let connect = || Client::connect(&paths.pipe());
+    match command {
+        Command::Mount { source, dir, backend } => {
+            let source =
+                Source::parse_absolute(source.as_bytes()).map_err(|error| usage(error.to_string()))?;
+            let create = Create { backend, ..Create::new(source, Some(absolute(&dir)?), Caller::default()) };
+            let mount = connect()?.call(create)?;
+            print(json, &mount, |mount| format!("{}  {}\n", mount.id, mount.dir))?;
+        }
+        Command::Unmount { target, all: _ } => {
+            let target = match target {
+                None => Target::All,
+                Some(text) => match text.to_str().and_then(|text| text.parse().ok()) {
+                    Some(id) => Target::Id(id),
+                    None => Target::Dir(absolute(&text)?),
+                },
+            };
+            let removed = connect()?.call(Remove { target, force: Force::Never })?;
+            print(json, &removed, |Removed { mounts }| {
+                mounts.iter().map(|mount| format!("{}  {}\n", mount.id, mount.dir)).collect()
+            })?;
+        }
+        Command::Status => {
+            let document = connect()?.call(status::Get {})?;
+            print(json, &document, |document| document.mounts.iter().map(line).collect())?;
+        }
+        Command::Daemon { command: DaemonCommand::Run } => return Ok(Next::Daemon(paths)),
+        Command::Daemon { command: DaemonCommand::Status } => {
+            let about = connect()?.call(daemon::Status {})?;
+            print(json, &about, |about| {
+                format!("pid     {}\nversion {}\nstate   {}\n", about.pid, about.version, about.state_dir)
+            })?;
+        }
+        Command::Daemon { command: DaemonCommand::Stop { keep_mounts } } => {
+            let mounts = if keep_mounts { daemon::Fate::Left } else { daemon::Fate::Unmounted };
+            let stopped = connect()?.call(daemon::Stop { force: Force::Never, mounts })?;
+            print(json, &stopped, |Stopped { pid, .. }| format!("the daemon has ended (pid {pid})\n"))?;
+        }
+    }
+    Ok(Next::Exit(0))
+}
+
+fn line(mount: &status::Mount) -> String {
+    let state = match &mount.status {
+        status::MountStatus::Active => "active".to_owned(),
+        status::MountStatus::Reconnecting => "reconnecting".to_owned(),
+        status::MountStatus::Disconnected => {
+            format!("disconnected: {}", mount.reason.as_deref().unwrap_or("the machine is not reached"))
+        }
+        status::MountStatus::Failed { reason } => format!("failed: {reason}"),
+    };
+    // What machines and their programs say moves nobody's cursor.
+    let state = ByteString::from(state.as_str());
+    format!("{}  {}  {}  {}  {state}\n", mount.id, mount.source, mount.dir, mount.backend)
+}
+
+fn print<T: Serialize>(json: bool, value: &T, text: impl Fn(&T) -> String) -> Result<(), ErrorObject> {
+    let failed = |error: String| ErrorObject::new(ErrorKind::Failure, format!("could not print: {error}"));
+    let text = match json {
+        true => serde_json::to_string(value).map_err(|error| failed(error.to_string()))? + "\n",
+        false => text(value),
+    };
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| failed(error.to_string()))
+}
+
+/// The daemon has another directory.
+fn absolute(dir: &OsString) -> Result<ByteString, ErrorObject> {
+    let shown = Path::new(dir).display();
+    let path = std::path::absolute(dir).map_err(|error| usage(format!("`{shown}`: {error}")))?;
+    let path = path.into_os_string().into_string();
+    path.map(ByteString::from).map_err(|_| usage(format!("`{shown}` is not text, and cannot be mounted")))
+}
+
+fn usage(message: String) -> ErrorObject {
+    ErrorObject::new(ErrorKind::Usage, message)
+}
