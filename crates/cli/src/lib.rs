@@ -4,18 +4,52 @@
 //! is no runtime and no state here, and what a command shows is what the daemon said. Three commands need no daemon:
 //! `doctor` looks at this computer, `cp` reads and writes its files, and `demo` runs this program as its user would.
 //!
-//! On Unix it is all of `unix.rs`. On Windows, `windows.rs` has the commands that the daemon there answers.
+//! - `cmd/` has a file for each subcommand: its arguments and their help, the call, the rendering.
+//! - [`config`] is what holds where neither an argument nor the environment says anything.
+//! - [`client`] is the daemon's API, blocking; it starts the daemon when none runs, and puts prompts to the terminal.
+//! - [`completion`] is what a shell is answered while a command line is typed.
+//! - [`output`] is everything that is printed.
+//!
+//! All that is of Unix. On Windows, `windows.rs` has the commands that the daemon there answers.
 //!
 //! Invariants: with `--json`, standard output carries one document (or one a line) and nothing else; the exit code
 //! alone tells how it went; names are bytes, and none of them moves a terminal's cursor.
 
 #[cfg(unix)]
-#[path = "unix.rs"]
-mod parts;
+pub mod client;
+#[cfg(unix)]
+pub mod cmd;
+#[cfg(unix)]
+pub mod completion;
+#[cfg(unix)]
+pub mod config;
+#[cfg(unix)]
+pub mod context;
+#[cfg(unix)]
+pub mod conversation;
+#[cfg(unix)]
+pub mod docs;
+#[cfg(unix)]
+pub mod error;
+#[cfg(unix)]
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(unix)]
+pub mod interrupt;
+#[cfg(unix)]
+pub mod output;
+#[cfg(unix)]
+pub mod prompt;
+#[cfg(unix)]
+pub mod system;
+#[cfg(unix)]
+pub mod terminal;
+#[cfg(unix)]
+mod unix;
 #[cfg(windows)]
 mod windows;
 
 #[cfg(unix)]
-pub use parts::*;
+pub use unix::*;
 #[cfg(windows)]
 pub use windows::*;

@@ -1,10 +1,4 @@
 //! The command line of Unix.
-//!
-//! - `cmd/` has a file for each subcommand: its arguments and their help, the call, the rendering.
-//! - [`config`] is what holds where neither an argument nor the environment says anything.
-//! - [`client`] is the daemon's API, blocking; it starts the daemon when none runs, and puts prompts to the terminal.
-//! - [`completion`] is what a shell is answered while a command line is typed.
-//! - [`output`] is everything that is printed.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -13,26 +7,12 @@ use std::time::SystemTime;
 use wire::api::ErrorKind;
 use wire::api::time::Timestamp;
 
+use crate::cmd;
+use crate::completion;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::{Format, Output, Sink};
 use crate::prompt::Prompter;
-
-pub mod client;
-pub mod cmd;
-pub mod completion;
-pub mod config;
-pub mod context;
-pub mod conversation;
-pub mod docs;
-pub mod error;
-#[cfg(test)]
-pub(crate) mod fake;
-pub mod interrupt;
-pub mod output;
-pub mod prompt;
-pub mod system;
-pub mod terminal;
 
 /// What the program is to do when the command line is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

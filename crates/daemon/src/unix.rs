@@ -1,38 +1,4 @@
-//! The daemon of Unix.
-//!
-//! - [`owner`]: the one task that owns the state, and the one enum of what can wake it.
-//! - [`mount`]: the task of a mount: its worker, from `start` to the last cleaning up.
-//! - [`thread`]: what is done to threads.
-//! - [`connection`]: the task of a connection, and the traits by which machines are reached.
-//! - [`bus`], [`world`]: what is told to whoever wants to know, and what happens to this computer.
-//! - [`session`], [`rpc`]: clients and what they ask for, a file for each noun.
-//! - [`endpoint`]: where clients come in.
-//! - [`domains`]: mounts that the system serves itself.
-//! - [`database`], [`log`]: what is kept on disk.
-//! - `system`: what each system has a way of its own for.
-
-pub mod bus;
-pub mod connection;
-pub mod database;
-pub mod domains;
-pub mod endpoint;
-pub mod failure;
-pub mod images;
-pub mod log;
-pub mod mount;
-pub mod order;
-pub mod owner;
-pub mod process;
-pub mod prompt;
-pub mod rpc;
-pub mod session;
-pub mod shutdown;
-pub(crate) mod system;
-pub mod thread;
-pub mod tunnel;
-pub mod vm;
-pub mod workspace;
-pub mod world;
+//! The daemon of Unix, from its start to its end.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -57,19 +23,22 @@ use wire::api::mount::Force;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::paths::Paths;
 
-use connection::{CommandSessions, DockerConnector, HostConnector, SshConnector, SshSettings, VmConnector};
-use database::{Database, ThreadPhase};
-use domains::Domains;
-use endpoint::Endpoint;
-use failure::failure;
-use log::Echo;
-use mount::MountContext;
-use mount::adoption::{self, Adopted, Login, Outcome};
-use mount::goodbye::Goodbye;
-use mount::worker::{Launch, Programs};
-use owner::{Connectors, Event, Monitoring, Owner, OwnerHandle, Surroundings, ThreadEvent};
-use rpc::Daemon;
-use thread::ThreadContext;
+use crate::connection::{
+    CommandSessions, DockerConnector, HostConnector, SshConnector, SshSettings, VmConnector,
+};
+use crate::database::{Database, ThreadPhase};
+use crate::domains::Domains;
+use crate::endpoint::Endpoint;
+use crate::failure::failure;
+use crate::log::Echo;
+use crate::mount::MountContext;
+use crate::mount::adoption::{self, Adopted, Login, Outcome};
+use crate::mount::goodbye::Goodbye;
+use crate::mount::worker::{Launch, Programs};
+use crate::owner::{Connectors, Event, Monitoring, Owner, OwnerHandle, Surroundings, ThreadEvent};
+use crate::rpc::Daemon;
+use crate::thread::ThreadContext;
+use crate::{connection, endpoint, images, log, mount, session, shutdown, thread, vm, workspace, world};
 
 /// Clients served at once. The next one waits until one goes.
 pub const CLIENTS_MAX: usize = 256;
