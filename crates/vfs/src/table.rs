@@ -28,6 +28,7 @@ pub(crate) mod ledger;
 pub(crate) mod locks;
 mod node;
 mod told;
+mod untold;
 mod walks;
 
 use std::collections::{HashMap, VecDeque};
@@ -123,6 +124,16 @@ pub enum Notice {
     Content(Ino),
     /// The attributes and the listing of this directory, also what was answered to one who is listing it.
     Listing(Ino),
+}
+
+impl Notice {
+    /// Of which node it takes attributes back.
+    pub(crate) fn node(&self) -> Option<Ino> {
+        match self {
+            Notice::Attributes(ino) | Notice::Content(ino) | Notice::Listing(ino) => Some(*ino),
+            Notice::Name { .. } | Notice::Replaced { .. } => None,
+        }
+    }
 }
 
 /// The number of no change: a ticket of it never holds.
@@ -610,6 +621,7 @@ impl Table {
         node.crossed = None;
         self.record_name(ino, parent, name);
         for (parent, name) in stale {
+            self.record_no_name(ino, parent, &name);
             self.doubt_name(parent, &name);
         }
     }

@@ -22,13 +22,12 @@ mod walks;
 mod writes;
 
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 pub use attributes::AttributeTarget;
@@ -58,9 +57,6 @@ use record::{Begun, Journalling, Recorder};
 
 /// A source that answers within this time is near: about what a person's or a script's next step takes.
 const NEAR: Duration = Duration::from_millis(5);
-
-/// How long it may take whoever has learnt something to tell the kernel: a few instructions, unless another thread runs.
-const TOLD_WITHIN: Duration = Duration::from_millis(20);
 
 /// What `close` waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,8 +130,6 @@ pub struct Vfs<S: Source> {
     next_handle: AtomicU64,
     /// Raised with every change that the source told, and every notice.
     told: AtomicU64,
-    /// Shared by whoever has learnt something that the kernel has not been told. Taken before the table's lock.
-    untold: RwLock<()>,
     unwritten: Arc<Semaphore>,
     ahead: Arc<Semaphore>,
     /// Turns of those who look into the data cache.
@@ -152,26 +146,6 @@ pub struct Vfs<S: Source> {
     walked: Notify,
     /// Tells walks that a reader has gone on, or waits.
     wanted: Notify,
-}
-
-/// What the kernel is to be told of what is being learnt. Between the one and the other the table is ahead of the kernel.
-struct Telling<'a> {
-    notices: Vec<Notice>,
-    _untold: RwLockReadGuard<'a, ()>,
-}
-
-impl Deref for Telling<'_> {
-    type Target = Vec<Notice>;
-
-    fn deref(&self) -> &Vec<Notice> {
-        &self.notices
-    }
-}
-
-impl DerefMut for Telling<'_> {
-    fn deref_mut(&mut self) -> &mut Vec<Notice> {
-        &mut self.notices
-    }
 }
 
 impl<S: Source> Vfs<S> {
@@ -201,7 +175,6 @@ impl<S: Source> Vfs<S> {
             expected: Expectations::default(),
             closing: Mutex::default(),
             told: AtomicU64::new(0),
-            untold: RwLock::new(()),
             unwritten: Arc::new(Semaphore::new(UNWRITTEN_BYTES_MAX)),
             near: AtomicBool::new(false),
             ahead: Arc::new(Semaphore::new(AHEAD_BYTES_MAX)),
@@ -301,37 +274,38 @@ impl<S: Source> Vfs<S> {
         });
     }
 
-    /// To be had before something is learnt, and given to [`Vfs::notify`] after it.
-    fn telling(&self) -> Telling<'_> {
-        // Recursive: what ends while something is learnt tells of itself.
-        Telling { notices: Vec::new(), _untold: self.untold.read_recursive() }
-    }
-
-    /// Takes something in, and tells the kernel of what follows.
+    /// Takes something in, and tells the kernel what follows.
     fn learn<T>(&self, learn: impl FnOnce(&mut Table, &mut Vec<Notice>) -> T) -> T {
-        let mut telling = self.telling();
-        let learnt = learn(&mut self.table.lock(), &mut telling);
-        self.notify(telling);
+        let (learnt, notices) = self.learn_untold(learn);
+        self.notify(notices);
         learnt
     }
 
-    /// Whether the kernel has been told of all that the table knew before this was called, which may take a moment.
-    fn is_all_told(&self) -> bool {
-        self.untold.try_write_for(TOLD_WITHIN).is_some()
+    /// Takes something in. The kernel is still to be told, by [`Vfs::notify`]: until then who opens one of the files is told
+    /// not to believe what the kernel has.
+    fn learn_untold<T>(&self, learn: impl FnOnce(&mut Table, &mut Vec<Notice>) -> T) -> (T, Vec<Notice>) {
+        let mut notices = Vec::new();
+        let mut table = self.table.lock();
+        let learnt = learn(&mut table, &mut notices);
+        table.begin_telling(&notices);
+        (learnt, notices)
     }
 
-    fn notify(&self, telling: Telling<'_>) {
-        let Telling { notices, _untold: untold } = telling;
+    fn notify(&self, notices: Vec<Notice>) {
+        if notices.is_empty() {
+            return;
+        }
         for notice in &notices {
             if let Notice::Content(ino) = notice {
                 self.content_changed(*ino);
             }
         }
-        if !notices.is_empty() {
-            self.told.fetch_add(1, Ordering::Release);
-            self.kernel.notify(notices);
+        let nodes: Vec<_> = notices.iter().filter_map(Notice::node).collect();
+        self.told.fetch_add(1, Ordering::Release);
+        self.kernel.notify(notices);
+        if !nodes.is_empty() {
+            self.table.lock().end_telling(&nodes);
         }
-        drop(untold);
     }
 
     /// What was read before of the node's content may no longer be what it holds.

@@ -2,15 +2,14 @@
 //!
 //! The kernel takes the inode's lock to carry a notice out, and a request on that inode may hold the lock
 //! until it is answered. So a thread that answers requests must never write a notice, nor wait for one to be
-//! written. A [`Notifier`] has a thread of its own for it and a queue of [`NOTICES_QUEUED_MAX`]:
+//! written. A [`Notifier`] has a thread of its own for it and a queue of [`NOTICES_QUEUED_MAX`], besides [`NAMES_QUEUED_MAX`] names:
 //!
 //! - A notice that is already waiting is not queued again, and a range is not queued behind its whole inode.
 //! - When the queue is full, [`Notice::Store`] is dropped: it only saves a later READ.
-//! - Any other notice must not be lost. Where the server can list every name that the kernel may know, all queued names
-//!   are replaced by one [`Notice::AllNames`].
-//! - The expiry of a name is written a second time, [`REPEATED_AFTER`] later; see below.
-//! - If that makes no room either, [`Notifier::send`] waits for room and [`Notifier::try_send`] gives the
-//!   notice back. Only a thread that answers no requests may call `send`.
+//! - Any other notice must not be lost: [`Notifier::send`] waits for room and [`Notifier::try_send`] gives the notice back.
+//!   Only a thread that answers no requests may call `send`.
+//! - The expiry of a name is written a second time, [`REPEATED_AFTER`] later; see below. When so many wait for that, nothing else
+//!   is written before.
 //!
 //! An answer that was given before a change may reach the kernel's caches after the notice of that change. Where the one
 //! who asked holds the directory's lock, as whoever looks up a name that is not cached and whoever lists, a notice that
@@ -41,13 +40,16 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{fmt, io, mem, thread};
+use std::{io, mem, thread};
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
-/// Notices that wait: the names of a source tree can change at once, as a checkout does it, without anyone
-/// waiting. That is about 2 MiB with names of the usual length, and 20 MiB with the longest.
+/// Notices that wait, without names.
 pub const NOTICES_QUEUED_MAX: usize = 8192;
+
+/// Names that wait, and those that wait to be written again: the names of a large tree can change at once, as a checkout or the
+/// removal of it does it, without anyone waiting. That is about 16 MiB with names of the usual length, and 40 MiB with the longest.
+pub const NAMES_QUEUED_MAX: usize = 128 << 10;
 
 /// Payload bytes of [`Notice::Store`] that wait; what is above is dropped.
 pub const STORE_BYTES_QUEUED_MAX: usize = 8 << 20;
@@ -113,8 +115,6 @@ pub enum Notice {
         /// What is there.
         bytes: Bytes,
     },
-    /// Every name that the kernel may know is to be looked up again.
-    AllNames(AllNames),
     /// A poller with this handle should ask again.
     PollWakeup {
         /// From the POLL request.
@@ -124,34 +124,6 @@ pub enum Notice {
     /// be queued again, with the resend bit. EINVAL before Linux 6.9.
     Resend,
 }
-
-/// Lists every name that the kernel may know, when that is written: each with its directory.
-#[derive(Clone)]
-pub struct AllNames {
-    list: Arc<dyn Fn() -> Vec<(u64, Vec<u8>)> + Send + Sync>,
-    how: Forgetting,
-}
-
-impl AllNames {
-    /// `list` is called by the notifier's thread. A name too many does no harm.
-    pub fn new(how: Forgetting, list: impl Fn() -> Vec<(u64, Vec<u8>)> + Send + Sync + 'static) -> Self {
-        Self { list: Arc::new(list), how }
-    }
-}
-
-impl fmt::Debug for AllNames {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AllNames").field("how", &self.how).finish_non_exhaustive()
-    }
-}
-
-impl PartialEq for AllNames {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.list, &other.list) && self.how == other.how
-    }
-}
-
-impl Eq for AllNames {}
 
 /// How a name is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -197,7 +169,6 @@ pub fn write(device: &Device, notice: &Notice) -> Result<Effect, Errno> {
             let fixed = abi::NotifyStoreOut { nodeid: *node, offset: *offset, size, padding: 0 };
             post(device, code::STORE, &[fixed.as_bytes(), bytes])
         }
-        Notice::AllNames(all) => expire_all(device, all),
         Notice::PollWakeup { kernel_handle } => {
             post(device, code::POLL, &[abi::NotifyPollWakeupOut { kh: *kernel_handle }.as_bytes()])
         }
@@ -207,18 +178,6 @@ pub fn write(device: &Device, notice: &Notice) -> Result<Effect, Errno> {
 
 fn invalidate(device: &Device, ino: u64, off: i64, len: i64) -> Result<Effect, Errno> {
     post(device, code::INVAL_INODE, &[abi::NotifyInvalInodeOut { ino, off, len }.as_bytes()])
-}
-
-/// Tells of every name, whatever becomes of one; the first that was refused says why.
-fn expire_all(device: &Device, all: &AllNames) -> Result<Effect, Errno> {
-    let mut outcome = Ok(Effect::Absent);
-    for (parent, name) in (all.list)() {
-        match expire(device, parent, &name, all.how) {
-            Ok(Effect::Absent) => {}
-            effect => outcome = outcome.and(effect),
-        }
-    }
-    outcome
 }
 
 fn expire(device: &Device, parent: u64, name: &[u8], how: Forgetting) -> Result<Effect, Errno> {
@@ -291,7 +250,6 @@ enum Key {
     Range(u64, u64, u64),
     Entry(u64, Vec<u8>, Forgetting),
     Delete(u64, u64, Vec<u8>),
-    AllNames,
     PollWakeup(u64),
 }
 
@@ -303,7 +261,6 @@ fn key(notice: &Notice) -> Option<Key> {
         Notice::Range { node, offset, length } => Key::Range(*node, *offset, *length),
         Notice::Entry { parent, name, how } => Key::Entry(*parent, name.clone(), *how),
         Notice::Delete { parent, child, name } => Key::Delete(*parent, *child, name.clone()),
-        Notice::AllNames(_) => Key::AllNames,
         Notice::PollWakeup { kernel_handle } => Key::PollWakeup(*kernel_handle),
         Notice::Store { .. } | Notice::Resend => return None,
     })
@@ -314,9 +271,6 @@ struct Queued {
     notice: Notice,
 }
 
-/// Before everything that was queued at the time: the place of what stands for queued names.
-const SEQUENCE_FIRST: u64 = 0;
-
 /// The queue without its thread: no I/O, no waiting.
 struct Queue {
     notices: VecDeque<Queued>,
@@ -326,12 +280,12 @@ struct Queue {
     store_bytes: usize,
     /// How many notices about each node wait or are being written.
     pending: HashMap<u64, usize>,
-    /// To be written a second time, and when: the earliest first, [`NOTICES_QUEUED_MAX`] of them at the most.
+    /// How many of them are names.
+    names: usize,
+    /// To be written a second time, and when: the earliest first, [`NAMES_QUEUED_MAX`] of them at the most.
     repeats: VecDeque<(Instant, Notice)>,
     sequence: u64,
     writing: Option<u64>,
-    /// What stands for all names, if there is such.
-    all_names: Option<AllNames>,
     is_closed: bool,
     counts: Counts,
 }
@@ -342,16 +296,16 @@ enum Taken {
 }
 
 impl Queue {
-    fn new(all_names: Option<AllNames>) -> Self {
+    fn new() -> Self {
         Self {
             notices: VecDeque::new(),
             waiting: HashSet::new(),
             store_bytes: 0,
             pending: HashMap::new(),
             repeats: VecDeque::new(),
-            sequence: SEQUENCE_FIRST,
+            sequence: 0,
+            names: 0,
             writing: None,
-            all_names,
             is_closed: false,
             counts: Counts::default(),
         }
@@ -362,10 +316,12 @@ impl Queue {
             self.counts.merged += 1;
             return Taken::Yes;
         }
+        let is_full = match is_name(&notice) {
+            true => self.names >= NAMES_QUEUED_MAX,
+            false => self.notices.len() - self.names >= NOTICES_QUEUED_MAX,
+        };
         if let Notice::Store { node, bytes, .. } = &notice {
-            if self.notices.len() >= NOTICES_QUEUED_MAX
-                || self.store_bytes + bytes.len() > STORE_BYTES_QUEUED_MAX
-            {
+            if is_full || self.store_bytes + bytes.len() > STORE_BYTES_QUEUED_MAX {
                 self.counts.dropped += 1;
                 return Taken::Yes;
             }
@@ -373,17 +329,14 @@ impl Queue {
             let node = *node;
             self.waiting.retain(|key| !concerns(key, node));
         }
-        if self.notices.len() >= NOTICES_QUEUED_MAX && !self.replace_names() {
+        if is_full {
             return Taken::Full(notice);
-        }
-        if self.covers(&notice) {
-            self.counts.merged += 1;
-            return Taken::Yes;
         }
         self.waiting.extend(key(&notice));
         if let Some(node) = taken_back(&notice) {
             *self.pending.entry(node).or_default() += 1;
         }
+        self.names += usize::from(is_name(&notice));
         self.sequence += 1;
         self.notices.push_back(Queued { sequence: self.sequence, notice });
         Taken::Yes
@@ -399,27 +352,14 @@ impl Queue {
         by_wider || key(notice).is_some_and(|key| self.waiting.contains(&key))
     }
 
-    /// Makes room if there are names in the queue and something that stands for all. That goes to the front, so that it is
-    /// never later than a name that it stands for.
-    fn replace_names(&mut self) -> bool {
-        let Some(all) = self.all_names.clone() else { return false };
-        let before = self.notices.len();
-        self.notices.retain(|queued| !matches!(queued.notice, Notice::Entry { .. } | Notice::AllNames(_)));
-        let removed = before - self.notices.len();
-        if removed == 0 {
-            return false;
-        }
-        self.waiting.retain(|key| !matches!(key, Key::Entry(..)));
-        self.waiting.insert(Key::AllNames);
-        self.notices.push_front(Queued { sequence: SEQUENCE_FIRST, notice: Notice::AllNames(all) });
-        self.counts.merged += removed as u64;
-        removed > 1
-    }
-
     /// The next notice to write. Its key is given up before the write: a change that comes during the write
-    /// is queued again, since the kernel may have acted before it.
+    /// is queued again, since the kernel may have acted before it. None while there is no room for its being repeated.
     fn pop(&mut self) -> Option<Notice> {
+        if self.repeats.len() >= NAMES_QUEUED_MAX {
+            return None;
+        }
         let Queued { sequence, notice } = self.notices.pop_front()?;
+        self.names -= usize::from(is_name(&notice));
         if let Notice::Store { bytes, .. } = &notice {
             self.store_bytes -= bytes.len();
         }
@@ -430,24 +370,10 @@ impl Queue {
         Some(notice)
     }
 
-    /// Has the expiry of a name written again later. Where there is no room, that of all names.
+    /// Has the expiry of a name written again later.
     fn repeat_later(&mut self, notice: Notice, now: Instant) {
-        let due = now + REPEATED_AFTER;
-        match &notice {
-            Notice::Entry { how: Forgetting::Expire, .. } if self.repeats.len() < NOTICES_QUEUED_MAX => {
-                self.repeats.push_back((due, notice));
-            }
-            Notice::Entry { how: Forgetting::Expire, .. } => {
-                if let Some(all) = self.all_names.clone() {
-                    self.repeats.clear();
-                    self.repeats.push_back((due, Notice::AllNames(all)));
-                }
-            }
-            Notice::AllNames(_) => {
-                self.repeats.clear();
-                self.repeats.push_back((due, notice));
-            }
-            _ => {}
+        if matches!(notice, Notice::Entry { how: Forgetting::Expire, .. }) {
+            self.repeats.push_back((now + REPEATED_AFTER, notice));
         }
     }
 
@@ -479,6 +405,10 @@ impl Queue {
         self.writing.is_none_or(is_later)
             && self.notices.front().is_none_or(|queued| is_later(queued.sequence))
     }
+}
+
+fn is_name(notice: &Notice) -> bool {
+    matches!(notice, Notice::Entry { .. } | Notice::Delete { .. })
 }
 
 /// The node of which the notice takes something back that the kernel believes.
@@ -514,10 +444,10 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Starts the thread. `all_names` stands for names for which there is no room; without it whoever sends them waits.
-    pub fn start(device: Arc<Device>, all_names: Option<AllNames>) -> io::Result<Self> {
+    /// Starts the thread.
+    pub fn start(device: Arc<Device>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue::new(all_names)),
+            queue: Mutex::new(Queue::new()),
             work: Condvar::new(),
             progress: Condvar::new(),
             written: tokio::sync::Notify::new(),
@@ -599,6 +529,7 @@ impl Notifier {
         let mut queue = self.shared.queue.lock();
         queue.is_closed = true;
         drop(mem::take(&mut queue.notices));
+        queue.names = 0;
         queue.waiting.clear();
         queue.pending.clear();
         queue.repeats.clear();
@@ -665,22 +596,18 @@ mod tests {
         Notice::Inode { node: node as u64 }
     }
 
-    fn all() -> AllNames {
-        AllNames::new(Forgetting::Expire, Vec::new)
-    }
-
-    fn filled(all_names: Option<AllNames>, notice: fn(usize) -> Notice) -> Queue {
-        let mut queue = Queue::new(all_names);
-        for number in 0..NOTICES_QUEUED_MAX {
+    fn filled(number: usize, notice: fn(usize) -> Notice) -> Queue {
+        let mut queue = Queue::new();
+        for number in 0..number {
             assert!(matches!(queue.push(notice(number)), Taken::Yes));
         }
-        assert_eq!(queue.notices.len(), NOTICES_QUEUED_MAX);
+        assert_eq!(queue.notices.len(), number);
         queue
     }
 
     #[test]
     fn a_notice_that_waits_already_is_not_queued_twice() {
-        let mut queue = Queue::new(None);
+        let mut queue = Queue::new();
         let range = Notice::Range { node: 1, offset: 0, length: 10 };
         for notice in [inode(1), inode(1), range, Notice::Attributes { node: 1 }, entry(1), entry(1)] {
             assert!(matches!(queue.push(notice), Taken::Yes));
@@ -691,7 +618,7 @@ mod tests {
 
     #[test]
     fn a_change_during_the_write_of_its_notice_is_queued_again() {
-        let mut queue = Queue::new(None);
+        let mut queue = Queue::new();
         let _ = queue.push(inode(1));
         assert_eq!(queue.pop(), Some(inode(1)));
         let _ = queue.push(inode(1));
@@ -700,7 +627,7 @@ mod tests {
 
     #[test]
     fn a_node_is_behind_until_all_notices_about_it_are_written() {
-        let mut queue = Queue::new(None);
+        let mut queue = Queue::new();
         let is_behind = |queue: &Queue| [1, 2].map(|node| queue.pending.contains_key(&node));
         let _ = (queue.push(inode(1)), queue.push(inode(1)), queue.push(entry(2)));
         assert_eq!(is_behind(&queue), [true, false]);
@@ -717,7 +644,7 @@ mod tests {
 
     #[test]
     fn bytes_stored_in_between_are_invalidated_too() {
-        let mut queue = Queue::new(None);
+        let mut queue = Queue::new();
         let _ = queue.push(inode(1));
         let _ = queue.push(Notice::Store { node: 1, offset: 0, bytes: Bytes::from_static(b"x") });
         let _ = queue.push(inode(1));
@@ -726,7 +653,7 @@ mod tests {
 
     #[test]
     fn the_expiry_of_a_name_is_written_once_more_and_no_third_time() {
-        let mut queue = Queue::new(Some(all()));
+        let mut queue = Queue::new();
         let now = Instant::now();
         let dropped = Notice::Entry { parent: 1, name: b"dropped".to_vec(), how: Forgetting::Drop };
         for notice in [inode(1), dropped, entry(1)] {
@@ -738,56 +665,46 @@ mod tests {
     }
 
     #[test]
-    fn too_many_expiries_to_be_repeated_become_one_of_all() {
-        let all = all();
-        let mut queue = Queue::new(Some(all.clone()));
+    fn while_too_many_wait_to_be_repeated_nothing_else_is_written() {
+        let mut queue = Queue::new();
         let now = Instant::now();
-        (0..=NOTICES_QUEUED_MAX).for_each(|number| queue.repeat_later(entry(number), now));
-        assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), Some(Notice::AllNames(all)));
-        assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), None);
-    }
-
-    #[test]
-    fn a_full_queue_of_names_becomes_one_notice() {
-        let all = all();
-        let mut queue = filled(Some(all.clone()), entry);
-        assert!(matches!(queue.push(inode(1)), Taken::Yes));
-        assert_eq!(queue.pop(), Some(Notice::AllNames(all)));
-        assert_eq!(queue.pop(), Some(inode(1)));
+        (0..NAMES_QUEUED_MAX).for_each(|number| queue.repeat_later(entry(number), now));
+        let _ = queue.push(inode(1));
         assert_eq!(queue.pop(), None);
+        assert_eq!(queue.pop_repeat(now + REPEATED_AFTER), Some(entry(0)));
+        assert_eq!(queue.pop(), Some(inode(1)));
     }
 
     #[test]
-    fn a_full_queue_gives_the_notice_back_when_nothing_can_be_merged() {
-        for mut queue in [filled(Some(all()), inode), filled(None, entry)] {
-            let extra = Notice::Inode { node: u64::MAX };
+    fn a_full_queue_gives_the_notice_back() {
+        for (most, notice) in [(NAMES_QUEUED_MAX, entry as fn(usize) -> Notice), (NOTICES_QUEUED_MAX, inode)]
+        {
+            let mut queue = filled(most, notice);
+            let extra = notice(most);
             assert!(matches!(queue.push(extra.clone()), Taken::Full(back) if back == extra));
+            assert_eq!(queue.pop(), Some(notice(0)));
+            assert!(matches!(queue.push(extra), Taken::Yes));
         }
     }
 
     #[test]
-    fn a_full_queue_drops_bytes_to_store() {
-        let mut queue = filled(None, inode);
-        let store = |length| Notice::Store { node: 1, offset: 0, bytes: vec![0; length].into() };
-        assert!(matches!(queue.push(store(1)), Taken::Yes));
-        let mut empty = Queue::new(None);
-        assert!(matches!(empty.push(store(STORE_BYTES_QUEUED_MAX)), Taken::Yes));
-        assert!(matches!(empty.push(store(1)), Taken::Yes));
-        assert_eq!((queue.counts.dropped, empty.counts.dropped, empty.notices.len()), (1, 1, 1));
+    fn names_leave_room_for_all_else() {
+        let mut queue = filled(NAMES_QUEUED_MAX, entry);
+        for node in 0..NOTICES_QUEUED_MAX {
+            assert!(matches!(queue.push(inode(node)), Taken::Yes));
+        }
+        assert!(matches!(queue.push(inode(NOTICES_QUEUED_MAX)), Taken::Full(_)));
     }
 
     #[test]
-    fn a_flush_waits_for_what_stands_for_the_names_before_it() {
-        let all = Notice::AllNames(all());
-        let Notice::AllNames(names) = &all else { unreachable!("it is") };
-        let mut queue = filled(Some(names.clone()), entry);
-        let before = queue.sequence;
-        let _ = queue.push(inode(1));
-        assert!(!queue.is_past(before));
-        assert_eq!(queue.pop().as_ref(), Some(&all));
-        assert!(!queue.is_past(before));
-        queue.finished(&all, Ok(Effect::Applied));
-        assert!(queue.is_past(before));
+    fn a_full_queue_drops_bytes_to_store() {
+        let mut queue = filled(NOTICES_QUEUED_MAX, inode);
+        let store = |length| Notice::Store { node: 1, offset: 0, bytes: vec![0; length].into() };
+        assert!(matches!(queue.push(store(1)), Taken::Yes));
+        let mut empty = Queue::new();
+        assert!(matches!(empty.push(store(STORE_BYTES_QUEUED_MAX)), Taken::Yes));
+        assert!(matches!(empty.push(store(1)), Taken::Yes));
+        assert_eq!((queue.counts.dropped, empty.counts.dropped, empty.notices.len()), (1, 1, 1));
     }
 
     #[test]

@@ -241,9 +241,7 @@ impl Server {
     pub fn start<S: Source>(start: Start<'_, S>) -> std::result::Result<Server, ServeError> {
         let Start { devices, begin, .. } = start;
         let [device, ..] = devices else { return Err(ServeError::Unmounted) };
-        let vfs = Arc::downgrade(&start.vfs);
-        let names = move || vfs.upgrade().map_or(Vec::new(), |vfs| vfs.known_names());
-        start.kernel.start(device, &start.negotiated, names).map_err(ServeError::Thread)?;
+        start.kernel.start(device, &start.negotiated).map_err(ServeError::Thread)?;
         let kernel = start.kernel.clone();
         if begin == Begin::Takeover {
             notify::write(device, &Notice::Resend).map_err(ServeError::Resend)?;
@@ -393,7 +391,9 @@ impl<S: Source> Serving<S> {
     /// Makes the kernel doubt all that the predecessor told it.
     fn doubt_all(self: &Arc<Self>) {
         let serving = self.clone();
-        self.runtime.spawn_blocking(move || serving.kernel.doubt(serving.vfs.known_nodes()));
+        self.runtime.spawn_blocking(move || {
+            serving.kernel.doubt(serving.vfs.known_names(), serving.vfs.known_nodes());
+        });
     }
 
     /// Polls `operation` once, and answers or leaves the rest to the runtime.

@@ -389,7 +389,7 @@ fn what_the_kernel_remembers_changes_by_a_notice() {
         return;
     }
     let mounted = Mounted::new(&Tiny::new(b"one"));
-    let notifier = Notifier::start(Arc::clone(&mounted.device), None).unwrap();
+    let notifier = Notifier::start(Arc::clone(&mounted.device)).unwrap();
     assert_eq!(mounted.read(), b"one");
     // Of the same length: another size alone makes the kernel drop what it has.
     mounted.tiny.update(|state| state.content = b"two".to_vec());
@@ -417,7 +417,7 @@ fn what_the_kernel_remembers_changes_by_a_notice() {
 /// A cached name that has expired is asked for without the directory's lock: a notice overtakes its answer.
 fn believes_a_name_that_was_told_meanwhile(how: Forgetting) -> bool {
     let mounted = Mounted::new(&Tiny::new(b"one"));
-    let notifier = Notifier::start(Arc::clone(&mounted.device), None).unwrap();
+    let notifier = Notifier::start(Arc::clone(&mounted.device)).unwrap();
     let tell = |how| {
         notifier.send(Notice::Entry { parent: ROOT_ID, name: NAME.to_vec(), how }).unwrap();
         notifier.flush(DEADLINE).unwrap();
@@ -467,7 +467,7 @@ fn a_listing_that_was_answered_before_a_notice_is_not_kept_after_it() {
         return;
     }
     let mounted = Mounted::new(&Tiny::with(b"one", InitFlags::NONE));
-    let notifier = Notifier::start(Arc::clone(&mounted.device), None).unwrap();
+    let notifier = Notifier::start(Arc::clone(&mounted.device)).unwrap();
     let list = |path: PathBuf| fs::read_dir(path).unwrap().count();
     mounted.tiny.update(|state| state.holds = Some(Holds::Listing));
     let path = mounted.path.clone();

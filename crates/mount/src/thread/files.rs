@@ -156,7 +156,7 @@ impl Files {
         let (handles, open) = (HashMap::new(), HashMap::new());
         let state = Mutex::new(State { handles, open, record, contents: 0 });
         let notifier = match negotiated.has(InitFlags::PASSTHROUGH) {
-            true => Some(Notifier::start(device.clone(), None)?),
+            true => Some(Notifier::start(device.clone())?),
             false => None,
         };
         let stamps = Mutex::default();

@@ -1,9 +1,14 @@
-//! Names that the kernel may believe not to be there.
+//! Names that the kernel may know and that are no node's.
 //!
 //! A successor makes the kernel doubt every name that it may know. Those of files follow from the nodes that it was given; these
-//! follow from nothing, and so are recorded as they are told, unless the kernel forgets them by itself before it matters.
+//! follow from nothing:
+//!
+//! - Names of which it was told that they are not there. They are recorded as they are told, unless the kernel forgets them by
+//!   itself before it matters, and are remembered until the kernel is told otherwise.
+//! - Names that a node has lost. The kernel has been told to forget them, but a notice waits for other requests, and may be lost
+//!   with its writer. The latest are remembered: those before have been carried out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::file::Name;
 
@@ -12,9 +17,13 @@ use super::{Believe, Ino, Table, UNLEASED_MS};
 /// How many are remembered: some 16 MiB. Those above are believed for [`UNLEASED_MS`].
 const REMEMBERED_MAX: usize = 128 << 10;
 
+/// How many of those that a node has lost: more than can wait to be told.
+const LOST_MAX: usize = 128 << 10;
+
 /// See the module's documentation. It may have more than the kernel still knows.
 #[derive(Debug, Default)]
 pub(super) struct AbsentNames {
+    lost: VecDeque<(Ino, Name)>,
     directories: HashMap<Ino, HashSet<Name>>,
     count: usize,
 }
@@ -61,6 +70,20 @@ impl AbsentNames {
         self.count -= self.directories.remove(&directory).map_or(0, |names| names.len());
     }
 
+    /// A node that the kernel has, or had, is not at this name any more.
+    pub(super) fn lost(&mut self, directory: Ino, name: Name) {
+        if self.lost.len() >= LOST_MAX {
+            self.lost.pop_front();
+        }
+        self.lost.push_back((directory, name));
+    }
+
+    /// Those that nodes have lost, the latest last.
+    pub(super) fn lost_lately(&self) -> impl Iterator<Item = &(Ino, Name)> {
+        self.lost.iter()
+    }
+
+    /// Those of which the kernel was told that they are not there.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Ino, &Name)> {
         self.directories.iter().flat_map(|(directory, names)| names.iter().map(|name| (*directory, name)))
     }

@@ -20,6 +20,9 @@ use super::locks::{HeldLock, Locks};
 use super::node::{Meaning, Node, Seen, Slot as NameSlot};
 use super::{Ino, Limits, Moment, Table};
 
+/// The number of no node.
+const NOBODY: u64 = 0;
+
 /// Memory kept for records between two writes: those of a page of a listing.
 const PENDING_CAPACITY_BYTES: usize = 64 << 10;
 
@@ -365,8 +368,11 @@ impl Table {
     }
 
     pub(super) fn record_no_name(&mut self, ino: Ino, parent: Ino, name: &Name) {
-        if self.ledger.is_some() && self.is_recorded(ino) {
-            self.record(kind::UNNAMED, &[ino.0, parent.0], name);
+        if self.is_recorded(ino)
+            && let Some(ledger) = &mut self.ledger
+        {
+            ledger.absent.lost(parent, name.clone());
+            ledger.push(kind::UNNAMED, &[ino.0, parent.0], name);
         }
     }
 
@@ -461,6 +467,8 @@ impl Table {
         handles.into_iter().for_each(|(handle, held)| ledger.push_handle(handle, held));
         let absent: Vec<_> = ledger.absent.iter().map(|(parent, name)| (parent, name.clone())).collect();
         absent.into_iter().for_each(|(parent, name)| ledger.push(kind::ABSENT, &[parent.0], &name));
+        let lost: Vec<_> = ledger.absent.lost_lately().cloned().collect();
+        lost.into_iter().for_each(|(parent, name)| ledger.push(kind::UNNAMED, &[NOBODY, parent.0], &name));
         let failures: Vec<_> = ledger.failures.iter().map(|(handle, errno)| (*handle, *errno)).collect();
         failures.into_iter().for_each(|(handle, errno)| ledger.push_failure(handle, Some(errno)));
         let locks: Vec<_> = ledger.locks.all().collect();
@@ -527,7 +535,9 @@ impl Replay {
             }
             kind::UNNAMED => {
                 let (ino, parent) = (Ino(number()?), Ino(number()?));
-                table.restore_no_name(ino, parent, &content.into());
+                let name: Name = content.into();
+                table.restore_no_name(ino, parent, &name);
+                ledger.absent.lost(parent, name);
             }
             kind::GONE => {
                 let ino = Ino(number()?);
@@ -656,12 +666,13 @@ impl Table {
         known.map(|(ino, _)| *ino).collect()
     }
 
-    /// Names that the kernel may believe to be there, or not to be there.
+    /// Every name that the kernel may know, some of them twice.
     pub(crate) fn known_names(&self) -> Vec<(Ino, Name)> {
         let present =
             self.nodes.values().filter(|node| node.lookups > 0).flat_map(|node| node.names.iter().cloned());
         let absent = self.ledger.iter().flat_map(|ledger| ledger.absent.iter());
-        present.chain(absent.map(|(parent, name)| (parent, name.clone()))).collect()
+        let lost = self.ledger.iter().flat_map(|ledger| ledger.absent.lost_lately());
+        present.chain(absent.map(|(parent, name)| (parent, name.clone()))).chain(lost.cloned()).collect()
     }
 
     /// Queues what nobody refers to, once handles have been registered again.

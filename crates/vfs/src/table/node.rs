@@ -129,6 +129,8 @@ pub(super) struct Node {
     pub(super) writing: u32,
     /// Changes under way from here that take a name from it.
     pub(super) leaving: u32,
+    /// Notices about it that are on their way to the kernel.
+    pub(super) untold: u32,
     /// A foreign change of the content may have hidden among our own.
     pub(super) suspect: bool,
     /// The content was made from here.
@@ -163,6 +165,7 @@ impl Node {
             opens: 0,
             writing: 0,
             leaving: 0,
+            untold: 0,
             suspect: false,
             own: false,
             told: None,

@@ -32,7 +32,7 @@ struct OpenDirectory {
     steady: Vec<String>,
 }
 
-/// A kernel: what it was given, and of what it believes the names that are not there.
+/// A kernel: what it was given, and the names that it knows. It is never told that one of them is another now.
 struct Kernel {
     memory: Arc<Memory>,
     vfs: Arc<Vfs<Memory>>,
@@ -40,7 +40,10 @@ struct Kernel {
     nodes: HashMap<Ino, (FileId, Kind, u64)>,
     files: Vec<(HandleId, Ino)>,
     directories: Vec<OpenDirectory>,
-    absent: HashSet<(Ino, Name)>,
+    /// Files of which others have taken a name: for a moment they are believed to be what they were.
+    touched: HashSet<FileId>,
+    /// What each name leads to; nothing, if it is not there.
+    names: HashMap<(Ino, Name), Option<Ino>>,
     requests: u64,
 }
 
@@ -50,8 +53,9 @@ impl Kernel {
         memory.list_by(1 + seed % 5);
         let vfs = recorded(&memory, Recording::Fresh(directory.to_owned()));
         let nodes = HashMap::from([(Ino::ROOT, (memory.root().id, Kind::Directory, 0))]);
-        let (files, directories, absent) = (Vec::new(), Vec::new(), HashSet::new());
-        Kernel { memory, vfs, random: Random(seed), nodes, files, directories, absent, requests: 0 }
+        let (files, directories, names) = (Vec::new(), Vec::new(), HashMap::new());
+        let touched = HashSet::new();
+        Kernel { memory, vfs, random: Random(seed), nodes, files, directories, touched, names, requests: 0 }
     }
 
     fn given(&mut self, view: View) {
@@ -78,13 +82,13 @@ impl Kernel {
         let slot = self.vfs.choose(request).await;
         let (parent, name) = (self.some(Kind::Directory).expect("the root"), self.name().as_bytes());
         let vfs = self.vfs.clone();
-        match self.random.below(14) {
+        match self.random.below(15) {
             0 | 1 => self.look_up(parent, name).await,
             2 => {
                 let create = vfs.create(parent, name, 0o644, OpenFlags { exclusive: true, ..BOTH }, CALLER);
                 if let Ok((view, opened)) = answering(request, slot, create).await {
                     self.given(view);
-                    self.knows_nothing(parent, name);
+                    self.knows(parent, name, Some(view.ino));
                     self.files.push((opened.handle, view.ino));
                 }
             }
@@ -92,13 +96,15 @@ impl Kernel {
                 let make = vfs.make_directory(parent, name, 0o755, CALLER);
                 if let Ok(view) = answering(request, slot, make).await {
                     self.given(view);
-                    self.knows_nothing(parent, name);
+                    self.knows(parent, name, Some(view.ino));
                 }
             }
             4 => {
                 let kind = if self.random.below(2) == 0 { Removal::Other } else { Removal::Directory };
                 self.look_up(parent, name).await;
-                let _refused = answering(request, slot, vfs.remove(parent, name, kind)).await;
+                if answering(request, slot, vfs.remove(parent, name, kind)).await.is_ok() {
+                    self.knows_nothing(parent, name);
+                }
             }
             5 | 6 => {
                 let (to, to_name) = (self.some(Kind::Directory).expect("the root"), self.name().as_bytes());
@@ -108,17 +114,18 @@ impl Kernel {
                 };
                 self.look_up(parent, name).await;
                 self.look_up(to, to_name).await;
-                let _refused =
-                    answering(request, slot, vfs.rename((parent, name), (to, to_name), mode)).await;
-                self.knows_nothing(parent, name);
-                self.knows_nothing(to, to_name);
+                let rename = vfs.rename((parent, name), (to, to_name), mode);
+                if answering(request, slot, rename).await.is_ok() {
+                    self.knows_nothing(parent, name);
+                    self.knows_nothing(to, to_name);
+                }
             }
             7 => {
                 if let Some(ino) = self.some(Kind::File)
                     && let Ok(view) = answering(request, slot, vfs.link(ino, parent, name)).await
                 {
                     self.given(view);
-                    self.knows_nothing(parent, name);
+                    self.knows(parent, name, Some(view.ino));
                 }
             }
             8 => {
@@ -147,6 +154,7 @@ impl Kernel {
             }
             11 => self.open_directory(parent).await,
             12 => self.list_some().await,
+            13 => self.removed_elsewhere(parent, name),
             _ => self.forget_some(),
         }
         vfs.commit();
@@ -158,16 +166,28 @@ impl Kernel {
         match self.vfs.lookup(parent, name).await {
             Ok(Looked::Present(view)) => {
                 self.given(view);
-                self.knows_nothing(parent, name);
+                self.knows(parent, name, Some(view.ino));
             }
-            Ok(Looked::Absent(Believe::Leased)) => drop(self.absent.insert((parent, name.into()))),
+            Ok(Looked::Absent(Believe::Leased)) => self.knows(parent, name, None),
             Ok(Looked::Absent(_)) | Err(_) => {}
         }
     }
 
-    /// Of a name that it does not believe not to be there.
+    fn knows(&mut self, parent: Ino, name: &[u8], what: Option<Ino>) {
+        self.names.insert((parent, name.into()), what);
+    }
+
     fn knows_nothing(&mut self, parent: Ino, name: &[u8]) {
-        self.absent.remove(&(parent, name.into()));
+        self.names.remove(&(parent, name.into()));
+    }
+
+    /// Somebody else removes a file, and the file system is told.
+    fn removed_elsewhere(&mut self, parent: Ino, name: &[u8]) {
+        let directory = self.nodes[&parent].0;
+        // There may be none of the name, or a directory.
+        let removed = self.memory.edit(|tree| tree.unlink(directory, &name.into()).ok());
+        self.touched.extend(removed);
+        self.memory.tell_all().into_iter().for_each(|changed| self.vfs.changed(changed));
     }
 
     fn some_file(&mut self) -> Option<(HandleId, Ino)> {
@@ -233,6 +253,7 @@ impl Kernel {
         }
         if let Some((_, _, count)) = self.nodes.remove(&ino) {
             self.vfs.forget(ino, count);
+            self.names.retain(|_, what| *what != Some(ino));
         }
     }
 
@@ -242,8 +263,9 @@ impl Kernel {
         let fresh = recorded(&self.memory, restored(directory));
         self.vfs = fresh;
         let doubted: HashSet<_> = self.vfs.known_names().into_iter().collect();
-        let missed: Vec<_> = self.absent.difference(&doubted).collect();
-        assert!(missed.is_empty(), "the kernel believes for ever that these are not there: {missed:?}");
+        let missed: Vec<_> = self.names.iter().filter(|(name, _)| !doubted.contains(name)).collect();
+        assert!(missed.is_empty(), "the kernel believes these for ever: {missed:?}");
+        self.names.clear();
         self.check().await;
     }
 
@@ -262,6 +284,7 @@ impl Kernel {
             let has_name = now.is_some_and(|now| now.links > 0);
             let found = vfs.attributes((*ino).into()).await.map(|(found, _)| found);
             match (has_name, found) {
+                _ if self.touched.contains(id) => {}
                 (true, found) => assert_eq!(found, Ok(now.expect("it is there")), "{ino:?}"),
                 (false, Ok(found)) => assert!(found.links == 0 || Some(found) == now, "{ino:?}: {found:?}"),
                 (false, Err(errno)) => {

@@ -64,16 +64,13 @@ impl<S: Source> Vfs<S> {
             false => self.stat(of).await?,
         };
         self.is_of(ino, &entry)?;
-        let mut notices = self.telling();
-        let believe = {
-            let mut table = self.table.lock();
+        self.learn(|table, notices| {
             if is_looked_into && let Some(believed) = table.attributes(ino, self.now())? {
                 return Ok(believed);
             }
-            table.learn_attributes(ino, entry.attributes, stamp, self.now(), &mut notices)?
-        };
-        self.notify(notices);
-        Ok((entry.attributes, believe))
+            let believe = table.learn_attributes(ino, entry.attributes, stamp, self.now(), notices)?;
+            Ok((entry.attributes, believe))
+        })
     }
 
     /// Who asks for the attributes of a far directory in which nothing was asked for is about to ask for a name in it.

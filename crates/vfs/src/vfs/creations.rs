@@ -240,17 +240,14 @@ impl<S: Source> Vfs<S> {
         if self.open_file(handle).is_ok() {
             return None;
         }
-        let mut notices = self.telling();
-        let ino = {
-            let mut table = self.table.lock();
+        let ino = self.learn(|table, notices| {
             if !table.is_sure_to_make(*parent, name, flags.exclusive, *caller, self.now()) {
                 return None;
             }
             let attributes =
                 Attributes { mode: mode & !caller.umask, uid, gid, ..Attributes::new(Kind::File) };
-            table.expect(*parent, name, attributes, &mut notices).ok()?
-        };
-        self.notify(notices);
+            table.expect(*parent, name, attributes, notices).ok()
+        })?;
         let of = HandleOf { ino, handle, flags: OpenFlags { truncate: false, exclusive: false, ..*flags } };
         let open = self.register(of, Awaited::new(), Some(Stage::Assumed));
         open.file.is_own(true);
@@ -295,8 +292,8 @@ impl<S: Source> Vfs<S> {
 
     /// Nobody has been told of the file, and nothing was sent.
     fn never_made(self: &Arc<Self>, open: &OpenFile, parent: Ino, name: &Name) {
-        let mut notices = self.telling();
-        self.table.lock().unexpect(open.ino(), parent, name, &mut notices);
+        let ((), notices) =
+            self.learn_untold(|table, notices| table.unexpect(open.ino(), parent, name, notices));
         self.disown(open.handle);
         self.table.lock().handle_closed(open.handle);
         self.forget(open.ino(), 1);
@@ -540,9 +537,7 @@ impl<S: Source> Making<S> {
                     let ticket = changing.end();
                     let [of, to] = [&name, &aside].map(|name| String::from_utf8_lossy(name));
                     tracing::warn!(ino = ino.0, %of, %to, "somebody else has made a file; what was written is put aside");
-                    let mut notices = vfs.telling();
-                    vfs.table.lock().doubt_expected(ino, parent, &name, &mut notices);
-                    vfs.notify(notices);
+                    vfs.learn(|table, notices| table.doubt_expected(ino, parent, &name, notices));
                     self.creation.name = aside;
                     self.conflict = Some(Errno::EEXIST);
                     return Ok((opened, ticket));
@@ -555,11 +550,9 @@ impl<S: Source> Making<S> {
     fn is_made(&mut self, opened: &Opened, ticket: Ticket) {
         let (vfs, ino) = (self.vfs.clone(), self.open.ino());
         let Creation { parent, name, caller, .. } = &self.creation;
-        let mut notices = vfs.telling();
-        {
-            let mut table = vfs.table.lock();
+        let ((), notices) = vfs.learn_untold(|table, notices| {
             let outcome = (opened.entry, opened.directory);
-            if let Err(errno) = table.made(ino, (*parent, name), outcome, ticket, vfs.now(), &mut notices) {
+            if let Err(errno) = table.made(ino, (*parent, name), outcome, ticket, vfs.now(), notices) {
                 tracing::debug!(ino = ino.0, %errno, "the name of a new file is asked for again");
             }
             // The kernel may have asked since for what the directory was before.
@@ -569,7 +562,7 @@ impl<S: Source> Making<S> {
                 false => table.disown(*parent),
             }
             table.handle_confirmed(self.open.handle);
-        }
+        });
         self.open.file.is_own(opened.is_own);
         self.open.file.identify(opened.entry.id);
         if let Some(errno) = self.conflict {
@@ -583,9 +576,9 @@ impl<S: Source> Making<S> {
 
     fn is_refused(&mut self, errno: Errno) {
         let vfs = self.vfs.clone();
-        let mut notices = vfs.telling();
         let Creation { parent, name, .. } = &self.creation;
-        vfs.table.lock().unexpect(self.open.ino(), *parent, name, &mut notices);
+        let (ino, parent) = (self.open.ino(), *parent);
+        let ((), notices) = vfs.learn_untold(|table, notices| table.unexpect(ino, parent, name, notices));
         tracing::warn!(ino = self.open.ino().0, %errno, "a file was not made; `fsync` and `close` tell");
         vfs.keep_failure(&self.open.file, errno);
         self.over(Err(errno));

@@ -178,14 +178,16 @@ impl<S: Source> Vfs<S> {
         if !was_asked_before {
             self.next_page(&open, &mut stream).await?;
         }
-        let mut notices = self.telling();
-        if was_asked_before && stream.ticket.is_some_and(|ticket| !self.table.lock().holds(open.ino, ticket))
-        {
-            // The kernel may keep this behind what it has listed since.
-            notices.push(Notice::Listing(open.ino));
+        if was_asked_before && let Some(ticket) = stream.ticket {
+            self.learn(|table, notices| {
+                if !table.holds(open.ino, ticket) {
+                    // The kernel may keep this behind what it has listed since.
+                    notices.push(Notice::Listing(open.ino));
+                }
+            });
         }
         while let Some(listed) = stream.entries.front() {
-            let accepted = self.give(&open, &stream, listed, with_nodes, &mut take, &mut notices);
+            let accepted = self.give(&open, &stream, listed, with_nodes, &mut take);
             if !accepted {
                 break;
             }
@@ -193,7 +195,6 @@ impl<S: Source> Vfs<S> {
                 stream.position = listed.cookie;
             }
         }
-        self.notify(notices);
         Ok(())
     }
 
@@ -303,13 +304,12 @@ impl<S: Source> Vfs<S> {
     }
 
     pub(super) fn learn_page(&self, ino: Ino, taken: &mut Taken, ticket: Ticket, page: &Page) {
-        let mut notices = self.telling();
-        {
-            let (mut table, now) = (self.table.lock(), self.now());
+        self.learn(|table, notices| {
+            let now = self.now();
             for listed in &page.entries {
                 let (learnt, cookie) = ((ticket, page.lease), taken.in_order(listed.cookie));
                 taken.whole &= listed.entry.is_some_and(|entry| {
-                    table.learn_listed(ino, (&listed.name, cookie), entry, learnt, now, &mut notices)
+                    table.learn_listed(ino, (&listed.name, cookie), entry, learnt, now, notices)
                 });
             }
             tracing::trace!(whole = taken.whole, end = page.end, lease = ?page.lease, entries = page.entries.len(), "listed");
@@ -318,10 +318,9 @@ impl<S: Source> Vfs<S> {
                 table.disown(ino);
             }
             if page.end && taken.whole {
-                table.listed(ino, (ticket, page.lease), page.directory, now, &mut notices);
+                table.listed(ino, (ticket, page.lease), page.directory, now, notices);
             }
-        }
-        self.notify(notices);
+        });
     }
 
     /// Offers one entry. What is believed of its name now counts, not what the page said: it may be older.
@@ -332,7 +331,6 @@ impl<S: Source> Vfs<S> {
         listed: &Listed,
         with_nodes: bool,
         take: &mut (impl FnMut(DirectoryItem<'_>) -> bool + Send),
-        notices: &mut Vec<Notice>,
     ) -> bool {
         let item = DirectoryItem {
             name: &listed.name,
@@ -341,7 +339,7 @@ impl<S: Source> Vfs<S> {
             cookie: listed.cookie,
             view: None,
         };
-        let view = if with_nodes { self.view_listed(open.ino, stream, listed, notices) } else { None };
+        let view = if with_nodes { self.view_listed(open.ino, stream, listed) } else { None };
         let accepted = take(DirectoryItem { view, ..item });
         if let (false, Some(view)) = (accepted, view) {
             self.forget(view.ino, 1);
@@ -349,29 +347,26 @@ impl<S: Source> Vfs<S> {
         accepted
     }
 
-    fn view_listed(
-        &self,
-        parent: Ino,
-        stream: &Stream<S>,
-        listed: &Listed,
-        notices: &mut Vec<Notice>,
-    ) -> Option<View> {
+    fn view_listed(&self, parent: Ino, stream: &Stream<S>, listed: &Listed) -> Option<View> {
         let entry = listed.entry?;
         let now = self.now();
-        let mut table = self.table.lock();
-        let known = match table.lookup(parent, &listed.name, now).ok()? {
-            Some(known) => known,
-            None => table.use_once(parent, &listed.name, Some(entry), stream.ticket?, now, notices).ok()?,
-        };
-        let Known::Present(ino, name_for) = known else { return None };
-        let id = table.id(ino).ok()?;
-        if id != entry.id || table.is_being_written(ino) {
-            return None;
-        }
-        let (attributes, attributes_for) =
-            table.attributes(ino, now).ok()?.unwrap_or((entry.attributes, Believe::Once));
-        table.add_lookup(ino);
-        Some(View { ino, id, attributes, attributes_for, name_for })
+        self.learn(|table, notices| {
+            let known = match table.lookup(parent, &listed.name, now).ok()? {
+                Some(known) => known,
+                None => {
+                    table.use_once(parent, &listed.name, Some(entry), stream.ticket?, now, notices).ok()?
+                }
+            };
+            let Known::Present(ino, name_for) = known else { return None };
+            let id = table.id(ino).ok()?;
+            if id != entry.id || table.is_being_written(ino) {
+                return None;
+            }
+            let (attributes, attributes_for) =
+                table.attributes(ino, now).ok()?.unwrap_or((entry.attributes, Believe::Once));
+            table.add_lookup(ino);
+            Some(View { ino, id, attributes, attributes_for, name_for })
+        })
     }
 
     /// The kernel has closed the directory.

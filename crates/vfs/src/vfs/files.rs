@@ -186,9 +186,10 @@ impl<S: Source> Writing<'_, S> {
     }
 
     fn over(&self, attributes: Option<Attributes>) {
-        let mut notices = self.vfs.telling();
         let begun = (self.begun, self.what);
-        self.vfs.table.lock().end_write(self.ino, begun, attributes, self.vfs.now(), &mut notices);
+        let ((), notices) = self.vfs.learn_untold(|table, notices| {
+            table.end_write(self.ino, begun, attributes, self.vfs.now(), notices);
+        });
         self.vfs.doubt_kept(self.ino);
         self.vfs.notify(notices);
     }
@@ -287,7 +288,7 @@ impl<S: Source> Vfs<S> {
     /// `open(2)` of a node that is there.
     pub async fn open(self: &Arc<Self>, ino: Ino, flags: OpenFlags) -> Result<OpenedFile> {
         self.node_is_made(ino).await;
-        let (place, stamp, before, pages, is_sure) = {
+        let (place, stamp, before, kernel_has, pages, is_sure) = {
             let table = self.table.lock();
             has_content(table.kind(ino)?)?;
             let known = table.attributes(ino, self.now())?;
@@ -297,13 +298,12 @@ impl<S: Source> Vfs<S> {
                 table.last_place(ino),
                 table.stamp(ino)?,
                 table.last_attributes(ino)?,
+                table.last_told(ino),
                 table.has_pages(ino),
                 is_sure,
             )
         };
         let is_far = !self.near.load(Ordering::Relaxed);
-        // Somebody else may have learnt of a change and not have come to tell the kernel, which would read up to the old end.
-        let kernel_has = (is_far || self.is_all_told()).then_some(before);
         let pages = pages && !self.is_kernel_behind(ino);
         let reads_only = flags.read && !flags.write && !flags.truncate && !flags.direct;
         let handle = self.new_handle();

@@ -178,13 +178,10 @@ impl<S: Source> Vfs<S> {
             (table.place(ino).ok()?, table.stamp(ino).ok()?)
         };
         let entry = self.source.stat(Target::Place(place)).await.ok()?;
-        let mut notices = self.telling();
-        let learnt = {
-            let mut table = self.table.lock();
+        let learnt = self.learn(|table, notices| {
             let is_same = table.id(ino) == Ok(entry.id);
-            is_same.then(|| table.learn_attributes(ino, entry.attributes, stamp, self.now(), &mut notices))
-        };
-        self.notify(notices);
+            is_same.then(|| table.learn_attributes(ino, entry.attributes, stamp, self.now(), notices))
+        });
         matches!(learnt, Some(Ok(Believe::For(_) | Believe::Leased))).then_some(())
     }
 

@@ -65,18 +65,15 @@ impl<S: Source> Changing<'_, S> {
 impl<S: Source> Drop for Changing<'_, S> {
     fn drop(&mut self) {
         let Some(begun) = self.begun.take() else { return };
-        let mut notices = self.vfs.telling();
-        {
-            let mut table = self.vfs.table.lock();
+        self.vfs.learn(|table, notices| {
             table.end_change(self.parent, begun);
             for name in std::iter::once(self.name).chain(self.also) {
                 match self.answered {
-                    true => table.refused(self.parent, name, &mut notices),
-                    false => table.doubt(self.parent, name, &mut notices),
+                    true => table.refused(self.parent, name, notices),
+                    false => table.doubt(self.parent, name, notices),
                 }
             }
-        }
-        self.vfs.notify(notices);
+        });
     }
 }
 
@@ -400,19 +397,17 @@ impl<S: Source> Vfs<S> {
         let removed = self.checked(parent, outcome)?;
         let ticket = changing.end();
         let now = self.now();
-        let mut notices = self.telling();
-        let mut table = self.table.lock();
-        let gone = match table.lookup_any(parent, &name) {
-            Some(ino) if removed.entry.is_none_or(|entry| table.id(ino) == Ok(entry.id)) => Some(ino),
-            _ => None,
-        };
-        table.changed_here(parent, &name, (None, Some(removed.directory)), ticket, now, &mut notices)?;
-        if let Some(ino) = gone {
-            table.links_changed(ino, removed.entry);
-        }
-        drop(table);
-        self.notify(notices);
-        Ok(())
+        self.learn(|table, notices| {
+            let gone = match table.lookup_any(parent, &name) {
+                Some(ino) if removed.entry.is_none_or(|entry| table.id(ino) == Ok(entry.id)) => Some(ino),
+                _ => None,
+            };
+            table.changed_here(parent, &name, (None, Some(removed.directory)), ticket, now, notices)?;
+            if let Some(ino) = gone {
+                table.links_changed(ino, removed.entry);
+            }
+            Ok(())
+        })
     }
 
     /// `renameat2(2)`.
@@ -448,17 +443,12 @@ impl<S: Source> Vfs<S> {
         let renamed = self.checked(to.0, outcome)?;
         let from_ticket = from_changing.end();
         let to_ticket = to_changing.map_or(from_ticket, Changing::end);
-        let mut notices = self.telling();
         let (from, to) = ((from.0, &from_name, from_ticket), (to.0, &to_name, to_ticket));
         let (exchange, now) = (mode == RenameMode::Exchange, self.now());
-        {
-            let mut table = self.table.lock();
-            match is_repeat() {
-                true => table.renamed_again(from, to, exchange, now, &mut notices),
-                false => table.renamed_here(from, to, (exchange, Some(renamed)), now, &mut notices),
-            }
-        }
-        self.notify(notices);
+        self.learn(|table, notices| match is_repeat() {
+            true => table.renamed_again(from, to, exchange, now, notices),
+            false => table.renamed_here(from, to, (exchange, Some(renamed)), now, notices),
+        });
         Ok(())
     }
 

@@ -564,9 +564,7 @@ impl<S: Source> UnderWay<S> {
             if bytes.is_empty() {
                 if append && written.attributes.size != offset {
                     // Somebody else appended meanwhile: the kernel thinks that these bytes are elsewhere.
-                    let mut notices = self.vfs.telling();
-                    notices.push(Notice::Content(self.open.ino()));
-                    self.vfs.notify(notices);
+                    self.vfs.learn(|_, notices| notices.push(Notice::Content(self.open.ino())));
                 }
                 return Ok(written.attributes);
             }
@@ -578,16 +576,14 @@ impl<S: Source> UnderWay<S> {
     fn finish(&mut self, outcome: Result<Attributes>, settled: bool) {
         self.progress = Progress::Over;
         let (vfs, file, ino) = (&self.vfs, &self.open.file, self.open.ino());
-        let mut notices = vfs.telling();
-        let content = {
-            let mut table = vfs.table.lock();
+        let (content, notices) = vfs.learn_untold(|table, notices| {
             let attributes = outcome.ok().filter(|_| !self.is_repeat);
-            table.end_write(ino, (self.begun, self.what), attributes, vfs.now(), &mut notices);
+            table.end_write(ino, (self.begun, self.what), attributes, vfs.now(), notices);
             if outcome.is_err() {
-                table.doubt_content(ino, &mut notices);
+                table.doubt_content(ino, notices);
             }
             table.last_attributes(ino).ok().and_then(|attributes| attributes.content())
-        };
+        });
         if self.what == Write::Content {
             file.content_changed();
         }
@@ -601,9 +597,9 @@ impl<S: Source> UnderWay<S> {
     /// Nothing was sent, and nothing will be.
     fn withdraw(&mut self) {
         self.progress = Progress::Over;
-        let mut notices = self.vfs.telling();
-        let (begun, now) = ((self.begun, self.what), self.vfs.now());
-        self.vfs.table.lock().end_write(self.open.ino(), begun, None, now, &mut notices);
+        let (ino, begun, now) = (self.open.ino(), (self.begun, self.what), self.vfs.now());
+        let ((), notices) =
+            self.vfs.learn_untold(|table, notices| table.end_write(ino, begun, None, now, notices));
         self.open.file.behind.end(self.taken, Ok(()));
         self.vfs.notify(notices);
     }

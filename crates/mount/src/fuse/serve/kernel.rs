@@ -12,7 +12,7 @@ use vfs::table::{Ino, Notice};
 use crate::fuse::abi::InitFlags;
 use crate::fuse::device::Device;
 use crate::fuse::negotiation::Negotiated;
-use crate::fuse::notify::{self, AllNames, Forgetting, Notifier, Rejected};
+use crate::fuse::notify::{self, Forgetting, Notifier, Rejected};
 
 /// Sends notices through a thread that serves no requests.
 #[derive(Default)]
@@ -24,7 +24,6 @@ struct Started {
     notifier: Notifier,
     device: Arc<Device>,
     forgetting: Forgetting,
-    all_names: AllNames,
     runtime: tokio::runtime::Handle,
     /// Notices for which there was no room yet.
     beside: Arc<AtomicUsize>,
@@ -36,23 +35,15 @@ impl FuseKernel {
         Arc::default()
     }
 
-    /// From now on the kernel behind `device` is told. `names` lists every name that it may know. Within a tokio runtime.
-    pub(super) fn start(
-        &self,
-        device: &Arc<Device>,
-        negotiated: &Negotiated,
-        names: impl Fn() -> Vec<(Ino, Name)> + Send + Sync + 'static,
-    ) -> io::Result<()> {
+    /// From now on the kernel behind `device` is told. Within a tokio runtime.
+    pub(super) fn start(&self, device: &Arc<Device>, negotiated: &Negotiated) -> io::Result<()> {
+        let notifier = Notifier::start(device.clone())?;
         let forgetting = match negotiated.has(InitFlags::HAS_EXPIRE_ONLY) {
             true => Forgetting::Expire,
             false => Forgetting::Drop,
         };
-        let all_names = AllNames::new(forgetting, move || {
-            names().into_iter().map(|(parent, name)| (parent.0, name.to_vec())).collect()
-        });
-        let notifier = Notifier::start(device.clone(), Some(all_names.clone()))?;
         let (device, runtime, beside) = (device.clone(), tokio::runtime::Handle::current(), Arc::default());
-        let started = Started { notifier, device, forgetting, all_names, runtime, beside };
+        let started = Started { notifier, device, forgetting, runtime, beside };
         self.started.set(started).map_err(|_| io::Error::other("the kernel is being told already"))
     }
 
@@ -65,13 +56,16 @@ impl FuseKernel {
         }
     }
 
-    /// The kernel is not to believe anything of what it was told of these, nor of any name. Waits for room: not for a thread
-    /// that answers requests.
-    pub(super) fn doubt(&self, nodes: Vec<Ino>) {
+    /// The kernel is not to believe anything of what it was told of these. Waits for room: not for a thread that answers
+    /// requests.
+    pub(super) fn doubt(&self, names: Vec<(Ino, Name)>, nodes: Vec<Ino>) {
         let Some(started) = self.started.get() else { return };
-        let names = notify::Notice::AllNames(started.all_names.clone());
+        let names = names.into_iter().map(|(parent, name)| {
+            let (parent, name, how) = (parent.0, name.to_vec(), started.forgetting);
+            notify::Notice::Entry { parent, name, how }
+        });
         let nodes = std::iter::once(Ino::ROOT).chain(nodes).map(|ino| notify::Notice::Inode { node: ino.0 });
-        for notice in std::iter::once(names).chain(nodes) {
+        for notice in names.chain(nodes) {
             if let Err(error) = started.notifier.send(notice) {
                 return tracing::debug!(%error, "the mount is gone before the kernel has doubted it all");
             }
