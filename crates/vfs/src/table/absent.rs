@@ -5,8 +5,8 @@
 //!
 //! - Names of which it was told that they are not there. They are recorded as they are told, unless the kernel forgets them by
 //!   itself before it matters, and are remembered until the kernel is told otherwise.
-//! - Names that a node has lost. The kernel has been told to forget them, but a notice waits for other requests, and may be lost
-//!   with its writer. The latest are remembered: those before have been carried out.
+//! - Names that a node has lost, and those of the above that were taken back. The kernel has been told to forget them, but a notice
+//!   waits for other requests, and may be lost with its writer. The latest are remembered: those before have been carried out.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -62,6 +62,14 @@ impl AbsentNames {
         self.count -= usize::from(names.remove(name));
         if names.is_empty() {
             self.directories.remove(&directory);
+        }
+    }
+
+    /// The kernel is being told not to believe what it was told of the name.
+    pub(super) fn taken_back(&mut self, directory: Ino, name: &Name) {
+        if self.has(directory, name) {
+            self.appeared(directory, name);
+            self.lost(directory, name.clone());
         }
     }
 
@@ -125,6 +133,16 @@ mod tests {
         names.forget(one);
         names.appeared(other, b"a");
         assert_eq!((names.count, names.directories.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_taken_back_makes_room_and_is_known_for_a_while() {
+        let mut names = AbsentNames::default();
+        names.remember(Ino(1), b"a");
+        names.taken_back(Ino(1), &b"a".as_slice().into());
+        names.taken_back(Ino(1), &b"other".as_slice().into());
+        assert_eq!((names.count, names.has(Ino(1), b"a")), (0, false));
+        assert_eq!(names.lost_lately().count(), 1);
     }
 
     #[test]

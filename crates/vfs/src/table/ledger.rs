@@ -367,6 +367,13 @@ impl Table {
         }
     }
 
+    /// The kernel is being told not to believe the name. The record says it the next time that it is written anew.
+    pub(super) fn record_taken_back(&mut self, directory: Ino, name: &Name) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.absent.taken_back(directory, name);
+        }
+    }
+
     pub(super) fn record_no_name(&mut self, ino: Ino, parent: Ino, name: &Name) {
         if self.is_recorded(ino)
             && let Some(ledger) = &mut self.ledger

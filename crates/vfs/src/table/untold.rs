@@ -10,9 +10,16 @@ use super::{Ino, Notice, Table};
 impl Table {
     /// The kernel is about to be told.
     pub(crate) fn begin_telling(&mut self, notices: &[Notice]) {
-        for ino in notices.iter().filter_map(Notice::node) {
-            if let Ok(node) = self.known_mut(ino) {
-                node.untold += 1;
+        for notice in notices {
+            match notice {
+                Notice::Name { parent, name } | Notice::Replaced { parent, name } => {
+                    self.record_taken_back(*parent, name);
+                }
+                Notice::Attributes(ino) | Notice::Content(ino) | Notice::Listing(ino) => {
+                    if let Ok(node) = self.known_mut(*ino) {
+                        node.untold += 1;
+                    }
+                }
             }
         }
     }
