@@ -13,7 +13,7 @@ fn a_dropped_thread_leaves_nothing() {
     assert_eq!(refused.code(), 5, "{refused}");
     assert!(refused.errors().contains("neither committed nor captured"), "{refused}");
     bench.git_in(&dir, &["rm", "-qf", ".gitignore"]);
-    assert_eq!(bench.run(&["thread", "drop", "fix"]).code(), 0);
+    bench.ok_when_free(&["thread", "drop", "fix"]);
     bench.collect();
     let mut after = bench.traces();
     after.retain(|trace| !trace.ends_with("/h/threads"));
@@ -29,7 +29,7 @@ fn what_is_not_committed_goes_only_by_force() {
     let refused = bench.run(&["thread", "drop", "fix"]);
     assert_eq!(refused.code(), 5, "{refused}");
     assert!(dir.join("new").exists());
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     let refused = bench.run(&["thread", "drop", "fix"]);
     assert_eq!(refused.code(), 5, "{refused}");
     assert_eq!(bench.run(&["thread", "drop", "fix", "--force"]).code(), 0);
@@ -44,14 +44,14 @@ fn a_branch_with_commits_of_its_own_outlives_its_thread() {
     bench.write(&dir.join("new"), "new\n");
     bench.git_in(&dir, &["add", "new"]);
     bench.git_in(&dir, &["commit", "-qm", "new"]);
-    let dropped = bench.json(&["thread", "drop", "fix"]);
+    let dropped = bench.json_when_free(&["thread", "drop", "fix"]);
     assert_eq!(dropped["kept_branch"], "fix");
     assert_eq!(bench.git(&["show", "fix:new"]), "new\n");
     assert_eq!(bench.run(&["thread", "new", "fix"]).code(), 5, "its branch is there");
     bench.git(&["merge", "-q", "fix"]);
     bench.git(&["branch", "-d", "-q", "fix"]);
     bench.thread("fix");
-    assert!(bench.json(&["thread", "drop", "fix"])["kept_branch"].is_null());
+    assert!(bench.json_when_free(&["thread", "drop", "fix"])["kept_branch"].is_null());
 }
 
 /// A drop that is refused, and leaves the thread where it is.
@@ -84,7 +84,7 @@ fn repositories_within_a_thread_go_only_by_force() {
     bench.git_in(&dir, &[&add[..], &[lib.to_str().expect("text"), "sub"]].concat());
     bench.git_in(&dir, &["commit", "-qm", "sub"]);
     refused(&bench, "repositories of submodules");
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     refused(&bench, "repositories of submodules");
     assert_eq!(bench.run(&["thread", "drop", "fix", "--force"]).code(), 0);
 }
@@ -96,11 +96,11 @@ fn commits_on_no_branch_go_only_by_force() {
     bench.git_in(&dir, &["checkout", "-q", "--detach"]);
     bench.git_in(&dir, &["commit", "-q", "--allow-empty", "-m", "loose"]);
     refused(&bench, "commits that are on no branch");
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     refused(&bench, "commits that are on no branch");
     bench.json(&["mount", "thread:fix"]);
     bench.git_in(&dir, &["branch", "kept"]);
-    assert_eq!(bench.run(&["thread", "drop", "fix"]).code(), 0);
+    bench.ok_when_free(&["thread", "drop", "fix"]);
     assert_eq!(bench.git(&["log", "-1", "--format=%s", "kept"]), "loose\n");
 }
 
@@ -116,7 +116,7 @@ fn a_thread_whose_git_leads_elsewhere_goes_only_by_force() {
     bench.git_in(&dir, &["commit", "-qm", "in another repository"]);
     refused(&bench, "is not what was put there");
     bench.program("rm").arg("-r").args([dir.join(".git"), dir.join("new")]).ok();
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     refused(&bench, "is not mounted");
     assert_eq!(bench.run(&["thread", "drop", "fix", "--force"]).code(), 0);
 }
@@ -127,6 +127,6 @@ fn a_branch_that_is_checked_out_elsewhere_stays() {
     let dir = bench.thread("fix");
     bench.git_in(&dir, &["checkout", "-q", "--detach"]);
     bench.git(&["checkout", "-q", "fix"]);
-    assert_eq!(bench.json(&["thread", "drop", "fix"])["kept_branch"], "fix");
+    assert_eq!(bench.json_when_free(&["thread", "drop", "fix"])["kept_branch"], "fix");
     assert_eq!(bench.git(&["rev-parse", "fix"]), bench.git(&["rev-parse", "main"]));
 }

@@ -48,7 +48,7 @@ fn what_is_ignored_is_seen_in_a_thread_and_never_changed_where_it_is() {
         let bench = bench();
         let before = listing(&bench);
         let dir = seen(&bench, "fix");
-        bench.stead.ok(&["unmount", "--all"]);
+        bench.ok_when_free(&["unmount", "--all"]);
         bench.json(&[&["mount", "thread:fix"], options].concat());
         assert_eq!(
             (read(&dir.join(".env")), read(&dir.join("cache/link"))),
@@ -116,7 +116,7 @@ fn what_changes_where_it_is_seen_is_seen_until_the_thread_changes_it() {
     for options in [&[][..], &["-o", "no-passthrough"]] {
         let bench = bench();
         let dir = seen(&bench, "fix");
-        bench.stead.ok(&["unmount", "--all"]);
+        bench.ok_when_free(&["unmount", "--all"]);
         bench.json(&[&["mount", "thread:fix"], options].concat());
         assert_eq!(
             (read(&dir.join(".env")), read(&dir.join("cache/one"))),
@@ -158,7 +158,7 @@ fn neither_git_nor_stead_takes_what_is_ignored_for_a_change() {
     assert!(!bench.run(&["thread", "diff", "fix"]).text().contains("cache"));
     bench.git_in(&dir, &["checkout", "-q", "src/main.c"]);
     let before = listing(&bench);
-    assert_eq!(bench.run(&["thread", "drop", "fix"]).code(), 0);
+    bench.ok_when_free(&["thread", "drop", "fix"]);
     bench.collect();
     assert_eq!(listing(&bench), before);
 }
@@ -176,7 +176,7 @@ fn what_the_thread_does_not_ignore_and_no_capture_has_goes_only_by_force() {
     assert!(refused.errors().contains("no capture has it"), "{refused}");
     bench.git_in(&dir, &["add", "-A"]);
     bench.git_in(&dir, &["commit", "-qm", "with the cache"]);
-    eventually(SOON, "nobody holds it", || bench.run(&["thread", "drop", "fix"]).code() == 0);
+    bench.ok_when_free(&["thread", "drop", "fix"]);
     assert_eq!(bench.git(&["show", "fix:cache/new"]), "new\n");
 }
 
@@ -201,7 +201,7 @@ fn what_is_ignored_is_seen_on_when_a_thread_is_mounted_again() {
     is_whole();
     eventually(SOON, "another worker", || worker().is_some_and(|other| other != first));
     is_whole();
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     bench.json(&["mount", "thread:fix"]);
     is_whole();
 }
@@ -223,7 +223,7 @@ fn what_is_ignored_in_a_thread_is_seen_in_one_that_is_made_of_it() {
         ("one\n".into(), "one\n".into())
     );
     // The kernel closes what was read there a moment after its reader has.
-    eventually(SOON, "nobody holds it", || bench.run(&["thread", "drop", "fix"]).code() == 0);
+    bench.ok_when_free(&["thread", "drop", "fix"]);
     eventually(SOON, "what was seen there is gone", || !other.join(".env").exists());
     assert_eq!(read(&other.join("cache/one")), "another's\n");
     let refused = bench.run(&["thread", "new", "again", "--from", "thread:fix", "--with-ignored"]);
@@ -244,17 +244,15 @@ fn threads_that_would_see_each_other_are_refused() {
         assert!(refused.errors().contains("wait for each other"), "{refused}");
     };
     // One that would see itself, and one that another one would see.
-    bench.stead.ok(&["unmount", text(&bench.json(&["thread", "status", "fix"])["thread"]["dir"]).as_str()]);
+    bench.ok_when_free(&["unmount", dir.to_str().expect("text")]);
     refuse(&["mount", "thread:fix", app, "-o", "nonempty"]);
     bench.json(&["mount", "thread:fix"]);
-    eventually(SOON, "nobody holds it", || {
-        bench.stead.run(&["unmount", other.to_str().expect("text")]).code() == 0
-    });
+    bench.ok_when_free(&["unmount", other.to_str().expect("text")]);
     refuse(&["mount", "thread:try", app, "-o", "nonempty"]);
     bench.json(&["mount", "thread:try"]);
     assert_eq!(read(&other.join("cache/one")), "one\n");
     // One that is made where the other one still looks.
-    eventually(SOON, "nobody holds it", || bench.run(&["thread", "drop", "fix"]).code() == 0);
+    bench.ok_when_free(&["thread", "drop", "fix"]);
     bench.collect();
     let before = bench.traces();
     let again = ["thread", "new", "fix", "--from", "thread:try", "--with-ignored"];

@@ -15,11 +15,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::stead::User;
-use e2e::{Finished, Program, Stead};
+use e2e::{Finished, Program, Stead, eventually};
 use serde_json::Value;
 
 /// How long anything that has to happen may take on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
+
+/// What `stead` ends with if something is in the way.
+const CONFLICT: i32 = 5;
+
+#[track_caller]
+fn parsed(finished: &Finished) -> Value {
+    serde_json::from_slice(&finished.stdout).unwrap_or_else(|error| panic!("not JSON ({error}): {finished}"))
+}
 
 /// An installation, and a repository called `app` in its scratch directory.
 struct Bench {
@@ -97,11 +105,34 @@ impl Bench {
         self.stead.program().args(args).cwd(&self.app).deadline(SOON).run()
     }
 
+    /// The same, as soon as nobody holds what is to go: what was open is closed a moment after its reader has.
+    #[track_caller]
+    fn run_when_free(&self, args: &[&str]) -> Finished {
+        let mut last = None;
+        eventually(SOON, "nobody holds it", || {
+            let finished = self.run(args);
+            let is_held = finished.code() == CONFLICT && finished.errors().contains("is in use");
+            last = Some(finished);
+            !is_held
+        });
+        last.expect("it was run")
+    }
+
+    #[track_caller]
+    fn ok_when_free(&self, args: &[&str]) -> Finished {
+        let finished = self.run_when_free(args);
+        assert_eq!(finished.code(), 0, "{finished}");
+        finished
+    }
+
     #[track_caller]
     fn json(&self, args: &[&str]) -> Value {
-        let finished = self.stead.program().args(args).arg("--json").cwd(&self.app).deadline(SOON).ok();
-        serde_json::from_slice(&finished.stdout)
-            .unwrap_or_else(|error| panic!("not JSON ({error}): {finished}"))
+        parsed(&self.stead.program().args(args).arg("--json").cwd(&self.app).deadline(SOON).ok())
+    }
+
+    #[track_caller]
+    fn json_when_free(&self, args: &[&str]) -> Value {
+        parsed(&self.ok_when_free(&[args, &["--json"]].concat()))
     }
 
     /// Whom git takes for the author of what the daemon has it commit.

@@ -39,7 +39,9 @@ fn three_gits_are_started_for_a_thread() {
     for name in ["fix", "other"] {
         bench.thread(name);
         let gits = std::fs::read_to_string(&said).expect("some");
-        assert_eq!(gits.lines().count(), 3, "{gits}");
+        // A sweep lets go of what was kept for threads that were dropped, whenever it has its turn.
+        let of_making = gits.lines().filter(|words| !words.contains("refs/stead/dropped/"));
+        assert_eq!(of_making.count(), 3, "{gits}");
         std::fs::remove_file(&said).expect("removed");
     }
 }
@@ -111,7 +113,7 @@ fn a_plain_user_has_threads() {
     bench.git_in(&dir, &["add", "new"]);
     bench.git_in(&dir, &["commit", "-qm", "new"]);
     assert_eq!(bench.git(&["log", "--format=%s", "fix"]), "new\nfirst\n");
-    assert_eq!(bench.run(&["thread", "drop", "fix"]).code(), 0);
+    bench.ok_when_free(&["thread", "drop", "fix"]);
     assert_eq!(bench.threads(), [] as [&str; 0]);
 }
 

@@ -47,7 +47,7 @@ fn what_is_built_in_the_working_copy_is_built_in_a_thread() {
     let bench = bench_with(1, 2);
     let dir = bench.thread("fix");
     assert!(is_built(&bench, &dir));
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     bench.json(&["mount", "thread:fix"]);
     assert!(is_built(&bench, &dir), "times outlive the mount");
     bench.write(&dir.join("source"), "two\n");

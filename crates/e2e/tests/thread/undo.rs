@@ -15,7 +15,7 @@ fn at(bench: &Bench, revision: &str) -> String {
 /// What `thread undo fix` has undone.
 #[track_caller]
 fn undo(bench: &Bench, words: &[&str]) -> String {
-    text(&bench.json(&[&["thread", "undo", "fix"], words].concat())["operation"])
+    text(&bench.json_when_free(&[&["thread", "undo", "fix"], words].concat())["operation"])
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn what_was_done_to_a_thread_is_undone_and_done_again() {
     assert_eq!(refused.code(), 5, "{refused}");
     assert!(refused.errors().contains("was moved since"), "{refused}");
     assert_eq!(at(&bench, "main^"), captured);
-    bench.json(&["thread", "drop", "fix"]);
+    bench.json_when_free(&["thread", "drop", "fix"]);
     assert_eq!(bench.git(&["for-each-ref", "refs/stead/kept"]), "");
 }
 
@@ -127,7 +127,7 @@ fn what_a_switch_has_left_is_had_back_with_its_thread() {
     bench.git_in(&dir, &["commit", "-q", "--allow-empty", "-m", "only here"]);
     let left = at(&bench, "fix");
     bench.json(&["thread", "switch", "fix", "main"]);
-    bench.json(&["thread", "drop", "fix"]);
+    bench.json_when_free(&["thread", "drop", "fix"]);
     assert_eq!(bench.git(&["for-each-ref", "refs/stead/kept"]), "");
     bench.git(&["reflog", "expire", "--expire=now", "--all"]);
     bench.git(&["gc", "--quiet", "--prune=now"]);

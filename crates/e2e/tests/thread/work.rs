@@ -47,7 +47,7 @@ fn what_is_changed_is_known_whether_a_thread_is_mounted_or_not() {
     found.retain(|change| !change.starts_with("added new/"));
     assert_eq!(found, changed);
     assert_eq!(bench.stead.status()["threads"][0]["changed"], bench.changed("fix").len());
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     assert!(!dir.exists(), "it was made for the thread");
     let status = bench.stead.status();
     assert_eq!(
@@ -68,7 +68,7 @@ fn what_is_changed_is_known_whether_a_thread_is_mounted_or_not() {
 fn a_thread_can_be_mounted_elsewhere() {
     let bench = Bench::new();
     bench.thread("fix");
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     bench.git(&["worktree", "prune", "--expire=now"]);
     let elsewhere = bench.stead.root().join("elsewhere");
     bench.json(&["mount", "thread:fix", "../elsewhere"]);
@@ -107,7 +107,7 @@ fn a_capture_is_a_commit_that_leaves_branch_and_index_alone() {
     let diff = bench.run(&["thread", "diff", "fix", "--", "--stat"]);
     assert!(diff.text().contains("src/main.c") && !diff.text().contains("main.o"), "{diff}");
     // What is captured is not lost with the thread.
-    let dropped = bench.json(&["thread", "drop", "fix"]);
+    let dropped = bench.json_when_free(&["thread", "drop", "fix"]);
     assert_eq!(text(&dropped["kept_captures"]), "refs/stead/threads/fix");
     assert_eq!(bench.git(&["show", "refs/stead/threads/fix:src/main.c"]), "second\n");
 }
@@ -118,7 +118,7 @@ const CONTENTS: [&[&str]; 2] = [&[], &["-o", "no-passthrough"]];
 /// A thread that was unmounted and is mounted in this way.
 fn mounted_with(bench: &Bench, options: &[&str]) -> std::path::PathBuf {
     let dir = bench.thread("fix");
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     bench.json(&[&["mount", "thread:fix"], options].concat());
     dir
 }
@@ -226,7 +226,7 @@ fn what_nobody_writes_any_more_is_looked_at_without_asking() {
 fn looking_at_a_thread_waits_for_its_turn() {
     let bench = Bench::new();
     bench.thread("fix");
-    bench.stead.ok(&["unmount", "--all"]);
+    bench.ok_when_free(&["unmount", "--all"]);
     std::thread::scope(|scope| {
         let looking: Vec<_> =
             (0..6).map(|_| scope.spawn(|| bench.run(&["thread", "status", "fix"]))).collect();
