@@ -225,8 +225,10 @@ impl Checked {
             None => None,
         };
         let conflicts = match &onto {
-            Some((_, at)) if !is_nothing => arrived.conflicts(at, &scratch, is_wanted)?,
-            _ => Some(Vec::new()),
+            _ if is_nothing => Some(Vec::new()),
+            Some((_, at)) => arrived.conflicts(at, &scratch, is_wanted)?,
+            // Nothing was tried.
+            None => None,
         };
         let onto = onto.map(|(branch, _)| branch);
         Ok(Came { arrived, is_nothing, commits, onto, conflicts })
@@ -250,9 +252,8 @@ impl Capability for Branch {
     /// What can be told before anything has come. A branch that is where it was put may stay there, whoever has it.
     fn prepare(&self, _: &Places, _: &Course) -> machine::Result<()> {
         let (repository, hash) = self.repository()?;
-        let last = self.0.row.shown.exported.as_ref().map(|exported| &exported.commit);
-        let last = last.and_then(|commit| Oid::from_hex(commit.as_bytes()).ok());
-        back::check_target(&repository, hash, &self.1, last).map_err(|error| from_workspace(&error))
+        let checked = back::check_target(&repository, hash, &self.1, &kept(&self.0.row));
+        checked.map_err(|error| from_workspace(&error))
     }
 
     fn apply(&self, _: &Places, course: &Course) -> machine::Result<()> {

@@ -11,6 +11,9 @@
 //! system's, in an address space that is bounded, where names that lead out of a tree or into `.git` are errors, as are objects that are
 //! not whole. No file of it is ever checked out, no attribute of it is read, and no filter, driver or hook is run for it.
 //!
+//! A pack that is in place stays there, whatever becomes of the branch: any git may have used something of it by then. What nothing refers
+//! to in the end is `git gc`'s to remove.
+//!
 //! A branch is changed from what was looked at, or not at all, and not when somebody has it checked out, which is looked for once more
 //! right before. What may be changed: a branch
 //! that is not there, one of which the new tip has all commits, and one that is still where this workspace has put it.
@@ -94,8 +97,6 @@ pub struct Moved {
 pub struct Published {
     /// What was moved.
     pub moved: Vec<Moved>,
-    /// The files that were put there, in that order.
-    packs: Vec<PathBuf>,
 }
 
 /// Looks at a pack that came for a repository, in an empty directory. Changes nothing else. Blocks.
@@ -157,17 +158,17 @@ pub fn receive(
 }
 
 /// Whether more is written to a directory of objects than may be, as of when it was looked last.
-fn is_full(objects: &Path, most: u64, looked: &Mutex<Instant>) -> bool {
+fn is_full(objects: &Path, most: u64, looked: &Mutex<Instant>, now: Instant) -> bool {
     // It is changed in single steps.
     let mut looked = looked.lock().unwrap_or_else(PoisonError::into_inner);
-    if looked.elapsed() < MERGED_INTERVAL {
+    if now.saturating_duration_since(*looked) < MERGED_INTERVAL {
         return false;
     }
     let list = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
     let written = list(objects).flat_map(|entry| list(&entry.path()));
     let bytes =
         written.filter_map(|entry| entry.metadata().ok()).map(|found| found.blocks() * 512).sum::<u64>();
-    *looked = Instant::now();
+    *looked = now;
     bytes > most
 }
 
@@ -247,7 +248,7 @@ impl Arrived {
         command.env("GIT_OBJECT_DIRECTORY", merged).arg("--git-dir").arg(&self.aside);
         command.args(["merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", &with, &tip]);
         let looked = Mutex::new(Instant::now());
-        let is_wanted = || is_wanted() && !is_full(merged, MERGED_BYTES_MAX, &looked);
+        let is_wanted = || is_wanted() && !is_full(merged, MERGED_BYTES_MAX, &looked, Instant::now());
         let said = run(command, Stdio::null(), &self.aside, "merge what came", &is_wanted)?;
         let mut fields = said.output.split(|byte| *byte == 0).filter(|field| !field.is_empty());
         let tree = fields.next();
@@ -294,8 +295,8 @@ impl Arrived {
         made
     }
 
-    /// Has the user's repository have what came, and the branch be at it: both that and the workspace's own reference, or neither; then
-    /// it has no more of what came than before. Nothing is moved if all is as it should be already.
+    /// Has the user's repository have what came, and the branch be at it: both that and the workspace's own reference, or neither. The
+    /// objects stay in any case. Nothing is moved if all is as it should be already.
     pub fn publish(
         &self,
         branch: &str,
@@ -320,22 +321,16 @@ impl Arrived {
         let moved = [(name, was), (kept.to_owned(), last)].into_iter();
         let moved = moved.filter(|(_, was)| *was != Some(now)).map(|(name, was)| Moved { name, was, now });
         let moved: Vec<Moved> = moved.collect();
-        let packs = self.put_packs(kept)?;
+        self.put_packs(kept)?;
         // Somebody may have checked it out meanwhile.
-        let free = if moves { check_free(&objects, branch) } else { Ok(()) };
-        let changed = free.and_then(|()| {
-            change(&objects, &moved, scratch).map_err(|why| match why {
-                crate::Error::Git { why, .. } => taken(branch, format!("could not be changed ({why})")),
-                other => other.into(),
-            })
-        });
-        match changed {
-            Ok(()) => Ok(Published { moved, packs }),
-            Err(error) => {
-                remove_unused(&objects, &now, &packs);
-                Err(error)
-            }
+        if moves {
+            check_free(&objects, branch)?;
         }
+        change(&objects, &moved, scratch).map_err(|why| match why {
+            crate::Error::Git { why, .. } => taken(branch, format!("could not be changed ({why})")),
+            other => other.into(),
+        })?;
+        Ok(Published { moved })
     }
 
     /// Whether a commit of the user's is contained in what came.
@@ -345,18 +340,15 @@ impl Arrived {
         Ok(self.text(&words, is_wanted)?.is_empty())
     }
 
-    /// Copies the packs that came to the user's, the index of each last: before that git does not see it. Gives those that were not there;
-    /// after an error none of them is.
-    fn put_packs(&self, kept: &str) -> Result<Vec<PathBuf>> {
+    /// Copies the packs that came to the user's, the index of each last: before that git does not see it. After an error those without an
+    /// index are gone.
+    fn put_packs(&self, kept: &str) -> Result<()> {
         let mut put = Vec::new();
-        match self.put_each_pack(kept, &mut put) {
-            Ok(()) => Ok(put),
-            Err(error) => {
-                // Nobody can have seen that they are there.
-                remove(&put);
-                Err(error)
-            }
-        }
+        self.put_each_pack(kept, &mut put).inspect_err(|_| {
+            // Nobody can have seen that they are there.
+            put.retain(|path| !path.with_extension("idx").exists());
+            remove(&put);
+        })
     }
 
     fn put_each_pack(&self, kept: &str, put: &mut Vec<PathBuf>) -> Result<()> {
@@ -364,9 +356,8 @@ impl Arrived {
         fs::create_dir_all(&to).map_err(fails("make", &to))?;
         // git removes what has such a name and was left, in time; what this workspace has left goes now.
         let mark = format!("tmp_stead_{}_", kept.rsplit('/').next().unwrap_or_default());
-        remove_marked(&to, &mark);
-        let mut names: Vec<PathBuf> =
-            fs::read_dir(&from).map_err(fails("list", &from))?.flatten().map(|entry| entry.path()).collect();
+        remove_marked(&to, &mark)?;
+        let mut names = listed(&from)?;
         names.sort_by_key(|path| path.extension() == Some(OsStr::new("idx")));
         for path in names.iter().filter(|path| !is_empty_pack(path)) {
             let Some(name) = path.file_name().filter(|_| path.extension() != Some(OsStr::new("keep"))) else {
@@ -399,23 +390,18 @@ fn remove(files: &[PathBuf]) {
 }
 
 /// Removes what has a name that begins so.
-fn remove_marked(directory: &Path, mark: &str) {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let is_marked =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(mark.as_bytes()));
-    remove(&entries.map(|entry| entry.path()).filter(is_marked).collect::<Vec<_>>());
+fn remove_marked(directory: &Path, mark: &str) -> Result<()> {
+    let mut marked = listed(directory)?;
+    marked.retain(|path| path.file_name().is_some_and(|name| name.as_bytes().starts_with(mark.as_bytes())));
+    remove(&marked);
+    Ok(())
 }
 
-/// Removes the packs that were put in place for a commit, unless a reference, its log, an index or a working copy has that by now, or it
-/// cannot be told.
-fn remove_unused(objects: &Objects, tip: &Oid, packs: &[PathBuf]) {
-    let tip = tip.to_string();
-    let words = ["rev-list", "--max-count=1", &tip, "--not", "--all", "--reflog", "--indexed-objects"];
-    match objects.git("look who has what came", |git| git.args(words)) {
-        Ok(said) if !said.is_empty() => remove(packs),
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "what came back stays, and git collects it"),
-    }
+/// The paths in a directory.
+fn listed(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).map_err(fails("list", directory))?;
+    let paths: std::io::Result<Vec<_>> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    paths.map_err(|error| fails("list", directory)(error).into())
 }
 
 /// Whether nothing is in a pack, or in the pack of this index: its name is a hash of nothing then, and its head says so.
@@ -487,15 +473,20 @@ fn change(objects: &Objects, moved: &[Moved], scratch: &Path) -> std::result::Re
     Ok(())
 }
 
-/// Takes back what [`Arrived::publish`] has moved, unless somebody has moved it or checked it out since.
+/// Takes back what [`Arrived::publish`] has moved, unless somebody has moved it or checked it out since. If it cannot be told of a branch
+/// whether somebody has it, that one stays, the others go, and it is an error.
 pub fn take_back(repository: &Path, hash: Hash, published: &Published) -> Result<()> {
     let objects = Objects::open(repository, hash)?;
+    let mut failed = Ok(());
     for Moved { name, was, now } in &published.moved {
         let now = now.to_string();
         if let Some(branch) = name.strip_prefix("refs/heads/")
             && let Err(error) = check_free(&objects, branch)
         {
             tracing::warn!(%error, "what an export has put stays");
+            if !matches!(error, Error::Taken { .. }) {
+                failed = failed.and(Err(error));
+            }
             continue;
         }
         let taken = match was {
@@ -507,16 +498,15 @@ pub fn take_back(repository: &Path, hash: Hash, published: &Published) -> Result
             tracing::warn!(%error, name, "a reference stays where it was put");
         }
     }
-    if let Some(Moved { now, .. }) = published.moved.first() {
-        remove_unused(&objects, now, &published.packs);
-    }
-    Ok(())
+    failed
 }
 
-/// Refuses a branch that what comes cannot be put on, whatever it is; `last` is where it was put before.
-pub fn check_target(repository: &Path, hash: Hash, branch: &str, last: Option<Oid>) -> Result<()> {
+/// Refuses a branch that what comes cannot be put on, whatever it is. One that is still where it was put before, which is what the
+/// workspace's own reference says, may stay there, whoever has it.
+pub fn check_target(repository: &Path, hash: Hash, branch: &str, kept: &str) -> Result<()> {
     let objects = Objects::open(repository, hash)?;
     check_branch(&objects, branch)?;
+    let last = reference(&objects, kept)?;
     match reference(&objects, &format!("refs/heads/{branch}"))? {
         Some(at) if Some(at) == last => Ok(()),
         _ => check_free(&objects, branch),

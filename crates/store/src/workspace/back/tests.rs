@@ -157,12 +157,16 @@ fn a_branch_of_somebody_else_stays() {
     away.here.git(&["checkout", "-q", "main"]);
     let at = away.at("other");
     assert!(taken("other").contains("commits of somebody else"));
-    let check = |branch: &str, last| check_target(&away.repository, Hash::Sha1, branch, last);
-    let main = Oid::from_hex(away.at("main").as_bytes()).unwrap();
-    assert!(matches!(check("main", Some(tip)), Err(Error::Taken { .. })));
-    assert!(matches!(check("a..b", None), Err(Error::BadBranch { .. })));
-    check("main", Some(main)).unwrap();
-    check("other", None).unwrap();
+    let check = |branch: &str| check_target(&away.repository, Hash::Sha1, branch, KEPT_HERE);
+    assert!(matches!(check("main"), Err(Error::Taken { .. })));
+    assert!(matches!(check("a..b"), Err(Error::BadBranch { .. })));
+    check("other").unwrap();
+    away.here.git(&["update-ref", KEPT_HERE, "main~0"]);
+    check("main").unwrap();
+    away.here.git(&["update-ref", KEPT_HERE, "other"]);
+    assert!(matches!(check("main"), Err(Error::Taken { .. })));
+    away.here.git(&["update-ref", "-d", KEPT_HERE]);
+    assert_eq!(away.packs(), [] as [PathBuf; 0]);
     // A name below that of a branch.
     assert!(taken("other/below").contains("could not be changed"));
     for bad in ["a..b", "-x", "", "a b", "HEAD", "x.lock", "a\nb"] {
@@ -170,7 +174,6 @@ fn a_branch_of_somebody_else_stays() {
     }
     away.here.git(&["branch", "-q", "-D", "other"]);
     assert_eq!(before, away.refs(), "of what was refused nothing is there");
-    assert_eq!(away.packs(), [] as [PathBuf; 0]);
 
     // Somebody goes on where it was put.
     away.publish(tip, "stead/dev").unwrap();
@@ -203,7 +206,7 @@ fn a_branch_that_is_checked_out_meanwhile_stays() {
         }
         other => panic!("{other}"),
     }
-    assert_eq!((before, Vec::new()), (away.refs(), away.packs()));
+    assert_eq!(before, away.refs());
     assert_eq!(Repository::at(&place).git(&["status", "--porcelain"]), "");
 }
 
@@ -253,16 +256,48 @@ fn of_what_is_not_put_in_place_to_its_end_nothing_stays() {
     left.sort();
     assert_eq!((before, left), (away.refs(), vec![obstacle.clone(), to.join("tmp_stead_2_pack-other.pack")]));
     fs::remove_dir(obstacle).unwrap();
+}
 
-    // Taken back, it is gone as well, unless somebody has it.
-    let published = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
+#[test]
+fn what_was_in_place_once_can_be_read_whatever_is_taken_back() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let inner = away.tip();
+    away.there.write("added", b"of it");
+    let tip = away.tip();
+    let before = away.refs();
+    let published = away.publish(tip, "stead/dev").unwrap();
+    let packs = away.packs();
+    // Somebody uses a part of it, which git does not write once more.
+    away.here.git(&["tag", "somebody-s", &inner.to_string()]);
+    away.here.write("used", b"of it");
+    away.here.git(&["add", "used"]);
     take_back(&away.repository, Hash::Sha1, &published).unwrap();
-    assert_eq!(away.packs().len(), 1);
-    let published = arrived.publish("stead/dev", KEPT_HERE, &away.room(), &|| true).unwrap();
-    away.here.git(&["tag", "somebody-s", "stead/dev"]);
-    take_back(&away.repository, Hash::Sha1, &published).unwrap();
+    assert_eq!(away.packs(), packs);
     assert_eq!(away.here.git(&["show", "somebody-s:file"]), "there");
+    assert_eq!(away.here.git(&["show", ":used"]), "of it");
     away.here.git(&["fsck", "--strict", "--connectivity-only"]);
+    away.here.git(&["tag", "-d", "somebody-s"]);
+    assert_eq!(before, away.refs());
+
+    // The same of what was refused when it was in place.
+    away.here.git(&["branch", "in-the-way"]);
+    assert!(matches!(away.publish(inner, "in-the-way/below"), Err(Error::Taken { .. })));
+    assert_eq!(away.here.git(&["show", &format!("{inner}:file")]), "there");
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_told_and_the_rest_is_taken_back() {
+    let away = away(repository(Hash::Sha1));
+    away.there.write("file", b"there");
+    let tip = away.tip();
+    let published = away.publish(tip, "stead/dev").unwrap();
+    let mut also = published.clone();
+    // Nobody can tell who has a branch that has no name.
+    also.moved.insert(0, Moved { name: "refs/heads/".to_owned(), was: None, now: tip });
+    let failed = take_back(&away.repository, Hash::Sha1, &also);
+    assert!(!matches!(failed, Err(Error::Taken { .. })), "{failed:?}");
+    assert_eq!(away.here.git(&["for-each-ref", "refs/heads/stead", KEPT_HERE]), "");
 }
 
 #[test]
@@ -327,12 +362,15 @@ fn what_is_merged_is_counted_now_and_then() {
     let scratch = tempfile::tempdir().unwrap();
     let place = scratch.path().join("ab");
     fs::create_dir(&place).unwrap();
-    let long_ago = || Mutex::new(Instant::now().checked_sub(MERGED_INTERVAL).unwrap());
-    assert!(!is_full(scratch.path(), 0, &long_ago()));
+    let looked = Mutex::new(Instant::now());
+    let at = |intervals: u32| *looked.lock().unwrap() + MERGED_INTERVAL * intervals;
+    let is_full = |most: u64, now: Instant| is_full(scratch.path(), most, &looked, now);
+    assert!(!is_full(0, at(1)), "nothing is there");
     let file = File::create(place.join("cd")).unwrap();
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1 << 20).unwrap();
-    assert!(is_full(scratch.path(), 1 << 19, &long_ago()) && !is_full(scratch.path(), 2 << 20, &long_ago()));
-    assert!(!is_full(scratch.path(), 0, &Mutex::new(Instant::now())), "it was looked just now");
+    assert!(is_full(1 << 19, at(1)) && !is_full(2 << 20, at(1)));
+    assert!(!is_full(0, at(0)), "it was looked just then");
+    assert!(!is_full(0, at(1) - Duration::from_nanos(1)) && is_full(0, at(1)));
 }
 
 #[test]
