@@ -111,12 +111,16 @@ impl Mounted<'_> {
     /// A path that git neither tracks nor ignores in the worktree and that is not among what is changed: so that no snapshot has it.
     pub fn unknown(&self, changed: &[Changed]) -> Result<Option<Vec<u8>>> {
         let known: HashSet<&[u8]> = changed.iter().map(|changed| &changed.path[..]).collect();
+        let with_something: HashSet<&[u8]> = known.iter().flat_map(|path| above(path)).collect();
         let mut command = self.command(None);
         command.args(["ls-files", "--others", "--exclude-standard", "-z"]);
         let said = output_from(command, Stdio::null(), self.dir, "look for what is new", GIT_STATUS_TIMEOUT)?;
         let mut paths = said.split(|byte| *byte == 0).filter(|path| !path.is_empty());
         // What is a repository of its own ends with a slash, and is known by what is in it.
-        let is_known = |path: &[u8]| known.contains(path) || path.ends_with(b"/");
+        let is_known = |path: &[u8]| match path.strip_suffix(b"/") {
+            Some(repository) => with_something.contains(repository),
+            None => known.contains(path),
+        };
         Ok(paths.find(|path| !is_known(path)).map(<[u8]>::to_vec))
     }
 

@@ -123,6 +123,31 @@ fn a_repository_within_is_known_and_nothing_below_it_is_looked_at() {
 }
 
 #[test]
+fn a_repository_that_is_not_among_what_is_changed_is_unknown() {
+    let bench = Bench::new();
+    let unknown = |changed: &[(&str, bool)]| {
+        bench
+            .with(|mounted| mounted.unknown(&these(changed)))
+            .expect("looked")
+            .map(|path| String::from_utf8(path).expect("text"))
+    };
+    assert_eq!(unknown(&[]), None);
+    bench.repository.write("new", b"new");
+    assert_eq!(unknown(&[]).as_deref(), Some("new"));
+    assert_eq!(unknown(&[("new", true)]), None);
+    let repo = bench.repository.path().join("cache/repo");
+    std::fs::create_dir_all(&repo).expect("made");
+    let inner = Repository::at(&repo);
+    inner.git(&["init", "-q"]);
+    inner.write("file", b"file");
+    inner.commit("of its own");
+    let new = ("new", true);
+    assert_eq!(unknown(&[new]).as_deref(), Some("cache/repo/"));
+    assert_eq!(unknown(&[new, ("cache/repository", true), ("cache", true)]).as_deref(), Some("cache/repo/"));
+    assert_eq!(unknown(&[new, ("cache/repo", true), ("cache/repo/.git", true)]), None);
+}
+
+#[test]
 fn what_a_symlink_leads_to_is_not_there() {
     let bench = Bench::new();
     std::fs::remove_dir_all(bench.repository.path().join("dir")).expect("removed");
