@@ -46,6 +46,9 @@ pub const UNTRACKED_BYTES_MAX: u64 = 1 << 30;
 /// So many paths are told of what was left out or is not there.
 pub const PATHS_TOLD_MAX: usize = 64;
 
+/// So many secrets are named in the words of a refusal: one line is to be read.
+const SECRETS_NAMED_MAX: usize = 8;
+
 /// The author of the commits that carry what is not committed: whoever exports them makes others.
 const NOBODY: (&str, &str) = ("stead", "stead@localhost");
 
@@ -143,11 +146,14 @@ pub enum Error {
 }
 
 fn secrets(paths: &[Vec<u8>]) -> String {
-    let first = paths.first().map(|path| shown(path)).unwrap_or_default();
-    match paths.len().saturating_sub(1) {
-        0 => format!("`{first}` is"),
-        1 => format!("`{first}` and one file more are"),
-        more => format!("`{first}` and {more} files more are"),
+    let named: Vec<String> =
+        paths.iter().take(SECRETS_NAMED_MAX).map(|path| format!("`{}`", shown(path))).collect();
+    let (last, before) = named.split_last().map_or(("", &[][..]), |(last, before)| (last.as_str(), before));
+    match (paths.len() - named.len(), before) {
+        (0, []) => format!("{last} is"),
+        (0, before) => format!("{} and {last} are", before.join(", ")),
+        (1, _) => format!("{} and one file more are", named.join(", ")),
+        (more, _) => format!("{} and {more} files more are", named.join(", ")),
     }
 }
 
@@ -257,7 +263,7 @@ pub fn look_around(dir: &Path, is_wanted: IsWanted<'_>) -> Result<Found> {
     let head = head.ok_or_else(|| Error::NoCommit { root: root.clone() })?;
     let head = oid(head.as_bytes(), &root)?;
     // By what the commit itself says: of a repository without its history git says that it has none.
-    let commit = git("look at a commit", &["cat-file", "commit", "HEAD"])?.output;
+    let commit = git("look at a commit", &["cat-file", "commit", &head.to_string()])?.output;
     let headers = commit.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
     let is_cut = headers.into_iter().any(|line| line.starts_with(b"parent "));
     // Shortened, it has more in it where a tag is called like it.
@@ -311,8 +317,9 @@ impl Found {
         let submodules = staged.split(|byte| *byte == 0).filter(|entry| entry.starts_with(b"160000 "));
         let path = |entry: &[u8]| entry.splitn(2, |byte| *byte == b'\t').last().unwrap_or_default().to_vec();
         self.submodules = submodules.map(path).collect();
-        let committed =
-            self.ask("list files", &["ls-tree", "-r", "-z", "--full-tree", "HEAD"], &[], is_wanted)?;
+        // What goes, whatever is checked out by now.
+        let words = ["ls-tree", "-r", "-z", "--full-tree", &self.head.to_string()];
+        let committed = self.ask("list files", &words, &[], is_wanted)?;
         let known = [&staged, &committed].into_iter().flat_map(|listed| listed.split(|byte| *byte == 0));
         let known = known.filter(|entry| !entry.is_empty()).map(path).filter(|path| is_secret(path));
         self.secrets = known.collect::<BTreeSet<_>>().into_iter().collect();
@@ -356,7 +363,8 @@ impl Found {
         }
     }
 
-    /// Makes the pack of all that goes, in a directory that is there and empty. Neither the repository nor the files are changed. Blocks.
+    /// Makes the pack of all that goes, in a directory that is there and empty. Neither the repository nor the files are changed. Refused
+    /// if somebody has staged a secret since it was looked. Blocks.
     pub fn pack(&self, scratch: &Path, is_wanted: IsWanted<'_>) -> Result<Packed> {
         self.check_untracked()?;
         let objects = scratch.join("objects");
@@ -365,9 +373,11 @@ impl Found {
         write_alternate(&info, &self.objects)?;
         let packing = Packing { found: self, scratch, objects, is_wanted };
         let index = packing.copied_index()?;
-        let staged = packing.commit(&packing.tree(&index)?, &self.head)?;
+        let staged = packing.tree(&index)?;
         packing.take_files(&index)?;
         let tree = packing.tree(&index)?;
+        packing.check_new_secrets([&staged, &tree])?;
+        let staged = packing.commit(&staged, &self.head)?;
         let worked = packing.commit(&tree, &staged)?;
         let (file, bytes) = packing.pack(&[self.head, staged, worked])?;
         Ok(Packed { file, bytes, staged, worked, tree })
@@ -432,6 +442,21 @@ impl Packing<'_> {
     fn tree(&self, index: &Path) -> Result<Oid> {
         let said = self.git("make a tree", &["write-tree"], Some(index), Stdio::null())?;
         oid(said.trim_ascii(), &self.found.root)
+    }
+
+    /// Refuses trees with secrets that were not seen when it was looked, of which nobody has said that they go.
+    fn check_new_secrets(&self, trees: [&Oid; 2]) -> Result<()> {
+        let mut paths = BTreeSet::new();
+        for tree in trees {
+            let words = ["ls-tree", "-r", "-z", "--full-tree", "--name-only", &tree.to_string()];
+            let listed = self.git("list files", &words, None, Stdio::null())?;
+            let secrets = listed.split(|byte| *byte == 0).filter(|path| is_secret(path));
+            paths.extend(secrets.map(<[u8]>::to_vec).filter(|path| !self.found.secrets.contains(path)));
+        }
+        match paths.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Secrets { paths: paths.into_iter().collect() }),
+        }
     }
 
     fn commit(&self, tree: &Oid, parent: &Oid) -> Result<Oid> {

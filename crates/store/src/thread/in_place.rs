@@ -53,8 +53,8 @@ const GRAFTS_MAX: usize = 1 << 19;
 /// Changes of one record: with the longest names and paths, below the longest record.
 const CHANGES_AT_ONCE: usize = 96;
 
-/// Files that may be numbered at once, since each takes some 500 bytes of memory as long as it is there: more than any tool makes. Who looks
-/// up more is refused.
+/// Files that may be numbered at once, since each takes some 500 bytes of memory as long as it is there: more than any tool makes. Who
+/// looks up more is refused.
 pub(super) const IN_PLACE_MAX: usize = 1 << 20;
 
 /// Directories that may lie in each other there: a change in the last one makes all of them the thread's own, in one record.

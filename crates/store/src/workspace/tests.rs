@@ -202,8 +202,7 @@ fn secrets_that_git_knows_are_found_wherever_it_knows_them() {
     copy.write(".npmrc", b"staged");
     copy.git(&["add", ".npmrc"]);
     let refused = secrets().unwrap_err();
-    let expected =
-        "`.npmrc` and 2 files more are called as secrets are, and belong to what is committed or staged";
+    let expected = "`.npmrc`, `deploy/é.key` and `gone/.env` are called as secrets are, and belong to what is committed or staged";
     assert_eq!(refused.to_string(), expected);
     match refused {
         Error::Secrets { paths } => {
@@ -214,6 +213,40 @@ fn secrets_that_git_knows_are_found_wherever_it_knows_them() {
     // Also below: all of the working copy goes.
     let below = look(&copy.path().join("dir"), &|| true).unwrap();
     assert_eq!(below.secrets.len(), 3);
+}
+
+#[test]
+fn so_many_secrets_are_named_as_can_be_read() {
+    let said = |count: usize| {
+        let paths = (0..count).map(|at| format!("{at}.key").into_bytes()).collect();
+        Error::Secrets { paths }.to_string()
+    };
+    assert!(said(1).starts_with("`0.key` is called as secrets are, and belongs to"));
+    assert!(said(2).starts_with("`0.key` and `1.key` are called as secrets are, and belong to"));
+    assert!(said(8).contains("`6.key` and `7.key` are"));
+    assert!(said(9).contains("`6.key`, `7.key` and one file more are"));
+    assert!(said(1000).contains("`6.key`, `7.key` and 992 files more are"));
+}
+
+#[test]
+fn secrets_that_came_after_it_was_looked_do_not_go() {
+    let copy = repository(Hash::Sha1);
+    copy.write("seen.pem", b"somebody said that it goes");
+    copy.git(&["add", "seen.pem"]);
+    let found = look(copy.path(), &|| true).unwrap();
+    let pack = || found.pack(tempfile::tempdir().unwrap().path(), &|| true);
+    pack().unwrap();
+    copy.write("late/.env", b"staged since");
+    copy.git(&["add", "late"]);
+    let refused = || match pack().unwrap_err() {
+        Error::Secrets { paths } => assert_eq!(paths, [b"late/.env"]),
+        other => panic!("{other}"),
+    };
+    refused();
+    copy.git(&["commit", "-qm", "committed since"]);
+    refused();
+    copy.git(&["rm", "-q", "--cached", "-r", "late"]);
+    pack().unwrap();
 }
 
 #[test]
