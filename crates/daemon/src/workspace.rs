@@ -117,8 +117,8 @@ pub struct Work {
 }
 
 impl WorkspaceContext {
-    /// Where files of a workspace are while something is done to it, and are removed at its end: by the microVM's number, since its name may be another one's before
-    /// that has come to its end.
+    /// Where files of a workspace are while something is done to it, and are removed at its end: by the microVM's number, since its name may be
+    /// another one's before that has come to its end.
     pub fn scratch(&self, vm_id: &str) -> PathBuf {
         self.paths.workspaces_dir().join(vm_id)
     }
@@ -220,12 +220,7 @@ fn from_workspace(error: &Error) -> machine::Error {
         Error::NoWorkingCopy { .. } => (ErrorKind::NotFound, None),
         Error::NoCommit { .. } => (ErrorKind::Refused, Some("git commit")),
         Error::Unmerged { .. } => (ErrorKind::Conflict, Some("git status")),
-        Error::Secrets { .. } => (
-            ErrorKind::Refused,
-            Some(
-                "git rm --cached and git commit, or stead workspace prepare --with-secrets to let them go along",
-            ),
-        ),
+        Error::Secrets { .. } => (ErrorKind::Refused, None),
         Error::TooMuch { .. } => {
             (ErrorKind::Refused, Some("have it ignored: .gitignore, or .git/info/exclude"))
         }

@@ -233,8 +233,7 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
     let owner = objects.repository().metadata();
     let owner = owner.map_err(|error| from_io("could not look at the repository", &error))?.uid();
     let repo = ByteString::from(copy.as_path());
-    let copy = seen_from;
-    let seen = (with_ignored == Ignored::Seen).then_some(copy.as_ref());
+    let seen = (with_ignored == Ignored::Seen).then_some(seen_from.as_ref());
     if seen == Some(None) {
         let message = match from {
             Some(from) => {
@@ -261,14 +260,14 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
         registration: None,
     };
     let create = Create::new(Source::Thread { name }, Some(row.dir.clone()), caller);
-    Ok(Planned { row, objects: Arc::new(objects), revision: begun, copy, create, mount: None })
+    Ok(Planned { row, objects: Arc::new(objects), revision: begun, copy: seen_from, create, mount: None })
 }
 
 /// What a thread is to begin from.
 struct Begins {
     objects: Objects,
     revision: Revision,
-    /// The branch that is checked out there, if what is asked for is what is checked out.
+    /// The branch that is checked out there, if one is. Where something else than `HEAD` is asked for it may be missing.
     branch: Option<String>,
     copy: Option<WorkingCopy>,
 }
@@ -336,7 +335,8 @@ pub(super) fn last_of(objects: &Objects, from: &ThreadRow) -> Result<Revision, E
 }
 
 impl Planned {
-    /// Makes the directory, the branch, the worktree, the tree and its index. What is left after an error is [removed](super::dropping::remove). Blocks.
+    /// Makes the directory, the branch, the worktree, the tree and its index. What is left after an error is
+    /// [removed](super::dropping::remove). Blocks.
     pub(super) fn begin(&mut self, paths: &Paths) -> Result<(), ErrorObject> {
         let mount = plan::prepare(self.create.clone(), paths.mounts_dir(), Some(place(&self.row, paths)));
         // Nothing was made yet: what has its names by now is somebody else's.

@@ -18,7 +18,7 @@ use machine::snapshot::{self, Purpose, Snapshot};
 use wire::api::time::Timestamp;
 use wire::api::{ErrorObject, status};
 
-use super::{COMMANDS_MAX, Vm, VmEvent, blocking, from_machine};
+use super::{COMMANDS_MAX, Command, Vm, VmEvent, blocking, from_machine};
 use crate::owner::{Answer, Event};
 
 impl Vm {
@@ -127,6 +127,12 @@ impl Vm {
                 done = &mut work => return done,
                 () = gone(asker), if is_wanted => client = None,
                 command = self.commands.recv(), if is_wanted && self.pending.len() < COMMANDS_MAX => match command {
+                    // What does not run is stopped already.
+                    Some(Command::Stop(_, answer) | Command::Kill(answer))
+                        if self.process.is_none() && self.pending.is_empty() =>
+                    {
+                        drop(answer.send(Ok(())));
+                    }
                     Some(command) => {
                         if command.has_disks() {
                             (client, self.is_uncleared) = (None, true);

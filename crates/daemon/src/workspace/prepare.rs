@@ -70,6 +70,25 @@ impl Preparing {
         ]
     }
 
+    /// The error that a client sees, with the whole command where another one would do it.
+    fn refused(&self, error: &workspace::Error) -> machine::Error {
+        let refused = from_workspace(error);
+        if !matches!(error, workspace::Error::Secrets { .. }) {
+            return refused;
+        }
+        let what = match &self.thread {
+            Some(thread) => format!("thread:{thread}"),
+            None => format!("'{}'", self.dir.display().to_string().replace('\'', r"'\''")),
+        };
+        let at =
+            self.place.as_ref().map(|place| format!(" --at '{}'", place.to_string().replace('\'', r"'\''")));
+        refused.hint(format!(
+            "git rm --cached and git commit, or to let them go along: stead workspace prepare {} {what}{} --with-secrets",
+            self.vm.name,
+            at.unwrap_or_default()
+        ))
+    }
+
     fn found(&self) -> machine::Result<&Found> {
         self.made.found.get().ok_or_else(|| lost("the working copy was not looked at"))
     }
@@ -146,7 +165,7 @@ impl Capability for Copied {
         let found = workspace::look(&self.0.dir, &|| course.check().is_ok())
             .map_err(|error| from_workspace(&error))?;
         if !self.0.with_secrets {
-            found.check_secrets().map_err(|error| from_workspace(&error))?;
+            found.check_secrets().map_err(|error| self.0.refused(&error))?;
         }
         self.0.made.found.get_or_init(|| found);
         Ok(())
@@ -162,7 +181,7 @@ impl Capability for Copied {
         this.put(WorkspacePhase::Preparing)?;
         let scratch = this.context.scratch(&this.vm.id);
         let packed = this.found()?.pack(&scratch, &|| course.check().is_ok());
-        let packed = packed.map_err(|error| from_workspace(&error))?;
+        let packed = packed.map_err(|error| this.refused(&error))?;
         this.made.packed.get_or_init(|| packed);
         Ok(())
     }
