@@ -52,7 +52,7 @@ enum Command {
         #[arg(long, value_name = "BACKEND", default_value = "auto")]
         backend: Backend,
     },
-    /// Take a mount away: what was fetched of its files stays
+    /// Take a mount away, once all that was changed here is on the machine: what was fetched of its files stays
     Unmount {
         /// Which one: its id (`m1`) or its directory
         #[arg(value_name = "ID|DIR", required_unless_present = "all", conflicts_with = "all")]
@@ -60,6 +60,9 @@ enum Command {
         /// All of them
         #[arg(long)]
         all: bool,
+        /// Also if what was changed here is not on the machine: it stays here, and is listed
+        #[arg(long)]
+        force: bool,
     },
     /// Show the mounts
     Status,
@@ -81,6 +84,9 @@ enum DaemonCommand {
         /// Leave the mounts to the next daemon
         #[arg(long)]
         keep_mounts: bool,
+        /// Also if what was changed here is not on the machines: it stays here, and is listed
+        #[arg(long, conflicts_with = "keep_mounts")]
+        force: bool,
     },
 }
 
@@ -117,7 +123,7 @@ fn carry_out(Arguments { command, json }: Arguments) -> Result<Next, ErrorObject
             let mount = connect()?.call(create)?;
             print(json, &mount, |mount| format!("{}  {}\n", mount.id, mount.dir))?;
         }
-        Command::Unmount { target, all: _ } => {
+        Command::Unmount { target, all: _, force } => {
             let target = match target {
                 None => Target::All,
                 Some(text) => match text.to_str().and_then(|text| text.parse().ok()) {
@@ -125,9 +131,12 @@ fn carry_out(Arguments { command, json }: Arguments) -> Result<Next, ErrorObject
                     None => Target::Dir(absolute(&text)?),
                 },
             };
-            let removed = connect()?.call(Remove { target, force: Force::Never })?;
+            let removed = connect()?.call(Remove { target, force: forced(force) })?;
             print(json, &removed, |Removed { mounts }| {
-                mounts.iter().map(|mount| format!("{}  {}\n", mount.id, mount.dir)).collect()
+                mounts
+                    .iter()
+                    .map(|mount| format!("{}  {}\n{}", mount.id, mount.dir, unsent(&mount.kept_aside)))
+                    .collect()
             })?;
         }
         Command::Status => {
@@ -141,13 +150,23 @@ fn carry_out(Arguments { command, json }: Arguments) -> Result<Next, ErrorObject
                 format!("pid     {}\nversion {}\nstate   {}\n", about.pid, about.version, about.state_dir)
             })?;
         }
-        Command::Daemon { command: DaemonCommand::Stop { keep_mounts } } => {
+        Command::Daemon { command: DaemonCommand::Stop { keep_mounts, force } } => {
             let mounts = if keep_mounts { daemon::Fate::Left } else { daemon::Fate::Unmounted };
-            let stopped = connect()?.call(daemon::Stop { force: Force::Never, mounts })?;
-            print(json, &stopped, |Stopped { pid, .. }| format!("the daemon has ended (pid {pid})\n"))?;
+            let stopped = connect()?.call(daemon::Stop { force: forced(force), mounts })?;
+            print(json, &stopped, |Stopped { pid, kept_aside }| {
+                format!("{}the daemon has ended (pid {pid})\n", unsent(kept_aside))
+            })?;
         }
     }
     Ok(Next::Exit(0))
+}
+
+fn forced(force: bool) -> Force {
+    if force { Force::Always } else { Force::Never }
+}
+
+fn unsent(paths: &[ByteString]) -> String {
+    paths.iter().map(|path| format!("not on the machine: {path}\n")).collect()
 }
 
 fn line(mount: &status::Mount) -> String {
