@@ -12,7 +12,6 @@
 //! What asks and what is understood of the answers is the same on every system, and tested; the system says where the program is,
 //! if it has one.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -166,26 +165,9 @@ pub fn check(create: &Create) -> Result<(), ErrorObject> {
 fn shown(listed: Listed) -> Option<status::Mount> {
     let id = listed.id.parse().ok()?;
     let source = Source::parse_absolute(listed.source?.as_bytes()).ok()?;
-    Some(status::Mount {
-        id,
-        source,
-        dir: ByteString::from(listed.dir.unwrap_or_default()),
-        backend: BackendName::FileProvider,
-        status: status::MountStatus::Active,
-        worker: None,
-        journal: status::Journal::default(),
-        counters: status::Counters::default(),
-        operations: BTreeMap::new(),
-        access: Access::ReadWrite,
-        sync: SyncMode::Async,
-        degraded: None,
-        reason: None,
-        health: status::Health::Healthy,
-        crash: None,
-        port: None,
-        nfs: None,
-        replayed: None,
-    })
+    let dir = ByteString::from(listed.dir.unwrap_or_default());
+    let active = status::MountStatus::Active;
+    Some(status::Mount::of_system(id, source, dir, BackendName::FileProvider, active))
 }
 
 fn failure(message: String) -> ErrorObject {

@@ -486,26 +486,9 @@ fn key(directory: &Path) -> PathBuf {
 }
 
 fn shown(id: MountId, kept: &Kept) -> status::Mount {
-    status::Mount {
-        id,
-        source: kept.source.clone(),
-        dir: ByteString::from(kept.directory.to_string_lossy().into_owned()),
-        backend: BackendName::CloudFiles,
-        status: status::MountStatus::Reconnecting,
-        worker: None,
-        journal: status::Journal::default(),
-        counters: status::Counters::default(),
-        operations: BTreeMap::new(),
-        access: Access::ReadWrite,
-        sync: SyncMode::Async,
-        degraded: None,
-        reason: None,
-        health: status::Health::Healthy,
-        crash: None,
-        port: None,
-        nfs: None,
-        replayed: None,
-    }
+    let dir = ByteString::from(kept.directory.to_string_lossy().into_owned());
+    let status = status::MountStatus::Reconnecting;
+    status::Mount::of_system(id, kept.source.clone(), dir, BackendName::CloudFiles, status)
 }
 
 /// Why it was not mounted.
