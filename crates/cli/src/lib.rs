@@ -10,7 +10,7 @@
 //! - [`completion`] is what a shell is answered while a command line is typed.
 //! - [`output`] is everything that is printed.
 //!
-//! All that is of Unix. On Windows, `windows.rs` has the commands that the daemon there answers.
+//! All that is of Unix, but for what is printed. On Windows, `windows.rs` has the commands that the daemon there answers.
 //!
 //! Invariants: with `--json`, standard output carries one document (or one a line) and nothing else; the exit code
 //! alone tells how it went; names are bytes, and none of them moves a terminal's cursor.
@@ -29,14 +29,12 @@ pub mod context;
 pub mod conversation;
 #[cfg(unix)]
 pub mod docs;
-#[cfg(unix)]
 pub mod error;
 #[cfg(unix)]
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(unix)]
 pub mod interrupt;
-#[cfg(unix)]
 pub mod output;
 #[cfg(unix)]
 pub mod prompt;

@@ -12,13 +12,14 @@
 //! What asks and what is understood of the answers is the same on every system, and tested; the system says where the program is,
 //! if it has one.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 use wire::api::id::MountId;
 use wire::api::machine::Source;
 use wire::api::mount::{Access, BackendName, Create, RemovedMount, SyncMode, Target};
@@ -40,6 +41,8 @@ const SAID_CHARS_MAX: usize = 512;
 #[derive(Debug, Clone)]
 pub struct Domains {
     program: PathBuf,
+    /// The highest number of a domain that was there before this daemon, once it is known.
+    last: Arc<OnceCell<u64>>,
 }
 
 /// One domain as the program tells of it.
@@ -55,7 +58,21 @@ impl Domains {
     /// Those of this system, if it has any.
     pub fn of_system() -> Option<Domains> {
         let program = PathBuf::from(system::DOMAINS?);
-        program.is_file().then_some(Domains { program })
+        program.is_file().then(|| Domains::new(program))
+    }
+
+    fn new(program: PathBuf) -> Domains {
+        Domains { program, last: Arc::default() }
+    }
+
+    /// The highest number that a domain had when it was first asked for, 0 if there was none. Until it is known, a new mount could
+    /// get the number of a living domain.
+    pub async fn last(&self) -> Result<u64, ErrorObject> {
+        let first = || async {
+            let listed = self.list().await?;
+            Ok(listed.last().map_or(0, |mount| mount.id.number()))
+        };
+        self.last.get_or_try_init(first).await.copied()
     }
 
     /// Adds one. The system chooses its directory, and asks the extension for its content from then on.
@@ -65,7 +82,16 @@ impl Domains {
         let is_taken = self.listed().await?.iter().any(|listed| listed.name == wanted);
         let name = if is_taken { format!("{wanted}-{id}") } else { wanted };
         self.ask(CHANGE_DEADLINE, &["add", &id.to_string(), &name, &source.to_string()]).await?;
-        let mounts = self.list().await?;
+        let mounts = match self.list().await {
+            Ok(mounts) => mounts,
+            Err(error) => {
+                // Nobody is told its id, so it must not stay; it may be that nothing answers any more.
+                if let Err(error) = self.ask(CHANGE_DEADLINE, &["remove", &id.to_string()]).await {
+                    tracing::warn!(%id, %error, "a domain that was just added may stay");
+                }
+                return Err(error);
+            }
+        };
         let added = mounts.into_iter().find(|mount| mount.id == id);
         added.ok_or_else(|| failure(format!("the domain of `{source}` was added, and is not there")))
     }
@@ -139,26 +165,9 @@ pub fn check(create: &Create) -> Result<(), ErrorObject> {
 fn shown(listed: Listed) -> Option<status::Mount> {
     let id = listed.id.parse().ok()?;
     let source = Source::parse_absolute(listed.source?.as_bytes()).ok()?;
-    Some(status::Mount {
-        id,
-        source,
-        dir: ByteString::from(listed.dir.unwrap_or_default()),
-        backend: BackendName::FileProvider,
-        status: status::MountStatus::Active,
-        worker: None,
-        journal: status::Journal::default(),
-        counters: status::Counters::default(),
-        operations: BTreeMap::new(),
-        access: Access::ReadWrite,
-        sync: SyncMode::Async,
-        degraded: None,
-        reason: None,
-        health: status::Health::Healthy,
-        crash: None,
-        port: None,
-        nfs: None,
-        replayed: None,
-    })
+    let dir = ByteString::from(listed.dir.unwrap_or_default());
+    let active = status::MountStatus::Active;
+    Some(status::Mount::of_system(id, source, dir, BackendName::FileProvider, active))
 }
 
 fn failure(message: String) -> ErrorObject {
@@ -166,36 +175,41 @@ fn failure(message: String) -> ErrorObject {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    /// Stands for the application: domains are files of a directory, each with what `list` says of it.
+    /// Stands for the application: domains are files of a directory, each with what `list` says of it. Where there is a file `mute`,
+    /// it can say nothing, and a domain with a file `ID.stays` is not removed.
     const APPLICATION: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" && [ "$1" = domains ] || exit 9
 case "$2" in
     add) printf '{"id":"%s","name":"%s","source":"%s","dir":"/Cloud/Stead-%s"}\n' "$3" "$4" "$5" "$4" > "$3.domain" ;;
-    remove) rm "$3.domain" 2>/dev/null || { echo "error: there is no domain $3" >&2; exit 1; } ;;
-    list) cat ./*.domain 2>/dev/null || : ;;
+    remove) [ ! -e "$3.stays" ] || { echo "error: $3 is in use" >&2; exit 1; }; rm "$3.domain" 2>/dev/null || { echo "error: there is no domain $3" >&2; exit 1; } ;;
+    list) [ ! -e mute ] || exit 1; cat ./*.domain 2>/dev/null || : ;;
     *) exit 2 ;;
 esac
 "#;
 
-    fn domains() -> (tempfile::TempDir, Domains) {
+    pub(crate) fn domains() -> (tempfile::TempDir, Domains) {
         let scratch = tempfile::TempDir::new().unwrap();
         let program = scratch.path().join("Stead");
+        install(&program, APPLICATION);
+        (scratch, Domains::new(program))
+    }
+
+    fn install(program: &std::path::Path, script: &str) {
         // Closed by another process: one that this process has open for writing while it forks cannot be run.
         let mut sh = std::process::Command::new("sh")
             .args(["-c", "cat > \"$1\" && chmod 700 \"$1\"", "sh"])
-            .arg(&program)
+            .arg(program)
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        std::io::Write::write_all(&mut sh.stdin.take().unwrap(), APPLICATION.as_bytes()).unwrap();
+        std::io::Write::write_all(&mut sh.stdin.take().unwrap(), script.as_bytes()).unwrap();
         assert!(sh.wait().unwrap().success());
-        (scratch, Domains { program })
     }
 
-    fn source(text: &str) -> Source {
+    pub(crate) fn source(text: &str) -> Source {
         Source::parse_absolute(text.as_bytes()).unwrap()
     }
 
@@ -244,8 +258,32 @@ esac
         let (scratch, domains) = domains();
         std::fs::write(scratch.path().join("x.domain"), "nonsense\n").unwrap();
         assert_eq!(domains.list().await.unwrap_err().kind(), ErrorKind::Failure);
-        let absent = Domains { program: scratch.path().join("absent") };
+        let absent = Domains::new(scratch.path().join("absent"));
         assert!(absent.list().await.unwrap_err().message.starts_with("could not run"));
+    }
+
+    #[tokio::test]
+    async fn the_last_number_is_asked_for_until_it_is_known() {
+        let (scratch, domains) = domains();
+        domains.add(MountId::new(7), &source("ssh://box/src")).await.unwrap();
+        std::fs::write(scratch.path().join("mute"), "").unwrap();
+        assert_eq!(domains.last().await.unwrap_err().kind(), ErrorKind::Failure);
+        std::fs::remove_file(scratch.path().join("mute")).unwrap();
+        assert_eq!(domains.last().await.unwrap(), 7);
+        std::fs::write(scratch.path().join("mute"), "").unwrap();
+        assert_eq!(domains.clone().last().await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_domain_that_nobody_is_told_of_does_not_stay() {
+        let (scratch, domains) = domains();
+        // The list is asked for before and after, and answered once.
+        let script = APPLICATION.replace("[ ! -e mute ] || exit 1;", "[ ! -e m7.domain ] || exit 1;");
+        let program = scratch.path().join("other");
+        install(&program, &script);
+        let domains = Domains { program, ..domains };
+        domains.add(MountId::new(7), &source("ssh://box/src")).await.unwrap_err();
+        assert!(!scratch.path().join("m7.domain").exists());
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub enum Event {
         /// Answered at once.
         answer: Answer<MountId>,
     },
+    /// A mount has this number that the owner does not know of. No new one gets it, nor a lower one.
+    NumberTaken(u64),
     /// A daemon before this one has made a mount that is still there.
     AdoptMount(Box<Adopted>),
     /// A client wants to speak with some mounts' tasks.
@@ -613,6 +615,7 @@ impl Owner {
         match event {
             Event::CreateMount { plan, prompter, answer } => self.create_mount(*plan, prompter, answer),
             Event::NumberMount { answer } => drop(answer.send(Ok(self.new_mount_id()))),
+            Event::NumberTaken(number) => self.last_mount = self.last_mount.max(number),
             Event::AdoptMount(adopted) => self.adopt_mount(*adopted),
             Event::SelectMounts { target, answer } => drop(answer.send(self.select_mounts(&target))),
             Event::SelectMountsOf { machine, answer } => {

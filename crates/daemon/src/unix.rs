@@ -388,9 +388,10 @@ async fn end_by_signal(owner: &OwnerHandle) {
 /// No mount gets the number of a domain. Where they cannot be listed, no domain is shown either.
 async fn last_domain(domains: Option<&Domains>) -> u64 {
     let Some(domains) = domains else { return 0 };
-    match domains.list().await {
-        Ok(listed) => listed.last().map_or(0, |mount| mount.id.number()),
+    match domains.last().await {
+        Ok(last) => last,
         Err(error) => {
+            // They are asked for again before a mount gets a number.
             tracing::warn!(%error, "the domains of File Provider are not known");
             0
         }

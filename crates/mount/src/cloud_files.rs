@@ -41,6 +41,8 @@ pub mod translate;
 mod watch;
 
 #[cfg(windows)]
+pub use here::unsent;
+#[cfg(windows)]
 pub use root::{register, unregister};
 #[cfg(windows)]
-pub use serve::{Dial, Options, ServeError, Stop, serve};
+pub use serve::{Dial, Options, Sent, ServeError, Stage, Stop, serve};

@@ -3,15 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::windows::fs::OpenOptionsExt;
-use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
-use std::ptr;
 
+use supervisor::user::User;
 use windows_sys::Win32::Foundation as foundation;
-use windows_sys::Win32::Security as security;
-use windows_sys::Win32::Security::Authorization as authorization;
 use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
 use windows_sys::Win32::System::Pipes::WaitNamedPipeW;
-use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 use wire::api::daemon::Hello;
 use wire::api::{Call, ErrorKind, ErrorObject, LineDecoder, Method, Request, RequestId, ServerMessage};
 
@@ -23,9 +19,6 @@ const BUSY_TRIES: usize = 8;
 
 /// How much is read at once.
 const READ_BYTES: usize = 64 << 10;
-
-/// More than the identity of any user takes.
-const USER_BYTES_MAX: usize = 256;
 
 /// A connection to the daemon.
 pub(super) struct Client {
@@ -43,7 +36,7 @@ impl Client {
             }
             _ => gone(&error),
         })?;
-        if !is_own(&pipe).map_err(|error| gone(&error))? {
+        if !User::of_process().and_then(|user| user.owns(&pipe)).map_err(|error| gone(&error))? {
             return Err(ErrorObject::new(ErrorKind::Refused, format!("`{name}` is another user's")));
         }
         let mut client = Client { pipe, decoder: LineDecoder::new(), last_id: 0 };
@@ -108,54 +101,4 @@ fn open(name: &str) -> io::Result<File> {
         }
     }
     options.open(name)
-}
-
-/// Whether its owner is this process's user.
-fn is_own(pipe: &File) -> io::Result<bool> {
-    let mut token = ptr::null_mut();
-    // SAFETY: this process's own handle, and a place for the token's.
-    if unsafe { OpenProcessToken(GetCurrentProcess(), security::TOKEN_QUERY, &mut token) } == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is a handle of ours, and nobody else's.
-    let token = unsafe { OwnedHandle::from_raw_handle(token) };
-    let mut told = [0_u64; USER_BYTES_MAX / 8];
-    let mut bytes = 0;
-    // SAFETY: the system writes at most as many bytes as there are; numbers of 8 bytes are aligned for the structure.
-    let asked = unsafe {
-        security::GetTokenInformation(
-            token.as_raw_handle(),
-            security::TokenUser,
-            told.as_mut_ptr().cast(),
-            USER_BYTES_MAX as u32,
-            &mut bytes,
-        )
-    };
-    if asked == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let (mut owner, mut descriptor) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: the handle is open, and there is a place for each of what is asked for.
-    let code = unsafe {
-        authorization::GetSecurityInfo(
-            pipe.as_raw_handle(),
-            authorization::SE_KERNEL_OBJECT,
-            security::OWNER_SECURITY_INFORMATION,
-            &mut owner,
-            ptr::null_mut(),
-            ptr::null_mut(),
-            ptr::null_mut(),
-            &mut descriptor,
-        )
-    };
-    if code != foundation::ERROR_SUCCESS {
-        return Err(io::Error::from_raw_os_error(code as i32));
-    }
-    // SAFETY: both identities are whole; the owner's lies in the descriptor, which is freed afterwards, once.
-    unsafe {
-        let user = &*told.as_ptr().cast::<security::TOKEN_USER>();
-        let is_own = security::EqualSid(user.User.Sid, owner) != 0;
-        foundation::LocalFree(descriptor);
-        Ok(is_own)
-    }
 }

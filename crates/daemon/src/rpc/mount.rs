@@ -10,7 +10,7 @@ use super::Daemon;
 use crate::domains::{self, Domains};
 use crate::failure::failure;
 use crate::mount::plan;
-use crate::owner::{Event, removed};
+use crate::owner::{Event, OwnerHandle, removed};
 use crate::session::ClientContext;
 use crate::shutdown;
 
@@ -25,6 +25,7 @@ pub async fn create(
     mut create: Create,
 ) -> Result<status::Mount, ErrorObject> {
     context.check(&create.caller)?;
+    know_numbers(&daemon.owner, daemon.domains.as_ref()).await?;
     if let (Backend::FileProvider, Some(domains)) = (create.backend, &daemon.domains) {
         return create_domain(daemon, domains, context, create).await;
     }
@@ -65,31 +66,144 @@ async fn create_domain(
     domains.add(id, &source).await
 }
 
-/// Takes mounts away. When some cannot go, the others are gone all the same, and the first error is told.
-pub async fn remove(daemon: &Daemon, remove: Remove) -> Result<Removed, ErrorObject> {
-    let target = remove.target;
-    let domains = match &daemon.domains {
-        Some(domains) => remove_domains(domains, &target).await?,
-        None => Vec::new(),
-    };
-    if !domains.is_empty() && target != Target::All {
-        return Ok(removed(domains));
+/// Has the owner know which numbers domains have, before a mount gets one. Where that cannot be known, no mount is made.
+pub(super) async fn know_numbers(owner: &OwnerHandle, domains: Option<&Domains>) -> Result<(), ErrorObject> {
+    if let Some(domains) = domains {
+        owner.send(Event::NumberTaken(domains.last().await?)).await;
     }
-    let mounts = daemon.owner.ask(|answer| Event::SelectMounts { target, answer }).await?;
-    let outcomes = shutdown::stop_all(mounts, remove.force).await;
-    let gone = shutdown::all_gone(outcomes)?;
-    Ok(removed(domains.into_iter().chain(gone).collect()))
+    Ok(())
 }
 
-async fn remove_domains(domains: &Domains, target: &Target) -> Result<Vec<RemovedMount>, ErrorObject> {
-    let mut gone = Vec::new();
-    for mount in domains.select(target).await? {
-        gone.push(domains.remove(&mount).await?);
+/// Takes mounts away. When some cannot go, the others are gone all the same, and the first error is told.
+pub async fn remove(daemon: &Daemon, remove: Remove) -> Result<Removed, ErrorObject> {
+    remove_from(&daemon.owner, daemon.domains.as_ref(), remove).await
+}
+
+/// The application is asked only for what the owner does not know: it may not answer, and no other mount has to do with it.
+async fn remove_from(
+    owner: &OwnerHandle,
+    domains: Option<&Domains>,
+    Remove { target, force }: Remove,
+) -> Result<Removed, ErrorObject> {
+    let mounts = owner.ask(|answer| Event::SelectMounts { target: target.clone(), answer }).await;
+    let outcomes = match (mounts, domains) {
+        (Ok(mounts), Some(domains)) if target == Target::All => {
+            let (mut outcomes, others) =
+                tokio::join!(shutdown::stop_all(mounts, force), remove_domains(domains, &target));
+            outcomes.extend(others);
+            outcomes
+        }
+        (Ok(mounts), _) => shutdown::stop_all(mounts, force).await,
+        (Err(unknown), Some(domains)) if unknown.kind() == ErrorKind::NotFound => {
+            match remove_domains(domains, &target).await {
+                none if none.is_empty() => return Err(unknown),
+                outcomes => outcomes,
+            }
+        }
+        (Err(error), _) => return Err(error),
+    };
+    shutdown::all_gone(outcomes).map(removed)
+}
+
+/// What came of each that is meant, or of asking which these are.
+async fn remove_domains(domains: &Domains, target: &Target) -> Vec<Result<RemovedMount, ErrorObject>> {
+    let meant = match domains.select(target).await {
+        Ok(meant) => meant,
+        Err(error) => return vec![Err(error)],
+    };
+    let mut outcomes = Vec::new();
+    for mount in meant {
+        outcomes.push(domains.remove(&mount).await);
     }
-    Ok(gone)
+    outcomes
 }
 
 /// All mounts.
 pub async fn list(daemon: &Daemon) -> Result<Mounts, ErrorObject> {
     Ok(Mounts { mounts: super::status::get(daemon).await?.mounts })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use wire::api::id::MountId;
+    use wire::api::mount::Force;
+    use wire::bytestring::ByteString;
+
+    use super::*;
+    use crate::domains::tests::{domains, source};
+    use crate::mount::MountHandle;
+
+    /// Stands for an owner that knows one mount, whose task has ended: it counts as taken away.
+    fn owner_of(known: MountId) -> OwnerHandle {
+        let (owner, mut events) = OwnerHandle::new();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let Event::SelectMounts { target, answer } = event else {
+                    panic!("it is asked for mounts alone")
+                };
+                let dir = ByteString::from("/m");
+                let found = target == Target::All
+                    || target == Target::Id(known)
+                    || target == Target::Dir(dir.clone());
+                let handle = MountHandle { id: known, dir, commands: mpsc::channel(1).0 };
+                let unknown = ErrorObject::new(ErrorKind::NotFound, "the owner does not know it");
+                drop(answer.send(if found { Ok(vec![handle]) } else { Err(unknown) }));
+            }
+        });
+        owner
+    }
+
+    async fn gone(
+        owner: &OwnerHandle,
+        domains: Option<&Domains>,
+        target: Target,
+    ) -> Result<Vec<u64>, ErrorObject> {
+        let removed = remove_from(owner, domains, Remove { target, force: Force::Never }).await?;
+        Ok(removed.mounts.iter().map(|mount| mount.id.number()).collect())
+    }
+
+    #[tokio::test]
+    async fn an_application_that_does_not_answer_keeps_no_other_mount() {
+        let (scratch, domains) = domains();
+        let owner = owner_of(MountId::new(1));
+        std::fs::write(scratch.path().join("mute"), "").unwrap();
+        let domains = Some(&domains);
+        assert_eq!(gone(&owner, domains, Target::Id(MountId::new(1))).await.unwrap(), [1]);
+        assert_eq!(gone(&owner, domains, Target::Dir("/m".into())).await.unwrap(), [1]);
+        // Whether it is a domain is not known.
+        let error = gone(&owner, domains, Target::Id(MountId::new(7))).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Failure);
+        let error = know_numbers(&owner, domains).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Failure);
+    }
+
+    #[tokio::test]
+    async fn what_the_owner_does_not_know_may_be_a_domain() {
+        let (_scratch, domains) = domains();
+        let owner = owner_of(MountId::new(1));
+        domains.add(MountId::new(7), &source("ssh://box/src")).await.unwrap();
+        let target = Target::Dir("/Cloud/Stead-src".into());
+        let error = gone(&owner, None, target.clone()).await.unwrap_err();
+        assert_eq!(error.message, "the owner does not know it");
+        assert_eq!(gone(&owner, Some(&domains), target.clone()).await.unwrap(), [7]);
+        let error = gone(&owner, Some(&domains), target).await.unwrap_err();
+        assert_eq!(error.message, "the owner does not know it");
+    }
+
+    #[tokio::test]
+    async fn a_domain_that_stays_keeps_no_other_mount() {
+        let (scratch, domains) = domains();
+        let owner = owner_of(MountId::new(1));
+        for number in [7, 8] {
+            domains.add(MountId::new(number), &source("ssh://box/src")).await.unwrap();
+        }
+        std::fs::write(scratch.path().join("m7.stays"), "").unwrap();
+        let error = gone(&owner, Some(&domains), Target::All).await.unwrap_err();
+        assert!(error.message.ends_with("failed: m7 is in use"), "{error}");
+        let left: Vec<u64> = domains.list().await.unwrap().iter().map(|mount| mount.id.number()).collect();
+        assert_eq!(left, [7]);
+        std::fs::remove_file(scratch.path().join("m7.stays")).unwrap();
+        assert_eq!(gone(&owner, Some(&domains), Target::All).await.unwrap(), [1, 7]);
+    }
 }

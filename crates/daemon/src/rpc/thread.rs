@@ -31,6 +31,7 @@ impl Daemon {
 /// Makes a thread and mounts it. It goes again if the client has gone meanwhile.
 pub async fn new(daemon: &Daemon, context: &ClientContext, new: New) -> Result<status::Thread, ErrorObject> {
     context.check(&new.caller)?;
+    super::mount::know_numbers(&daemon.owner, daemon.domains.as_ref()).await?;
     let (answer, made) = oneshot::channel();
     tokio::spawn(thread::make(daemon.threads(), new, answer));
     made.await.unwrap_or_else(|_| Err(ending()))

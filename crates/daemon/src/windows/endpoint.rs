@@ -8,13 +8,12 @@ use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::ptr;
 
+use supervisor::user::User;
 use windows_sys::Win32::Foundation as foundation;
 use windows_sys::Win32::Security as security;
 use windows_sys::Win32::Security::Authorization as authorization;
 use windows_sys::Win32::Storage::FileSystem as fs;
 use windows_sys::Win32::System::Pipes as pipes;
-
-use super::system::user;
 
 /// What the system keeps of what nobody has read yet.
 const BUFFER_BYTES: u32 = 64 << 10;
@@ -30,7 +29,7 @@ impl Endpoint {
     /// Makes the pipe. Where there is one of this name, that is [`PermissionDenied`](io::ErrorKind::PermissionDenied).
     pub(super) fn bind(name: &str) -> io::Result<Endpoint> {
         let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
-        let descriptor = Descriptor::of_user(&user()?)?;
+        let descriptor = Descriptor::of_user(&User::of_process()?.to_text()?)?;
         let waiting = instance(&name, &descriptor, fs::FILE_FLAG_FIRST_PIPE_INSTANCE)?;
         Ok(Endpoint { name, descriptor, waiting })
     }

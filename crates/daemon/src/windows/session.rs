@@ -3,8 +3,8 @@
 use std::io::{self, Read, Write};
 
 use serde::Serialize;
-use wire::api::daemon::{DaemonStatus, Fate, Stopped};
-use wire::api::mount::{Mounts, Removed, Target};
+use wire::api::daemon::{DaemonStatus, Stopped};
+use wire::api::mount::{Mounts, Removed};
 use wire::api::status::{self, Document};
 use wire::api::{Call, ClientMessage, ErrorKind, ErrorObject, LineDecoder, RequestId, Response};
 use wire::bytestring::ByteString;
@@ -52,19 +52,13 @@ fn answer(daemon: &Daemon, id: RequestId, call: Call) -> Response {
             reply(id, about(daemon).map_err(|error| ErrorObject::internal(error.to_string())))
         }
         Call::DaemonStop(stop) => {
-            let removed = match stop.mounts {
-                Fate::Unmounted => daemon.mounts.remove(&Target::All),
-                Fate::Left => {
-                    daemon.mounts.leave();
-                    Ok(Vec::new())
-                }
-            };
-            reply(id, removed.map(|_| Stopped { pid: std::process::id(), kept_aside: Vec::new() }))
+            let stopped = daemon.mounts.stop(stop.mounts, stop.force);
+            reply(id, stopped.map(|kept_aside| Stopped { pid: std::process::id(), kept_aside }))
         }
         Call::StatusGet(_) => reply(id, Ok(document(daemon))),
         Call::MountCreate(create) => reply(id, daemon.mounts.create(create)),
         Call::MountRemove(remove) => {
-            reply(id, daemon.mounts.remove(&remove.target).map(|mounts| Removed { mounts }))
+            reply(id, daemon.mounts.remove(&remove.target, remove.force).map(|mounts| Removed { mounts }))
         }
         Call::MountList(_) => reply(id, Ok(Mounts { mounts: daemon.mounts.all() })),
         other => {

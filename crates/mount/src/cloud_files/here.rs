@@ -127,6 +127,29 @@ impl Folder {
     }
 }
 
+/// The files of a mount whose content is not on the machine, as far as Windows knows.
+pub fn unsent(path: &Path) -> Answer<Vec<PathBuf>> {
+    let (mut unsent, mut left) = (Vec::new(), vec![path.to_owned()]);
+    while let Some(directory) = left.pop() {
+        for listed in names_in(&open_path(&directory, Access::READ)?)? {
+            let Ok(name) = String::from_utf8(listed.name) else { continue };
+            let path = directory.join(&name);
+            let found = match open_path(&path, Access::LOOK).and_then(|file| look_at(&file)) {
+                Ok(found) => found,
+                // It has gone meanwhile.
+                Err(Refusal::Changed) => continue,
+                Err(refusal) => return Err(refusal),
+            };
+            match entry_of(&found, name.as_bytes()) {
+                Some(entry) if entry.kind == Kind::Directory => left.push(path),
+                Some(entry) if entry.edit.is_some() => unsent.push(path),
+                _ => {}
+            }
+        }
+    }
+    Ok(unsent)
+}
+
 fn name_of(name: &std::ffi::OsStr) -> Vec<u8> {
     use std::os::windows::ffi::OsStrExt;
     narrow(&name.encode_wide().collect::<Vec<u16>>())

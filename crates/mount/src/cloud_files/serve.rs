@@ -16,14 +16,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use vfs::replica::item::SideName;
+use vfs::replica::item::{Item, SideName};
 use vfs::replica::names::NameRules;
 use vfs::replica::side::Refusal;
 use vfs::replica::{Outcome, Replica, ReplicaError, Retry};
 use windows_sys::Win32::Storage::CloudFilters as cf;
 
 use super::catalog::Catalog;
-use super::here::Folder;
+use super::here::{Folder, unsent};
 use super::root::{Connection, Desk, REQUESTS_MAX, register};
 use super::transfer::Transfers;
 use super::watch;
@@ -78,12 +78,65 @@ pub enum ServeError {
 pub struct Stop {
     is_set: AtomicBool,
     bell: Mutex<Option<SyncSender<()>>>,
+    goodbye: Mutex<Goodbye>,
 }
 
+/// Who waits until a mount may end with nothing unsent.
+#[derive(Debug)]
+enum Goodbye {
+    /// These; nobody at first.
+    Awaited(Vec<SyncSender<Sent>>),
+    /// There is nobody left to look.
+    Over,
+}
+
+impl Default for Goodbye {
+    fn default() -> Goodbye {
+        Goodbye::Awaited(Vec::new())
+    }
+}
+
+/// Whether all that was changed here is on the machine, or why that is not so.
+pub type Sent = Result<(), String>;
+
 impl Stop {
+    /// Has the mount end once all that was changed here is on the machine. Who waits is told when it ends, or why it goes on; nothing
+    /// is told once [nobody serves it](Stop::over).
+    pub fn once_sent(&self) -> Receiver<Sent> {
+        let (tell, told) = sync_channel(1);
+        if let Goodbye::Awaited(waiting) = &mut *self.goodbye.lock() {
+            waiting.push(tell);
+        }
+        self.ring();
+        told
+    }
+
+    /// Tells all who wait for [`once_sent`](Stop::once_sent).
+    pub fn tell(&self, sent: &Sent) {
+        if let Goodbye::Awaited(waiting) = &mut *self.goodbye.lock() {
+            for who in waiting.drain(..) {
+                // Whoever has gone need not know.
+                let _ = who.send(sent.clone());
+            }
+        }
+    }
+
+    /// Nobody serves the mount from now on.
+    pub fn over(&self) {
+        *self.goodbye.lock() = Goodbye::Over;
+    }
+
+    fn is_awaited(&self) -> bool {
+        matches!(&*self.goodbye.lock(), Goodbye::Awaited(waiting) if !waiting.is_empty())
+    }
+
     /// The mount ends when it has done what it is at. It cannot be taken back.
     pub fn set(&self) {
         self.is_set.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    fn ring(&self) {
         if let Some(bell) = &*self.bell.lock() {
             // A bell that rings already wakes it as well.
             let _ = bell.try_send(());
@@ -95,11 +148,11 @@ impl Stop {
         self.is_set.load(Ordering::SeqCst)
     }
 
-    /// Waits until it is set, at most for so long; whether it is.
+    /// Waits until it is set, or is to be once all is sent, at most for so long; whether it is set.
     pub fn wait(&self, at_most: Duration) -> bool {
         let (bell, rung) = sync_channel(1);
         self.rings(bell);
-        if !self.is_set() {
+        if !self.is_set() && !self.is_awaited() {
             // Rung, or the time is over: what counts is looked at below.
             let _ = rung.recv_timeout(at_most);
         }
@@ -133,13 +186,23 @@ const LOOKS_MAX: usize = 16;
 /// What those who fetch share with the one who steps.
 pub(super) type SharedCatalog = Arc<Mutex<Catalog>>;
 
-/// Keeps both sides the same until `stop` is set; its threads end then. `serves` is called once programs are answered. A machine that is not
+/// How far a mount has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The directory is a sync root.
+    Registered,
+    /// Programs are answered.
+    Serves,
+}
+
+/// Keeps both sides the same until `stop` is set, or [all is sent](Stop::once_sent) and that is wanted; its threads end then. `reached` is called at each stage. A machine that is not
 /// reached at first leaves the directory as it was. The directory is a sync root afterwards too; see
 /// [`unregister`](super::root::unregister).
-pub fn serve(options: &Options, stop: &Stop, serves: impl FnOnce()) -> Result<(), ServeError> {
+pub fn serve(options: &Options, stop: &Stop, mut reached: impl FnMut(Stage)) -> Result<(), ServeError> {
     let folder_error = |refusal| ServeError::Folder { path: options.directory.clone(), refusal };
     let mut far = Far::attach((options.dial)()?, &options.path)?;
     register(&options.directory, &options.path).map_err(folder_error)?;
+    reached(Stage::Registered);
     let folder = Folder::open(&options.directory).map_err(folder_error)?;
     let mut replica = Replica::open(&options.database, NameRules::Windows, &options.host)?;
     if replica.set_root(SideName::Here, folder.identity().clone())? {
@@ -161,8 +224,19 @@ pub fn serve(options: &Options, stop: &Stop, serves: impl FnOnce()) -> Result<()
     let connection = Connection::open(&options.directory, &desk).map_err(folder_error)?;
     let mut it =
         Mount { replica, folder, far, catalog, connection, transfers, options, retry: Retry::default() };
-    serves();
+    reached(Stage::Serves);
     it.run(&bell, stop)
+}
+
+/// How both sides are after a while of bringing them together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// The same, but for what was refused.
+    Settled,
+    /// Not the same yet: they change meanwhile, one cannot be looked at, or the mount is to end.
+    Moving,
+    /// The machine is not there.
+    Cut,
 }
 
 struct Mount<'a> {
@@ -181,7 +255,20 @@ impl Mount<'_> {
         let mut tried = Instant::now();
         while !stop.is_set() {
             self.connection.report(cf::CF_PROVIDER_STATUS_SYNC_INCREMENTAL);
-            let is_reached = self.settle(stop)?;
+            let is_awaited = stop.is_awaited();
+            if is_awaited {
+                // What was refused may be possible now.
+                self.replica.try_again()?;
+            }
+            let standing = self.settle(stop)?;
+            if is_awaited {
+                let sent = self.sent(standing)?;
+                stop.tell(&sent);
+                if sent.is_ok() {
+                    return Ok(());
+                }
+            }
+            let is_reached = standing != Standing::Cut;
             let wait = if is_reached {
                 self.connection.report(cf::CF_PROVIDER_STATUS_IDLE);
                 self.transfers.pin(self.folder.take_pins());
@@ -191,6 +278,7 @@ impl Mount<'_> {
                 self.retry.cut(random())
             };
             match bell.recv_timeout(wait) {
+                _ if stop.is_awaited() => {}
                 Ok(()) => gather(bell),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
@@ -205,8 +293,30 @@ impl Mount<'_> {
         Ok(())
     }
 
-    /// Whether both sides are the same now, but for what was refused; `false` if the machine is not there.
-    fn settle(&mut self, stop: &Stop) -> Result<bool, ServeError> {
+    /// Whether all that was changed here is on the machine, after it was tried to bring both sides together.
+    fn sent(&mut self, standing: Standing) -> Result<Sent, ServeError> {
+        match standing {
+            Standing::Settled => {}
+            Standing::Cut => return Ok(Err("the machine is not reached".to_owned())),
+            Standing::Moving => return Ok(Err("both sides still differ".to_owned())),
+        }
+        // What is on the machine alone, and cannot be here, was never changed here.
+        let is_ours = |item: &Item| item.here.is_some() || item.agreed.is_some();
+        let refused = self.replica.refused()?.into_iter().find(is_ours);
+        if let Some(why) = refused.and_then(|item| item.refused) {
+            return Ok(Err(why));
+        }
+        Ok(match unsent(&self.options.directory) {
+            Err(refusal) => Err(refusal.to_string()),
+            Ok(unsent) => match unsent.first() {
+                None => Ok(()),
+                Some(path) => Err(format!("`{}` is not sent", path.display())),
+            },
+        })
+    }
+
+    /// Brings both sides together, as far as that can be done now.
+    fn settle(&mut self, stop: &Stop) -> Result<Standing, ServeError> {
         for _ in 0..LOOKS_MAX {
             let here = self.replica.look(SideName::Here, &mut self.folder)?;
             let looked = match here {
@@ -216,24 +326,24 @@ impl Mount<'_> {
             self.catalog.lock().follow(&mut self.replica)?;
             match looked {
                 Ok(()) => {}
-                Err(Refusal::Cut) => return Ok(false),
+                Err(Refusal::Cut) => return Ok(Standing::Cut),
                 Err(Refusal::Changed) => continue,
                 Err(Refusal::Refused(why)) => {
                     tracing::warn!(why, "a tree cannot be looked at");
-                    return Ok(true);
+                    return Ok(Standing::Moving);
                 }
             }
             self.retry.reached();
             match self.step(stop)? {
-                Outcome::Settled => return Ok(true),
-                Outcome::Cut => return Ok(false),
+                Outcome::Settled => return Ok(Standing::Settled),
+                Outcome::Cut => return Ok(Standing::Cut),
                 Outcome::Stepped | Outcome::LookAgain => {}
             }
             if stop.is_set() {
-                return Ok(true);
+                return Ok(Standing::Moving);
             }
         }
-        Ok(true)
+        Ok(Standing::Moving)
     }
 
     fn step(&mut self, stop: &Stop) -> Result<Outcome, ServeError> {

@@ -8,6 +8,9 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use wire::api::machine::SshTarget;
@@ -22,6 +25,12 @@ const ALIVE_COUNT_MAX: u32 = 3;
 /// How long a machine may take to accept a connection.
 const CONNECT_SECONDS_MAX: u32 = 20;
 
+/// How long the agent may take to greet, with the connection and the login before it. Windows waits for a minute.
+const GREETING_MAX: Duration = Duration::from_secs(30);
+
+/// How long what ssh has said last may take, once it has ended. A program that it has started may still hold the same stream.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
+
 /// What is kept of what ssh says.
 const SAID_BYTES_MAX: usize = 4 << 10;
 
@@ -32,15 +41,18 @@ pub struct Ssh {
     pub program: OsString,
     /// Where the machine is.
     pub target: SshTarget,
+    /// How long the agent may take to greet.
+    pub greeting_max: Duration,
 }
 
 impl Ssh {
     /// Through the `ssh` that is in the path.
     pub fn new(target: SshTarget) -> Ssh {
-        Ssh { program: "ssh".into(), target }
+        Ssh { program: "ssh".into(), target, greeting_max: GREETING_MAX }
     }
 
-    /// Opens a line. It ends by itself where the machine does not answer for half a minute. An error has what ssh has said last.
+    /// Opens a line. It ends by itself where the machine does not answer for half a minute, at first and later. An error has what ssh
+    /// has said last.
     pub fn dial(&self) -> Result<StreamLine, LineError> {
         let cannot = |error: io::Error| {
             LineError::Lost(format!("`{}` could not be run: {error}", self.program.display()))
@@ -53,19 +65,39 @@ impl Ssh {
         };
         let said = Arc::new(Mutex::new(Vec::new()));
         let (listens, keeps) = (Arc::clone(&child), Arc::clone(&said));
-        let listener = std::thread::Builder::new()
-            .name("stead-ssh".to_owned())
-            .spawn(move || listen(stderr, &keeps, &listens));
-        let listener = listener.map_err(|error| {
+        let (all_said, is_all_said) = sync_channel(1);
+        let listening = thread(move || {
+            listen(stderr, &keeps, &listens);
+            // Whoever has waited for it may have gone.
+            let _unheard = all_said.send(());
+        });
+        let (greeted, is_greeted) = sync_channel::<()>(0);
+        let (watches, greeting_max) = (Arc::clone(&child), self.greeting_max);
+        // Whether it was too late. It hears of the greeting by the end of the channel.
+        let watching = listening.and_then(|_| {
+            thread(move || {
+                let is_late = is_greeted.recv_timeout(greeting_max) == Err(RecvTimeoutError::Timeout);
+                if is_late {
+                    end(&watches);
+                }
+                is_late
+            })
+        });
+        let watching = watching.map_err(|error| {
             end(&child);
             cannot(error)
         })?;
-        match StreamLine::open(stdout, stdin) {
-            Ok(line) => Ok(line.ended_by(move || end(&child))),
-            Err(error) => {
+        let opened = StreamLine::open(stdout, stdin);
+        drop(greeted);
+        let is_late = watching.join().unwrap_or(true);
+        match opened {
+            Ok(line) if !is_late => Ok(line.ended_by(move || end(&child))),
+            opened => {
                 end(&child);
-                // It has ended, and what it has said is all there.
-                let _panicked = listener.join();
+                let late = || format!("no agent has answered within {greeting_max:?}");
+                let error = opened.err().filter(|_| !is_late).unwrap_or_else(|| LineError::Lost(late()));
+                // It has ended: what it has said is there at once, unless another holds the stream.
+                let _in_time = is_all_said.recv_timeout(LAST_WORDS_MAX);
                 let said = last_line(&said.lock());
                 Err(said.map_or(error, |said| LineError::Lost(format!("ssh says: {said}"))))
             }
@@ -77,6 +109,8 @@ impl Ssh {
         ssh.args(["-T", "-x", "-a", "-e", "none"]);
         for option in [
             "BatchMode=yes".to_owned(),
+            "ControlMaster=no".to_owned(),
+            "ControlPath=none".to_owned(),
             "ClearAllForwardings=yes".to_owned(),
             "RemoteCommand=none".to_owned(),
             "LogLevel=ERROR".to_owned(),
@@ -135,6 +169,10 @@ fn end(child: &Mutex<Child>) {
     let _gone = child.wait();
 }
 
+fn thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name("stead-ssh".to_owned()).spawn(run)
+}
+
 fn last_line(said: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(said);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
@@ -158,7 +196,7 @@ mod tests {
         let program = directory.path().join("ssh");
         make(&program, &format!("for command; do :; done\n{script}"));
         let target = SshTarget::new(Some("u"), "box.example", Some(2222)).unwrap();
-        Ssh { program: program.into(), target }
+        Ssh { program: program.into(), target, greeting_max: GREETING_MAX }
     }
 
     /// Written and closed by another process: one that this process has open for writing while a thread forks cannot be run.
@@ -222,6 +260,7 @@ mod tests {
         let scratch = TempDir::new().unwrap();
         let error = ssh(&scratch, "echo \"$*\" >&2; exit 255").dial().unwrap_err().to_string();
         assert!(error.contains("-o BatchMode=yes"), "{error}");
+        assert!(error.contains("-o ControlMaster=no -o ControlPath=none"), "{error}");
         assert!(error.contains("-o ServerAliveInterval=10 -o ServerAliveCountMax=3"), "{error}");
         assert!(error.contains("-l u -p 2222 -- box.example exec sh -c "), "{error}");
     }
@@ -235,5 +274,29 @@ mod tests {
         let absent = Ssh { program: scratch.path().join("absent").into(), ..denied };
         let error = absent.dial().unwrap_err().to_string();
         assert!(error.contains("absent` could not be run"), "{error}");
+    }
+
+    #[test]
+    fn an_agent_that_does_not_greet_is_not_waited_for() {
+        let scratch = TempDir::new().unwrap();
+        let silent = ssh(&scratch, "exec sleep 600");
+        let silent = Ssh { greeting_max: Duration::from_millis(50), ..silent };
+        let error = silent.dial().unwrap_err().to_string();
+        assert_eq!(error, "the line to the machine is lost: no agent has answered within 50ms");
+    }
+
+    #[test]
+    fn who_holds_what_ssh_speaks_to_is_not_waited_for() {
+        let scratch = TempDir::new().unwrap();
+        let ended = scratch.path().join("ended");
+        // It ends by itself once the test is over.
+        let run = format!(
+            "echo refused >&2; (while [ ! -e '{}' ] && [ -e '{}' ]; do sleep 0.1; done) </dev/null >/dev/null & exit 255",
+            ended.display(),
+            scratch.path().display()
+        );
+        let error = ssh(&scratch, &run).dial().unwrap_err().to_string();
+        assert_eq!(error, "the line to the machine is lost: ssh says: refused");
+        fs::write(ended, "").unwrap();
     }
 }

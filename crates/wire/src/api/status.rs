@@ -165,6 +165,38 @@ pub struct Mount {
     pub replayed: Option<Replayed>,
 }
 
+impl Mount {
+    /// One that the system serves by itself: no worker tells what it does.
+    pub fn of_system(
+        id: MountId,
+        source: Source,
+        dir: ByteString,
+        backend: BackendName,
+        status: MountStatus,
+    ) -> Mount {
+        Mount {
+            id,
+            source,
+            dir,
+            backend,
+            status,
+            worker: None,
+            journal: Journal::default(),
+            counters: Counters::default(),
+            operations: BTreeMap::new(),
+            access: Access::ReadWrite,
+            sync: SyncMode::Async,
+            degraded: None,
+            reason: None,
+            health: Health::Healthy,
+            crash: None,
+            port: None,
+            nfs: None,
+            replayed: None,
+        }
+    }
+}
+
 /// How much of the paths in a [`Replayed`] is said, in bytes; the rest is counted, and is in the mount's log.
 pub const REPLAYED_BYTES_MAX: usize = 8 << 10;
 
