@@ -57,7 +57,7 @@ enum Command {
         /// Where it is to be in the vm, an absolute path at which nothing is [default: the working copy's name, in the home there]
         #[arg(long, value_name = "PATH")]
         at: Option<PathBuf>,
-        /// Also if files that are committed or staged are called as secrets are, which go along then [default: refused, with their paths]
+        /// Also if files that are committed or staged are called as secrets are, which go along then [default: refused]
         #[arg(long)]
         with_secrets: bool,
         /// Do not wait until it is there: print the operation, see `stead operation`
