@@ -11,7 +11,7 @@ const E2E_THREADS: &str = "2";
 
 /// The tests of the whole end by themselves far sooner; beyond this, one of them hangs, and a build machine must be
 /// told which while it still can be.
-const E2E_SECONDS_MAX: &str = "1500";
+const E2E_SECONDS_MAX: &str = "2400";
 
 type Step = fn(Option<&str>, &mut Vec<String>) -> Outcome;
 
