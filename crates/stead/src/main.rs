@@ -33,6 +33,20 @@ fn main() -> ExitCode {
     parts::main()
 }
 
+/// Says how the daemon ended.
+fn ended(outcome: Result<(), wire::api::ErrorObject>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
 /// One line: what happened and where. The part that panicked says the rest by how it ends.
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("of an unknown sort");

@@ -44,17 +44,9 @@ fn run_daemon(how: cli::Daemon) -> ExitCode {
         cli::Daemon::Foreground => daemon::Mode::Foreground,
         cli::Daemon::Background => daemon::Mode::Background,
     };
-    let outcome = daemon::Options::from_environment(mode)
-        .map_err(|error| ErrorObject::new(ErrorKind::Usage, error.to_string()))
-        .and_then(daemon::run);
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
-            }
-            ExitCode::from(error.kind().exit_code())
-        }
-    }
+    crate::ended(
+        daemon::Options::from_environment(mode)
+            .map_err(|error| ErrorObject::new(ErrorKind::Usage, error.to_string()))
+            .and_then(daemon::run),
+    )
 }

@@ -8,14 +8,5 @@ pub fn main() -> ExitCode {
         cli::Next::Exit(code) => return ExitCode::from(code),
         cli::Next::Daemon(paths) => paths,
     };
-    match daemon::run(paths) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
-            }
-            ExitCode::from(error.kind().exit_code())
-        }
-    }
+    crate::ended(daemon::run(paths))
 }

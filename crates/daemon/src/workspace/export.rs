@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use machine::capability::{Capabilities, Capability};
 use machine::course::Course;
 use machine::vm::Places;
-use store::workspace::back::{self, Arrived, Claim, Published};
+use store::workspace::back::{self, Arrived, Claim, Moved};
 use store::workspace::{self, Found};
 use store::{Hash, Oid};
 use tokio::runtime::Handle;
@@ -58,7 +58,7 @@ pub struct Made {
     /// What is checked out there.
     head: OnceLock<Oid>,
     arrived: OnceLock<Came>,
-    published: Mutex<Published>,
+    moved: Mutex<Vec<Moved>>,
     patch: OnceLock<PathBuf>,
 }
 
@@ -263,9 +263,9 @@ impl Capability for Branch {
             return Ok(());
         }
         let scratch = this.context.scratch(&this.vm.id);
-        let published = came.arrived.publish(&self.1, &kept(&this.row), &scratch, &|| course.check().is_ok());
-        let published = published.map_err(|error| from_workspace(&error))?;
-        *this.made.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+        let moved = came.arrived.publish(&self.1, &kept(&this.row), &scratch, &|| course.check().is_ok());
+        let moved = moved.map_err(|error| from_workspace(&error))?;
+        *this.made.moved.lock().unwrap_or_else(PoisonError::into_inner) = moved;
         Ok(())
     }
 
@@ -284,8 +284,8 @@ impl Capability for Branch {
 
     fn undo(&self, _: &Places) -> machine::Result<()> {
         let (repository, hash) = self.repository()?;
-        let published = self.0.made.published.lock().unwrap_or_else(PoisonError::into_inner);
-        back::take_back(&repository, hash, &published).map_err(|error| from_workspace(&error))
+        let moved = self.0.made.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        back::take_back(&repository, hash, &moved).map_err(|error| from_workspace(&error))
     }
 }
 

@@ -92,13 +92,6 @@ pub struct Moved {
     pub now: Oid,
 }
 
-/// What a repository has of what came.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Published {
-    /// What was moved.
-    pub moved: Vec<Moved>,
-}
-
 /// Looks at a pack that came for a repository, in an empty directory. Changes nothing else. Blocks.
 pub fn receive(
     (repository, hash): (&Path, Hash),
@@ -303,7 +296,7 @@ impl Arrived {
         kept: &str,
         scratch: &Path,
         is_wanted: IsWanted<'_>,
-    ) -> Result<Published> {
+    ) -> Result<Vec<Moved>> {
         let objects = Objects::open(&self.repository, self.hash)?;
         check_branch(&objects, branch)?;
         let name = format!("refs/heads/{branch}");
@@ -330,7 +323,7 @@ impl Arrived {
             crate::Error::Git { why, .. } => taken(branch, format!("could not be changed ({why})")),
             other => other.into(),
         })?;
-        Ok(Published { moved })
+        Ok(moved)
     }
 
     /// Whether a commit of the user's is contained in what came.
@@ -475,10 +468,10 @@ fn change(objects: &Objects, moved: &[Moved], scratch: &Path) -> std::result::Re
 
 /// Takes back what [`Arrived::publish`] has moved, unless somebody has moved it or checked it out since. If it cannot be told of a branch
 /// whether somebody has it, that one stays, the others go, and it is an error.
-pub fn take_back(repository: &Path, hash: Hash, published: &Published) -> Result<()> {
+pub fn take_back(repository: &Path, hash: Hash, moved: &[Moved]) -> Result<()> {
     let objects = Objects::open(repository, hash)?;
     let mut failed = Ok(());
-    for Moved { name, was, now } in &published.moved {
+    for Moved { name, was, now } in moved {
         let now = now.to_string();
         if let Some(branch) = name.strip_prefix("refs/heads/")
             && let Err(error) = check_free(&objects, branch)
