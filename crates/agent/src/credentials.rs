@@ -44,13 +44,14 @@ thread_local! {
     static CLEARS_SET_ID: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Gives the calling thread a umask of its own. To be called once by each thread that makes files.
+/// Gives the calling thread a umask of its own. To be called once by each thread that makes files, after the session has
+/// read the umask of the process: where that is not permitted, as in most containers, no thread has one any more.
 pub(crate) fn enter_thread() {
     // SAFETY: CLONE_FS gives the thread its own copy of the umask, the root and the current directory. No code of this
     // crate relies on threads sharing them.
     let own = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }.is_ok();
+    rustix::process::umask(Mode::empty());
     if own {
-        rustix::process::umask(Mode::empty());
         UMASK.set(Some(0));
     }
 }

@@ -39,7 +39,15 @@ fn commands_and_files_of_a_container() {
     stead.ok(&["rm", "docker://web/tmp/there"]);
     assert_eq!(stead.ok(&["ls", "docker://web/tmp"]).text(), "");
 
-    // What the doctor says.
+    // Modes are as the maker's umask says, though no thread may have one of its own there; programs have that of all.
+    let dir = stead.dir("mnt");
+    stead.mount("docker://web/tmp", &dir, &[]);
+    let make = "umask 0 && mkdir open && umask 27 && mkdir shared";
+    e2e::Program::new("sh").args(["-c", make]).cwd(&dir).ok();
+    assert_eq!(engine.docker(&["exec", "web", "stat", "-c", "%a", "/tmp/open", "/tmp/shared"]), "777\n750");
+    assert_eq!(stead.ok(&["exec", "docker://web", "--", "sh", "-c", "umask"]).text(), "0022\n");
+    stead.ok(&["unmount", dir.to_str().unwrap()]);
+
     let report = stead.json(&["doctor", "docker://web"]);
     let checks = report["checks"].as_array().unwrap();
     let verdict = |name: &str| {

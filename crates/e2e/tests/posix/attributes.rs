@@ -28,6 +28,17 @@ probes! {
         assert_eq!(mode(&p.path("d")), 0o777 & !umask);
         assert_eq!(mode(&p.far_path("f")), 0o644 & !umask);
         assert_eq!(mode(&p.far_path("d")), 0o777 & !umask);
+        // Nor may that of the processes there be applied besides.
+        for umask in [0, 0o027, 0o077] {
+            let make = format!("umask {umask:o} && mkdir d{umask} && : >f{umask} && mkfifo p{umask}");
+            e2e::Program::new("sh").args(["-c", &make]).cwd(&p.dir).ok();
+            for path in [p.path(&format!("d{umask}")), p.far_path(&format!("d{umask}"))] {
+                assert_eq!(mode(&path), 0o777 & !umask, "{}", path.display());
+            }
+            for name in [format!("f{umask}"), format!("p{umask}")] {
+                assert_eq!(mode(&p.far_path(&name)), 0o666 & !umask, "{name}");
+            }
+        }
     }
 
     fn an_open_file_can_be_chmodded(p) {

@@ -1,5 +1,7 @@
 //! What another user may do. These need root, to become another user; without it they show nothing and pass.
 
+use std::os::unix::fs::DirBuilderExt as _;
+
 use e2e::stead::is_root;
 
 use crate::call::*;
@@ -54,6 +56,25 @@ probes! {
             assert_eq!(errno(fs::rename(dir.join("f"), dir.join("g"))), Errno::PERM);
             fs::write(dir.join("own"), "").unwrap();
             fs::remove_file(dir.join("own")).unwrap();
+        });
+    }
+
+    fn a_directory_that_nobody_else_may_open_is_renamed_by_who_may_write_around_it(p) {
+        if !is_root() {
+            return;
+        }
+        for name in ["d", "e"] {
+            fs::set_permissions(p.subdir(name), fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        let closed = p.path("d/closed");
+        fs::DirBuilder::new().mode(0o700).create(&closed).unwrap();
+        as_user(OTHER, OTHER, || {
+            for _ in 0..2 {
+                fs::rename(&closed, p.path("d/other")).unwrap();
+                fs::rename(p.path("d/other"), &closed).unwrap();
+            }
+            // Its `..` would be another, and to change that takes write permission.
+            assert_eq!(errno(fs::rename(&closed, p.path("e/closed"))), Errno::ACCESS);
         });
     }
 
