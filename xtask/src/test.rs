@@ -6,8 +6,9 @@ use crate::build::{Profile, build};
 use crate::run::{Outcome, cargo, program, target};
 use crate::{platforms, setup};
 
-/// The tests of the whole run real daemons, servers and suites: two at a time keep two cores busy and no more.
-const E2E_THREADS: &str = "2";
+/// The tests of the whole run real daemons, servers and suites, which wait for disks, lines and each other a third of the
+/// time: three at a time keep two cores busy and no more.
+const E2E_THREADS: &str = "3";
 
 /// The tests of the whole end by themselves far sooner; beyond this, one of them hangs, and a build machine must be
 /// told which while it still can be.

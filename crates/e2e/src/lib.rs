@@ -50,3 +50,9 @@ pub use proxy::DelayProxy;
 pub use sshd::Sshd;
 pub use stead::{Mount, Stead};
 pub use wait::eventually;
+
+/// Whether tests run as long as what is promised, and not only as long as it takes to see that it holds:
+/// `STEAD_E2E_LONG=1`.
+pub fn is_long() -> bool {
+    std::env::var_os("STEAD_E2E_LONG").is_some_and(|value| !value.is_empty())
+}

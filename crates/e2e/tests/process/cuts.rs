@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use e2e::program::wait_readable;
 use e2e::wait::holds_within;
-use e2e::{Far, eventually};
+use e2e::{Far, eventually, is_long};
 use rustix::process::Pid;
 
-use super::{SOON, is_long};
+use super::SOON;
 
 /// Prints a number a line and a millisecond until there is a file, writes the last one to another, and exits with 7.
 const COUNTING: &str = "$| = 1; for ($i = 1; $i % 100 || !-e $ARGV[0]; $i++) { print \"$i\\n\"; \

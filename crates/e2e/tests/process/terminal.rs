@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use e2e::wait::holds_within;
-use e2e::{Far, Program, eventually};
+use e2e::{Far, Program, eventually, is_long};
 
-use super::{SOON, is_long};
+use super::SOON;
 
 /// A tmux of the test's own.
 struct Tmux<'a> {

@@ -4,27 +4,29 @@ use e2e::{Kind, Place, Program, suites};
 
 use crate::tool;
 
-/// What is asked of a mount, and the little that proves the configuration on the disk.
+/// What is asked of a mount, of each other seed unless the run is to be long, and the little that proves the configuration on
+/// the disk.
 const OPERATIONS: u32 = 100_000;
+const OPERATIONS_MORE: u32 = 20_000;
 const OPERATIONS_ON_DISK: u32 = 10_000;
 
 const DEADLINE: Duration = Duration::from_secs(600);
 
 suites! {
     fn fsx_with_mappings_and_every_operation_1(p) {
-        exercise(p, 1, 10);
+        exercise(p, 1, 10, OPERATIONS);
     }
 
     fn fsx_with_mappings_and_every_operation_2(p) {
-        exercise(p, 2_718_281, 10);
+        exercise(p, 2_718_281, 10, if e2e::is_long() { OPERATIONS } else { OPERATIONS_MORE });
     }
 
     fn fsx_without_mappings(p) {
-        exercise(p, 3, 0);
+        exercise(p, 3, 0, OPERATIONS);
     }
 }
 
-fn exercise(p: &Place, seed: u32, mapping: u32) {
+fn exercise(p: &Place, seed: u32, mapping: u32, operations: u32) {
     let scratch = tempfile::tempdir().unwrap();
     let config = scratch.path().join("fsx.toml");
     std::fs::write(
@@ -37,7 +39,7 @@ fn exercise(p: &Place, seed: u32, mapping: u32) {
         ),
     )
     .unwrap();
-    let operations = if p.kind == Kind::Disk { OPERATIONS_ON_DISK } else { OPERATIONS };
+    let operations = if p.kind == Kind::Disk { OPERATIONS_ON_DISK } else { operations };
     let finished = Program::new(tool("fsx"))
         .arg("-f")
         .arg(&config)

@@ -53,7 +53,7 @@ fn twenty_vms_are_made_forked_and_deleted_by_eight_clients_at_once() {
 /// Twenty real guests: minutes, where they are emulated.
 #[test]
 fn twenty_vms_are_made_used_and_deleted_by_eight_clients_at_once() {
-    if std::env::var_os("STEAD_E2E_LONG").is_none() {
+    if !e2e::is_long() {
         eprintln!("skipped: it takes minutes; STEAD_E2E_LONG=1 runs it");
         return;
     }
