@@ -27,6 +27,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("htop", "htop"),
     ("less", "less"),
     ("dockerd", "docker.io"),
+    ("podman", "podman"),
+    ("runc", "runc"),
     ("busybox", "busybox-static"),
     ("nfs-ls", "libnfs-utils"),
     ("wrk", "wrk"),

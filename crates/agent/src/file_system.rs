@@ -1,6 +1,11 @@
 //! What kinds of file systems can promise.
 
+use std::cell::Cell;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::AsFd;
+use std::sync::Mutex;
+
+use crate::sync::lock;
 
 /// How well changes on a file system can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +63,65 @@ pub(crate) fn watching(directory: impl AsFd) -> Watching {
         () if FINE_STAMPS.contains(&number) && kernel_is_at_least(6, 13) => Watching::Precise,
         () => Watching::Coarse,
     }
+}
+
+/// How many mounts are known to keep births or not. Beyond, they are looked at again.
+const MOUNTS_MAX: usize = 64;
+
+/// How much of the list of mounts is read.
+const MOUNTS_BYTES_MAX: u64 = 4 << 20;
+
+/// A mount's number, where the kernel tells it, and the device of a file in it.
+type MountedDevice = (Option<u64>, (u32, u32));
+
+/// Whether a file has its time of birth for as long as it exists. overlayfs tells that of the file in one of its layers: a
+/// file or directory of a lower one gets another when it is first changed, and no other number.
+pub(crate) fn keeps_births(device: (u32, u32), mount: Option<u64>) -> bool {
+    thread_local! {
+        static LAST: Cell<Option<(MountedDevice, bool)>> = const { Cell::new(None) };
+    }
+    static KNOWN: Mutex<Vec<(MountedDevice, bool)>> = Mutex::new(Vec::new());
+    // What is on a disk, or another device, is no overlay.
+    if device.0 != 0 {
+        return true;
+    }
+    let of = (mount, device);
+    if let Some((last, keeps)) = LAST.get()
+        && last == of
+    {
+        return keeps;
+    }
+    let mut known = lock(&KNOWN);
+    let keeps = match known.iter().find(|(known, _)| *known == of) {
+        Some((_, keeps)) => *keeps,
+        None => {
+            let keeps = !is_overlay(of);
+            if known.len() == MOUNTS_MAX {
+                known.clear();
+            }
+            known.push((of, keeps));
+            keeps
+        }
+    };
+    LAST.set(Some((of, keeps)));
+    keeps
+}
+
+/// A file of a layer may be of a device of its own, which is in no list: the mount's number says more, from Linux 5.8 on.
+fn is_overlay((mount, (major, minor)): MountedDevice) -> bool {
+    let Ok(mounts) = std::fs::File::open("/proc/self/mountinfo") else { return false };
+    let (mount, device) = (mount.map(|mount| mount.to_string()), format!("{major}:{minor}"));
+    BufReader::new(mounts.take(MOUNTS_BYTES_MAX)).split(b'\n').map_while(Result::ok).any(|line| {
+        let line = String::from_utf8_lossy(&line);
+        let Some((place, what)) = line.split_once(" - ") else { return false };
+        let mut place = place.split(' ');
+        let is_it = match (&mount, place.next(), place.nth(1)) {
+            (Some(mount), Some(number), _) => mount == number,
+            (None, _, Some(listed)) => device == listed,
+            _ => false,
+        };
+        is_it && what.split(' ').next() == Some("overlay")
+    })
 }
 
 fn kernel_is_at_least(major: u32, minor: u32) -> bool {

@@ -8,7 +8,12 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 use wire::agent::file::{Attributes, Entry, FileId, Kind, Time};
 
-const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+use crate::file_system::keeps_births;
+
+/// What says which file it is.
+const IDENTITY: StatxFlags = StatxFlags::INO.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
+
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(IDENTITY);
 
 /// The file `name` of a directory, whatever it is; a symlink is not followed.
 pub(crate) fn entry_at(directory: impl AsFd, name: &[u8]) -> Result<Entry, Errno> {
@@ -83,8 +88,7 @@ pub(crate) fn entry_of_open(file: impl AsFd) -> Result<Entry, Errno> {
 
 /// Which file a descriptor of any kind refers to.
 pub(crate) fn id_of(file: impl AsFd) -> Result<(FileId, Kind), Errno> {
-    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::BTIME;
-    let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, wanted)?;
+    let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | IDENTITY)?;
     Ok((file_id(&stat), kind(stat.stx_mode)))
 }
 
@@ -114,9 +118,12 @@ fn entry(stat: &Statx, xattrs: bool) -> Entry {
 }
 
 fn file_id(stat: &Statx) -> FileId {
-    let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    let told = StatxFlags::from_bits_retain(stat.stx_mask);
+    let device = (stat.stx_dev_major, stat.stx_dev_minor);
+    let mount = told.contains(StatxFlags::MNT_ID).then_some(stat.stx_mnt_id);
+    let known = told.contains(StatxFlags::BTIME) && keeps_births(device, mount);
     let birth = if known { nanoseconds(&stat.stx_btime) } else { 0 };
-    FileId { device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino, birth }
+    FileId { device: rustix::fs::makedev(device.0, device.1), inode: stat.stx_ino, birth }
 }
 
 /// Identities are compared, not computed with: a time before 1970 wraps.

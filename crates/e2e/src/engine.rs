@@ -1,4 +1,4 @@
-//! An engine of its own, with containers: a real `dockerd`, without a network.
+//! An engine of its own, with containers: a real `dockerd`, without a network, or a real Podman.
 //!
 //! Nothing of the computer's own engine is seen or used. Its data, its state and its socket are in a scratch directory, and
 //! its one image has busybox and nothing else.
@@ -32,21 +32,34 @@ const APPLETS: &[&str] = &[
     "sh", "sleep", "stat", "test", "touch", "tr", "uname", "wc",
 ];
 
+/// What starts every container of Podman: no more than most computers' root may have, which Podman itself does not ask.
+const PODMAN_LIMITS: &[&str] = &["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+
 /// A running engine. Dropping it ends it and all its containers.
 pub struct Engine {
     dir: tempfile::TempDir,
     server: Child,
+    limits: &'static [&'static str],
 }
 
 impl Engine {
-    /// An engine with [`IMAGE`]. Needs root.
+    /// Docker, with [`IMAGE`]. Needs root.
     pub fn start() -> Engine {
+        Engine::start_with(docker, &[])
+    }
+
+    /// Podman, which speaks as Docker does, with [`IMAGE`]. Needs root.
+    pub fn podman() -> Engine {
+        Engine::start_with(podman, PODMAN_LIMITS)
+    }
+
+    fn start_with(program: fn(&Path) -> Command, limits: &'static [&'static str]) -> Engine {
         // Short: sockets live below it, and a socket's path has 108 bytes.
         let dir = tempfile::Builder::new().prefix("dk").tempdir().expect("creating a scratch directory");
         open_to_all(dir.path());
-        let server = serve(dir.path());
-        let engine = Engine { dir, server };
-        assert!(engine.answers(UP_DEADLINE), "dockerd does not answer; its log:\n{}", engine.log());
+        let server = serve(dir.path(), program(dir.path()));
+        let engine = Engine { dir, server, limits };
+        assert!(engine.answers(UP_DEADLINE), "the engine does not answer; its log:\n{}", engine.log());
         engine.make_image();
         engine
     }
@@ -67,7 +80,7 @@ impl Engine {
 
     /// What `DOCKER_HOST` is to be.
     pub fn host(&self) -> String {
-        format!("unix://{}", self.socket().display())
+        address(self.dir())
     }
 
     /// The server's log so far.
@@ -99,7 +112,7 @@ impl Engine {
     #[track_caller]
     pub fn run(&self, name: &str, args: &[&str]) {
         let fixed = ["run", "--detach", "--network", "none", "--name", name];
-        self.docker(&[&fixed, args, &[IMAGE, "/bin/sleep", "1000000"]].concat());
+        self.docker(&[&fixed, self.limits, args, &[IMAGE, "/bin/sleep", "1000000"]].concat());
     }
 
     /// The programs that run in a container, besides its first.
@@ -155,14 +168,14 @@ impl Engine {
     /// Kills the server, as one that falls over. Its containers end with it.
     pub fn kill(&mut self) {
         let _gone = self.server.kill();
-        self.server.wait().expect("reaping dockerd");
+        self.server.wait().expect("reaping the engine");
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("dockerd's log:\n{}", self.log());
+            eprintln!("the engine's log:\n{}", self.log());
         }
         let names = self.client().args(["ps", "--all", "--quiet"]).run().text();
         if !names.trim().is_empty() {
@@ -191,20 +204,25 @@ fn go_architecture() -> &'static str {
 }
 
 /// Starts the server. It and what it starts has its directory among the arguments.
-fn serve(dir: &Path) -> Child {
-    std::fs::write(dir.join("none.json"), "{}").expect("writing a configuration");
+fn serve(dir: &Path, mut command: Command) -> Child {
     let log = std::fs::File::create(dir.join("log")).expect("creating a log");
-    let mut command = Command::new("dockerd");
     // Servers live in directories that a plain user's PATH does not have.
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("duplicating a descriptor")).stderr(log);
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}: cargo xtask setup"))
+}
+
+fn address(dir: &Path) -> String {
+    format!("unix://{}", dir.join("s").display())
+}
+
+fn docker(dir: &Path) -> Command {
+    std::fs::write(dir.join("none.json"), "{}").expect("writing a configuration");
+    let mut command = Command::new("dockerd");
     command.arg("--config-file").arg(dir.join("none.json"));
     command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
-    command
-        .arg("--pidfile")
-        .arg(dir.join("pid"))
-        .arg("--host")
-        .arg(format!("unix://{}", dir.join("s").display()));
+    command.arg("--pidfile").arg(dir.join("pid")).arg("--host").arg(address(dir));
     command.args([
         "--bridge=none",
         "--iptables=false",
@@ -212,6 +230,14 @@ fn serve(dir: &Path) -> Child {
         "--ip-forward=false",
         "--ip-masq=false",
     ]);
-    command.stdin(Stdio::null()).stdout(log.try_clone().expect("duplicating a descriptor")).stderr(log);
-    command.spawn().expect("dockerd cannot be started: cargo xtask setup")
+    command
+}
+
+fn podman(dir: &Path) -> Command {
+    let mut command = Command::new("podman");
+    command.arg("--root").arg(dir.join("data")).arg("--runroot").arg(dir.join("exec"));
+    command.arg("--tmpdir").arg(dir.join("tmp"));
+    command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc"]);
+    command.args(["system", "service", "--time", "0"]).arg(address(dir));
+    command
 }

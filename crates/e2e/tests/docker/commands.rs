@@ -10,7 +10,17 @@ fn commands_and_files_of_a_container() {
     if !is_possible() {
         return;
     }
-    let engine = Engine::start();
+    use_commands_and_files(&Engine::start());
+}
+
+#[test]
+fn commands_and_files_of_a_container_of_podman() {
+    if is_possible() {
+        use_commands_and_files(&Engine::podman());
+    }
+}
+
+fn use_commands_and_files(engine: &Engine) {
     engine.run("web", &["--env", "COLOUR=green"]);
     let stead = engine.stead();
     let script = "cat; echo out; echo err >&2; exit 7";
@@ -57,6 +67,42 @@ fn commands_and_files_of_a_container() {
     for name in ["engine", "container", "connection", "agent", "login"] {
         assert_eq!(verdict(name), "works", "{name}: {report}");
     }
+}
+
+/// overlayfs copies a file of the image, and each directory above it, to the container when it is first changed.
+#[test]
+fn what_an_image_has_brought_is_changed_through_a_mount_like_anything_else() {
+    if !is_possible() {
+        return;
+    }
+    change_what_was_brought(&Engine::start());
+    change_what_was_brought(&Engine::podman());
+}
+
+fn change_what_was_brought(engine: &Engine) {
+    engine.run("web", &[]);
+    let stead = engine.stead();
+    let (etc, home) = (stead.dir("etc"), stead.dir("home"));
+    stead.mount("docker://web/etc", &etc, &[]);
+    stead.mount("docker://web/home", &home, &[]);
+    let script = "set -e; cat passwd >/dev/null; exec 3<group; before=$(stat -c %i . passwd group)
+        echo more >>passwd; tail -n 1 passwd
+        echo two >>group; tail -n 1 group; cat <&3 | tail -n 1
+        touch new; test \"$(/bin/pwd)\" = \"$PWD\"; chmod 600 new; ls
+        test \"$(stat -c %i . passwd group)\" = \"$before\"
+        mv passwd users; echo three >passwd; rm users; cat passwd";
+    let done = e2e::Program::new("sh").args(["-c", script]).cwd(&etc).ok();
+    let listed = engine.docker(&["exec", "web", "ls", "/etc"]);
+    assert!(listed.contains("new\npasswd"), "{listed}");
+    let lines: Vec<String> = done.text().lines().map(str::to_owned).collect();
+    assert_eq!(lines[..3], ["more", "two", "two"], "{done}");
+    assert_eq!(lines.last().unwrap(), "three", "{done}");
+    // From below, and from within a directory that is copied meanwhile.
+    let script =
+        "set -e; cd ann; mkdir a; echo x >a/f; cd a; echo y >>f; cat f; cd ..; ls; rm -r a; ls; /bin/pwd";
+    let done = e2e::Program::new("sh").args(["-c", script]).cwd(&home).ok();
+    assert_eq!(done.text(), format!("x\ny\na\n{}\n", home.join("ann").display()));
+    assert_eq!(engine.docker(&["exec", "web", "cat", "/etc/passwd"]), "three");
 }
 
 #[test]

@@ -21,7 +21,17 @@ fn a_container_that_is_started_again_is_reached_again_and_one_that_is_removed_is
     if !is_possible() {
         return;
     }
-    let engine = Engine::start();
+    goes_on_and_is_given_up(&Engine::start());
+}
+
+#[test]
+fn a_container_of_podman_is_reached_again_and_given_up_like_one_of_docker() {
+    if is_possible() {
+        goes_on_and_is_given_up(&Engine::podman());
+    }
+}
+
+fn goes_on_and_is_given_up(engine: &Engine) {
     let far = engine.dir().join("far");
     fs::create_dir(&far).unwrap();
     engine.run("web", &["--volume", &format!("{0}:{0}", far.display())]);

@@ -27,7 +27,7 @@ pub struct FileId {
     /// The inode number on that device.
     pub inode: u64,
     /// Time of birth in nanoseconds, which tells a file from the next one that gets its inode number; 0 where the
-    /// machine's file system does not record it.
+    /// machine's file system does not record it, or gives a file another when it is changed.
     pub birth: u64,
 }
 
