@@ -154,14 +154,15 @@ impl Session {
         started.map(|_| session).map_err(|error| format!("could not start a thread: {error}"))
     }
 
-    /// Carries a request out. Runs on any thread that has [entered](crate::credentials::enter_thread).
-    pub fn answer(&self, asked: &Asked<'_>, request: Request, payload: Vec<u8>) -> Outcome {
+    /// Carries a request out, and takes of its payload what it keeps. Runs on any thread that has
+    /// [entered](crate::credentials::enter_thread).
+    pub fn answer(&self, asked: &Asked<'_>, request: Request, payload: &mut Vec<u8>) -> Outcome {
         if asked.is_cancelled() {
             return Errno::INTR.into();
         }
         match request {
             Request::File(request) => self.file(asked, request, payload),
-            Request::Process(request) => self.process(asked, request, payload),
+            Request::Process(request) => self.process(asked, request, std::mem::take(payload)),
             Request::Describe => Outcome::Answered(Ok((Reply::Description(self.describe()), Vec::new()))),
         }
     }

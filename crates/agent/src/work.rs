@@ -118,12 +118,12 @@ impl Session {
             job.stream.not_begun(&job);
             return;
         }
-        let Job { stream, id, sequence, request, payload, pass, ticket } = job;
+        let Job { stream, id, sequence, request, mut payload, pass, ticket } = job;
         let asked =
             Asked { stream: &stream, id, sequence, ticket: ticket.as_ref(), changing: RefCell::default() };
         let payload_bytes = payload.len();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.answer(&asked, request, payload)));
-        stream.payload_is_used(payload_bytes);
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.answer(&asked, request, &mut payload)));
+        stream.payload_is_used(payload_bytes, payload);
         self.leave_gates(&pass);
         match outcome {
             Ok(Outcome::Answered(answer)) => {
