@@ -10,6 +10,7 @@ mod names;
 mod remove_tree;
 mod search;
 mod walk;
+pub(crate) mod writeback;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

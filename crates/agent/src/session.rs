@@ -4,7 +4,7 @@
 //! A session outlives its streams. It knows one only through the [`Asked`] of each request, through the jobs that came on
 //! it, and through what follows the output of a process or the leases.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::credentials::Privilege;
 use crate::descriptors::Descriptors;
 use crate::export::Export;
 use crate::failure::failure;
+use crate::file::writeback::Part;
 use crate::gates::Gates;
 use crate::handles::Handles;
 use crate::leases::Leases;
@@ -71,6 +72,8 @@ pub(crate) struct Asked<'a> {
     pub ticket: Option<&'a Arc<Ticket>>,
     /// What the request changes, until its reply has been sent.
     pub changing: RefCell<Vec<Changing>>,
+    /// What the disk is to begin with when the reply has been sent.
+    pub part: Cell<Option<Part>>,
 }
 
 impl Asked<'_> {

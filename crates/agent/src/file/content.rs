@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -19,6 +19,7 @@ use crate::handles::Handle;
 use crate::log::log;
 use crate::session::{Asked, Replied, Session, plain, reopen};
 use crate::stat;
+use crate::sync::lock;
 
 /// How often a creation is tried again when others make and remove the name meanwhile.
 const CREATE_TRIES: usize = 16;
@@ -220,6 +221,9 @@ impl Session {
         if written == 0 {
             result?;
         }
+        if let WriteAt::Offset(offset) = at {
+            asked.part.set(lock(&handle.run).wrote(&handle.file, offset, written as u64));
+        }
         self.written(&handle, written as u64)
     }
 
@@ -379,7 +383,8 @@ impl Copy<'_> {
 }
 
 pub(crate) fn handle_of(file: OwnedFd, entry: &Entry, flags: OpenFlags) -> Handle {
-    Handle { file, id: entry.id, kind: entry.attributes.kind, write: writes(flags) }
+    let (kind, write, run) = (entry.attributes.kind, writes(flags), Mutex::default());
+    Handle { file, id: entry.id, kind, write, run }
 }
 
 fn writes(flags: OpenFlags) -> bool {
