@@ -65,8 +65,17 @@ impl Ends {
 
     /// Reads into the buffer's spare capacity; 0 is the stream's end.
     pub fn read(&self, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
+        self.read_by(|input| rustix::io::read(input, rustix::buffer::spare_capacity(buffer)))
+    }
+
+    /// Reads into the buffer, which is not empty; 0 is the stream's end.
+    pub fn read_into(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        self.read_by(|input| rustix::io::read(input, &mut *buffer))
+    }
+
+    fn read_by(&self, mut read: impl FnMut(&OwnedFd) -> Result<usize, Errno>) -> Result<usize, Errno> {
         loop {
-            match rustix::io::read(&self.input, rustix::buffer::spare_capacity(buffer)) {
+            match read(&self.input) {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.wait_for(self.input.as_fd(), PollFlags::IN)?,
                 // The peer is gone without a word; for a reader that is an end like another.

@@ -10,6 +10,7 @@ mod names;
 mod remove_tree;
 mod search;
 mod walk;
+pub(crate) mod writeback;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -73,7 +74,7 @@ impl Session {
         FileReply::Entry(entry)
     }
 
-    pub(crate) fn file(&self, asked: &Asked<'_>, request: FileRequest, payload: Vec<u8>) -> Outcome {
+    pub(crate) fn file(&self, asked: &Asked<'_>, request: FileRequest, payload: &[u8]) -> Outcome {
         use FileRequest as F;
         match request {
             F::Attach { path, read_only } => self.attach(asked, &path, read_only).into(),
@@ -88,7 +89,7 @@ impl Session {
             F::SetAttributes { target, changes } => self.set_attributes(asked, &target, &changes).into(),
             F::ReadLink { place } => self.read_link(&place).into(),
             F::Symlink { directory, name, caller } => {
-                self.symlink(asked, &directory, &name, &caller, &payload).into()
+                self.symlink(asked, &directory, &name, &caller, payload).into()
             }
             F::MakeNode { directory, name, kind, mode, device, caller } => {
                 let making = Making { mode, caller };
@@ -115,15 +116,15 @@ impl Session {
             }
             F::Put { directory, name, mode, changes, exclusive, sync, caller } => {
                 let how = content::PutHow { making: Making { mode, caller }, exclusive, sync };
-                self.put(asked, &directory, &name, how, &changes, &payload).into()
+                self.put(asked, &directory, &name, how, &changes, payload).into()
             }
             F::PutMany { directory, files, caller } => {
-                self.put_many(&directory, &files, &caller, &payload).into()
+                self.put_many(&directory, &files, &caller, payload).into()
             }
             F::GetMany { directory, names, bytes_max } => self.get_many(&directory, &names, bytes_max).into(),
-            F::Read { handle, offset, length } => self.read(handle, offset, length).into(),
+            F::Read { handle, offset, length } => self.read(asked, handle, offset, length).into(),
             F::Write { handle, at, clear_set_id } => {
-                self.write(asked, handle, at, clear_set_id, &payload).into()
+                self.write(asked, handle, at, clear_set_id, payload).into()
             }
             F::Sync { target, data_only } => self.sync(&target, data_only).into(),
             F::Close { handle } => self.close(handle).into(),
@@ -136,9 +137,7 @@ impl Session {
             }
             F::Space { place } => self.space(&place).into(),
             F::GetXattr { target, name } => self.get_xattr(&target, &name).into(),
-            F::SetXattr { target, name, mode } => {
-                self.set_xattr(asked, &target, &name, mode, &payload).into()
-            }
+            F::SetXattr { target, name, mode } => self.set_xattr(asked, &target, &name, mode, payload).into(),
             F::ListXattrs { target } => self.list_xattrs(&target).into(),
             F::RemoveXattr { target, name } => self.remove_xattr(asked, &target, &name).into(),
             F::Lock { handle, owner, lock, wait } => self.lock(asked, handle, owner, lock, wait),

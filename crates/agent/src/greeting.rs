@@ -9,12 +9,14 @@ use wire::hello::{Hello, SessionId, capability};
 use crate::ends::Ends;
 use crate::input::Input;
 use crate::output::Output;
+use crate::payloads::Payloads;
 
 /// A stream whose client has said hello, and waits for the answer.
 pub(crate) struct Greeted {
     pub ends: Arc<Ends>,
     pub input: Input,
     pub output: Arc<Output>,
+    pub payloads: Arc<Payloads>,
     pub theirs: Hello,
 }
 
@@ -22,8 +24,9 @@ impl Greeted {
     /// Sends the preface and reads what the client says first. A client that cannot be understood is told why. As soon as
     /// it has begun to speak, `begun` is called.
     pub fn read(ends: &Arc<Ends>, session: SessionId, begun: impl FnOnce()) -> Result<Greeted, String> {
-        let output = Arc::new(Output::new(ends.clone()));
-        let mut input = Input::new(ends.clone());
+        let payloads = Arc::<Payloads>::default();
+        let output = Arc::new(Output::new(ends.clone(), payloads.clone()));
+        let mut input = Input::new(ends.clone(), payloads.clone());
         output.send_raw(wire::frame::PREFACE).map_err(unwritable)?;
         let theirs = input.preface().and_then(|()| {
             begun();
@@ -31,7 +34,7 @@ impl Greeted {
         });
         let reason = match theirs {
             Ok(Some((theirs, _))) => match hello(session, 0).agree(&theirs) {
-                Ok(_) => return Ok(Greeted { ends: ends.clone(), input, output, theirs }),
+                Ok(_) => return Ok(Greeted { ends: ends.clone(), input, output, payloads, theirs }),
                 Err(mismatch) => mismatch.to_string(),
             },
             Ok(None) => "the stream ended before the client said hello".to_owned(),

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use wire::agent::HandleId;
 use wire::agent::file::{FileId, Kind};
 
+use crate::file::writeback::Run;
 use crate::sync::lock;
 
 /// An open file.
@@ -16,6 +17,7 @@ pub(crate) struct Handle {
     pub id: FileId,
     pub kind: Kind,
     pub write: bool,
+    pub run: Mutex<Run>,
 }
 
 /// The open files, by the client's ids.

@@ -8,6 +8,7 @@ use wire::frame::{FrameError, PREFACE, PREFIX_BYTES, Prefix, decode_head};
 use wire::packing::unpack;
 
 use crate::ends::Ends;
+use crate::payloads::Payloads;
 
 /// How much is read at once. Heads of many small requests fit, and a large payload is read straight into its own
 /// buffer.
@@ -34,11 +35,14 @@ pub(crate) struct Input {
     start: usize,
     /// The pieces of a payload whose frame has not come yet: no more than a payload may have.
     pieces: Vec<u8>,
+    payloads: Arc<Payloads>,
 }
 
 impl Input {
-    pub fn new(stream: Arc<Ends>) -> Input {
-        Input { stream, buffer: Vec::with_capacity(READ_BYTES), start: 0, pieces: Vec::new() }
+    /// Takes memory for payloads from `payloads`. Who has used one gives it back.
+    pub fn new(stream: Arc<Ends>, payloads: Arc<Payloads>) -> Input {
+        let (buffer, pieces) = (Vec::with_capacity(READ_BYTES), Vec::new());
+        Input { stream, buffer, start: 0, pieces, payloads }
     }
 
     /// Reads what each stream starts with.
@@ -62,9 +66,10 @@ impl Input {
                 break prefix;
             }
             self.start += PREFIX_BYTES;
-            let mut pieces = std::mem::take(&mut self.pieces);
+            let bytes = prefix.payload as usize;
+            let mut pieces = self.begun(bytes);
             prefix.check_behind(pieces.len())?;
-            self.payload(prefix.payload as usize, &mut pieces)?;
+            self.payload(bytes, &mut pieces)?;
             self.pieces = pieces;
         };
         let (head_bytes, payload_bytes) = (prefix.head as usize, prefix.payload as usize);
@@ -74,13 +79,23 @@ impl Input {
         let head_start = self.start + PREFIX_BYTES;
         let head = decode_head(&self.buffer[head_start..][..head_bytes])?;
         self.start = head_start + head_bytes;
-        let mut payload = if prefix.continues { std::mem::take(&mut self.pieces) } else { Vec::new() };
+        let mut payload =
+            if prefix.continues { self.begun(payload_bytes) } else { self.payloads.take(payload_bytes) };
         prefix.check_behind(payload.len())?;
         self.payload(payload_bytes, &mut payload)?;
         if prefix.packed {
-            payload = unpack(&payload).map_err(FrameError::from)?;
+            let unpacked = unpack(&payload).map_err(FrameError::from)?;
+            self.payloads.give_back(std::mem::replace(&mut payload, unpacked));
         }
         Ok(Some((head, payload)))
+    }
+
+    /// The pieces that have come, or memory for the first, of this length.
+    fn begun(&mut self, bytes: usize) -> Vec<u8> {
+        match self.pieces.is_empty() {
+            true => self.payloads.take(bytes),
+            false => std::mem::take(&mut self.pieces),
+        }
     }
 
     /// What is in front of the next frame, which is left where it is; `None` at the stream's end.
@@ -100,32 +115,30 @@ impl Input {
 
     /// Reads `bytes` more of a payload behind what there is of it.
     fn payload(&mut self, bytes: usize, payload: &mut Vec<u8>) -> Result<(), InputError> {
-        let end = payload.len() + bytes;
+        let mut at = payload.len();
+        let end = at + bytes;
         payload.reserve_exact(bytes);
+        // The memory may be more than is missing: what is read is bounded by its length.
+        payload.resize(end, 0);
         let here = (self.buffer.len() - self.start).min(bytes);
-        payload.extend_from_slice(&self.buffer[self.start..][..here]);
+        payload[at..at + here].copy_from_slice(&self.buffer[self.start..][..here]);
         self.start += here;
-        while payload.len() < end {
-            let missing = end - payload.len();
+        at += here;
+        while at < end {
+            let missing = end - at;
             if missing < READ_BYTES {
                 // The tail comes with what is behind it.
                 if !self.fill(missing)? {
                     return Err(InputError::Cut);
                 }
-                payload.extend_from_slice(&self.buffer[self.start..][..missing]);
+                payload[at..].copy_from_slice(&self.buffer[self.start..][..missing]);
                 self.start += missing;
                 break;
             }
-            // The capacity may be more than was asked for; what is read too much belongs to the next frame.
-            if self.stream.read(payload)? == 0 {
-                return Err(InputError::Cut);
+            match self.stream.read_into(&mut payload[at..])? {
+                0 => return Err(InputError::Cut),
+                read => at += read,
             }
-        }
-        if payload.len() > end {
-            self.buffer.clear();
-            self.start = 0;
-            self.buffer.extend_from_slice(&payload[end..]);
-            payload.truncate(end);
         }
         Ok(())
     }

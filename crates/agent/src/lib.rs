@@ -35,6 +35,7 @@ mod leases;
 mod locks;
 mod log;
 mod output;
+mod payloads;
 mod pool;
 mod processes;
 mod relay;

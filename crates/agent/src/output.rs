@@ -24,6 +24,7 @@ use wire::packing::Packer;
 use crate::ends::Ends;
 use crate::failure::failure;
 use crate::log::log;
+use crate::payloads::Payloads;
 use crate::sync::{lock, wait, wait_timeout};
 
 /// What waits to be written; senders wait when it is more. Some pages of a few listings and reads.
@@ -67,6 +68,7 @@ pub(crate) struct Output {
     packer: Packer,
     /// What the link carries, as the client says; 0: nothing is packed.
     link_bytes_per_second: AtomicU64,
+    payloads: Arc<Payloads>,
 }
 
 #[derive(Default)]
@@ -85,7 +87,8 @@ struct Queue {
 }
 
 impl Output {
-    pub fn new(stream: Arc<Ends>) -> Output {
+    /// Payloads that have been sent go to `payloads`.
+    pub fn new(stream: Arc<Ends>, payloads: Arc<Payloads>) -> Output {
         Output {
             stream,
             queue: Mutex::default(),
@@ -93,6 +96,7 @@ impl Output {
             room: Condvar::new(),
             packer: Packer::default(),
             link_bytes_per_second: AtomicU64::new(0),
+            payloads,
         }
     }
 
@@ -123,7 +127,7 @@ impl Output {
             && let Ok(bytes) = u32::try_from(packed.len())
         {
             amend(&mut frame.head, Payload::Packed(bytes));
-            frame.payload = packed;
+            self.payloads.give_back(std::mem::replace(&mut frame.payload, packed));
         }
         frame
     }
@@ -270,6 +274,9 @@ impl Output {
                 Err(Errno::AGAIN) => self.stream.wait_for(self.stream.output.as_fd(), PollFlags::OUT)?,
                 Err(errno) => return Err(errno),
             }
+        }
+        for frame in frames {
+            self.payloads.give_back(std::mem::take(&mut frame.payload));
         }
         Ok(())
     }

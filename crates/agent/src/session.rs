@@ -4,7 +4,7 @@
 //! A session outlives its streams. It knows one only through the [`Asked`] of each request, through the jobs that came on
 //! it, and through what follows the output of a process or the leases.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::credentials::Privilege;
 use crate::descriptors::Descriptors;
 use crate::export::Export;
 use crate::failure::failure;
+use crate::file::writeback::Part;
 use crate::gates::Gates;
 use crate::handles::Handles;
 use crate::leases::Leases;
@@ -71,6 +72,8 @@ pub(crate) struct Asked<'a> {
     pub ticket: Option<&'a Arc<Ticket>>,
     /// What the request changes, until its reply has been sent.
     pub changing: RefCell<Vec<Changing>>,
+    /// What the disk is to begin with when the reply has been sent.
+    pub part: Cell<Option<Part>>,
 }
 
 impl Asked<'_> {
@@ -154,14 +157,15 @@ impl Session {
         started.map(|_| session).map_err(|error| format!("could not start a thread: {error}"))
     }
 
-    /// Carries a request out. Runs on any thread that has [entered](crate::credentials::enter_thread).
-    pub fn answer(&self, asked: &Asked<'_>, request: Request, payload: Vec<u8>) -> Outcome {
+    /// Carries a request out, and takes of its payload what it keeps. Runs on any thread that has
+    /// [entered](crate::credentials::enter_thread).
+    pub fn answer(&self, asked: &Asked<'_>, request: Request, payload: &mut Vec<u8>) -> Outcome {
         if asked.is_cancelled() {
             return Errno::INTR.into();
         }
         match request {
             Request::File(request) => self.file(asked, request, payload),
-            Request::Process(request) => self.process(asked, request, payload),
+            Request::Process(request) => self.process(asked, request, std::mem::take(payload)),
             Request::Describe => Outcome::Answered(Ok((Reply::Description(self.describe()), Vec::new()))),
         }
     }

@@ -32,6 +32,7 @@ use crate::greeting::Greeted;
 use crate::input::{Input, InputError};
 use crate::locks::Wait;
 use crate::output::Output;
+use crate::payloads::Payloads;
 use crate::replies::{Admission, Answer, StreamNumber};
 use crate::session::{END_TIMEOUT, Session};
 use crate::stat;
@@ -77,6 +78,7 @@ pub(crate) struct Stream {
     ends: Arc<Ends>,
     output: Arc<Output>,
     input: Mutex<Input>,
+    payloads: Arc<Payloads>,
     tickets: Tickets,
     load: Load,
     lead: Lead,
@@ -122,6 +124,7 @@ impl Stream {
             unpacks: greeted.theirs.capabilities & capability::PACKING != 0,
             ends: greeted.ends,
             output: greeted.output,
+            payloads: greeted.payloads,
             input: Mutex::new(greeted.input),
             tickets: Tickets::default(),
             load: Load::default(),
@@ -252,6 +255,7 @@ impl Stream {
                 None
             }
             ClientFrame::Ping { nonce } => {
+                self.payloads.age();
                 self.output.send(&AgentFrame::Pong { nonce, clock: stat::now() }, Vec::new());
                 None
             }
@@ -308,8 +312,15 @@ impl Stream {
         self.close_ticket(job.id);
     }
 
-    pub fn payload_is_used(&self, bytes: usize) {
+    /// Memory for the payload of a reply, of which so much is asked for.
+    pub fn memory(&self, bytes: usize) -> Vec<u8> {
+        self.payloads.take(bytes)
+    }
+
+    /// A payload that had so many bytes has been used; what is left of it is of no use.
+    pub fn payload_is_used(&self, bytes: usize, rest: Vec<u8>) {
         self.load.remove_payload(bytes);
+        self.payloads.give_back(rest);
     }
 
     /// Sends a request's last reply, and that of every repeat of it.

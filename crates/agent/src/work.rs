@@ -3,7 +3,7 @@
 //! What a stream has brought and nobody has begun when that stream ends is dropped: the client sends it again. What has
 //! been begun goes on, and its result is kept for the repeat.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
@@ -118,19 +118,29 @@ impl Session {
             job.stream.not_begun(&job);
             return;
         }
-        let Job { stream, id, sequence, request, payload, pass, ticket } = job;
-        let asked =
-            Asked { stream: &stream, id, sequence, ticket: ticket.as_ref(), changing: RefCell::default() };
+        let Job { stream, id, sequence, request, mut payload, pass, ticket } = job;
+        let asked = Asked {
+            stream: &stream,
+            id,
+            sequence,
+            ticket: ticket.as_ref(),
+            changing: RefCell::default(),
+            part: Cell::default(),
+        };
         let payload_bytes = payload.len();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.answer(&asked, request, payload)));
-        stream.payload_is_used(payload_bytes);
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.answer(&asked, request, &mut payload)));
+        stream.payload_is_used(payload_bytes, payload);
         self.leave_gates(&pass);
         match outcome {
             Ok(Outcome::Answered(answer)) => {
-                let changing = asked.changing.into_inner();
+                let (changing, part) = (asked.changing.into_inner(), asked.part.into_inner());
                 Stream::finish(&stream, id, sequence, answer);
                 if stream.is_over() {
                     changing.iter().for_each(|changing| changing.unheard());
+                }
+                drop(changing);
+                if let Some(part) = part {
+                    part.begin();
                 }
             }
             Ok(Outcome::Later) => {}

@@ -1,7 +1,8 @@
 //! A mount, the local disk and its peers side by side in one run.
 //!
 //! Every contender works on a copy of the same tree on the same disk. A row is measured of one after the other before the
-//! next row's turn comes, each time in another order: a shared machine is not as fast in a minute as it is now. Cold
+//! next row's turn comes, each time in another order: a shared machine is not as fast in a minute as it is now. What a
+//! kernel answers by itself differs so little that all of them have several turns, each a measurement of its own. Cold
 //! means: mounted again, and the kernel's caches dropped (which needs root). A clock stops only when the data is on the
 //! other side. Figures are medians over the runs. Ratios are the median of those of each run, against the best of the
 //! peers; above 1 is better. What a peer cannot do is `-`.
@@ -163,10 +164,18 @@ fn measure(options: &Options, link: Link) -> Table {
     for run in 0..options.runs {
         for (turn, row) in options.rows.iter().enumerate() {
             eprintln!("{link}, run {} of {}: {}", run + 1, options.runs, row.name);
-            for place in 0..contenders_count {
-                let contender = &mut contenders[(place + turn + run) % contenders_count];
-                if row.is_for(contender.kind, &size) && !measure_one(row, contender, &size, &mut table) {
-                    *contender = start(contender.kind);
+            let mut is_out = vec![false; contenders_count];
+            for round in 0..row.rounds() {
+                for place in 0..contenders_count {
+                    let at = (place + turn + run + round) % contenders_count;
+                    let contender = &mut contenders[at];
+                    if is_out[at] || !row.is_for(contender.kind, &size) {
+                        continue;
+                    }
+                    if !measure_one(row, round, contender, &size, &mut table) {
+                        is_out[at] = true;
+                        *contender = start(contender.kind);
+                    }
                 }
             }
         }
@@ -174,8 +183,8 @@ fn measure(options: &Options, link: Link) -> Table {
     table
 }
 
-/// One row of one contender. `false` when a peer cannot do it: it needs a new start.
-fn measure_one(row: &Row, contender: &mut Contender, size: &Size, table: &mut Table) -> bool {
+/// One round of a row of one contender. `false` when a peer cannot do it: it needs a new start.
+fn measure_one(row: &Row, round: usize, contender: &mut Contender, size: &Size, table: &mut Table) -> bool {
     let kind = contender.kind;
     if kind != Kind::Stead
         && let Some(other) = row.same_for_peers
@@ -183,7 +192,11 @@ fn measure_one(row: &Row, contender: &mut Contender, size: &Size, table: &mut Ta
     {
         return true;
     }
-    match catch_unwind(AssertUnwindSafe(|| row.measure(contender, size))) {
+    let measure = |contender: &mut Contender| match round {
+        0 => row.measure(contender, size),
+        _ => (row.measure_again(contender, size), None),
+    };
+    match catch_unwind(AssertUnwindSafe(|| measure(contender))) {
         Ok((value, counted)) => {
             let operations = (row.operations)(size);
             table.add(row, kind.name(), Cell { value, counted, operations });

@@ -2,9 +2,8 @@
 
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 use wire::agent::HandleId;
@@ -20,6 +19,7 @@ use crate::handles::Handle;
 use crate::log::log;
 use crate::session::{Asked, Replied, Session, plain, reopen};
 use crate::stat;
+use crate::sync::lock;
 
 /// How often a creation is tried again when others make and remove the name meanwhile.
 const CREATE_TRIES: usize = 16;
@@ -199,9 +199,10 @@ impl Session {
         Err(Errno::STALE)
     }
 
-    pub(crate) fn read(&self, handle: HandleId, offset: u64, length: u32) -> Replied {
+    pub(crate) fn read(&self, asked: &Asked<'_>, handle: HandleId, offset: u64, length: u32) -> Replied {
         let handle = self.handles.get(handle)?;
-        let bytes = read_at(&handle.file, offset, length.min(PAYLOAD_BYTES_MAX) as usize)?;
+        let length = length.min(PAYLOAD_BYTES_MAX) as usize;
+        let bytes = read_to(asked.stream.memory(length), &handle.file, offset, length)?;
         Ok((FileReply::Data, bytes))
     }
 
@@ -219,6 +220,9 @@ impl Session {
         let (written, result) = write_all(&handle.file, at, bytes);
         if written == 0 {
             result?;
+        }
+        if let WriteAt::Offset(offset) = at {
+            asked.part.set(lock(&handle.run).wrote(&handle.file, offset, written as u64));
         }
         self.written(&handle, written as u64)
     }
@@ -379,7 +383,8 @@ impl Copy<'_> {
 }
 
 pub(crate) fn handle_of(file: OwnedFd, entry: &Entry, flags: OpenFlags) -> Handle {
-    Handle { file, id: entry.id, kind: entry.attributes.kind, write: writes(flags) }
+    let (kind, write, run) = (entry.attributes.kind, writes(flags), Mutex::default());
+    Handle { file, id: entry.id, kind, write, run }
 }
 
 fn writes(flags: OpenFlags) -> bool {
@@ -408,7 +413,9 @@ fn first_look(
     if kind != Kind::File || !flags.read || bytes == 0 {
         return Ok((before, Vec::new(), kind == Kind::File && before.attributes.size == 0));
     }
-    let inline = read_at(file, 0, bytes.min(PAYLOAD_BYTES_MAX) as usize)?;
+    // One byte more than there should be tells whether the file has grown.
+    let bytes = u64::from(bytes.min(PAYLOAD_BYTES_MAX)).min(before.attributes.size.saturating_add(1));
+    let inline = read_at(file, 0, bytes as usize)?;
     let entry = stat::entry_of_open(file)?;
     let times = |entry: &Entry| (entry.attributes.modified, entry.attributes.changed);
     let whole = inline.len() as u64 == entry.attributes.size && times(&before) == times(&entry);
@@ -444,18 +451,25 @@ fn open_flags(flags: OpenFlags) -> OFlags {
 
 /// Reads until `length` bytes are there or the file ends, into a buffer of its own.
 pub(crate) fn read_at(file: &OwnedFd, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
-    let mut bytes = Vec::with_capacity(length);
-    while bytes.len() < length {
-        let at = offset.checked_add(bytes.len() as u64).ok_or(Errno::INVAL)?;
-        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+    read_to(Vec::new(), file, offset, length)
+}
+
+/// The same, to memory that is there and may have to grow.
+fn read_to(mut bytes: Vec<u8>, file: &OwnedFd, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
+    bytes.reserve_exact(length);
+    bytes.resize(length, 0);
+    let mut filled = 0;
+    while filled < length {
+        let at = offset.checked_add(filled as u64).ok_or(Errno::INVAL)?;
+        match rustix::io::pread(file, &mut bytes[filled..], at) {
             Ok(0) => break,
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) if !bytes.is_empty() => break,
+            Ok(read) => filled += read,
+            Err(Errno::INTR) => {}
+            Err(_) if filled > 0 => break,
             Err(errno) => return Err(errno),
         }
     }
-    // The capacity may be more than was asked for.
-    bytes.truncate(length);
+    bytes.truncate(filled);
     Ok(bytes)
 }
 

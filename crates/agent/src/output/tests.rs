@@ -10,7 +10,7 @@ use crate::input::Input;
 
 fn pair() -> (UnixStream, Arc<Output>) {
     let (near, far) = UnixStream::pair().unwrap();
-    (near, Arc::new(Output::new(ends(far))))
+    (near, Arc::new(Output::new(ends(far), Arc::default())))
 }
 
 fn ends(stream: UnixStream) -> Arc<Ends> {
@@ -47,7 +47,7 @@ fn small_frames_overtake_large_ones_and_keep_their_order() {
     output.send(&pong(101), vec![0; 100_000]);
     let writer = output.clone();
     let writer = std::thread::spawn(move || writer.write_queued());
-    let mut input = Input::new(ends(near));
+    let mut input = Input::new(ends(near), Arc::default());
     let order: Vec<u64> = (0..13).map(|_| received(&mut input).0).collect();
     assert_eq!(order, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100, 101]);
     output.close();
@@ -63,7 +63,7 @@ fn a_small_frame_of_an_ordered_answer_does_not_overtake_its_large_ones() {
     output.send(&pong(3), Vec::new());
     let writer = output.clone();
     let writer = std::thread::spawn(move || writer.write_queued());
-    let mut input = Input::new(ends(near));
+    let mut input = Input::new(ends(near), Arc::default());
     let order: Vec<u64> = (0..4).map(|_| received(&mut input).0).collect();
     assert_eq!(order, [0, 3, 1, 2]);
     output.close();

@@ -28,6 +28,9 @@ const ROW_DEADLINE: Duration = Duration::from_secs(1200);
 const WARM_TIME: Duration = Duration::from_secs(1);
 const WARM_REPETITIONS_MAX: usize = 51;
 
+/// How many turns each contender has for that in a run.
+const WARM_ROUNDS: usize = 3;
+
 /// With which this program mounts where nothing else is said, and where closing waits for nothing.
 const USUAL: &[&str] = &[];
 const ASYNC: &[&str] = &["--sync", "async"];
@@ -195,6 +198,16 @@ impl Row {
         takes_part && self.entries <= size.entries_max
     }
 
+    /// How many turns each contender has in a run.
+    pub fn rounds(&self) -> usize {
+        if self.state == State::Warm { WARM_ROUNDS } else { 1 }
+    }
+
+    /// Measures once more what needs no preparing any more.
+    pub fn measure_again(&self, contender: &Contender, size: &Size) -> f64 {
+        again(|| (self.work)(contender, size))
+    }
+
     /// Measures it once, with what the program counted meanwhile.
     pub fn measure(&self, contender: &mut Contender, size: &Size) -> (f64, Option<Counters>) {
         contender.use_arguments(self.arguments);
@@ -283,6 +296,14 @@ impl Manifest {
             files.peek().is_none()
         });
     }
+}
+
+/// A name in the tree that no row has used yet. What a row has made stays: a file system that has just lost thousands of files
+/// looks at each of them before it makes another, at the cost of whoever comes next, and who believes for an hour what he knows of a
+/// name would not make it anew.
+fn fresh(contender: &Contender, what: &str) -> String {
+    let mut names = (0..).map(|number| format!("{what}{number}"));
+    names.find(|name| !contender.far.join(name).exists()).expect("numbers do not end")
 }
 
 /// Removes what a row has made on the far side; whether anybody is told of it is no part of the row.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Contender, Manifest, ROW_DEADLINE, Size, remove, source, trees};
+use super::{Contender, Manifest, ROW_DEADLINE, Size, fresh, source, trees};
 use crate::Program;
 
 fn git(dir: &Path) -> Program {
@@ -67,11 +67,9 @@ fn is_told_differently(path: &Path) -> bool {
 
 pub fn clone(contender: &Contender, _: &Size) -> f64 {
     let manifest = Manifest::of(&contender.local().join("clone")).without(is_told_differently);
+    let name = fresh(contender, "clone");
     let start = Instant::now();
-    clone_into(&origin(contender), &contender.dir, "clone");
-    let there = contender.far.join("clone");
-    manifest.arrives(&there);
-    let figure = start.elapsed().as_secs_f64();
-    remove(&there);
-    figure
+    clone_into(&origin(contender), &contender.dir, &name);
+    manifest.arrives(&contender.far.join(name));
+    start.elapsed().as_secs_f64()
 }

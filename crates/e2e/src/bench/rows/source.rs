@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Contender, Manifest, ROW_DEADLINE, Size, make_once, remove};
+use super::{Contender, Manifest, ROW_DEADLINE, Size, fresh, make_once};
 use crate::Program;
 use crate::faults::dice::Dice;
 
@@ -73,12 +73,11 @@ pub fn prepare_archive(contender: &mut Contender, size: &Size) {
 
 pub fn unpack(contender: &Contender, _: &Size) -> f64 {
     let manifest = Manifest::of(&contender.local().join("source"));
+    let name = fresh(contender, "unpacked");
+    let renaming = format!("s/^source/{name}/");
     let start = Instant::now();
     let unpacking = Program::new("tar").arg("-xf").arg(archive(contender)).arg("-C").arg(&contender.dir);
-    unpacking.args(["--transform", "s/^source/unpacked/"]).deadline(ROW_DEADLINE).ok();
-    let there = contender.far.join("unpacked");
-    manifest.arrives(&there);
-    let figure = start.elapsed().as_secs_f64();
-    remove(&there);
-    figure
+    unpacking.args(["--transform", &renaming]).deadline(ROW_DEADLINE).ok();
+    manifest.arrives(&contender.far.join(name));
+    start.elapsed().as_secs_f64()
 }

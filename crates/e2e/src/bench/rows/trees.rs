@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Contender, ROW_DEADLINE, Size, make_once, per_second, remove, sequential};
+use super::{Contender, ROW_DEADLINE, Size, fresh, make_once, per_second, remove, sequential};
 use crate::{Finished, Program, eventually};
 
 /// The size of the files of a tree.
@@ -51,17 +51,15 @@ pub fn prepare_entries<const ENTRIES: usize>(contender: &mut Contender, _: &Size
 }
 
 pub fn create(contender: &Contender, size: &Size) -> f64 {
-    let root = contender.dir.join("created");
-    let there = contender.far.join("created");
+    let name = fresh(contender, "created");
+    let (root, there) = (contender.dir.join(&name), contender.far.join(&name));
     let start = Instant::now();
     write_tree(&root, size.files);
     eventually(ROW_DEADLINE, "all files are on the other side", || {
         let whole = |path: PathBuf| path.metadata().is_ok_and(|is| is.size() == FILE_BYTES as u64);
         tree_files(&there, size.files).all(whole)
     });
-    let figure = per_second(size.files, start);
-    remove(&there);
-    figure
+    per_second(size.files, start)
 }
 
 pub fn stat(contender: &Contender, size: &Size) -> f64 {
