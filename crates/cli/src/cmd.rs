@@ -77,8 +77,9 @@ Exit codes:
   0 success        3 not found      6 unreachable
   1 failure        4 refused        7 timed out
   2 usage          5 conflict       130 interrupted
-  `exec`, `shell` and `attach` exit with the command's own status, or 255 when
-  it could not be run.
+  `exec`, `shell`, `attach` and `thread run` exit with the command's own status,
+  or 255 when it could not be run. `search` exits with 3 when it finds nothing,
+  and `daemon status` when no daemon runs.
 
 Environment:
   STEAD_HOME        a directory for all state and sockets, in place of the usual ones
@@ -105,8 +106,8 @@ Configuration:
 JSON:
   With --json standard output has one document and nothing else: mostly what the
   daemon answered, as docs/api.md has it. `events`, `find`, `search`, `watch` and
-  `status --watch` print one a line. `cat`, `exec`, `shell`, `attach`, `daemon logs`
-  and `completions` pass on bytes that are not of this program, and do so with --json
+  `status --watch` print one a line. `cat`, `exec`, `shell`, `attach`, `thread run`,
+  `daemon logs` and `completions` pass on bytes as they are, and do so with --json
   too: of these only a failure is JSON.
 
 Errors:

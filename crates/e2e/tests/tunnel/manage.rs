@@ -107,6 +107,9 @@ fn a_daemon_that_is_restarted_says_what_opens_its_tunnels_again() {
     let command = format!("stead tunnel open host {}:127.0.0.1:{target}", here.display());
     assert!(restarted.errors().contains(&command), "{restarted}");
     assert!(listed(&stead).is_empty());
+    eventually(SOON, "the far end has ended after its daemon", || {
+        !stead.processes().iter().any(|process| process.command.contains("--tunnel"))
+    });
     let words: Vec<&str> = command.split(' ').skip(1).collect();
     stead.ok(&words);
     let mut near = UnixStream::connect(&here).expect("connecting to a tunnel");
