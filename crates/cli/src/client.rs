@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
 use wire::api::daemon::Hello;
 use wire::api::file::{Close, Progress};
@@ -275,6 +276,32 @@ impl Client {
                 return self.wait(ticket);
             }
             self.receive()?;
+        }
+    }
+
+    /// Waits for the answer, and does something whenever that takes another `interval`. No other thread may wait.
+    pub fn wait_doing<M: Method>(
+        &self,
+        ticket: Ticket<M>,
+        interval: Duration,
+        mut each: impl FnMut(&Client),
+    ) -> Result<M::Reply> {
+        let timeout = rustix::time::Timespec {
+            tv_sec: interval.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: interval.subsec_nanos().into(),
+        };
+        loop {
+            // What was read is taken in with it, answers too.
+            while self.take_notification()?.is_some() {}
+            if self.has_answer(&ticket) {
+                return self.wait(ticket);
+            }
+            match poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) => each(self),
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => self.read_ready()?,
+                Err(errno) => return Err(Error::io("could not wait for the daemon", &errno.into())),
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::error::{ContextKind, ErrorKind as ClapErrorKind};
+use clap::error::ErrorKind as ClapErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use wire::api::ErrorKind;
 
@@ -36,6 +36,7 @@ mod place;
 mod ps;
 mod reconnect;
 mod rm;
+mod saving;
 mod search;
 mod shell;
 mod stat;
@@ -76,8 +77,9 @@ Exit codes:
   0 success        3 not found      6 unreachable
   1 failure        4 refused        7 timed out
   2 usage          5 conflict       130 interrupted
-  `exec`, `shell` and `attach` exit with the command's own status, or 255 when
-  it could not be run.
+  `exec`, `shell`, `attach` and `thread run` exit with the command's own status,
+  or 255 when it could not be run. `search` exits with 3 when it finds nothing,
+  and `daemon status` when no daemon runs.
 
 Environment:
   STEAD_HOME        a directory for all state and sockets, in place of the usual ones
@@ -101,10 +103,18 @@ Configuration:
     [connection]
     heartbeat-interval = 5000      max-heartbeat-failures
 
+JSON:
+  With --json standard output has one document and nothing else: mostly what the
+  daemon answered, as docs/api.md has it. `events`, `find`, `search`, `watch` and
+  `status --watch` print one a line. `cat`, `exec`, `shell`, `attach`, `thread run`,
+  `daemon logs` and `completions` pass on bytes as they are, and do so with --json
+  too: of these only a failure is JSON.
+
 Errors:
   One line on standard error, then `hint:` with the command that mends it, when
   there is one. With --json: {\"error\":{\"code\",\"message\",\"hint\"}} on standard
-  output.";
+  output; code is usage, failure, not_found, refused, conflict, unreachable,
+  timed_out or interrupted.";
 
 /// What was asked for.
 #[derive(Debug, Subcommand)]
@@ -214,7 +224,7 @@ pub fn definition() -> clap::Command {
 
 /// Reads a command line. The first argument is the program's name.
 pub fn parse(arguments: Vec<OsString>) -> Result<Parsed> {
-    let error = match Cli::try_parse_from(arguments) {
+    let error = match Cli::try_parse_from(&arguments) {
         Ok(Cli { command, json }) => return Ok(Parsed::Command { command, json }),
         Err(error) => error,
     };
@@ -225,12 +235,12 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Parsed> {
         ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             Ok(Parsed::HelpWanted(error.render().to_string()))
         }
-        _ => Err(usage(&error)),
+        _ => Err(usage(&error, &arguments)),
     }
 }
 
 /// The first paragraph of what clap says, as one line; a suggestion or the way to the help as the hint.
-fn usage(error: &clap::Error) -> Error {
+fn usage(error: &clap::Error, arguments: &[OsString]) -> Error {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n");
     let first = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
@@ -240,20 +250,27 @@ fn usage(error: &clap::Error) -> Error {
         let tip = line.trim().strip_prefix("tip: ").filter(|tip| tip.contains("similar"))?;
         Some(tip.replace('\'', "`"))
     });
-    let command = error.context().find_map(|(kind, value)| match kind {
-        ContextKind::Usage => command_of_usage(&value.to_string()),
-        _ => None,
-    });
-    let help = format!("{} --help", command.unwrap_or_else(|| "stead".to_owned()));
-    Error::new(ErrorKind::Usage, line).hint(suggestion.unwrap_or(help))
+    Error::new(ErrorKind::Usage, line).hint(suggestion.unwrap_or_else(|| help_for(arguments)))
 }
 
-/// `Usage: stead daemon logs [OPTIONS]` is about `stead daemon logs`.
-fn command_of_usage(usage: &str) -> Option<String> {
-    let words = usage.trim().strip_prefix("Usage: ")?.split_whitespace();
-    let is_word = |word: &&str| word.starts_with(|first: char| first.is_ascii_lowercase());
-    let command: Vec<&str> = words.take_while(is_word).collect();
-    (!command.is_empty()).then(|| command.join(" "))
+/// `stead --json daemon logs -n x` is explained by `stead daemon logs --help`.
+fn help_for(arguments: &[OsString]) -> String {
+    let definition = definition();
+    let (mut innermost, mut words) = (&definition, vec!["stead"]);
+    for argument in arguments.iter().skip(1) {
+        let bytes = argument.as_encoded_bytes();
+        match innermost.find_subcommand(argument) {
+            Some(command) => {
+                words.push(command.get_name());
+                innermost = command;
+            }
+            // Options of all commands may stand before the command.
+            None if bytes.starts_with(b"-") && bytes != b"--" => {}
+            None => break,
+        }
+    }
+    words.push("--help");
+    words.join(" ")
 }
 
 /// Reads one of the words that `T` has.

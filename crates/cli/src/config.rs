@@ -96,7 +96,11 @@ impl Config {
             Err(error) => return Err(Error::io(format_args!("could not read `{}`", path.display()), &error)),
         };
         Config::parse(&text, home).map_err(|why| {
-            Error::new(ErrorKind::Usage, format!("could not read `{}`: {why}", path.display()))
+            let error = Error::new(ErrorKind::Usage, format!("could not read `{}`: {why}", path.display()));
+            match nearest(&why) {
+                Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+                None => error.hint("stead --help says what the configuration may say"),
+            }
         })
     }
 
@@ -138,6 +142,18 @@ impl Config {
 /// The variables that a daemon reads when it starts, but for the one that says where it is.
 pub const DAEMON_VARIABLES: &[&str] =
     &["STEAD_LOG", "STEAD_AGENT", "STEAD_SSH_CONFIG", "STEAD_PROBE_INTERVAL"];
+
+/// What a word that is not known was probably meant to be: of the words that serde lists after it, the one that the fewest
+/// slips of the finger lead to.
+fn nearest(why: &str) -> Option<&str> {
+    let (_, unknown) = why.split_once("unknown ")?;
+    let mut words = unknown.split('`').skip(1).step_by(2);
+    let written = words.next()?;
+    // More slips than that make another word.
+    let slips_max = (written.len() / 3).max(1);
+    let slips = |word: &&str| strsim::osa_distance(written, word);
+    words.filter(|word| slips(word) <= slips_max).min_by_key(slips)
+}
 
 fn text(path: &Path) -> io::Result<String> {
     // A pipe that is called so would be waited for.
@@ -199,6 +215,22 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(line) && error.contains(says), "{error}");
             assert!(!error.contains(char::is_control), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_mistyped_is_guessed() {
+        for (text, meant) in [
+            ("[mount]\nsinc = 'async'\n", Some("sync")),
+            ("lgo = 'info'\n", Some("log")),
+            ("[connection]\nhearbeat-interval = 5\n", Some("heartbeat-interval")),
+            ("ssh_config = '/x'\n", Some("ssh-config")),
+            ("[mounts]\n", Some("mount")),
+            ("[mount]\nsync = 'cloes'\n", Some("close")),
+            ("colour = 'blue'\n", None),
+            ("log = 1\n", None),
+        ] {
+            assert_eq!(nearest(&parse(text).unwrap_err()), meant, "{text}");
         }
     }
 

@@ -67,6 +67,17 @@ impl Error {
         }
     }
 
+    /// The same, where there is no hint yet and the failure is of this kind.
+    #[must_use]
+    pub fn hint_if(self, kind: ErrorKind, hint: impl FnOnce() -> String) -> Error {
+        match self {
+            Error::Failed(Failure { kind: found, hint: None, message }) if found == kind => {
+                Error::Failed(Failure { kind, message, hint: Some(hint()) })
+            }
+            other => other,
+        }
+    }
+
     /// The exit code of the program.
     pub fn exit_code(&self) -> u8 {
         match self {

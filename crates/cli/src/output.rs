@@ -18,6 +18,9 @@ pub mod text;
 pub use style::Style;
 pub use table::{Align, Cell, Table};
 
+/// To the start of a terminal's line, and the rest of it cleared.
+pub const CLEAR_LINE: &str = "\r\u{1b}[K";
+
 /// Whom the result is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {

@@ -60,7 +60,7 @@ use operations::OperationRecord;
 pub use operations::{Begun, OperationEvent, unknown as unknown_operation};
 pub use processes::{Hold, Known, ProcessRecord, Reader};
 use threads::ThreadRecord;
-pub use threads::{FoundThread, ThreadEvent, Turn};
+pub use threads::{FoundThread, ThreadEvent, Turn, exists as thread_exists};
 pub use tunnels::TunnelRecord;
 use vms::VmRecord;
 

@@ -127,7 +127,10 @@ pub fn from_store(error: &store::Error) -> ErrorObject {
     let kind = match error {
         store::Error::Busy { .. } => ErrorKind::Conflict,
         store::Error::Late { .. } => ErrorKind::TimedOut,
-        store::Error::Git { what: "find a repository", .. } => ErrorKind::NotFound,
+        store::Error::Git { what: "find a repository", .. } => {
+            return ErrorObject::new(ErrorKind::NotFound, chain(error))
+                .with_hint("run it in a git repository, or name one, as with --repo DIR");
+        }
         store::Error::Access { source, .. } => crate::failure::kind_of(source),
         _ => ErrorKind::Failure,
     };

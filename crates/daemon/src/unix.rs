@@ -177,6 +177,7 @@ struct Life {
 impl Life {
     fn begin(options: Options, inherited: Option<OwnedFd>) -> Result<Life, ErrorObject> {
         let paths = &options.paths;
+        let filter = log::filter()?;
         for dir in [paths.state_dir(), paths.runtime_dir()] {
             private_directory(dir).map_err(|error| failure(&error))?;
         }
@@ -189,7 +190,7 @@ impl Life {
             LockError::File { .. } => failure(&error),
         })?;
         let echo = if options.mode == Mode::Foreground { Echo::Stderr } else { Echo::None };
-        log::start(&paths.log(), echo).map_err(|error| failure(&error))?;
+        log::start(&paths.log(), echo, filter).map_err(|error| failure(&error))?;
         Ok(Life { options, inherited, _lock: lock })
     }
 

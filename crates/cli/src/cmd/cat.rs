@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 
 use clap_complete::engine::ArgValueCompleter;
+use wire::api::ErrorKind;
 use wire::api::file::{CHUNK_BYTES_MAX, Close, Open, Purpose, Read};
 use wire::api::machine::Source;
 
@@ -19,6 +20,8 @@ const READS_IN_FLIGHT: usize = 8;
 const CHUNK: u32 = CHUNK_BYTES_MAX as u32;
 
 /// Print files of a machine, byte for byte.
+///
+/// That is so with --json too, where only a failure is JSON; `stead stat --json` has what is known of a file.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which files: MACHINE/PATH
@@ -34,7 +37,10 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
 }
 
 fn print(client: &Client, source: Source, context: &mut Context) -> Result<()> {
-    let opened = client.call(Open { source, purpose: Purpose::Read, caller: context.caller() })?;
+    let list = format!("stead ls {source}");
+    let opened = client
+        .call(Open { source, purpose: Purpose::Read, caller: context.caller() })
+        .map_err(|error| error.hint_if(ErrorKind::Conflict, || list))?;
     let mut reader = Reader::new(opened.handle, 0, opened.entry.size);
     while let Some(chunk) = reader.next(client)? {
         context.output.raw(&chunk)?;

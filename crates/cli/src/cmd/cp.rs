@@ -32,10 +32,12 @@ mod together;
 mod work;
 
 use files::Files;
+pub(super) use one::is_unfinished;
 use work::{Item, Pair, Target, Work};
 
 /// How long the copies that are under way may take after an interrupt to end by themselves, and to take away what is
-/// half done. A machine that does not answer would take for ever.
+/// half done. A machine that does not answer would take for ever. After it no machine is waited for, and after as much again
+/// nothing is, such as a pipe that nobody writes to.
 const INTERRUPT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Copy files between machines.
@@ -87,6 +89,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
     let caller = context.caller();
     let files = Files::new(&caller, client.as_ref());
     let items = items(files, sources, destination, &args.destination)?;
+    note_pipes(&items, context);
     let work = Work::new(files, items);
     let news = News::follow(context, machines, &[Topic::Connection, Topic::Mount]);
     let outcome = copy(&work, client.as_ref(), news, context.output.shows_progress());
@@ -110,6 +113,18 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
             let message = format!("{} could not be copied", counted(rest.len() as u64 + 1, "file"));
             Err(Error::Failed(Failure { kind: first.kind, message, hint: first.hint.clone() }))
         }
+    }
+}
+
+/// Says to a person why nothing may happen for a while.
+fn note_pipes(items: &[Item], context: &mut Context) {
+    if !context.output.shows_progress() {
+        return;
+    }
+    for Item { pair, .. } in items.iter().filter(|item| item.pair.entry.kind == FileKind::Fifo) {
+        context
+            .output
+            .note(format_args!("note: `{}` is a pipe, and is copied until its writer closes it", pair.from));
     }
 }
 
@@ -223,27 +238,32 @@ impl Drop for Helpers<'_> {
     }
 }
 
-/// Has everything end after an interrupt, first with patience. A second one ends the process as if nobody had watched.
+/// Has everything end after an interrupt, first with patience. A second one, or the end of patience, ends the process as if
+/// nobody had watched.
 fn end_early(work: &Work<'_>, client: Option<&Client>, interrupt: &Interrupt, ended: &UnixStream) {
     let mut patience = None;
+    let mut has_hung_up = false;
     loop {
         match next_interrupt(interrupt, ended, patience) {
             Next::Ended => return,
-            Next::Interrupt if work.is_interrupted() => {
-                if signal_hook::low_level::emulate_default_handler(SIGINT).is_err() {
-                    return;
-                }
-            }
+            Next::Interrupt if work.is_interrupted() => return end_now(),
             Next::Interrupt => {
                 work.interrupt();
                 patience = Some(INTERRUPT_PATIENCE);
             }
+            Next::NoPatience if has_hung_up => return end_now(),
             Next::NoPatience => {
                 client.inspect(|client| client.hang_up());
-                patience = None;
+                has_hung_up = true;
             }
         }
     }
+}
+
+/// Ends the process as an interrupt would.
+fn end_now() {
+    // It cannot fail for this signal; if it did, the copy would go on to its end.
+    let _goes_on = signal_hook::low_level::emulate_default_handler(SIGINT);
 }
 
 enum Next {

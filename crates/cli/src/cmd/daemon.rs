@@ -11,10 +11,11 @@ use clap::Subcommand;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
-use wire::api::ErrorKind;
 use wire::api::daemon::{DaemonStatus, Fate, Status, Stop, Stopped};
 use wire::api::id::MountId;
 use wire::api::mount::Force;
+use wire::api::status::{Mount, Tunnel};
+use wire::api::{ErrorKind, tunnel};
 use wire::bytestring::ByteString;
 
 use crate::client::{Client, start};
@@ -60,7 +61,9 @@ enum Command {
         #[arg(long, short)]
         force: bool,
     },
-    /// End it and start it again, as after an upgrade; mounts go on meanwhile, and after it
+    /// End it and start it again, as after an upgrade
+    ///
+    /// Mounts, vms and detached processes go on meanwhile, and after it. Tunnels are closed, and it is said how to open them again.
     Restart,
     /// Show its process, its files and its memory; exits with 3 when it does not run
     Status,
@@ -131,7 +134,7 @@ struct Ended {
 }
 
 fn stop(context: &mut Context, force: Force) -> Result<()> {
-    let stopped = end(context, Stop { force, mounts: Fate::Unmounted })?;
+    let stopped = end(context, force, Fate::Unmounted)?;
     if context.output.is_json() {
         let ended = match stopped {
             Some(stopped) => Ended { pid: Some(stopped.pid), kept_aside: stopped.kept_aside },
@@ -150,18 +153,30 @@ fn stop(context: &mut Context, force: Force) -> Result<()> {
 }
 
 fn restart(context: &mut Context) -> Result<()> {
-    if let Some(stopped) = end(context, Stop { force: Force::Never, mounts: Fate::Left })? {
+    let tunnels = tunnels(context);
+    if let Some(stopped) = end(context, Force::Never, Fate::Left)? {
         for path in &stopped.kept_aside {
             context.output.note(format_args!("not saved on the machine, kept in {path}"));
+        }
+        for tunnel in &tunnels {
+            let (id, again) = (tunnel.id, super::tunnel::command(tunnel));
+            context.output.note(format_args!("note: tunnel {id} is closed; to open it again: {again}"));
         }
     }
     start(context)
 }
 
+/// The tunnels of the daemon that runs, which end with it. A daemon of another version may not tell.
+fn tunnels(context: &Context) -> Vec<Tunnel> {
+    let client = context.running_daemon().ok().flatten();
+    let listed = client.and_then(|client| client.call(tunnel::List {}).ok());
+    listed.map(|listed| listed.tunnels).unwrap_or_default()
+}
+
 /// Ends the daemon and waits until it is gone. None when there was none.
 ///
 /// No version is agreed on: a daemon of another version is the one most in need of an end.
-fn end(context: &Context, how: Stop) -> Result<Option<Stopped>> {
+fn end(context: &mut Context, force: Force, mounts: Fate) -> Result<Option<Stopped>> {
     let Some(client) = Client::connect(&context.paths()?, context.prompter)? else {
         return Ok(None);
     };
@@ -171,7 +186,9 @@ fn end(context: &Context, how: Stop) -> Result<Option<Stopped>> {
     // Taken before the request: afterwards the number could be another process's.
     let its_end = system::end_of(pid)
         .map_err(|error| Error::io(format_args!("could not watch the daemon (process {pid})"), &error))?;
-    let stopped = match client.call(how) {
+    // Mounts that are left to the next daemon are waited for by nobody.
+    let goes = |_: &Mount| mounts == Fate::Unmounted;
+    let stopped = match super::saving::call(&client, Stop { force, mounts }, goes, &mut context.output) {
         Ok(stopped) => stopped,
         Err(Error::Failed(failure)) if failure.kind == ErrorKind::Usage => {
             // It does not know this request. Every daemon knows the signal.

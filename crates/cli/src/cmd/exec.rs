@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use clap_complete::engine::ArgValueCompleter;
+use wire::api::ErrorKind;
 use wire::api::process::{Run, Started};
 use wire::bytestring::ByteString;
 
@@ -26,6 +27,9 @@ use crate::error::{Error, Result};
 /// input; `stead ps` says how it goes, and `stead kill` ends it.
 ///
 /// What was written through mounts of that machine is saved before the command starts.
+///
+/// With --json what the command prints is passed on all the same. Only that it could not be run is JSON, on the standard output,
+/// and so is the id with --detach.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -57,6 +61,7 @@ pub struct Args {
 
 /// Carries it out, and returns the command's own status.
 pub fn run(args: Args, context: &mut Context) -> Result<u8> {
+    let hint = for_a_shell(&args.machine, &args.command);
     let request = Run {
         machine: context.machine(&args.machine)?,
         command: args.command.into_iter().map(ByteString::from).collect(),
@@ -66,11 +71,25 @@ pub fn run(args: Args, context: &mut Context) -> Result<u8> {
         detached: args.detach,
         caller: context.caller(),
     };
-    start(request, context)
+    start(request, hint, context)
 }
 
-/// Starts a command and, unless it is detached, stays with it. Returns its status.
-pub fn start(request: Run, context: &mut Context) -> Result<u8> {
+/// What was meant where a whole command line is the name of a program.
+fn for_a_shell(machine: &OsStr, command: &[OsString]) -> Option<String> {
+    match command {
+        [line] if line.as_bytes().contains(&b' ') => {
+            let machine = machine.display();
+            Some(format!(
+                "give each word by itself, or a line to a shell: stead exec {machine} -- sh -c '...'"
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// Starts a command and, unless it is detached, stays with it. Returns its status. `hint` is given if there is no such
+/// program.
+pub fn start(request: Run, hint: Option<String>, context: &mut Context) -> Result<u8> {
     let (machines, tty) = (vec![request.machine.clone()], request.terminal.is_some());
     let is_detached = request.detached;
     let begun = context.daemon().and_then(|client| {
@@ -79,7 +98,13 @@ pub fn start(request: Run, context: &mut Context) -> Result<u8> {
     });
     let (client, started) = match begun {
         Ok(begun) => begun,
-        Err(error) => return said(Err(error), context),
+        Err(error) => {
+            let error = match hint {
+                Some(hint) => error.hint_if(ErrorKind::NotFound, || hint),
+                None => error,
+            };
+            return said(Err(error), context);
+        }
     };
     if let Some(note) = &started.note {
         context.output.note(format_args!("note: {note}"));

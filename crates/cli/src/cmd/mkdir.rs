@@ -77,7 +77,9 @@ fn make(client: &Client, source: &Source, args: &Args, context: &Context) -> Res
         source: source.clone(),
         mode: args.mode.unwrap_or(MODE & !umask()),
         caller: context.caller(),
-    })?;
+    });
+    let parents = || format!("stead mkdir -p {source}");
+    let made = made.map_err(|error| error.hint_if(ErrorKind::NotFound, parents))?;
     match args.mode {
         // What making leaves out, such as the sticky bit.
         Some(mode) if mode != made.mode & 0o7777 => client.call(SetAttributes {

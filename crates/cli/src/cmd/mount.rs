@@ -30,7 +30,23 @@ Examples:
   stead mount ssh://box/src ./src
   stead mount me@box:src              # under ~/stead, named after the source
   stead mount --read-only host:/srv ./srv
-  stead mount thread:fix              # where it was last")]
+  stead mount thread:fix              # where it was last
+
+Options (-o), what each may be, and [what it is otherwise]:
+  allow-other[=yes|no]      let other users in, as modes permit [no]
+  nonempty[=yes|no]         hide what is in DIR meanwhile [no]
+  offline-timeout=SECONDS   how long what needs the machine waits for it while
+                            it is away, 0 to 86400 [60]
+  cache-size=SIZE           how much of all machines' files is kept on this
+                            computer's disk from now on, such as 8G (K, M, G
+                            and T are of 1024); with 0 this mount keeps and
+                            uses nothing there [4G, or a tenth of the free
+                            disk if that is less; 0 for mounts of `host`]
+  no-passthrough[=yes|no]   of threads: the kernel asks for what it reads and
+                            writes of their files, also where it need not [no]
+  no-kernel-mount[=yes|no]  of the backend nfs: serve, and mount nothing [no]
+  port=N                    of the backend nfs: where to serve, 1 to 65535
+                            [any that is free]")]
 pub struct Args {
     /// What to show: MACHINE/PATH, USER@HOST:PATH, a local path or thread:NAME
     #[arg(add = ArgValueCompleter::new(completion::sources))]
@@ -51,11 +67,8 @@ pub struct Args {
     /// Stay until interrupted, then unmount
     #[arg(long)]
     foreground: bool,
-    /// An option of the mount, as KEY or KEY=VALUE, such as `allow-other`; may be repeated or joined with commas. `cache-size=SIZE`
-    /// (such as `8G`; K, M, G and T are of 1024) is how much of all machines' files may be kept on this computer's disk,
-    /// from now on; 0 lets this mount keep and use nothing there [default: 4G, or a tenth of the free disk if that is less;
-    /// 0 for mounts of `host`]. `no-passthrough` is of threads: the kernel asks for what it reads and writes of their files, also
-    /// where it could do without
+    /// An option of the mount, as KEY or KEY=VALUE, such as `allow-other`; may be repeated or joined with commas. The end of
+    /// `stead mount --help` has them all
     #[arg(short = 'o', value_name = "KEY[=VALUE]", value_delimiter = ',')]
     options: Vec<String>,
 }

@@ -23,7 +23,8 @@ impl<'a> Place<'a> {
         match source {
             Source::Files { machine, path } => Ok(Place { machine, path }),
             Source::Thread { .. } => {
-                Err(Error::usage(format_args!("`{source}` is a thread; its files are where it is mounted")))
+                let message = format!("`{source}` is a thread; its files are where it is mounted");
+                Err(Error::usage(message).hint("stead thread list"))
             }
         }
     }

@@ -43,5 +43,5 @@ pub fn run(args: Args, context: &mut Context) -> Result<u8> {
         detached: false,
         caller: context.caller(),
     };
-    super::exec::start(request, context)
+    super::exec::start(request, None, context)
 }

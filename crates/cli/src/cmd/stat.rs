@@ -13,6 +13,8 @@ use crate::error::Result;
 use crate::output::text::{bytes, file_time};
 
 /// Show the attributes of files on a machine.
+///
+/// With --json a file is an object: `source`, and the fields of an entry in docs/api.md; several are an array of them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which files: MACHINE/PATH

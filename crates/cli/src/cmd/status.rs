@@ -7,8 +7,8 @@ use serde_json::Value;
 use wire::api::ErrorKind;
 use wire::api::event::ThreadState;
 use wire::api::status::{
-    Connection, ConnectionState, Document, Get, Health, MachineStatus, Mount, MountStatus, Process, Thread,
-    Tunnel, Vm,
+    Connection, ConnectionState, Crash, Document, Get, Health, MachineStatus, Mount, MountStatus, Process,
+    Thread, Tunnel, Vm,
 };
 use wire::api::time::Timestamp;
 
@@ -21,10 +21,17 @@ use crate::output::{Align, Cell, Output, Style, Table};
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long it is told that a mount has lost a worker, if it has been well since: long enough to be seen by whoever looks
+/// because something stood still, and not for as long as the mount lives.
+const CRASH_SHOWN_SECONDS: u64 = 3600;
+
 /// Moves to the top left corner and clears what is below it.
 const CLEAR: &str = "\u{1b}[H\u{1b}[J";
 
 /// Show mounts, connections and machines.
+///
+/// Below the tables it is said what is amiss, and what mends it. That a mount has lost a worker is said for an hour, or for as
+/// long as the mount has failed; --json says it for as long as there is the mount, with the file that has the rest.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only this; may be repeated or joined with commas
@@ -164,7 +171,9 @@ fn print_text(document: &Document, sections: &[Section], output: &mut Output) ->
     }
     let connections = if sections.contains(&Section::Connections) { &document.connections[..] } else { &[] };
     let mounts = if sections.contains(&Section::Mounts) { &document.mounts[..] } else { &[] };
-    let remarks = connections.iter().flat_map(remarks_of_connection).chain(mounts.iter().flat_map(remarks));
+    let now = output.now();
+    let of_mounts = mounts.iter().flat_map(|mount| remarks(mount, now));
+    let remarks = connections.iter().flat_map(remarks_of_connection).chain(of_mounts);
     for (style, text) in remarks {
         let text = output.styled(style, &one_line(&text));
         output.line(text)?;
@@ -183,11 +192,15 @@ fn remarks_of_connection(connection: &Connection) -> Vec<(Style, String)> {
 }
 
 /// The same for a mount.
-fn remarks(mount: &Mount) -> Vec<(Style, String)> {
+fn remarks(mount: &Mount, now: Timestamp) -> Vec<(Style, String)> {
     let id = mount.id;
     let mut remarks = Vec::new();
     match (&mount.status, &mount.reason) {
-        (MountStatus::Failed { reason }, _) => remarks.push((Style::Bad, format!("{id} failed: {reason}"))),
+        (MountStatus::Failed { reason }, _) => {
+            remarks.push((Style::Bad, format!("{id} failed: {reason}")));
+            let over = format!("{id} is over: {} is a plain directory until it is mounted again", mount.dir);
+            remarks.push((Style::Bad, format!("{over} (stead unmount {id})")));
+        }
         (status, Some(reason)) => remarks.push((Style::Fair, format!("{id} is {}: {reason}", word(status)))),
         (_, None) => {}
     }
@@ -202,11 +215,18 @@ fn remarks(mount: &Mount) -> Vec<(Style, String)> {
     for note in mount.replayed.iter().flat_map(super::mount::replay_notes) {
         remarks.push((Style::Fair, format!("{id}: {note}")));
     }
-    if let Some(crash) = &mount.crash {
-        let text = format!("{id} has lost a worker: {} (see {})", crash.message, crash.report);
+    if let Some(crash) = mount.crash.as_ref().filter(|crash| is_shown(crash, &mount.status, now)) {
+        let when = crash.at.map(|at| format!(" {}", age(now, at))).unwrap_or_default();
+        let text = format!("{id} has lost a worker{when}: {} (see {})", crash.message, crash.report);
         remarks.push((Style::Fair, text));
     }
     remarks
+}
+
+/// The death of a worker is the reason why a mount has failed, and old news where another one has served since.
+fn is_shown(crash: &Crash, status: &MountStatus, now: Timestamp) -> bool {
+    let is_recent = |at: Timestamp| now.unix().saturating_sub(at.unix()) < CRASH_SHOWN_SECONDS;
+    matches!(status, MountStatus::Failed { .. }) || crash.at.is_none_or(is_recent)
 }
 
 fn machines(machines: &[MachineStatus]) -> Table {
@@ -283,6 +303,7 @@ pub fn threads(threads: &[Thread]) -> Table {
         ("THREAD", Align::Left),
         ("STATE", Align::Left),
         ("CHANGED", Align::Right),
+        ("REPOSITORY", Align::Left),
         ("DIRECTORY", Align::Left),
     ];
     let mut table = Table::new(&columns);
@@ -291,7 +312,13 @@ pub fn threads(threads: &[Thread]) -> Table {
             (ThreadState::Open, None) => "not mounted".to_owned(),
             (state, _) => state.to_string(),
         };
-        table.row([one_line(&thread.name).into(), state.into(), thread.changed.into(), (&thread.dir).into()]);
+        table.row([
+            one_line(&thread.name).into(),
+            state.into(),
+            thread.changed.into(),
+            (&thread.repo).into(),
+            (&thread.dir).into(),
+        ]);
     }
     table
 }
@@ -398,7 +425,8 @@ fn connection_cell(state: ConnectionState) -> Cell {
     Cell::styled(state.name(), style)
 }
 
-fn word(status: &MountStatus) -> &'static str {
+/// How a mount is, in a word.
+pub fn word(status: &MountStatus) -> &'static str {
     match status {
         MountStatus::Active => "active",
         MountStatus::Reconnecting => "reconnecting",

@@ -128,6 +128,7 @@ MOUNT  SOURCE         DIRECTORY    BACKEND  STATE   UNSAVED     READ  WRITTEN
 m1     ssh://box/src  /home/u/src  fuse     active        -  1.4 MiB     12 B
 m20    ssh://box/src  /home/u/src  fuse     failed        -  1.4 MiB     12 B
 m20 failed: five deaths in a row
+m20 is over: /home/u/src is a plain directory until it is mounted again (stead unmount m20)
 ";
     assert_eq!(fake.run(&["status"]).out, expected);
     let coloured = fake.run_with(&["status", "--show", "mounts"], Sink::Colours).out;
@@ -215,6 +216,61 @@ fn a_command_that_could_not_be_run_is_255() {
     assert_eq!((ran.code, ran.err.as_str()), (255, "error: there is no program `x`\n"));
 }
 
+#[test]
+fn what_a_command_prints_is_passed_on_for_programs_too() {
+    let ran = running(Outcome::Exited { code: 3 }).run(&["exec", "--json", "box", "x"]);
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (3, "to \u{fffd} out\n", "to err\n"));
+    let absent =
+        || Fake::new(|_, _| Err(ErrorObject::new(ErrorKind::NotFound, "there is no program `ls -l`")));
+    let ran = absent().run(&["exec", "--json", "box", "ls -l"]);
+    let hint = "give each word by itself, or a line to a shell: stead exec box -- sh -c '...'";
+    let error =
+        json!({"error": {"code": "not_found", "message": "there is no program `ls -l`", "hint": hint}});
+    assert_eq!((ran.code, serde_json::from_str::<Value>(&ran.out).unwrap()), (255, error));
+    assert_eq!(absent().run(&["exec", "box", "ls", "-l"]).err, "error: there is no program `ls -l`\n");
+    let detached = Fake::new(|_, _| Ok(json!({"process": "p1"})));
+    assert_eq!(detached.run(&["exec", "--json", "--detach", "box", "x"]).out, "{\"process\":\"p1\"}\n");
+}
+
+#[test]
+fn stat_for_programs_is_an_object_or_an_array_of_them() {
+    let fake = Fake::new(|_, _| Ok(entry("f", "file", 6)));
+    let mut one = entry("f", "file", 6);
+    for (key, value) in [("source", json!("ssh://box/~/f")), ("device", json!(0)), ("birth", json!(0))] {
+        one[key] = value;
+    }
+    let printed = |arguments: &[&str]| serde_json::from_str::<Value>(&fake.run(arguments).out).unwrap();
+    assert_eq!(printed(&["stat", "--json", "box:f"]), one);
+    assert_eq!(printed(&["stat", "--json", "box:f", "box:f"]), json!([one.clone(), one]));
+}
+
+#[test]
+fn a_watch_leaves_out_copies_that_are_not_complete() {
+    let mut asked = 0;
+    let fake = Fake::new(move |call, _| match call {
+        Call::FileWatch(_) => Ok(json!({"handle": "h1"})),
+        Call::FileChanges(_) => {
+            asked += 1;
+            let change = |path: &str, event: &str| json!({"path": path, "event": event});
+            let part = "in/.stead-0123456789abcdef.part";
+            let changes = [
+                change(part, "created"),
+                change(part, "modified"),
+                change(part, "removed"),
+                change("in/file", "created"),
+                change(".stead-mine.part", "created"),
+            ];
+            match asked {
+                1 => Ok(json!({"changes": [], "rescan": false, "progress": "more"})),
+                _ => Ok(json!({"changes": changes, "rescan": false, "progress": "end"})),
+            }
+        }
+        other => panic!("unexpected: {other:?}"),
+    });
+    let ran = fake.run(&["watch", "host:/d"]);
+    assert_eq!(ran.out, "watching\ncreated   /d/in/file\ncreated   /d/.stead-mine.part\n");
+}
+
 fn entry(name: &str, kind: &str, size: u64) -> Value {
     let time = json!({"seconds": 1_000_000_000, "nanoseconds": 5});
     json!({
@@ -259,6 +315,7 @@ fn cat_prints_bytes_however_they_arrive() {
         other => panic!("unexpected: {other:?}"),
     });
     assert_eq!(fake.run(&["cat", "box:f"]).out, String::from_utf8_lossy(content));
+    assert_eq!(fake.run(&["cat", "--json", "box:f"]).out, String::from_utf8_lossy(content));
 }
 
 #[test]
@@ -404,6 +461,52 @@ m1 does not answer: silence
 m1 has lost a worker: it panicked (see /state/crash-1.txt)
 ";
     assert!(out.ends_with(remarks), "{out}");
+}
+
+#[test]
+fn a_lost_worker_is_told_for_an_hour_or_while_the_mount_has_failed() {
+    let out = |seconds_ago: u64, status: Value| {
+        let at = wire::api::time::Timestamp::from_unix(now().unix() - seconds_ago);
+        let mut mount = mount_value("m1", status);
+        mount["crash"] = json!({"message": "it panicked", "report": "/state/crash-1.txt", "at": at});
+        let fake = Fake::new(move |_, _| Ok(document(std::slice::from_ref(&mount))));
+        fake.run(&["status", "--show", "mounts"]).out
+    };
+    let (active, failed) = (json!({"state": "active"}), json!({"state": "failed", "reason": "five deaths"}));
+    let told = "m1 has lost a worker 59 min ago: it panicked (see /state/crash-1.txt)\n";
+    assert!(out(3599, active.clone()).ends_with(told), "{}", out(3599, active));
+    assert!(!out(3600, active.clone()).contains("lost a worker"));
+    assert!(out(7200, failed).contains("m1 has lost a worker 2 h ago: "));
+}
+
+#[test]
+fn threads_are_shown_with_their_repositories() {
+    let thread = |name: &str, repo: &str| {
+        json!({"name": name, "repo": repo, "base": "0123", "branch": "refs/heads/fix", "dir": format!("{repo}-{name}"),
+               "state": "open", "changed": 3, "mount": "m1"})
+    };
+    let threads = json!({"threads": [thread("fix", "/home/u/app"), thread("try", "/home/u/lib")]});
+    let fake = Fake::new(move |_, _| Ok(threads.clone()));
+    let expected = "\
+THREAD  STATE  CHANGED  REPOSITORY   DIRECTORY
+fix     open         3  /home/u/app  /home/u/app-fix
+try     open         3  /home/u/lib  /home/u/lib-try
+";
+    assert_eq!(fake.run(&["thread", "list"]).out, expected);
+}
+
+#[test]
+fn a_usage_error_leads_to_the_help_of_its_command() {
+    let fake = Fake::absent();
+    let hint = |arguments: &[&str]| {
+        let ran = fake.run(arguments);
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{arguments:?}");
+        ran.err.lines().last().unwrap().to_owned()
+    };
+    assert_eq!(hint(&["daemon", "logs", "-n", "x"]), "hint: stead daemon logs --help");
+    assert_eq!(hint(&["tunnel", "close", "web"]), "hint: stead tunnel close --help");
+    assert_eq!(hint(&["unmount"]), "hint: stead unmount --help");
+    assert_eq!(hint(&["nonsense", "status"]), "hint: stead --help");
 }
 
 /// What a terminal is told while a command that ends at once runs, after these events.

@@ -48,9 +48,10 @@ pub struct Args {
 enum Command {
     /// Make a thread, and show it as a directory
     ///
-    /// Makes a branch of the thread's name, too. Prints where the thread is, and returns once the directory serves.
+    /// Makes a branch of the thread's name, too. Prints where the thread is, and returns once the directory serves. No two threads
+    /// have the same name, also of two repositories.
     New(NewArgs),
-    /// Show the threads, with how many paths are changed in each
+    /// Show the threads of all repositories, with how many paths are changed in each
     List,
     /// Show what is changed in a thread since it was made
     ///

@@ -84,6 +84,13 @@ pub(super) fn route(tunnel: &Tunnel) -> String {
     }
 }
 
+/// What opens it again.
+pub(super) fn command(tunnel: &Tunnel) -> String {
+    let Tunnel { machine, local, remote, .. } = tunnel;
+    let reverse = if tunnel.reverse { " --reverse" } else { "" };
+    format!("stead tunnel open {machine} {local}:{remote}{reverse}")
+}
+
 fn list(context: &mut Context) -> Result<()> {
     let tunnels = match context.running_daemon()? {
         Some(client) => client.call(List {})?,
@@ -108,6 +115,23 @@ fn close(tunnel: TunnelId, context: &mut Context) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_opens_a_tunnel_again_is_read_as_it_was() {
+        let tunnel = |local: &str, reverse: bool| -> Tunnel {
+            let value = serde_json::json!({
+                "id": "t1", "machine": "ssh://box", "local": local, "remote": "db:5432", "reverse": reverse,
+                "state": "open", "since": "2026-01-01T00:00:00Z", "connections": 0,
+            });
+            serde_json::from_value(value).unwrap()
+        };
+        let again = command(&tunnel("localhost:8080", false));
+        assert_eq!(again, "stead tunnel open ssh://box localhost:8080:db:5432");
+        let again = command(&tunnel("/run/u/s", true));
+        assert_eq!(again, "stead tunnel open ssh://box /run/u/s:db:5432 --reverse");
+        let (local, remote) = ends(OsStr::new("/run/u/s:db:5432")).unwrap();
+        assert_eq!((local.to_string(), remote.to_string()), ("/run/u/s".into(), "db:5432".into()));
+    }
 
     #[test]
     fn both_ends_are_read_from_one_word_and_what_is_wrong_is_said() {

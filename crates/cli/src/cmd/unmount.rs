@@ -6,6 +6,7 @@ use std::path::{Component, Path};
 
 use clap_complete::engine::ArgValueCompleter;
 use wire::api::mount::{Force, Remove, Removed, RemovedMount, Target};
+use wire::api::status::Mount;
 use wire::bytestring::ByteString;
 
 use crate::completion;
@@ -37,7 +38,13 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         None => return Err(Error::usage("a mount's id or directory is missing")),
     };
     let force = if args.force { Force::Always } else { Force::Never };
-    let removed = context.daemon()?.call(Remove { target, force })?;
+    let (client, asked) = (context.daemon()?, target.clone());
+    let goes = |mount: &Mount| match &asked {
+        Target::Id(id) => mount.id == *id,
+        Target::Dir(dir) => mount.dir == *dir,
+        Target::All => true,
+    };
+    let removed = super::saving::call(&client, Remove { target, force }, goes, &mut context.output)?;
     print(&removed, context)
 }
 

@@ -18,7 +18,7 @@ use crate::output::{Output, Style};
 ///
 /// One path a line, until interrupted: `created`, `modified` or `removed`. Changes of one path that come fast are one.
 /// `rescan` says that some were missed, because there were too many at once or the machine was away: what is there now is
-/// to be looked at again. Everything after `watching` is told.
+/// to be looked at again. Everything after `watching` is told, but for copies that `stead cp` has not completed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -65,14 +65,20 @@ pub fn run(args: Args, context: &mut Context) -> Result<()> {
         if page.rescan {
             mark(Mark::Rescan, output)?;
         }
-        for change in page.changes {
-            print(&place, &change, output)?;
+        for change in page.changes.iter().filter(|change| !is_unfinished(change)) {
+            print(&place, change, output)?;
         }
         output.flush()?;
         if page.progress == Progress::End {
             return Ok(());
         }
     }
+}
+
+/// Whether it is about a copy that is not complete: that is told under the name it gets.
+fn is_unfinished(change: &Change) -> bool {
+    let name = change.path.as_bytes().rsplit(|&byte| byte == b'/').next();
+    name.is_some_and(super::cp::is_unfinished)
 }
 
 fn mark(mark: Mark, output: &mut Output) -> Result<()> {

@@ -229,7 +229,8 @@ fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Shows), E
         .and_then(|found| Ok((std::fs::metadata(&found)?.is_dir(), found)))
         .map_err(|error| from_io(&format!("could not mount `{source}`"), &error))?;
     let (true, found) = found else {
-        return Err(usage(format!("could not mount `{source}`: it is not a directory")));
+        return Err(conflict(format!("could not mount `{source}`: it is not a directory"))
+            .with_hint("mount the directory that it is in"));
     };
     check_is_no_mount_of_ours(source, &found)?;
     let resolved = Source::files(Machine::Host, found.as_path())
@@ -275,7 +276,15 @@ fn named_dir(
             tracing::debug!(dir = %wanted.display(), %error, "the directory could not be made, and is there");
             Vec::new()
         }
-        Err(error) => return Err(from_io(&format!("could not make the mount point `{dir}`"), &error)),
+        Err(error) => {
+            let refusal = from_io(&format!("could not make the mount point `{dir}`"), &error);
+            return Err(match wanted.parent() {
+                Some(parent) if !parent.exists() => {
+                    refusal.with_hint(format!("mkdir -p {}", parent.display()))
+                }
+                _ => refusal,
+            });
+        }
     };
     match check_point(wanted, contents) {
         Ok(found) => Ok((found, made)),
@@ -322,8 +331,7 @@ fn point_error(error: &MountPointError) -> ErrorObject {
     let object = |kind| ErrorObject::new(kind, chain(error));
     match error {
         MountPointError::Missing(_) => object(ErrorKind::NotFound),
-        MountPointError::NotADirectory(_) => object(ErrorKind::Conflict),
-        MountPointError::NotEmpty(_) => {
+        MountPointError::NotADirectory(_) | MountPointError::NotEmpty(_) => {
             object(ErrorKind::Conflict).with_hint("choose an empty directory, or one that does not exist yet")
         }
         MountPointError::AlreadyMounted { path, .. } => {

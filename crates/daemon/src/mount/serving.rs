@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use wire::api::id::MountId;
 use wire::api::mount::Force;
 use wire::api::status::{Crash, Journal};
+use wire::api::time::Timestamp;
 use wire::api::{ErrorKind, ErrorObject};
 use wire::bytestring::ByteString;
 use wire::worker::{FromWorker, Ready, Stopping, ToWorker, WorkerError, WorkerStatus};
@@ -550,12 +551,14 @@ pub(crate) fn last_crash(state_dir: &std::path::Path) -> Option<Crash> {
 fn crash(path: &std::path::Path) -> Option<Crash> {
     use std::io::Read;
     let mut text = Vec::new();
-    std::fs::File::open(path).ok()?.take(REPORT_BYTES_MAX).read_to_end(&mut text).ok()?;
+    let file = std::fs::File::open(path).ok()?;
+    let at = file.metadata().ok()?.modified().ok().map(Timestamp::from);
+    file.take(REPORT_BYTES_MAX).read_to_end(&mut text).ok()?;
     let text = String::from_utf8_lossy(&text);
     let (heading, log) = text.split_once("\n\n")?;
     // How long it lived, and when, is in the report.
     let ended = heading.split_once(" after ").map_or(heading, |(ended, _)| ended);
     let message: String =
         keeper::last_complaint(log).unwrap_or(ended).chars().take(MESSAGE_LENGTH_MAX).collect();
-    Some(Crash { message: message.replace(char::is_control, " "), report: ByteString::from(path) })
+    Some(Crash { message: message.replace(char::is_control, " "), report: ByteString::from(path), at })
 }

@@ -630,7 +630,8 @@ impl Owner {
     pub(super) fn disconnect(&mut self, machine: &Machine, answer: Answer<ConnectionState>) {
         let Some(record) = self.connections.get_mut(machine) else {
             let message = format!("there is no connection to `{machine}`");
-            return drop(answer.send(Err(ErrorObject::new(ErrorKind::NotFound, message))));
+            let error = ErrorObject::new(ErrorKind::NotFound, message);
+            return drop(answer.send(Err(error.with_hint("stead status --show connections"))));
         };
         let was = record.state();
         record.pinned = false;

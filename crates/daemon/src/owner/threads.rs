@@ -162,8 +162,8 @@ impl Owner {
             return Err(ending());
         }
         let name = row.name.clone();
-        if self.threads.contains_key(&name) {
-            return Err(exists(&name));
+        if let Some(record) = self.threads.get(&name) {
+            return Err(exists(&record.row));
         }
         if self.threads.len() >= THREADS_MAX {
             let message = format!("there are {THREADS_MAX} threads already");
@@ -262,7 +262,10 @@ fn unknown(name: &str) -> ErrorObject {
     error.with_hint("stead thread list")
 }
 
-fn exists(name: &str) -> ErrorObject {
-    let error = ErrorObject::new(ErrorKind::Conflict, format!("there is a thread `{name}` already"));
-    error.with_hint(format!("stead thread status {name}"))
+/// What is said to who wants to make another one of this name, in whichever repository.
+pub fn exists(row: &ThreadRow) -> ErrorObject {
+    let ThreadRow { name, repo, .. } = row;
+    let error =
+        ErrorObject::new(ErrorKind::Conflict, format!("there is a thread `{name}` already, of `{repo}`"));
+    error.with_hint(format!("choose another name, or stead thread status {name}"))
 }

@@ -261,7 +261,8 @@ fn files(source: &Source) -> Result<(&Machine, &[u8]), ErrorObject> {
     match source {
         Source::Files { machine, path } => Ok((machine, path.as_bytes())),
         Source::Thread { name } => {
-            Err(usage(format!("`thread:{name}` is a thread: its files are where it is mounted")))
+            let message = format!("`thread:{name}` is a thread: its files are where it is mounted");
+            Err(usage(message).with_hint("stead thread list"))
         }
     }
 }

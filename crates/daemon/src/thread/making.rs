@@ -30,7 +30,7 @@ use super::{BLOBS_BYTES_MAX, TREE, ThreadContext, blocking, captures_name, confl
 use crate::database::{ThreadPhase, ThreadRow};
 use crate::failure::{failure, from_io};
 use crate::mount::plan::{self, Plan};
-use crate::owner::{Answer, Event, FoundThread, ThreadEvent, Turn};
+use crate::owner::{Answer, Event, FoundThread, ThreadEvent, Turn, thread_exists};
 
 const MAKING: &str = "making";
 
@@ -77,10 +77,8 @@ impl ThreadContext {
                 .with_hint("a thread's name has letters, digits, and . - _ in between"));
         }
         let name = new.name.clone();
-        if self.find(&name).await.is_ok() {
-            let message = format!("there is a thread `{name}` already");
-            return Err(ErrorObject::new(ErrorKind::Conflict, message)
-                .with_hint(format!("stead thread status {name}")));
+        if let Ok(there) = self.find(&name).await {
+            return Err(thread_exists(&there.row));
         }
         let from = match new.from.as_deref().and_then(|from| from.strip_prefix("thread:")) {
             Some(other) => Some(self.find(other).await?.row),

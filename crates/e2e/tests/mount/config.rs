@@ -80,3 +80,20 @@ fn a_configuration_that_says_what_is_not_known_is_refused_with_its_line() {
     fs::write(&path, "").unwrap();
     stead.ok(&["status"]);
 }
+
+#[test]
+fn a_log_filter_that_cannot_be_read_is_refused() {
+    let mut stead = Stead::new();
+    let path = configure(&mut stead, "log = 'verbose'\n");
+    for command in [&["status"][..], &["daemon", "start"]] {
+        let refused = stead.run(command);
+        assert_eq!(refused.code(), 2, "{refused}");
+        let says = ["`verbose`", "hint: set STEAD_LOG, or `log` in the configuration"];
+        assert!(says.iter().all(|part| refused.errors().contains(part)), "{refused}");
+    }
+    fs::write(&path, "lag = 'info'\n").unwrap();
+    let refused = stead.run(&["status"]);
+    assert!(refused.errors().contains("hint: did you mean `log`?"), "{refused}");
+    fs::write(&path, "").unwrap();
+    stead.ok(&["status"]);
+}

@@ -341,3 +341,23 @@ fn a_tree_is_copied_between_two_machines() {
         assert_eq!(modified(&from), modified(&to.join(name)));
     }
 }
+
+#[test]
+fn a_copy_that_waits_for_a_pipe_ends_when_it_is_interrupted() {
+    let stead = Stead::new();
+    let (pipe, copy) = (stead.root().join("pipe"), stead.root().join("copy"));
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+    let mut copying = stead.program().arg("cp").args([&pipe, &copy]).spawn();
+    let pid = Pid::from_child(&copying);
+    eventually(DEADLINE, "it waits for somebody who writes", || {
+        e2e::leftovers::stacks_of(pid.as_raw_pid()).contains("fifo_open")
+    });
+    kill_process(pid, Signal::INT).unwrap();
+    let has_ended = e2e::program::wait_readable(pid, DEADLINE);
+    if !has_ended {
+        copying.kill().unwrap();
+    }
+    copying.wait().unwrap();
+    assert!(has_ended && !copy.exists());
+}

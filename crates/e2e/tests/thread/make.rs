@@ -83,7 +83,7 @@ fn what_is_in_the_way_of_a_thread_is_told_and_nothing_is_left() {
         assert!(finished.errors().contains(said), "{finished}");
         assert_eq!(bench.traces(), before, "{args:?}");
     };
-    refused(&["there"], 5, "there is a thread `there` already");
+    refused(&["there"], 5, &format!("there is a thread `there` already, of `{}`", bench.app.display()));
     refused(&["taken"], 5, "has a branch `taken` already");
     refused(&["full"], 5, "app-full");
     refused(&["tree"], 5, "app-tree");

@@ -1,6 +1,7 @@
 //! Tunnels as they are opened, listed and closed.
 
 use std::io::{ErrorKind, Read};
+use std::os::unix::net::UnixStream;
 
 use e2e::{Sshd, Stead, eventually};
 
@@ -94,4 +95,24 @@ fn a_tunnel_ends_with_its_connection_and_leaves_nothing() {
         e2e::leftovers::descriptors_of(daemon) <= before
     });
     eventually(SOON, "the far ends are gone", || far_ends(&sshd).is_empty());
+}
+
+#[test]
+fn a_daemon_that_is_restarted_says_what_opens_its_tunnels_again() {
+    let stead = Stead::new();
+    let here = stead.root().join("here");
+    let (listener, target) = listener();
+    open(&stead, "host", &format!("{}:127.0.0.1:{target}", here.display()), false);
+    let restarted = stead.ok(&["daemon", "restart"]);
+    let command = format!("stead tunnel open host {}:127.0.0.1:{target}", here.display());
+    assert!(restarted.errors().contains(&command), "{restarted}");
+    assert!(listed(&stead).is_empty());
+    eventually(SOON, "the far end has ended after its daemon", || {
+        !stead.processes().iter().any(|process| process.command.contains("--tunnel"))
+    });
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    stead.ok(&words);
+    let mut near = UnixStream::connect(&here).expect("connecting to a tunnel");
+    say(&mut near, b"again");
+    assert_eq!(heard(&mut accept(&listener), 5), b"again");
 }

@@ -61,7 +61,7 @@ impl MountChoices {
                 PORT => choices.port = port(value)?,
                 _ => {
                     let mut error = failure(ErrorKind::Usage, format!("unknown mount option `{key}`"));
-                    error.hint = Some(format!("known options: {KNOWN}"));
+                    error.hint = Some(format!("stead mount --help; known options: {KNOWN}"));
                     return Err(error);
                 }
             }

@@ -7,10 +7,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A text is not an id of the wanted sort.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not the id of a {noun}", text.escape_debug())]
+#[error("`{}` is not the id of {noun}, such as `{letter}1`", text.escape_debug())]
 pub struct NotAnId {
     text: String,
     noun: &'static str,
+    letter: &'static str,
 }
 
 macro_rules! id {
@@ -51,10 +52,9 @@ macro_rules! id {
                 let digits = text.strip_prefix($letter).filter(|digits| {
                     digits.bytes().all(|byte| byte.is_ascii_digit()) && (*digits == "0" || !digits.starts_with('0'))
                 });
-                digits
-                    .and_then(|digits| digits.parse().ok())
-                    .map($name)
-                    .ok_or_else(|| NotAnId { text: text.chars().take(64).collect(), noun: $noun })
+                let not_an_id =
+                    || NotAnId { text: text.chars().take(64).collect(), noun: $noun, letter: $letter };
+                digits.and_then(|digits| digits.parse().ok()).map($name).ok_or_else(not_an_id)
             }
         }
 
@@ -75,35 +75,35 @@ macro_rules! id {
 
 id!(
     /// A mount: `m1`.
-    MountId, "m", "mount"
+    MountId, "m", "a mount"
 );
 id!(
     /// A connection: `c1`.
-    ConnectionId, "c", "connection"
+    ConnectionId, "c", "a connection"
 );
 id!(
     /// A process on a machine: `p1`.
-    ProcessId, "p", "process"
+    ProcessId, "p", "a process"
 );
 id!(
     /// A tunnel: `t1`.
-    TunnelId, "t", "tunnel"
+    TunnelId, "t", "a tunnel"
 );
 id!(
     /// Something that takes longer than a second: `o1`.
-    OperationId, "o", "operation"
+    OperationId, "o", "an operation"
 );
 id!(
     /// A prompt that waits for an answer: `q1`.
-    PromptId, "q", "prompt"
+    PromptId, "q", "a prompt"
 );
 id!(
     /// A client's subscription to events: `s1`.
-    SubscriptionId, "s", "subscription"
+    SubscriptionId, "s", "a subscription"
 );
 id!(
     /// A file or directory that a client holds open: `h1`.
-    HandleId, "h", "handle"
+    HandleId, "h", "a handle"
 );
 
 #[cfg(test)]
@@ -124,5 +124,7 @@ mod tests {
         for text in ["", "m", "1", "c1", "m01", "m+1", "m-1", "m1 ", "m18446744073709551616", "M1"] {
             assert!(text.parse::<MountId>().is_err(), "{text}");
         }
+        let told = "dev".parse::<OperationId>().unwrap_err().to_string();
+        assert_eq!(told, "`dev` is not the id of an operation, such as `o1`");
     }
 }

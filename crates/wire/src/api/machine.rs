@@ -175,6 +175,9 @@ pub enum SourceError {
 }
 
 fn hint(host: &str) -> &'static str {
+    if host.is_empty() {
+        return "; a machine is ssh://[USER@]HOST[:PORT]";
+    }
     match host.matches(':').count() > 1 || host.starts_with('[') {
         true => "; an IPv6 address stands in brackets: [::1]",
         false => "",

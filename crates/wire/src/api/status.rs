@@ -295,6 +295,9 @@ pub struct Crash {
     pub message: String,
     /// The local file with the rest.
     pub report: ByteString,
+    /// When that was written, right after the death.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// The process of a mount.

@@ -17,6 +17,17 @@ use super::large;
 use super::work::{Pair, Target, Work};
 use crate::error::{Error, Failure, Result};
 
+/// How a name beside the final one begins and ends. There are 16 hexadecimal digits in between.
+const BESIDE_PREFIX: &str = ".stead-";
+const BESIDE_SUFFIX: &str = ".part";
+
+/// Whether a file of this name is a copy that is not complete.
+pub fn is_unfinished(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(BESIDE_PREFIX.as_bytes());
+    let digits = digits.and_then(|rest| rest.strip_suffix(BESIDE_SUFFIX.as_bytes()));
+    digits.is_some_and(|digits| digits.len() == 16 && digits.iter().all(u8::is_ascii_hexdigit))
+}
+
 /// Copies one file.
 pub fn copy(work: &Work<'_>, pair: &Pair, target: Target) -> Result<()> {
     let _room = work.wait_for_room(pair.entry.size);
@@ -84,18 +95,35 @@ fn clear_up(work: &Work<'_>, pair: &Pair, beside: &Source, outcome: Result<()>) 
         // What keeps it from being removed is told by the error before.
         let _told = work.files().remove(beside);
     }
-    outcome.map_err(|error| about(error, beside, &pair.to))
+    outcome.map_err(|error| about(work, error, beside, &pair.to))
 }
 
-/// The error as one about the file itself: nobody but this program knows the name beside it.
-fn about(error: Error, beside: &Source, to: &Source) -> Error {
+/// The error as one about the file itself, since nobody but this program knows the name beside it; and what mends it.
+fn about(work: &Work<'_>, error: Error, beside: &Source, to: &Source) -> Error {
     match error {
         Error::Failed(failure) => {
             let (name, known) = (beside.base_name().to_string(), to.base_name().to_string());
-            Error::Failed(Failure { message: failure.message.replace(&name, &known), ..failure })
+            let missing = match failure.kind {
+                ErrorKind::NotFound => missing_directory(work, to),
+                _ => None,
+            };
+            let hint = failure.hint.or_else(|| Some(format!("stead mkdir -p {}", missing?)));
+            Error::Failed(Failure {
+                message: failure.message.replace(&name, &known),
+                hint,
+                kind: failure.kind,
+            })
         }
         Error::OutputClosed => Error::OutputClosed,
     }
+}
+
+/// The directory of a copy, if it is not there.
+fn missing_directory(work: &Work<'_>, to: &Source) -> Option<Source> {
+    let Source::Files { machine, path } = to else { return None };
+    let end = path.as_bytes().iter().rposition(|&byte| byte == b'/').filter(|&end| end > 0)?;
+    let directory = Source::files(machine.clone(), &path.as_bytes()[..end]).ok()?;
+    matches!(work.files().stat(&directory, Links::Follow), Ok(None)).then_some(directory)
 }
 
 /// Where a copy begins.
@@ -178,7 +206,7 @@ pub(super) fn beside(pair: &Pair) -> Result<Source> {
     (from.to_bytes(), to.to_bytes(), entry.size, entry.modified.seconds).hash(&mut hasher);
     // What a large copy leaves has its full length from the start, and must not be taken for what others leave.
     (entry.modified.nanoseconds, entry.inode, large::is_large(pair)).hash(&mut hasher);
-    let name = format!(".stead-{:016x}.part", hasher.finish());
+    let name = format!("{BESIDE_PREFIX}{:016x}{BESIDE_SUFFIX}", hasher.finish());
     let directory = path.as_bytes().iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
     let beside = [&path.as_bytes()[..directory], name.as_bytes()].concat();
     Source::files(machine.clone(), beside).map_err(Error::usage)

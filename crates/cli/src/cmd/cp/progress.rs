@@ -7,6 +7,7 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use crate::client::news::News;
+use crate::output::CLEAR_LINE;
 use crate::output::text::bytes;
 
 /// How often the line is drawn: smooth to look at, and no work worth mentioning.
@@ -14,9 +15,6 @@ const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The width of the bar in characters.
 const BAR_CHARS: u64 = 24;
-
-/// To the start of the line, and the rest of it cleared.
-const CLEAR_LINE: &str = "\r\u{1b}[K";
 
 /// Counted by all threads of a copy.
 #[derive(Debug, Default)]

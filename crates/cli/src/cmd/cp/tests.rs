@@ -104,6 +104,47 @@ fn a_link_that_is_there_is_written_through() {
 }
 
 #[test]
+fn what_is_no_file_is_said_to_be_what_it_is() {
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    let ran = cp(&[&path("socket"), &path("copy")]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.ends_with("/socket` is a socket and was left out\n"), "{}", ran.err);
+    drop(socket);
+    fs::create_dir(path("dir")).unwrap();
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, path("dir/pipe"), kind, mode, 0).unwrap();
+    let ran = cp(&[&path("dir"), &path("copies")]);
+    assert_eq!(ran.code, 1);
+    let hint =
+        "/dir/pipe` is a pipe and was left out\nhint: what comes out of a pipe or a device is copied when";
+    assert!(ran.err.contains(hint), "{}", ran.err);
+}
+
+#[test]
+fn who_copies_into_a_directory_that_is_not_there_is_told_how_to_make_it() {
+    let scratch = scratch();
+    fs::write(scratch.path().join("file"), "").unwrap();
+    let ran = cp(&[&scratch.path().join("file"), &scratch.path().join("not/there/copy")]);
+    let hint = format!("hint: stead mkdir -p host{}/not/there\n", scratch.path().display());
+    assert!(ran.err.ends_with(&hint), "{}", ran.err);
+}
+
+#[test]
+fn a_copy_that_is_not_complete_is_known_by_its_name() {
+    for (name, is_one) in [
+        (".stead-0123456789abcdef.part", true),
+        (".stead-0123456789abcde.part", false),
+        (".stead-0123456789abcdeg.part", false),
+        (".stead-.part", false),
+        ("stead-0123456789abcdef.part", false),
+    ] {
+        assert_eq!(one::is_unfinished(name.as_bytes()), is_one, "{name}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let scratch = scratch();
     let path = |name: &str| scratch.path().join(name);

@@ -40,6 +40,9 @@ const LARGE_FILES_MAX: usize = 4;
 /// After so many files that could not be copied the rest is not tried: it is not about the files any more.
 const FAILURES_MAX: usize = 100;
 
+/// What is said of pipes and devices that were found.
+const READ_WHEN_NAMED: &str = "what comes out of a pipe or a device is copied when it is named itself";
+
 /// What is to be copied, and the name it gets.
 pub struct Pair {
     /// The original.
@@ -209,7 +212,8 @@ impl<'a> Work<'a> {
     /// Fails once it was interrupted.
     pub fn go_on(&self) -> Result<()> {
         match self.is_interrupted() {
-            true => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+            true => Err(Error::new(ErrorKind::Interrupted, "interrupted")
+                .hint("the same command goes on where this one ended")),
             false => Ok(()),
         }
     }
@@ -276,11 +280,12 @@ impl<'a> Work<'a> {
             },
             FileKind::Link => self.link(&pair, target),
             FileKind::File => one::copy(self, &pair, target),
+            FileKind::Socket => Err(left_out(&pair, "a socket")),
             // A pipe or a device that was named is read; one that was found is not: it may never end.
             _ if outer.is_none() => one::copy(self, &pair, target),
-            _ => {
-                let why = "is neither a file, a directory nor a link and was left out";
-                Err(Error::new(ErrorKind::Failure, format!("`{}` {why}", pair.from)))
+            FileKind::Fifo => Err(left_out(&pair, "a pipe").hint(READ_WHEN_NAMED)),
+            FileKind::CharacterDevice | FileKind::BlockDevice => {
+                Err(left_out(&pair, "a device").hint(READ_WHEN_NAMED))
             }
         };
         if let Err(error) = outcome {
@@ -399,6 +404,10 @@ impl<'a> Work<'a> {
         failures.len() >= FAILURES_MAX
             || failures.iter().any(|failure| failure.kind == ErrorKind::Unreachable)
     }
+}
+
+fn left_out(pair: &Pair, what: &str) -> Error {
+    Error::new(ErrorKind::Failure, format!("`{}` is {what} and was left out", pair.from))
 }
 
 /// A panic of another thread has left nothing half done: what is guarded is changed in single steps.

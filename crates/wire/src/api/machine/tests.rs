@@ -132,6 +132,7 @@ fn errors_say_what_is_wrong_on_one_printable_line() {
     let error = |text: &[u8]| Source::parse(text, CWD).unwrap_err().to_string();
     assert_eq!(error(b"::1:/src"), "`::1:` is not a host name; an IPv6 address stands in brackets: [::1]");
     assert_eq!(error(b"ssh://-x/"), "`-x` is not a host name");
+    assert_eq!(error(b"ssh:///"), "`` is not a host name; a machine is ssh://[USER@]HOST[:PORT]");
     assert_eq!(
         error(b"http://x"),
         "there are no `http://` machines; there are host, ssh://, docker:// and vm://"
