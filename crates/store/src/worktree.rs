@@ -4,7 +4,7 @@
 //! REPOSITORY/worktrees/ID/HEAD       the branch
 //!                        gitdir      where the worktree's pointer is: DIR/.git
 //!                        commondir   the way to REPOSITORY
-//!                        index       prepared, see Thread::write_git_index
+//!                        index       prepared, see Thread::git_index
 //!                        locked      why git must not prune it: DIR is not there while the thread is not mounted
 //! DIR/.git                           the pointer: "gitdir: " and the path of REPOSITORY/worktrees/ID
 //! ```
