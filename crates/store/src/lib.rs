@@ -16,7 +16,8 @@
 //! - [`blobs`]: contents of the base, decoded once for all threads.
 //! - [`working_copy`]: where it was made from: of when files of the base are.
 //! - [`worktree`]: what git knows of a thread: a worktree of the repository, and a branch. Its index is
-//!   [prepared](thread::Thread::write_git_index), so that git finds nothing to read.
+//!   [prepared](thread::Thread::git_index), so that git finds nothing to read.
+//! - [`refs`]: references of a repository: read without git where they are kept in files, changed by git.
 //! - [`workspace`]: what of a working copy goes to another computer, and what may come back from there.
 //!
 //! This crate knows no kernel interface, no protocol, no runtime, no daemon and no other process but git's. Time and users
@@ -42,6 +43,7 @@ pub mod log;
 pub mod names;
 pub mod node;
 pub mod objects;
+pub mod refs;
 mod system;
 #[cfg(test)]
 mod testing;

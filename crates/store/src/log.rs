@@ -19,6 +19,7 @@
 //!
 //! - [`Log::create`] syncs the new file before the rename that puts it in place, and the directory behind it: a log that replaces
 //!   another is never less than that.
+//! - [`Log::begin`] syncs nothing, where there is no other.
 //! - [`Log::append`] syncs nothing: the record outlives the process, not the power.
 //! - [`Synced::wait`], without the log's lock, makes everything durable that was appended before [`Log::sync`].
 //!
@@ -155,6 +156,17 @@ impl Log {
             // Where there is no room, it takes what is left.
             let _gone = std::fs::remove_file(&fresh);
         })
+    }
+
+    /// Begins a log with `records` where there is none. Nothing of it is durable: whoever makes it so syncs the file and its directory.
+    pub fn begin(path: &Path, records: &Records) -> Result<Log, LogError> {
+        let fails = |what| move |source| LogError::Access { path: path.to_owned(), what, source };
+        let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let mut file = made.map_err(fails("begin"))?;
+        let whole = records.to_file();
+        file.write_all(&whole).map_err(fails("fill"))?;
+        let (path, length) = (path.to_owned(), whole.len() as u64);
+        Ok(Log { path, file: Arc::new(file), length, is_broken: false })
     }
 
     fn create_beside(path: &Path, fresh: &Path, records: &Records) -> Result<Log, LogError> {

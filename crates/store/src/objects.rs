@@ -53,6 +53,9 @@ const KEPT_FROM_OTHERS: [&str; 6] = [
     "GIT_SSH_COMMAND",
 ];
 
+/// Commits that are looked at before git is asked: about as many as git reads while it starts.
+const NEAR_MAX: usize = 64;
+
 /// A piece of what is streamed.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -191,6 +194,22 @@ impl Objects {
             .tree_id()
             .map_err(|error| self.corrupt(&commit, error.to_string()))?;
         Ok(Revision { commit, tree })
+    }
+
+    /// Whether a commit is another one, or is found behind it by first parents, of which [`NEAR_MAX`] are looked at. One that is not may be an
+    /// ancestor all the same.
+    pub(crate) fn is_near_ancestor(&self, of: &Oid, commit: &Oid) -> bool {
+        let mut at = *commit;
+        for _ in 0..NEAR_MAX {
+            if at == *of {
+                return true;
+            }
+            let Ok(content) = self.read(&at, gix_object::Kind::Commit) else { return false };
+            let parent = gix_object::CommitRefIter::from_bytes(&content, self.hash).parent_ids().next();
+            let Some(parent) = parent else { return false };
+            at = parent;
+        }
+        false
     }
 
     /// A directory, by its tree.

@@ -120,6 +120,32 @@ pub struct Thread {
     _lock: File,
 }
 
+/// A thread that was begun, and that a power cut may take yet. It may be used, and be opened by another process, as any other.
+#[derive(Debug)]
+#[must_use]
+pub struct Unsettled {
+    files: Vec<PathBuf>,
+    directory: PathBuf,
+}
+
+impl Unsettled {
+    /// Makes it durable, as it was then or later. Waits for the disk.
+    pub fn settle(&self) -> Result<()> {
+        for path in &self.files {
+            match File::open(path) {
+                // It has none, or it has gone meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                file => file.and_then(|file| file.sync_all()).map_err(fails("sync", path))?,
+            }
+        }
+        let above = self.directory.parent().unwrap_or(&self.directory);
+        for directory in [&self.directory.join(FILES), &self.directory, above] {
+            sync_directory(directory).map_err(fails("sync", directory))?;
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 struct State {
     names: Names,
@@ -134,7 +160,7 @@ struct State {
 }
 
 impl Thread {
-    /// Begins a thread in a directory that is not there, or is empty. Durable when it returns.
+    /// Begins a thread in a directory that is not there, or is empty. Not durable before all that was done since is [settled](Unsettled).
     pub fn begin(
         directory: &Path,
         objects: Arc<Objects>,
@@ -166,10 +192,7 @@ impl Thread {
         for change in changes {
             names.apply(change).map_err(|untrue| damaged(&path, untrue))?;
         }
-        let log = Log::create(&path, &names.snapshot())?;
-        if let Some(above) = directory.parent() {
-            sync_directory(above).map_err(fails("sync", above))?;
-        }
+        let log = Log::begin(&path, &names.snapshot())?;
         Ok(Thread::of(directory, objects, blobs, (names, origin), log, lock))
     }
 
@@ -230,6 +253,16 @@ impl Thread {
             recent,
             _lock: lock,
         }
+    }
+
+    /// What there is of it by now, to be made durable, by whoever has begun it.
+    pub fn unsettled(&self) -> Result<Unsettled> {
+        let path = self.directory.join(FILES);
+        let listed = std::fs::read_dir(&path).map_err(fails("list", &path))?;
+        let plain = listed.map(|entry| Ok(entry.map_err(fails("list", &path))?.path()));
+        let mut files = plain.collect::<Result<Vec<PathBuf>>>()?;
+        files.extend([times::TIMES, NAMES].map(|name| self.directory.join(name)));
+        Ok(Unsettled { files, directory: self.directory.clone() })
     }
 
     /// Where it is kept.

@@ -4,7 +4,7 @@
 //! REPOSITORY/worktrees/ID/HEAD       the branch
 //!                        gitdir      where the worktree's pointer is: DIR/.git
 //!                        commondir   the way to REPOSITORY
-//!                        index       prepared, see Thread::write_git_index
+//!                        index       prepared, see Thread::git_index
 //!                        locked      why git must not prune it: DIR is not there while the thread is not mounted
 //! DIR/.git                           the pointer: "gitdir: " and the path of REPOSITORY/worktrees/ID
 //! ```
@@ -36,6 +36,7 @@ use rustix::io::Errno;
 use crate::error::fails;
 use crate::git::pause;
 use crate::objects::{Objects, Revision, git};
+use crate::refs::{self, Change, Head, References};
 use crate::{Error, Oid, Result};
 
 /// The name of the file that leads git from a worktree to its directory.
@@ -56,6 +57,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is tried meanwhile.
 const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 
+const BRANCHES: &str = "refs/heads/";
 const GITDIR: &str = "gitdir";
 const INDEX: &str = "index";
 
@@ -222,6 +224,10 @@ pub fn has_loose_commits(objects: &Objects, registration: &Path) -> Result<bool>
     if !registration.exists() {
         return Ok(false);
     }
+    let head = References::of(objects).and_then(|references| references.head(registration));
+    if matches!(head, Some(Head::On(name)) if name.starts_with(BRANCHES)) {
+        return Ok(false);
+    }
     let said = git(objects.repository(), "look for commits", |git| {
         // A branch that has no commit yet is no error. `--all` would have `HEAD` itself among what is kept.
         git.env("GIT_DIR", registration)
@@ -230,6 +236,16 @@ pub fn has_loose_commits(objects: &Objects, registration: &Path) -> Result<bool>
             .arg(format!("--glob={CAPTURES}*"))
     })?;
     Ok(!said.trim_ascii().is_empty())
+}
+
+/// The commit of the `HEAD` of a registration, if that can be told without git: there is one, and it is a commit.
+fn head_in_files(objects: &Objects, registration: &Path) -> Option<Oid> {
+    let references = References::of(objects)?;
+    let commit = match references.head(registration)? {
+        Head::On(name) => references.find(&name)??,
+        Head::At(commit) => commit,
+    };
+    objects.revision(commit).ok().map(|revision| revision.commit)
 }
 
 /// The registration of a worktree in this directory, if git knows one: somebody died who was making it.
@@ -262,6 +278,9 @@ pub fn resolve(objects: &Objects, within: &Path, revision: &str) -> Result<Revis
 
 /// The commit of a reference by its full name, if there is one.
 pub fn reference(objects: &Objects, name: &str) -> Result<Option<Oid>> {
+    if let Some(found) = References::of(objects).and_then(|references| references.find(name)) {
+        return Ok(found);
+    }
     let found = first_reference(objects, name)?.filter(|(found, _)| found == name.as_bytes());
     Ok(found.map(|(_, commit)| commit))
 }
@@ -273,8 +292,11 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Asks git once.
+    /// Asks git once, if at all.
     pub fn of(objects: &Objects, names: &[&str]) -> Result<Taken> {
+        if let Some(names) = References::of(objects).and_then(|references| taken(&references, names)) {
+            return Ok(Taken { names });
+        }
         let said = objects.git("look for references", |git| {
             git.args(["for-each-ref", "--format=%(refname)"]).args(names)
         })?;
@@ -291,6 +313,15 @@ impl Taken {
         let is_below = |taken: &String| taken.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
         self.has(name) || self.names.iter().any(is_below)
     }
+}
+
+fn taken(references: &References<'_>, names: &[&str]) -> Option<Vec<String>> {
+    let mut taken = Vec::new();
+    for name in names {
+        taken.extend(references.find(name)?.map(|_| (*name).to_owned()));
+        taken.extend(references.below(&format!("{name}/"))?.into_iter().map(|(name, _)| name));
+    }
+    Some(taken)
 }
 
 /// The first reference that git takes these words for: one of this name if there is one, or else one that lies below it, or that matches
@@ -329,6 +360,9 @@ pub fn keep(objects: &Objects, name: &str, commit: &Oid) -> Result<()> {
 
 /// The references below one, by their full names. It ends with a slash.
 pub fn references(objects: &Objects, below: &str) -> Result<Vec<(String, Oid)>> {
+    if let Some(found) = References::of(objects).and_then(|references| references.below(below)) {
+        return Ok(found);
+    }
     let said = objects.git("look for references", |git| {
         git.args(["for-each-ref", "--format=%(objectname) %(refname)", below])
     })?;
@@ -344,6 +378,9 @@ pub fn references(objects: &Objects, below: &str) -> Result<Vec<(String, Oid)>> 
 
 /// Whether a commit is another one, or is contained in it.
 pub fn is_ancestor(objects: &Objects, of: &Oid, commit: &Oid) -> Result<bool> {
+    if objects.is_near_ancestor(of, commit) {
+        return Ok(true);
+    }
     let said = objects.git("look for commits", |git| {
         git.args(["rev-list", "--max-count=1", &of.to_string(), "--not", &commit.to_string()])
     })?;
@@ -357,12 +394,6 @@ pub fn current_branch(within: &Path) -> Result<Option<String>> {
     })?;
     let said = String::from_utf8_lossy(&said);
     Ok(said.lines().find_map(|line| line.strip_prefix("*refs/heads/")).map(str::to_owned))
-}
-
-/// Deletes a reference that is at this commit, by its full name.
-pub fn delete_reference(objects: &Objects, name: &str, at: &Oid) -> Result<()> {
-    objects.git("delete a reference", |git| git.args(["update-ref", "-d", name, &at.to_string()]))?;
-    Ok(())
 }
 
 /// A commit, as a log tells of it.
@@ -398,6 +429,9 @@ pub fn log(objects: &Objects, from: &Oid, to: &Oid, most: usize) -> Result<Vec<L
 pub fn checked_out(objects: &Objects, branch: &str) -> Result<Option<PathBuf>> {
     let name = format!("refs/heads/{branch}");
     let _others = lock(objects.repository(), FlockOperation::NonBlockingLockShared)?;
+    if let Some(known) = checked_out_in_files(objects, branch) {
+        return Ok(known);
+    }
     let said = objects.git("look for who has a branch", |git| {
         git.args(["for-each-ref", "--count=1", "--format=%(refname) %(worktreepath)", &name])
     })?;
@@ -407,22 +441,50 @@ pub fn checked_out(objects: &Objects, branch: &str) -> Result<Option<PathBuf>> {
     Ok(path.map(|path| Path::new(OsStr::from_bytes(path)).to_owned()))
 }
 
+/// The same, if that can be told without git. Where more than one worktree has it, or the repository's own, git says which.
+fn checked_out_in_files(objects: &Objects, branch: &str) -> Option<Option<PathBuf>> {
+    let name = format!("{BRANCHES}{branch}");
+    match (&holders(objects, branch)?[..], References::of(objects)?.find(&name)?) {
+        ([], _) | (_, None) => Some(None),
+        ([one], Some(_)) => refs::worktree_of(one).map(Some),
+        _ => None,
+    }
+}
+
+/// The registrations of all worktrees that have a branch, and the repository itself if its own has it. `None` if only git can tell. One that
+/// git would not tell of, since the branch is not there, is among them.
+pub fn holders(objects: &Objects, branch: &str) -> Option<Vec<PathBuf>> {
+    let name = format!("{BRANCHES}{branch}");
+    let heads = References::of(objects)?.heads()?;
+    let holders = heads.into_iter().filter(|(_, head)| matches!(head, Head::On(on) if *on == name));
+    Some(holders.map(|(directory, _)| directory).collect())
+}
+
 /// Deletes a branch that is at this commit. One that is elsewhere by now is an error; one that is checked out stays.
 pub fn delete_branch(objects: &Objects, branch: &str, at: &Oid) -> Result<()> {
     if let Some(dir) = checked_out(objects, branch)? {
         tracing::warn!(branch, dir = %dir.display(), "a branch is checked out, and stays");
         return Ok(());
     }
-    let name = format!("refs/heads/{branch}");
-    objects.git("delete a branch", |git| git.args(["update-ref", "-d", &name, &at.to_string()]))?;
-    // Most have none.
-    let section = format!("branch.{branch}");
-    drop(objects.git("forget a branch", |git| git.args(["config", "--remove-section", &section])));
+    let name = format!("{BRANCHES}{branch}");
+    refs::change(objects, &[Change::Delete { name, at: *at }], "stead: deleted")?;
+    forget_branch(objects, branch);
     Ok(())
+}
+
+/// Removes what is configured for a branch that is gone. Most have nothing.
+pub fn forget_branch(objects: &Objects, branch: &str) {
+    if refs::may_be_configured(objects, branch) {
+        let section = format!("branch.{branch}");
+        drop(objects.git("forget a branch", |git| git.args(["config", "--remove-section", &section])));
+    }
 }
 
 /// Whether a branch at this commit has commits that no other branch or tag has, and that are not the base's.
 pub fn has_own_commits(objects: &Objects, branch: &str, at: &Oid, base: &Oid) -> Result<bool> {
+    if at == base {
+        return Ok(false);
+    }
     let (own, at, base) = (format!("--exclude=refs/heads/{branch}"), at.to_string(), base.to_string());
     let said = objects.git("look for commits", |git| {
         git.args(["rev-list", "--max-count=1", &at, "--not", &base, &own, "--glob=refs/heads"])

@@ -28,6 +28,7 @@ use std::time::{Duration, SystemTime};
 
 use store::Oid;
 use store::objects::Objects;
+use store::refs::{self, Change};
 use store::worktree::{self, aside, move_reference};
 use tokio::sync::Mutex;
 use wire::api::thread::{DROPPED_KEPT_SECONDS, OperationKind};
@@ -36,7 +37,7 @@ use wire::api::{ErrorObject, thread};
 use wire::paths::Paths;
 
 use super::dropping::Ending;
-use super::operations::{let_go, parse};
+use super::operations::{kept_aside, parse};
 use super::{ThreadContext, blocking, captures_name, conflict, from_store, is_gone, repository_of};
 use crate::database::threads::{Aside, DroppedRow};
 use crate::database::{ThreadPhase, ThreadRow};
@@ -184,7 +185,8 @@ impl ThreadContext {
             let objects = repository_of(&of.row)?;
             let kept = worktree::references(&objects, &format!("{}/", of.kept));
             let kept = kept.map_err(|error| from_store(&error))?;
-            kept.iter().try_for_each(|(name, _)| let_go(&objects, name))
+            let gone: Vec<Change> = kept.into_iter().map(|(name, at)| Change::Delete { name, at }).collect();
+            refs::change(&objects, &gone, "stead: let go").map_err(|error| from_store(&error))
         })
         .await??;
         self.database.remove_dropped(number).await.map_err(|error| failure(&error))
@@ -243,24 +245,29 @@ impl ThreadContext {
     }
 }
 
-/// Puts the registration of a thread aside, and keeps what its references are at. Blocks.
-pub(super) fn put_aside(
+/// What is to be kept of a thread that goes aside: what its references are at, and what is kept for what was done to it. Blocks.
+pub(super) fn keeping(
     objects: &Objects,
     row: &ThreadRow,
     to: &Aside,
-    registration: &Path,
-    places: &[&Path],
-) -> store::Result<()> {
-    let ThreadPhase::Dropping { branch_at, captures_at, .. } = &row.phase else { return Ok(()) };
+    registration: Option<&Path>,
+) -> store::Result<Vec<Change>> {
+    let ThreadPhase::Dropping { branch_at, captures_at, .. } = &row.phase else { return Ok(Vec::new()) };
     let oid = |hex: &Option<String>| hex.as_ref().and_then(|hex| Oid::from_hex(hex.as_bytes()).ok());
-    let all = [oid(branch_at), oid(captures_at), aside::head(objects, registration)];
+    let head = registration.and_then(|registration| aside::head(objects, registration));
+    let all = [oid(branch_at), oid(captures_at), head];
+    let mut keeping = kept_aside(objects, &row.name, &to.kept)?;
     for (number, (what, commit)) in KEPT.iter().zip(all).enumerate() {
         // One that another reference keeps needs no more.
         if let Some(commit) = commit.filter(|commit| !all[..number].contains(&Some(*commit))) {
-            worktree::keep(objects, &format!("{}/{what}", to.kept), &commit)?;
+            keeping.push(Change::Keep { name: format!("{}/{what}", to.kept), commit });
         }
     }
-    // Whatever has the thread's directory has that with it.
+    Ok(keeping)
+}
+
+/// Puts the registration of a thread aside, if it still is of one of these places: whatever has the first has that with it. Blocks.
+pub(super) fn put_aside(registration: &Path, places: &[&Path]) -> store::Result<()> {
     let Some(directory) = places.first() else { return Ok(()) };
     aside::put_aside(registration, places, &directory.join(REGISTRATION))
 }

@@ -3,18 +3,20 @@
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use store::Oid;
 use store::node::{Ino, Kind};
+use store::objects::Objects;
+use store::refs::{self, Change};
 use store::thread::Access;
 use store::worktree;
 use wire::api::mount::Force;
 use wire::api::{ErrorKind, ErrorObject, thread};
 use wire::paths::Paths;
 
-use super::aside::put_aside;
+use super::aside::{keeping, put_aside};
 use super::making::really;
-use super::operations::put_kept_aside;
 use super::{ThreadContext, blocking, captures_name, captures_of, conflict, from_store, is_gone};
 use super::{repository_of, unmounted};
 use crate::database::threads::Aside;
@@ -160,9 +162,14 @@ impl ThreadContext {
                 )),
             };
         };
-        let looking = self.in_worktree(row, mount, |mounted, _, changed| {
+        // What is seen in place may be ignored there only.
+        let sees_nothing = row.sees.is_none();
+        let looking = self.in_worktree(row, mount, move |mounted, base, changed| {
             if !mounted.is_known_there()? {
                 return Ok(Some(OnlyInMount::Elsewhere));
+            }
+            if sees_nothing && mounted.is_as_begun(base, changed) {
+                return Ok(None);
             }
             match mounted.repositories(changed)?.into_iter().next() {
                 Some(path) => Ok(Some(OnlyInMount::Repository(path))),
@@ -231,38 +238,38 @@ pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> 
             // Until it is known it is of a place of our own.
             None => worktree::leftover(&objects, &directory).map_err(|error| from_store(&error))?,
         };
+        let found = |error: store::Error| from_store(&error);
+        let going = going(row, &objects).map_err(found)?;
+        let mut changes = match aside_of(row) {
+            Some(aside) => keeping(&objects, row, aside, registration.as_deref()).map_err(found)?,
+            None => Vec::new(),
+        };
+        // All at once, unless somebody else may have the branch, which is asked when the thread has it no more.
+        let at_once = aside_of(row).is_some() && is_its_own(row, &objects, registration.as_deref());
+        if at_once {
+            changes.extend(going.iter().cloned());
+        }
+        refs::change(&objects, &changes, "stead: dropped").map_err(found)?;
         if let Some(registration) = registration {
             let gone = match aside_of(row) {
-                Some(aside) => put_aside(&objects, row, aside, &registration, &places),
+                Some(_) => put_aside(&registration, &places),
                 None => worktree::unregister(&registration, &places),
             };
-            gone.map_err(|error| from_store(&error))?;
+            gone.map_err(found)?;
         }
-        if let Some(aside) = aside_of(row) {
-            put_kept_aside(&objects, &row.name, &aside.kept).map_err(|error| from_store(&error))?;
+        let branch = branch_name(row);
+        for change in going {
+            match change {
+                Change::Delete { name, .. } if at_once && name == branch => {
+                    worktree::forget_branch(&objects, &row.branch);
+                }
+                Change::Delete { name, at } if !at_once && name == branch => {
+                    worktree::delete_branch(&objects, &row.branch, &at).map_err(found)?;
+                }
+                change if !at_once => refs::change(&objects, &[change], "stead: dropped").map_err(found)?,
+                _ => {}
+            }
         }
-        let (branch_at, captures_at) = match &row.phase {
-            // Only its maker could have made it: it was not there before.
-            ThreadPhase::Making => (Some(row.commit.clone()), None),
-            ThreadPhase::Open => (None, None),
-            ThreadPhase::Dropping { branch_at, captures_at, .. } => (branch_at.clone(), captures_at.clone()),
-        };
-        let is_at = |name: &str, at: &Oid| worktree::reference(&objects, name).map(|is| is == Some(*at));
-        let delete = || -> store::Result<()> {
-            if let Some(Ok(at)) = branch_at.map(|at| Oid::from_hex(at.as_bytes()))
-                && is_at(&format!("refs/heads/{}", row.branch), &at)?
-            {
-                worktree::delete_branch(&objects, &row.branch, &at)?;
-            }
-            let captures = captures_name(&row.name);
-            if let Some(Ok(at)) = captures_at.map(|at| Oid::from_hex(at.as_bytes()))
-                && is_at(&captures, &at)?
-            {
-                worktree::delete_reference(&objects, &captures, &at)?;
-            }
-            Ok(())
-        };
-        delete().map_err(|error| from_store(&error))?;
     }
     if row.phase == ThreadPhase::Making && row.makes_dir {
         plan::remove_made(&[row.dir.as_path().to_owned()]);
@@ -277,6 +284,38 @@ pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> 
         }
         _ => Ok(()),
     }
+}
+
+fn branch_name(row: &ThreadRow) -> String {
+    format!("refs/heads/{}", row.branch)
+}
+
+/// The references that go with a thread: those that are where they are to be for that.
+fn going(row: &ThreadRow, objects: &Objects) -> store::Result<Vec<Change>> {
+    let (branch_at, captures_at) = match &row.phase {
+        // Only its maker could have made it: it was not there before.
+        ThreadPhase::Making => (Some(&row.commit), None),
+        ThreadPhase::Open => (None, None),
+        ThreadPhase::Dropping { branch_at, captures_at, .. } => (branch_at.as_ref(), captures_at.as_ref()),
+    };
+    let mut going = Vec::new();
+    for (name, at) in [(branch_name(row), branch_at), (captures_name(&row.name), captures_at)] {
+        if let Some(Ok(at)) = at.map(|at| Oid::from_hex(at.as_bytes()))
+            && worktree::reference(objects, &name)? == Some(at)
+        {
+            going.push(Change::Delete { name, at });
+        }
+    }
+    Ok(going)
+}
+
+/// Whether it is certain that no worktree has a thread's branch but the thread itself.
+fn is_its_own(row: &ThreadRow, objects: &Objects, registration: Option<&Path>) -> bool {
+    let Some(registration) = registration.and_then(|registration| registration.canonicalize().ok()) else {
+        return false;
+    };
+    let is_it = |holder: &PathBuf| holder.canonicalize().is_ok_and(|holder| holder == registration);
+    worktree::holders(objects, &row.branch).is_some_and(|holders| holders.iter().all(is_it))
 }
 
 fn aside_of(row: &ThreadRow) -> Option<&Aside> {

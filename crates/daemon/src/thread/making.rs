@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,7 +15,7 @@ use store::blobs::BlobCache;
 use store::names::Origin;
 use store::node::{Ino, Time};
 use store::objects::{Objects, Revision};
-use store::thread::{DATED_BEFORE_SECONDS, New, Thread};
+use store::thread::{DATED_BEFORE_SECONDS, New, Thread, Unsettled};
 use store::working_copy::WorkingCopy;
 use store::worktree::start::{self, Start};
 use store::worktree::{self, Registration, Taken};
@@ -55,6 +56,8 @@ pub(super) struct Planned {
     /// How it is to be mounted; `mount` once its directory is there.
     create: Create,
     pub(super) mount: Option<Plan>,
+    /// What is to be durable before the thread is said to be there.
+    unsettled: Option<Unsettled>,
 }
 
 /// Makes a thread. Answers once it is mounted, or when nothing of it is left; goes on also if nobody waits any more, and then
@@ -100,13 +103,13 @@ impl ThreadContext {
             }
             Err(error) => Err(failure(&error)),
         };
-        let Planned { row, mount, .. } = planned;
+        let Planned { row, mount, unsettled, .. } = planned;
         let made = match made {
             Ok(()) => self.place(&row).await,
             failed => failed,
         };
         let opened = match (made, mount) {
-            (Ok(()), Some(mount)) => self.open(&row, mount).await,
+            (Ok(()), Some(mount)) => self.open(&row, mount, unsettled).await,
             (Ok(()), None) => Err(ErrorObject::internal("a thread without a directory")),
             (Err(error), _) => Err(error),
         };
@@ -132,11 +135,19 @@ impl ThreadContext {
         blocking(move || place_registration(&row)).await?.map_err(|error| from_store(&error))
     }
 
-    /// Mounts what was begun, and writes down that it was made and is there.
-    async fn open(&self, row: &ThreadRow, plan: Plan) -> Result<(), ErrorObject> {
+    /// Mounts what was begun, and writes down that it was made and is there, once it is durable.
+    async fn open(
+        &self,
+        row: &ThreadRow,
+        plan: Plan,
+        unsettled: Option<Unsettled>,
+    ) -> Result<(), ErrorObject> {
         let plan = Box::new(plan);
         let mounting = |answer| Event::CreateMount { plan, prompter: None, answer };
-        self.owner.ask(mounting).await?;
+        let settling = blocking(move || unsettled.iter().try_for_each(Unsettled::settle));
+        let (mounted, settled) = tokio::join!(self.owner.ask(mounting), settling);
+        mounted?;
+        settled?.map_err(|error| from_store(&error))?;
         self.add_operation(row, made_operation(row)?).await?;
         self.put(ThreadRow { phase: ThreadPhase::Open, ..row.clone() }).await
     }
@@ -258,7 +269,15 @@ pub(super) fn plan_new(new: thread::New, from: Option<&ThreadRow>) -> Result<Pla
         registration: None,
     };
     let create = Create::new(Source::Thread { name }, Some(row.dir.clone()), caller);
-    Ok(Planned { row, objects: Arc::new(objects), revision: begun, copy: seen_from, create, mount: None })
+    Ok(Planned {
+        row,
+        objects: Arc::new(objects),
+        revision: begun,
+        copy: seen_from,
+        create,
+        mount: None,
+        unsettled: None,
+    })
 }
 
 /// What a thread is to begin from.
@@ -347,8 +366,13 @@ impl Planned {
         }
         let aside = directory.join(ASIDE).join(&self.row.name);
         let held = hold(&directory).map_err(|error| from_io("could not begin a thread", &error))?;
-        let registered =
-            worktree::register(&self.objects, &aside, &self.row.branch, &self.revision.commit, held);
+        let Planned { objects, row, revision, .. } = &*self;
+        let register = || worktree::register(objects, &aside, &row.branch, &revision.commit, held);
+        let (registered, begun) = std::thread::scope(|scope| {
+            let registering = scope.spawn(register);
+            let begun = self.begin_tree(&directory.join(TREE), paths);
+            (registering.join().unwrap_or_else(|panic| resume_unwind(panic)), begun)
+        });
         let registration = registered.map_err(|error| {
             if worktree::is_taken(&error) {
                 // Somebody else has made the branch meanwhile: it is not undone.
@@ -358,13 +382,15 @@ impl Planned {
             from_store(&error)
         })?;
         self.row.registration = Some(ByteString::from(registration.directory.as_path()));
-        self.fill(&directory.join(TREE), &registration, paths).map_err(|error| from_store(&error))?;
+        let filled = begun.and_then(|begun| begun.fill(&registration));
+        self.unsettled = Some(filled.map_err(|error| from_store(&error))?);
         let gone = std::fs::remove_dir_all(directory.join(ASIDE));
         gone.and_then(|()| std::fs::remove_file(directory.join(MAKING)))
             .map_err(|error| from_io("could not remove what is not needed any more", &error))
     }
 
-    fn fill(&self, tree: &Path, registration: &Registration, paths: &Paths) -> store::Result<()> {
+    /// Begins the tree, with all but what leads git to its registration.
+    fn begin_tree(&self, tree: &Path, paths: &Paths) -> store::Result<Begun> {
         let blobs = Arc::new(BlobCache::open(paths.blobs_dir(), BLOBS_BYTES_MAX)?);
         let (uid, gid) = (self.create.caller.uid, self.create.caller.gid);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -373,14 +399,6 @@ impl Planned {
         let made = Time { seconds: seconds.saturating_sub(DATED_BEFORE_SECONDS), nanoseconds: 0 };
         let origin = Origin { revision: self.revision, uid, gid, made };
         let thread = Thread::begin(tree, self.objects.clone(), blobs, origin)?;
-        let new = New { mode: 0o644, uid, gid };
-        let (pointer, mut file) = thread.create(Ino::ROOT, worktree::POINTER, new, made)?;
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source: io::Error| store::Error::Access { what, path, source }
-        };
-        file.write_all(&registration.pointer).map_err(failed("write", tree))?;
-        thread.sync(pointer.ino)?;
         if let Some(copy) = &self.copy {
             let sees_ignored = self.row.sees.is_some();
             if sees_ignored {
@@ -389,9 +407,32 @@ impl Planned {
             // What was built of something else than the revision must be older than that.
             thread.date_from(copy, sees_ignored.then_some(begun))?;
         }
-        let index = registration.index();
-        let mut file = File::create(&index).map_err(failed("make", &index))?;
-        thread.write_git_index(&mut file, &index).map(drop)
+        let index = thread.git_index()?;
+        Ok(Begun { thread, index })
+    }
+}
+
+/// The tree of a thread that git does not know yet, and what git is to know of it.
+struct Begun {
+    thread: Thread,
+    index: Vec<u8>,
+}
+
+impl Begun {
+    /// Has git find the registration from the tree, and the tree's files in the registration.
+    fn fill(self, registration: &Registration) -> store::Result<Unsettled> {
+        let Begun { thread, index } = self;
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source: io::Error| store::Error::Access { what, path, source }
+        };
+        let Origin { uid, gid, made, .. } = *thread.origin();
+        let new = New { mode: 0o644, uid, gid };
+        let (_, mut file) = thread.create(Ino::ROOT, worktree::POINTER, new, made)?;
+        file.write_all(&registration.pointer).map_err(failed("write", thread.directory()))?;
+        let path = registration.index();
+        std::fs::write(&path, &index).map_err(failed("write", &path))?;
+        thread.unsettled()
     }
 }
 

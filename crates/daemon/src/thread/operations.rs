@@ -21,6 +21,7 @@ use std::time::SystemTime;
 
 use store::Oid;
 use store::objects::Objects;
+use store::refs::{self, Change};
 use store::worktree::land;
 use store::worktree::snapshot::Captured;
 use store::worktree::{self, move_reference};
@@ -137,9 +138,9 @@ impl ThreadContext {
             let kept = kept.map_err(|error| from_store(&error))?;
             let letting_go: Vec<String> =
                 letting_go.iter().map(|number| kept_name(&of.name, *number)).collect();
-            let gone = kept.iter().filter(|(name, _)| letting_go.contains(name));
-            gone.map(|(name, at)| worktree::delete_reference(&objects, name, at))
-                .try_for_each(|gone| gone.map_err(|error| from_store(&error)))
+            let gone = kept.into_iter().filter(|(name, _)| letting_go.contains(name));
+            let gone: Vec<Change> = gone.map(|(name, at)| Change::Delete { name, at }).collect();
+            refs::change(&objects, &gone, "stead: forgotten").map_err(|error| from_store(&error))
         })
         .await??;
         for number in numbers {
@@ -386,14 +387,14 @@ pub(super) fn parse(hex: &str) -> Result<Oid, ErrorObject> {
         .map_err(|error| ErrorObject::internal(format!("an operation names no commit: {error}")))
 }
 
-/// Has what is kept for the operations of a thread go aside with it, below a reference. Blocks.
-pub(super) fn put_kept_aside(objects: &Objects, thread: &str, to: &str) -> store::Result<()> {
+/// What is kept for the operations of a thread, to be kept below a reference when that goes aside. Blocks.
+pub(super) fn kept_aside(objects: &Objects, thread: &str, to: &str) -> store::Result<Vec<Change>> {
     let below = format!("{KEPT}{thread}/");
-    for (name, commit) in worktree::references(objects, &below)? {
+    let kept = worktree::references(objects, &below)?.into_iter().map(|(name, commit)| {
         let number = name.strip_prefix(&below).unwrap_or(&name);
-        worktree::keep(objects, &format!("{to}/{ASIDE}/{number}"), &commit)?;
-    }
-    Ok(())
+        Change::Keep { name: format!("{to}/{ASIDE}/{number}"), commit }
+    });
+    Ok(kept.collect())
 }
 
 /// Has what is kept for an operation of a dropped thread on the reference of its new number. Blocks.
@@ -410,13 +411,4 @@ fn have_kept_back(
         }
     }
     Ok(())
-}
-
-/// Lets go of what is kept on a reference.
-pub(super) fn let_go(objects: &Objects, name: &str) -> Result<(), ErrorObject> {
-    let delete = || match worktree::reference(objects, name)? {
-        Some(is) => worktree::delete_reference(objects, name, &is),
-        None => Ok(()),
-    };
-    delete().map_err(|error: store::Error| from_store(&error))
 }

@@ -25,8 +25,9 @@ fn a_thread_is_a_worktree_of_its_repository() {
 }
 
 #[test]
-fn three_gits_are_started_for_a_thread() {
+fn few_gits_are_started_for_a_thread() {
     let mut bench = Bench::new();
+    bench.name_the_author();
     let (programs, said) = (bench.stead.dir("programs"), bench.stead.root().join("gits"));
     let path = std::env::var("PATH").expect("a path");
     let git =
@@ -35,15 +36,28 @@ fn three_gits_are_started_for_a_thread() {
     bench.write(&programs.join("git"), &script);
     bench.program("chmod").arg("+x").arg(programs.join("git")).ok();
     bench.stead.set_env("PATH", format!("{}:{path}", programs.display()));
+    let expect = |count: usize| {
+        let gits = std::fs::read_to_string(&said).expect("some");
+        assert_eq!(gits.lines().count(), count, "{gits}");
+        std::fs::remove_file(&said).expect("removed");
+    };
     // Another name is another number of branches, which is not to matter.
     for name in ["fix", "other"] {
-        bench.thread(name);
-        let gits = std::fs::read_to_string(&said).expect("some");
-        // A sweep lets go of what was kept for threads that were dropped, whenever it has its turn.
-        let of_making = gits.lines().filter(|words| !words.contains("refs/stead/dropped/"));
-        assert_eq!(of_making.count(), 3, "{gits}");
-        std::fs::remove_file(&said).expect("removed");
+        let dir = bench.thread(name);
+        expect(2);
+        bench.write(&dir.join("README"), "changed\n");
+        bench.json(&["thread", "capture", name, "-m", "changed"]);
+        expect(4);
+        bench.write(&dir.join("README"), "changed again\n");
+        bench.json(&["thread", "capture", name, "-m", "changed again"]);
+        expect(4);
     }
+    bench.json(&["thread", "drop", "fix", "--force"]);
+    expect(1);
+    bench.thread("third");
+    expect(2);
+    bench.json_when_free(&["thread", "drop", "third"]);
+    expect(1);
 }
 
 #[test]

@@ -19,11 +19,7 @@
 //!   [`DATED_BEFORE_SECONDS`] back, unless git is to read them.
 //! - A submodule is an entry of its commit. Its directory is empty, which git takes for one that was not fetched.
 
-use std::io::Write;
-use std::path::Path;
-
 use super::{Locked, Thread};
-use crate::error::fails;
 use crate::node::{Attributes, Ino, Kind, Name, Time};
 use crate::objects::IndexEntry;
 use crate::{Error, Oid, Refusal, Result};
@@ -55,9 +51,9 @@ struct Made {
 }
 
 impl Thread {
-    /// Writes git's index of the revision, and says how many entries it has. What is named otherwise by now is left out. Looks into
-    /// every directory, so it takes as long as the revision has files.
-    pub fn write_git_index(&self, to: &mut dyn Write, path: &Path) -> Result<u32> {
+    /// git's index of the revision. What is named otherwise by now is left out. Looks into every directory, so it takes as long as the
+    /// revision has files.
+    pub fn git_index(&self) -> Result<Vec<u8>> {
         let mut made = Made::default();
         let root = self.locked().index_below(Ino::ROOT, &mut Vec::new(), &mut made)?;
         let mut index = Vec::with_capacity(made.entries.len() + root.len() + 64);
@@ -74,8 +70,7 @@ impl Thread {
         hasher.update(&index);
         let hash = hasher.try_finalize().map_err(|error| self.too_large(&error.to_string()))?;
         index.extend_from_slice(hash.as_slice());
-        to.write_all(&index).map_err(fails("write", path))?;
-        Ok(made.count)
+        Ok(index)
     }
 
     fn too_large(&self, why: &str) -> Error {

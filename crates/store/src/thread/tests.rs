@@ -140,6 +140,22 @@ fn see(thread: &Thread, is: Attributes, path: Vec<u8>, all: &mut BTreeMap<Vec<u8
 }
 
 #[test]
+fn what_was_begun_is_settled_whatever_has_become_of_it_since() {
+    let bench = Bench::new();
+    let thread = bench.begin("thread");
+    let (made, mut file) = thread.create(Ino::ROOT, b"made", NEW_FILE, at(1)).expect("made");
+    file.write_all(b"content").expect("written");
+    let unsettled = thread.unsettled().expect("listed");
+    unsettled.settle().expect("settled");
+    thread.unlink(Ino::ROOT, b"made", Remains::Nothing, at(2)).expect("removed");
+    thread.sync_names().expect("synced");
+    assert!(!thread.plain(made.ino).exists());
+    unsettled.settle().expect("what is gone needs nothing");
+    std::fs::remove_dir_all(thread.directory()).expect("removed");
+    unsettled.settle().expect_err("there is no thread");
+}
+
+#[test]
 fn a_thread_that_was_begun_shows_the_revision() {
     let bench = Bench::new();
     let thread = bench.begin("thread");

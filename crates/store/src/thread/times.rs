@@ -27,7 +27,6 @@ use std::path::Path;
 use super::git_index::{PATH_BYTES_MAX, low, mode_of, size};
 use super::{Locked, Thread};
 use crate::error::fails;
-use crate::log::sync_directory;
 use crate::node::{Ino, Kind, Time};
 use crate::objects::IndexEntry;
 use crate::working_copy::index::GitIndex;
@@ -41,7 +40,7 @@ const TIME_BYTES: usize = 12;
 const CHECKSUM_BYTES: usize = 4;
 const NONE: u32 = u32::MAX;
 
-const TIMES: &str = "times";
+pub(super) const TIMES: &str = "times";
 
 /// How many files may be dated: as many as git's index of a thread can have.
 const COUNT_MAX: usize = 16 << 20;
@@ -140,14 +139,12 @@ struct Dating<'a> {
 impl Thread {
     /// Dates the files of a thread that was just begun as a working copy has them, and those that it has otherwise, or not at all, at
     /// `otherwise` if they are not to be dated as the thread. To be done once, before anybody looks at the thread. Looks into every
-    /// directory, and asks for the attributes of every file there.
+    /// directory, and asks for the attributes of every file there. Durable when the thread is [settled](super::Unsettled).
     pub fn date_from(&self, copy: &WorkingCopy, otherwise: Option<Time>) -> Result<()> {
         let index = copy.git_index(self.objects.hash()).unwrap_or_default();
         let latest = self.origin.made;
         let mut dating = Dating { copy, index, latest, otherwise, dated: Vec::new() };
         self.locked().date_below(Ino::ROOT, &mut Vec::new(), &mut dating)?;
-        // Times are by number: what has which number must be as durable as they are.
-        self.sync_names()?;
         let times = Times::from(dating.dated);
         if times == Times::default() {
             return Ok(());
@@ -160,12 +157,10 @@ impl Thread {
     }
 
     fn write_times(&self, times: &Times) -> Result<()> {
-        let (path, fresh) = (self.directory.join(TIMES), self.directory.join("times.new"));
-        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
-        let mut file = made.map_err(fails("make", &fresh))?;
-        file.write_all(&times.bytes()).and_then(|()| file.sync_all()).map_err(fails("write", &fresh))?;
-        std::fs::rename(&fresh, &path).map_err(fails("put in place", &path))?;
-        sync_directory(&self.directory).map_err(fails("sync", &self.directory))
+        let path = self.directory.join(TIMES);
+        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let mut file = made.map_err(fails("make", &path))?;
+        file.write_all(&times.bytes()).map_err(fails("write", &path))
     }
 }
 

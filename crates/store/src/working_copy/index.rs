@@ -4,6 +4,8 @@
 //! Versions 2 to 4, see gitformat-index(5), and in short [`thread`](crate::thread)'s own. One that is split, or damaged, or of a kind
 //! that is not known, says nothing: whoever asks does without.
 //!
+//! Of which tree all of it is, git notes in `TREE`, and takes that back as soon as an entry is another.
+//!
 //! A file that was changed in the moment in which the index was written may be dated as before. What is dated later than
 //! [`DOUBTED_NANOSECONDS`] before that is not told of.
 
@@ -54,6 +56,7 @@ pub(crate) struct Known {
 pub(crate) struct GitIndex {
     paths: Vec<u8>,
     entries: Vec<(Range<usize>, Known)>,
+    tree: Option<Oid>,
 }
 
 impl GitIndex {
@@ -75,6 +78,11 @@ impl GitIndex {
     pub(crate) fn find(&self, path: &[u8]) -> Option<&Known> {
         let found = self.entries.binary_search_by(|(range, _)| self.paths[range.clone()].cmp(path)).ok()?;
         Some(&self.entries[found].1)
+    }
+
+    /// The tree that all of it is, if git has noted that.
+    pub(crate) fn tree(&self) -> Option<Oid> {
+        self.tree
     }
 
     fn parse(bytes: &[u8], hash: usize, written: Time) -> Option<GitIndex> {
@@ -116,19 +124,34 @@ impl GitIndex {
                 index.entries.push((start..index.paths.len(), known));
             }
         }
-        (!is_split(bytes.get(at..bytes.len().checked_sub(hash)?)?)).then_some(index)
+        let extensions = bytes.get(at..bytes.len().checked_sub(hash)?)?;
+        if extension(extensions, b"link").is_some() || extension(extensions, b"sdir").is_some() {
+            // It says of files that another file has.
+            return None;
+        }
+        index.tree = extension(extensions, b"TREE").and_then(|trees| whole_tree(trees, hash, count));
+        Some(index)
     }
 }
 
-/// Whether it says of files that another file has.
-fn is_split(mut extensions: &[u8]) -> bool {
+fn extension<'a>(mut extensions: &'a [u8], wanted: &[u8; 4]) -> Option<&'a [u8]> {
     while let (Some(name), Some(length)) = (extensions.get(..4), word(extensions, 4)) {
-        if name == b"link" || name == b"sdir" {
-            return true;
+        let end = 8 + length as usize;
+        if name == wanted {
+            return extensions.get(8..end);
         }
-        extensions = extensions.get(8 + length as usize..).unwrap_or_default();
+        extensions = extensions.get(end..).unwrap_or_default();
     }
-    false
+    None
+}
+
+/// The first of the trees, which has no name: of so many entries, all there are. One that was taken back has a count below nothing.
+fn whole_tree(trees: &[u8], hash: usize, count: u32) -> Option<Oid> {
+    let line = trees.strip_prefix(b"\0")?;
+    let end = line.iter().position(|byte| *byte == b'\n')?;
+    let (said, _) = std::str::from_utf8(&line[..end]).ok()?.split_once(' ')?;
+    let is_whole = said.parse() == Ok(count);
+    Oid::try_from(line.get(end + 1..end + 1 + hash)?).ok().filter(|_| is_whole)
 }
 
 fn is_before(modified: Time, written: Time) -> bool {

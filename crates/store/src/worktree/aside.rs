@@ -53,6 +53,9 @@ pub fn is_of(registration: &Path, places: &[&Path]) -> bool {
 
 /// The commit of the `HEAD` of a registration, if it has one.
 pub fn head(objects: &Objects, registration: &Path) -> Option<Oid> {
+    if let Some(commit) = super::head_in_files(objects, registration) {
+        return Some(commit);
+    }
     let words = ["--no-replace-objects", "rev-parse", "--quiet", "--verify", "HEAD^{commit}"];
     let said =
         git(objects.repository(), "look for a commit", |git| git.env("GIT_DIR", registration).args(words));

@@ -11,7 +11,8 @@
 //! `git add` does.
 //!
 //! git does all of it, so that filters, modes and what is ignored are what they are in `git add`; it looks at no other path. The user's
-//! own index is not touched. Objects that nothing refers to in the end are git's to remove.
+//! own index is not touched. Objects that nothing refers to in the end are git's to remove. What is plain from the index, the base and the
+//! references git is not asked for.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -21,11 +22,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{CAPTURES, INDEX, POINTER, POINTER_BYTES_MAX, is_ancestor, leads_to, reference};
+use super::{CAPTURES, INDEX, POINTER, POINTER_BYTES_MAX, head_in_files, is_ancestor, leads_to, reference};
 use crate::error::fails;
 use crate::git::{self, GIT_CONTENT_TIMEOUT, GIT_STATUS_TIMEOUT, GIT_TIMEOUT, Wanted};
+use crate::node::Kind;
 use crate::objects::{Objects, Revision, git_command, not_ended, output_from};
 use crate::thread::Changed;
+use crate::working_copy::index::GitIndex;
 use crate::{Error, Oid, Result};
 
 /// How often a snapshot is begun again when a path has gone while git looked at it.
@@ -108,6 +111,20 @@ impl Mounted<'_> {
         }
     }
 
+    /// Whether all is as it was begun, in the worktree, in its index and in what is committed: `changed` is all that may differ from the
+    /// base. What is so by another way is left to git to say.
+    pub fn is_as_begun(&self, base: &Revision, changed: &[Changed]) -> bool {
+        let committed = || self.objects.revision(head_in_files(self.objects, self.registration)?).ok();
+        changed.is_empty()
+            && self.staged(&self.registration.join(INDEX)) == Some(base.tree)
+            && committed().is_some_and(|committed| committed.tree == base.tree)
+    }
+
+    /// The tree that an index is, if git has noted it there.
+    fn staged(&self, index: &Path) -> Option<Oid> {
+        GitIndex::read(index, self.objects.hash())?.tree()
+    }
+
     /// A path that git neither tracks nor ignores in the worktree and that is not among what is changed: so that no snapshot has it.
     pub fn unknown(&self, changed: &[Changed]) -> Result<Option<Vec<u8>>> {
         let known: HashSet<&[u8]> = changed.iter().map(|changed| &changed.path[..]).collect();
@@ -146,9 +163,13 @@ impl Mounted<'_> {
 
     fn tree_of(&self, base: &Revision, changed: &[Changed], index: &Path) -> Result<Oid> {
         let tree = base.tree.to_string();
-        let staged = self.git("look for what is staged", Some(index), Vec::new(), |git| {
-            git.args(["diff-index", "--cached", "--name-only", "--no-renames", "-z", &tree])
-        })?;
+        let is_as_base = self.staged(index) == Some(base.tree);
+        let staged = match is_as_base {
+            true => Vec::new(),
+            false => self.git("look for what is staged", Some(index), Vec::new(), |git| {
+                git.args(["diff-index", "--cached", "--name-only", "--no-renames", "-z", &tree])
+            })?,
+        };
         let staged = staged.split(|byte| *byte == 0).filter(|path| !path.is_empty());
         let mut paths: Vec<&[u8]> = changed.iter().map(|changed| &changed.path[..]).chain(staged).collect();
         paths.sort_unstable();
@@ -159,7 +180,10 @@ impl Mounted<'_> {
         paths.retain(|path| !is_gits(path) && !is_of_another(path));
         let is_there = |path: &&[u8]| self.is_there(path);
         let (there, gone): (Vec<&[u8]>, Vec<&[u8]>) = paths.into_iter().partition(is_there);
-        let ignored = self.ignored(&there)?;
+        // What is in the index is not ignored.
+        let is_known = |path: &[u8]| is_as_base && self.is_file_of(base, path);
+        let unknown: Vec<&[u8]> = there.iter().copied().filter(|path| !is_known(path)).collect();
+        let ignored = self.ignored(&unknown)?;
         let there: Vec<&[u8]> =
             there.into_iter().filter(|path| ignored.binary_search(&path.to_vec()).is_err()).collect();
         // What is gone first: a directory may be where a file was.
@@ -167,6 +191,11 @@ impl Mounted<'_> {
         self.update(&there, index, &["add", "--all"])?;
         let tree = self.git("make a tree", Some(index), Vec::new(), |git| git.arg("write-tree"))?;
         self.oid("make a tree", &tree)
+    }
+
+    fn is_file_of(&self, base: &Revision, path: &[u8]) -> bool {
+        let found = self.objects.at_path(&base.tree, path);
+        found.is_ok_and(|found| found.is_some_and(|entry| entry.kind != Kind::Directory))
     }
 
     /// Whether there is something at a path. What a symlink on the way leads to is elsewhere.
@@ -219,13 +248,17 @@ impl Mounted<'_> {
         if parents.len() == 1 && self.objects.revision(parent)?.tree == *tree {
             return Ok(None);
         }
-        let said = self.git("word a message", None, message.text.clone().into_bytes(), |git| {
-            git.args(["-c", "trailer.ifexists=addIfDifferent", "interpret-trailers"]);
-            for (key, value) in &message.trailers {
-                git.arg("--trailer").arg(format!("{key}: {value}"));
-            }
-            git
-        })?;
+        let text = message.text.clone().into_bytes();
+        let said = match &message.trailers[..] {
+            [] => text,
+            trailers => self.git("word a message", None, text, |git| {
+                git.args(["-c", "trailer.ifexists=addIfDifferent", "interpret-trailers"]);
+                for (key, value) in trailers {
+                    git.arg("--trailer").arg(format!("{key}: {value}"));
+                }
+                git
+            })?,
+        };
         let tree = tree.to_string();
         let commit = self.git("make a commit", None, said, |git| {
             let parents = parents.iter().flat_map(|parent| ["-p".to_owned(), parent.to_string()]);
@@ -255,6 +288,9 @@ impl Mounted<'_> {
 
     /// What is committed in the worktree.
     pub fn head(&self) -> Result<Oid> {
+        if let Some(commit) = head_in_files(self.objects, self.registration) {
+            return Ok(commit);
+        }
         let head = self.git("find what is committed", None, Vec::new(), |git| {
             git.args(["rev-parse", "--verify", "HEAD^{commit}"])
         })?;

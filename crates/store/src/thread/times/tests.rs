@@ -124,8 +124,7 @@ fn the_index_of_a_thread_that_is_dated_needs_no_file_to_be_read() {
     let bench = Bench::new();
     let thread = bench.thread(None);
     let path = bench.scratch.path().join("index");
-    let mut to = std::fs::File::create(&path).expect("made");
-    thread.write_git_index(&mut to, &path).expect("written");
+    std::fs::write(&path, thread.git_index().expect("made")).expect("written");
     let index = GitIndex::read(&path, Hash::Sha1).expect("an index");
     assert_eq!(index.find(b"dir/a").expect("an entry").modified, THERE);
 }

@@ -89,6 +89,38 @@ fn what_is_no_index_or_not_all_of_one_says_nothing() {
 }
 
 #[test]
+fn an_index_tells_which_tree_it_is_until_an_entry_is_another() {
+    for hash in [Hash::Sha1, Hash::Sha256] {
+        let repository = repository(hash);
+        let tree = || GitIndex::read(&index_of(&repository), hash).expect("an index").tree();
+        let head = || {
+            let said = repository.git(&["rev-parse", "HEAD^{tree}"]);
+            Some(Oid::from_hex(said.trim().as_bytes()).expect("a tree"))
+        };
+        assert_eq!(tree(), head());
+        for version in ["3", "4", "2"] {
+            repository.git(&["update-index", "--index-version", version, "--force-write-index"]);
+            assert_eq!(tree(), head(), "{version}");
+        }
+        repository.write("dir/new", b"new");
+        assert_eq!(tree(), head(), "it is not in the index");
+        repository.git(&["add", "--intent-to-add", "dir/new"]);
+        assert_eq!(tree(), None);
+        repository.git(&["add", "dir/new"]);
+        assert_eq!(tree(), None);
+        repository.git(&["rm", "-q", "--cached", "dir/new"]);
+        repository.git(&["read-tree", "HEAD"]);
+        assert_eq!(tree(), head());
+        repository.git(&["rm", "-q", "--cached", "file"]);
+        assert_eq!(tree(), None);
+        repository.commit("second");
+        assert_eq!(tree(), head());
+        repository.git(&["update-index", "--chmod=+x", "dir/a"]);
+        assert_eq!(tree(), None);
+    }
+}
+
+#[test]
 fn a_number_is_as_git_writes_it() {
     for (bytes, number) in
         [(&[0][..], 0), (&[0x7f], 127), (&[0x80, 0], 128), (&[0x80, 0x7f], 255), (&[0x81, 0], 256)]

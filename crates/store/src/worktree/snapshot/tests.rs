@@ -55,6 +55,30 @@ fn these(changed: &[(&str, bool)]) -> Vec<Changed> {
 }
 
 #[test]
+fn what_is_as_it_was_begun_is_so_everywhere() {
+    let bench = Bench::new();
+    let is_as_begun = |changed: &[(&str, bool)]| {
+        bench.with(|mounted| Ok(mounted.is_as_begun(&bench.base, &these(changed)))).expect("looked")
+    };
+    assert!(is_as_begun(&[]));
+    assert!(!is_as_begun(&[("file", true)]), "a file may be another");
+    let blob = bench.repository.hash_object("blob", b"staged");
+    let entry = format!("100644,{blob},file");
+    bench.repository.git(&["update-index", "--cacheinfo", &entry]);
+    assert!(!is_as_begun(&[]), "it is staged");
+    bench.repository.git(&["commit", "-q", "-m", "committed"]);
+    assert!(!is_as_begun(&[]), "it is committed");
+    bench.repository.git(&["reset", "-q", "--soft", "HEAD~"]);
+    assert!(!is_as_begun(&[]), "it is staged again");
+    bench.repository.git(&["read-tree", "HEAD"]);
+    assert!(is_as_begun(&[]));
+    bench.repository.git(&["checkout", "-q", "--detach"]);
+    assert!(is_as_begun(&[]), "of a commit, too");
+    bench.repository.git(&["checkout", "-q", "--orphan", "unborn"]);
+    assert!(!is_as_begun(&[]), "nothing is committed");
+}
+
+#[test]
 fn what_is_not_committed_and_not_ignored_is_a_change() {
     let bench = Bench::new();
     let is_changed = || bench.with(|mounted| mounted.is_changed()).expect("looked");
