@@ -2,8 +2,8 @@
 //!
 //! It asks for an extended attribute of the root that no file has. The kernel hands such a request to whoever serves
 //! the mount, and the FUSE server answers it by itself: neither a cache of the kernel nor the machine has a part in it,
-//! so no answer means that the mount hangs, and not that the machine is away. Where there is no FUSE it asks for the root's attributes,
-//! which an NFS client asks its server for anew after a second.
+//! so no answer means that the mount hangs, and not that the machine is away. Of a mount through NFS it asks on macOS and FreeBSD for the
+//! root's attributes, which a client asks its server for anew after a second.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -4,7 +4,7 @@
 //! | is | Linux | macOS | FreeBSD |
 //! |---|---|---|---|
 //! | what is mounted | `/proc/self/mountinfo` | `getfsstat` | the same |
-//! | a mount of ours | the type `fuse.stead` | NFS of 127.0.0.1's export | the same |
+//! | a mount of ours | the type `fuse.stead` | NFS of 127.0.0.1's export, or macFUSE with a mark in its source | NFS of 127.0.0.1's export |
 //! | mounting NFS | `mount` | `mount_nfs`, for who owns the directory | `nmount`, for root or where `vfs.usermount` is set |
 //! | taking a mount away by force | detached, its requests ended | `unmount` with `MNT_FORCE` | the same |
 //! | who connects from this computer | `/proc/net/tcp` | not told | not told |

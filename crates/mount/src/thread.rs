@@ -276,7 +276,7 @@ impl Serving {
             return read;
         }
         let Reader { device, incoming, outgoing, hand } = reader;
-        let dialect = self.negotiated.dialect();
+        let dialect = self.negotiated.dialect(device.flavour());
         let Some(request) = parse(device, incoming.message(), dialect, &self.tally) else {
             return Read::Early;
         };

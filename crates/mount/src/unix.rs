@@ -1,9 +1,9 @@
-//! What serves mounts on Unix. FUSE, and threads, which are served through it alone, are of Linux; NFS is of all. What else a system has
-//! a way of its own for is in `system`.
+//! What serves mounts on Unix. FUSE is of Linux and macOS, threads, which are served through Linux's alone, are of Linux; NFS is of all.
+//! What else a system has a way of its own for is in `system`.
 
 pub mod cache;
 mod counts;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 pub mod fuse;
 pub mod identity;
 pub mod keeper;

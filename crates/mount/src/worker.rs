@@ -17,9 +17,9 @@ mod backend;
 mod control;
 mod distance;
 mod end;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod fuse;
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 #[path = "worker/no_fuse.rs"]
 mod fuse;
 mod home;
@@ -27,7 +27,7 @@ pub(crate) mod log;
 mod mounted;
 mod nfs;
 mod options;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod predecessor;
 pub(crate) mod session;
 mod shown;

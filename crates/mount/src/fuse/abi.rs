@@ -2,6 +2,8 @@
 //!
 //! The source is the kernel's `include/uapi/linux/fuse.h`, protocol 7.31 to 7.45. Names follow the header
 //! with the `FUSE_` prefix and the `fuse_` prefix left out, so that a reader can look each of them up there.
+//! Other kernels have most of it alike: what one has in a way of its own is in its [`Flavour`], and where it lays
+//! a message out in another way, that layout is in the module of its name.
 //!
 //! Every message from the kernel starts with an [`InHeader`] of 40 bytes and every message to it with an
 //! [`OutHeader`] of 16 bytes; `len` counts the header. What follows is one fixed layout, then names (each
@@ -16,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::{BitAnd, BitOr, BitOrAssign, Sub};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+pub use flavour::{Flavour, Layout, OWN, OpenBits, XattrBits};
 
 /// The only major version there has ever been in this layout.
 pub const VERSION_MAJOR: u32 = 7;
@@ -292,6 +296,33 @@ pub mod fattr {
     pub const KILL_SUIDGID: u32 = 1 << 11;
 }
 
+/// The type of a file in its mode, which all systems write alike.
+pub mod mode {
+    pub const FORMAT: u32 = 0o170_000;
+    pub const FIFO: u32 = 0o010_000;
+    pub const CHAR_DEVICE: u32 = 0o020_000;
+    pub const DIRECTORY: u32 = 0o040_000;
+    pub const BLOCK_DEVICE: u32 = 0o060_000;
+    pub const FILE: u32 = 0o100_000;
+    pub const SYMLINK: u32 = 0o120_000;
+    pub const SOCKET: u32 = 0o140_000;
+}
+
+/// `mode` of FALLOCATE, which is Linux's own.
+pub mod falloc {
+    pub const KEEP_SIZE: u32 = 1 << 0;
+    pub const PUNCH_HOLE: u32 = 1 << 1;
+    pub const COLLAPSE_RANGE: u32 = 1 << 3;
+    pub const ZERO_RANGE: u32 = 1 << 4;
+    pub const INSERT_RANGE: u32 = 1 << 5;
+}
+
+/// `flags` of RENAME2, which is Linux's own.
+pub mod rename {
+    pub const NOREPLACE: u32 = 1 << 0;
+    pub const EXCHANGE: u32 = 1 << 1;
+}
+
 /// Flags of single messages.
 pub mod flag {
     /// `getattr_flags`: `fh` counts.
@@ -482,6 +513,11 @@ layouts! {
     BackingMap, 16 { fd: i32, flags: u32, padding: u64, }
 }
 
+pub mod darwin;
+mod flavour;
+#[cfg(target_os = "linux")]
+pub mod linux;
+
 /// The number of a request under which its outcome is recorded: the same before and after a resend.
 pub fn identity(unique: u64) -> u64 {
     unique & !UNIQUE_RESEND
@@ -490,6 +526,30 @@ pub fn identity(unique: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_as_a_number_is_the_c_librarys() {
+        let modes = [
+            (mode::FORMAT, libc::S_IFMT),
+            (mode::FIFO, libc::S_IFIFO),
+            (mode::CHAR_DEVICE, libc::S_IFCHR),
+            (mode::DIRECTORY, libc::S_IFDIR),
+            (mode::BLOCK_DEVICE, libc::S_IFBLK),
+            (mode::FILE, libc::S_IFREG),
+            (mode::SYMLINK, libc::S_IFLNK),
+            (mode::SOCKET, libc::S_IFSOCK),
+            (rename::NOREPLACE, libc::RENAME_NOREPLACE),
+            (rename::EXCHANGE, libc::RENAME_EXCHANGE),
+            (falloc::KEEP_SIZE, libc::FALLOC_FL_KEEP_SIZE.cast_unsigned()),
+            (falloc::PUNCH_HOLE, libc::FALLOC_FL_PUNCH_HOLE.cast_unsigned()),
+            (falloc::COLLAPSE_RANGE, libc::FALLOC_FL_COLLAPSE_RANGE.cast_unsigned()),
+            (falloc::ZERO_RANGE, libc::FALLOC_FL_ZERO_RANGE.cast_unsigned()),
+            (falloc::INSERT_RANGE, libc::FALLOC_FL_INSERT_RANGE.cast_unsigned()),
+        ];
+        for (ours, theirs) in modes {
+            assert_eq!(ours, theirs);
+        }
+    }
 
     #[test]
     fn ioctl_numbers_are_the_headers() {

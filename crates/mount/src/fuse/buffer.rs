@@ -22,6 +22,13 @@ pub const HEADER_BYTES: usize = 4096;
 /// smaller.
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
+/// All of a mapping is there at once.
+#[cfg(target_os = "linux")]
+const POPULATED: MapFlags = MapFlags::POPULATE;
+/// There is no such flag, and no successor that a request is left to.
+#[cfg(not(target_os = "linux"))]
+const POPULATED: MapFlags = MapFlags::empty();
+
 /// Buffers that a pool keeps for later. More than the threads that read at once plus the writes that are
 /// usually on their way; what is above is given back to the system.
 pub const IDLE_BUFFERS_MAX: usize = 16;
@@ -47,7 +54,7 @@ impl Buffer {
 
     fn with_capacity(capacity: usize) -> Result<Self, Errno> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
+        let flags = MapFlags::PRIVATE | POPULATED;
         // SAFETY: a new anonymous mapping at an address that the kernel picks overlaps nothing.
         let start = unsafe { mmap_anonymous(ptr::null_mut(), capacity, access, flags)? };
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;

@@ -4,20 +4,26 @@
 //! it can serve the connection; the kernel aborts it when the last holder closes. A *clone* is another
 //! descriptor of the same connection with its own table of requests in progress: a request must be answered
 //! through the descriptor it was read from, and ends with ECONNABORTED when that descriptor's last holder
-//! closes it.
+//! closes it. Opening the device, clones, and files that the kernel reads by itself are of Linux alone.
 
-use super::abi;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+
+use super::abi::{self, Flavour};
 use super::buffer::Buffer;
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io::IoSlice;
 use std::num::NonZeroI32;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use thiserror::Error;
 
-/// The device file.
-pub const PATH: &str = "/dev/fuse";
+#[cfg(target_os = "linux")]
+pub use linux::PATH;
+#[cfg(target_os = "macos")]
+pub use macos::PATH;
 
 /// What failed on the device; the source says why.
 #[derive(Debug, Error)]
@@ -25,7 +31,7 @@ pub enum DeviceError {
     /// No such file: the module is not there. EACCES: the mount has to go through `fusermount3`.
     #[error("could not open {PATH}")]
     Open(#[source] Errno),
-    /// EINVAL: the descriptor belongs to no mount yet.
+    /// EINVAL: the descriptor belongs to no mount yet. ENOTSUP: this kernel has one descriptor for each mount.
     #[error("could not attach another descriptor to the mount")]
     Clone(#[source] Errno),
     /// EPERM: there is no mount yet. EINVAL: the buffer is smaller than `max_write` needs.
@@ -73,6 +79,7 @@ pub struct BackingId(NonZeroI32);
 
 impl BackingId {
     /// The one with this number; `None` for a number that no id has.
+    #[cfg(target_os = "linux")]
     pub(crate) fn of(number: i32) -> Option<BackingId> {
         NonZeroI32::new(number).filter(|number| number.is_positive()).map(BackingId)
     }
@@ -87,32 +94,25 @@ impl BackingId {
 #[derive(Debug)]
 pub struct Device {
     descriptor: OwnedFd,
+    flavour: &'static Flavour,
 }
 
 impl Device {
-    /// A descriptor that belongs to no mount yet.
-    pub fn open() -> Result<Self, DeviceError> {
-        let descriptor = rustix::fs::open(PATH, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(DeviceError::Open)?;
-        Ok(Self { descriptor })
-    }
-
-    /// One that was opened elsewhere: received from `fusermount3`, or inherited with a mount that is already
+    /// One that was opened elsewhere: received from what mounts, or inherited with a mount that is already
     /// served.
     pub fn from_fd(descriptor: OwnedFd) -> Self {
-        Self { descriptor }
+        Self { descriptor, flavour: abi::OWN }
     }
 
-    /// Another descriptor of this connection with its own table of requests, for a thread of its own. Needs
-    /// the right to open the device file, which an unprivileged user may not have; then the threads share one
-    /// descriptor.
-    pub fn clone_for_thread(&self) -> Result<Self, DeviceError> {
-        let clone = Self::open()?;
-        let mut source = self.descriptor.as_raw_fd().cast_unsigned();
-        // SAFETY: the request takes a pointer to a `u32`, which lives until the call returns.
-        unsafe { control(&clone.descriptor, abi::ioctl::CLONE, &raw mut source) }
-            .map_err(DeviceError::Clone)?;
-        Ok(clone)
+    /// Stands for the device of another kernel.
+    #[cfg(test)]
+    pub(crate) fn speaking(descriptor: OwnedFd, flavour: &'static Flavour) -> Self {
+        Self { descriptor, flavour }
+    }
+
+    /// How the kernel behind it speaks.
+    pub fn flavour(&self) -> &'static Flavour {
+        self.flavour
     }
 
     /// Reads one message. Blocks until there is one, unless the descriptor is non-blocking.
@@ -153,25 +153,6 @@ impl Device {
         rustix::io::ioctl_fionbio(&self.descriptor, nonblocking).map_err(DeviceError::Mode)
     }
 
-    /// Registers `file` for passthrough. The kernel keeps it open until [`Device::backing_close`] and the
-    /// last open file with this id are both past, or the mount ends.
-    pub fn backing_open(&self, file: BorrowedFd<'_>) -> Result<BackingId, DeviceError> {
-        let mut map = abi::BackingMap { fd: file.as_raw_fd(), flags: 0, padding: 0 };
-        // SAFETY: the request takes a pointer to a `fuse_backing_map`, which lives until the call returns.
-        let id = unsafe { control(&self.descriptor, abi::ioctl::BACKING_OPEN, &raw mut map) }
-            .map_err(DeviceError::BackingOpen)?;
-        NonZeroI32::new(id).map(BackingId).ok_or(DeviceError::BackingOpen(Errno::INVAL))
-    }
-
-    /// Gives back an id. Files that were opened with it keep their passthrough.
-    pub fn backing_close(&self, id: BackingId) -> Result<(), DeviceError> {
-        let mut number = id.number().cast_unsigned();
-        // SAFETY: the request takes a pointer to a `u32`, which lives until the call returns.
-        unsafe { control(&self.descriptor, abi::ioctl::BACKING_CLOSE, &raw mut number) }
-            .map(drop)
-            .map_err(|source| DeviceError::BackingClose { id, source })
-    }
-
     /// The descriptor, for handing it to the process that serves the mount next.
     pub fn into_fd(self) -> OwnedFd {
         self.descriptor
@@ -182,23 +163,4 @@ impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
-}
-
-/// `ioctl(2)` that returns a number.
-///
-/// # Safety
-///
-/// `argument` must point to what `request` reads and writes.
-unsafe fn control<T>(
-    descriptor: &OwnedFd,
-    request: rustix::ioctl::Opcode,
-    argument: *mut T,
-) -> Result<i32, Errno> {
-    // SAFETY: the descriptor is open; the argument is the caller's promise.
-    let result = unsafe { libc::ioctl(descriptor.as_raw_fd(), request as _, argument) };
-    if result >= 0 {
-        return Ok(result);
-    }
-    let error = std::io::Error::last_os_error();
-    Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }

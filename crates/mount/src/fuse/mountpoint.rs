@@ -1,41 +1,44 @@
 //! Mounting and unmounting.
 //!
-//! As root the mount is a system call. Anybody else goes through the setuid helper `fusermount3`, which
+//! On Linux the mount is a system call for root. Anybody else goes through the setuid helper `fusermount3`, which
 //! checks that the directory is the user's and hands the device's descriptor over. Either way the kernel
-//! queues INIT at once, and whoever holds the returned [`Device`] answers it; nothing here waits for that.
+//! queues INIT at once, and whoever holds the returned [`Device`](super::device::Device) answers it; nothing here waits for that.
+//!
+//! On macOS everybody goes through macFUSE's helper, which hands the descriptor over before it mounts, and mounts for as long as it
+//! takes the server to answer what the kernel asks meanwhile. So a mount is begun, served, and then finished: [`Mounting`].
 //!
 //! Mounts are always `nosuid,nodev`: the files are another machine's, and its root is not ours.
 
-mod fusermount;
-mod table;
+mod helper;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(any(target_os = "macos", test))]
+#[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "the tests of this system are tests of it"))]
+mod macos;
 
-pub use table::{AbortError, Connection, MountEntry, Mounts, TableError};
+pub use helper::HelperError;
+#[cfg(target_os = "linux")]
+pub use linux::*;
+#[cfg(target_os = "macos")]
+pub use macos::*;
 
-use super::device::{Device, DeviceError};
-use crate::mountpoint::{MountPoint, Unmount};
+#[cfg(target_os = "linux")]
+use linux as system;
+#[cfg(target_os = "macos")]
+use macos as system;
+
+use super::device::DeviceError;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
-use std::ffi::CString;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 use thiserror::Error;
-
-/// The file system type that our mounts have in the mount table.
-pub const FS_TYPE: &str = "fuse.stead";
-const SUBTYPE: &str = "stead";
-
-/// The mode of the root directory as far as the mount itself says it: a directory.
-const ROOT_MODE: u32 = libc::S_IFDIR;
 
 /// Who may use the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// The owner alone; not even root.
     Owner,
-    /// Everybody (`allow_other`). Unless the mounting user is root, `/etc/fuse.conf` has to permit it.
+    /// Everybody (`allow_other`). Unless the mounting user is root, `/etc/fuse.conf` has to permit it; on macOS he has to be an
+    /// administrator.
     Everyone,
 }
 
@@ -155,7 +158,7 @@ impl MountError {
         match self {
             MountError::Refused { source, .. } => matches!(*source, Errno::ACCESS | Errno::PERM),
             MountError::Helper { source: HelperError::Refused(words), .. } => {
-                fusermount::DENIED.iter().any(|denied| words.contains(denied))
+                system::DENIED.iter().any(|denied| words.contains(denied))
             }
             MountError::ForAnother { .. } => true,
             MountError::Helper { .. } | MountError::Device { .. } | MountError::SourceName(_) => false,
@@ -163,154 +166,9 @@ impl MountError {
     }
 }
 
-/// What went wrong with `fusermount3`.
-#[derive(Debug, Error)]
-pub enum HelperError {
-    /// It is not there.
-    #[error("`{}` is not installed (package fuse3)", fusermount::PROGRAM)]
-    NotInstalled,
-    /// It could not be run.
-    #[error("could not run `{}`", fusermount::PROGRAM)]
-    Run(#[source] io::Error),
-    /// It said no, in its own words.
-    #[error("{0}")]
-    Refused(String),
-    /// It did not come back.
-    #[error("`{}` did not finish within {waited:?}", fusermount::PROGRAM)]
-    Late {
-        /// How long.
-        waited: Duration,
-    },
-    /// It succeeded and did not pass what it should.
-    #[error("`{}` passed no descriptor", fusermount::PROGRAM)]
-    NoDescriptor,
-}
-
-/// Mounts, by system call as root and through `fusermount3` otherwise. The returned device has INIT queued.
-pub fn mount(point: &MountPoint, options: &MountOptions) -> Result<Device, MountError> {
-    if rustix::process::geteuid().is_root() {
-        return mount_by_syscall(point, options);
-    }
-    mount_by_helper(point, options)
-}
-
-fn mount_by_syscall(point: &MountPoint, options: &MountOptions) -> Result<Device, MountError> {
-    let path = point.path();
-    let source =
-        CString::new(options.source.as_slice()).map_err(|_| MountError::SourceName(path.to_path_buf()))?;
-    let device = Device::open().map_err(|source| MountError::Device { path: path.to_path_buf(), source })?;
-    let mut words = vec![
-        format!("fd={}", device.as_fd().as_raw_fd()),
-        format!("rootmode={ROOT_MODE:o}"),
-        format!("user_id={}", options.uid),
-        format!("group_id={}", options.gid),
-    ];
-    words.extend(options.common());
-    let data = CString::new(words.join(",")).expect("words of digits and letters have no NUL");
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-    if options.access == Access::ReadOnly {
-        flags |= MountFlags::RDONLY;
-    }
-    match rustix::mount::mount(source.as_c_str(), path, FS_TYPE, flags, data.as_c_str()) {
-        Ok(()) => Ok(device),
-        Err(source) => Err(MountError::Refused { path: path.to_path_buf(), source }),
-    }
-}
-
-fn mount_by_helper(point: &MountPoint, options: &MountOptions) -> Result<Device, MountError> {
-    let path = point.path();
-    if options.uid != rustix::process::getuid().as_raw() {
-        return Err(MountError::ForAnother { path: path.to_path_buf(), uid: options.uid });
-    }
-    if options.source.contains(&0) {
-        return Err(MountError::SourceName(path.to_path_buf()));
-    }
-    let mut words: Vec<Vec<u8>> = ["nosuid", "nodev"].map(|word| word.as_bytes().to_vec()).into();
-    words.push(match options.access {
-        Access::ReadWrite => b"rw".to_vec(),
-        Access::ReadOnly => b"ro".to_vec(),
-    });
-    words.push(format!("subtype={SUBTYPE}").into_bytes());
-    words.push([b"fsname=".as_slice(), &fusermount::escape(&options.source)].concat());
-    words.extend(options.common().into_iter().map(String::into_bytes));
-    match fusermount::mount(path, &words.join(&b',')) {
-        Ok(descriptor) => Ok(Device::from_fd(descriptor)),
-        Err(source) => Err(MountError::Helper { path: path.to_path_buf(), source }),
-    }
-}
-
-/// Why a mount is still there.
-#[derive(Debug, Error)]
-pub enum UnmountError {
-    /// In use.
-    #[error("`{}` is in use", .0.display())]
-    Busy(PathBuf),
-    /// Nothing to unmount.
-    #[error("`{}` is not a mount point", .0.display())]
-    NotMounted(PathBuf),
-    /// The kernel refused.
-    #[error("could not unmount `{}`", path.display())]
-    Refused {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// The helper could not do it.
-    #[error("could not unmount `{}`", path.display())]
-    Helper {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: HelperError,
-    },
-}
-
-/// Unmounts what is at `path`, which is as the mount table has it: absolute, without symbolic links.
-pub fn unmount(path: &Path, how: Unmount) -> Result<(), UnmountError> {
-    if !rustix::process::geteuid().is_root() {
-        return fusermount::unmount(path, how).map_err(|source| match source {
-            HelperError::Refused(words) if words.contains(fusermount::BUSY) => {
-                UnmountError::Busy(path.to_path_buf())
-            }
-            source => UnmountError::Helper { path: path.to_path_buf(), source },
-        });
-    }
-    let mut flags = UnmountFlags::NOFOLLOW;
-    match how {
-        Unmount::IfIdle => {}
-        Unmount::Detach => flags |= UnmountFlags::DETACH,
-        // With FORCE, FUSE aborts the connection before the mount is looked at, also where no fusectl is mounted.
-        Unmount::Abort => flags |= UnmountFlags::FORCE | UnmountFlags::DETACH,
-    }
-    rustix::mount::unmount(path, flags).map_err(|source| match source {
-        Errno::BUSY => UnmountError::Busy(path.to_path_buf()),
-        Errno::INVAL | Errno::NOENT => UnmountError::NotMounted(path.to_path_buf()),
-        source => UnmountError::Refused { path: path.to_path_buf(), source },
-    })
-}
-
-/// The path's bytes, as the helper takes them.
-fn path_bytes(path: &Path) -> &[u8] {
-    path.as_os_str().as_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn unmounting_what_is_no_mount_says_so() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: not root");
-            return;
-        }
-        let scratch = tempfile::tempdir().unwrap();
-        let refused = unmount(scratch.path(), Unmount::IfIdle);
-        assert!(matches!(refused, Err(UnmountError::NotMounted(_))), "{refused:?}");
-    }
 
     #[test]
     fn what_the_helper_denies_is_told_from_what_it_cannot_do() {

@@ -1,6 +1,6 @@
 //! INIT: what the kernel offers and what the server wants become what holds for the life of the mount.
 
-use super::abi::{self, InitFlags};
+use super::abi::{self, Flavour, InitFlags};
 use super::request::Dialect;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -94,9 +94,9 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
-    /// How requests are laid out from now on.
-    pub fn dialect(&self) -> Dialect {
-        Dialect::of(self.flags)
+    /// How requests of this kernel are laid out from now on.
+    pub fn dialect(&self, flavour: &'static Flavour) -> Dialect {
+        Dialect::of(flavour, self.flags)
     }
 
     /// Whether all of `flags` were granted.
@@ -133,15 +133,16 @@ impl Negotiated {
 /// The kernel speaks a protocol that this module does not. Answer INIT with EPROTO.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "the kernel speaks FUSE {major}.{minor}; needed is {}.{} or newer of the same major version",
-    abi::VERSION_MAJOR,
-    abi::VERSION_MINOR_MIN
+    "the kernel speaks FUSE {major}.{minor}; needed is {}.{minor_min} or newer of the same major version",
+    abi::VERSION_MAJOR
 )]
 pub struct UnsupportedVersion {
     /// Offered.
     pub major: u32,
     /// Offered.
     pub minor: u32,
+    /// Needed.
+    pub minor_min: u32,
 }
 
 /// Decides what holds, and the reply that says so. `page_bytes` is the system's page size.
@@ -153,19 +154,30 @@ pub fn negotiate(
     wanted: &Wanted,
     page_bytes: u32,
 ) -> Result<(Negotiated, abi::InitOut), UnsupportedVersion> {
-    if offer.major != abi::VERSION_MAJOR || offer.minor < abi::VERSION_MINOR_MIN {
-        return Err(UnsupportedVersion { major: offer.major, minor: offer.minor });
+    negotiate_with(abi::OWN, offer, wanted, page_bytes)
+}
+
+/// As [`negotiate`], with a kernel that speaks so.
+pub(super) fn negotiate_with(
+    flavour: &Flavour,
+    offer: &abi::InitIn,
+    wanted: &Wanted,
+    page_bytes: u32,
+) -> Result<(Negotiated, abi::InitOut), UnsupportedVersion> {
+    let minor_min = flavour.minor_min;
+    if offer.major != abi::VERSION_MAJOR || offer.minor < minor_min {
+        return Err(UnsupportedVersion { major: offer.major, minor: offer.minor, minor_min });
     }
-    let flags = grant(offer, wanted);
+    let flags = grant(flavour, offer, wanted);
     let page_bytes = page_bytes.max(1);
-    let pages_max = match flags.contains(InitFlags::MAX_PAGES) {
+    let pages_max = match !flavour.counts_pages || flags.contains(InitFlags::MAX_PAGES) {
         true => u32::from(u16::MAX),
         false => PAGES_WITHOUT_FLAG,
     };
     let max_write = wanted.max_write.clamp(WRITE_BYTES_MIN, WRITE_BYTES_MAX);
     let max_pages = max_write.div_ceil(page_bytes).min(pages_max);
     let negotiated = Negotiated {
-        minor: offer.minor.min(abi::VERSION_MINOR),
+        minor: offer.minor.min(flavour.minor_max),
         flags,
         max_write: max_write.min(max_pages.saturating_mul(page_bytes)).max(WRITE_BYTES_MIN),
         max_pages: max_pages as u16,
@@ -179,10 +191,10 @@ pub fn negotiate(
     Ok((negotiated, layout))
 }
 
-fn grant(offer: &abi::InitIn, wanted: &Wanted) -> InitFlags {
-    let mut offered = InitFlags::from_words(offer.flags, offer.flags2);
+fn grant(flavour: &Flavour, offer: &abi::InitIn, wanted: &Wanted) -> InitFlags {
+    let mut offered = InitFlags::from_words(offer.flags, offer.flags2) & flavour.init_flags;
     if !offered.contains(InitFlags::INIT_EXT) {
-        offered = InitFlags::from_words(offer.flags, 0);
+        offered = InitFlags::from_words(offered.words().0, 0);
     }
     let mut granted = wanted.flags & offered;
     if !granted.contains(InitFlags::INIT_EXT) {
@@ -218,7 +230,7 @@ mod tests {
         assert_eq!((out.major, out.minor, out.max_write, out.max_pages), (7, 45, 1 << 20, 256));
         assert_eq!((out.max_readahead, out.time_gran), (128 << 10, 1));
         assert_eq!(InitFlags::from_words(out.flags, out.flags2), negotiated.flags);
-        assert!(negotiated.can_resend() && negotiated.dialect().setxattr_ext);
+        assert!(negotiated.can_resend() && negotiated.dialect(abi::OWN).setxattr_ext);
     }
 
     #[test]
@@ -239,7 +251,7 @@ mod tests {
         let (negotiated, out) =
             negotiate(&offer(31, InitFlags::ASYNC_READ), &Wanted::default(), PAGE_BYTES).unwrap();
         assert_eq!((out.max_pages, out.max_write), (32, 128 << 10));
-        assert!(!negotiated.dialect().setxattr_ext);
+        assert!(!negotiated.dialect(abi::OWN).setxattr_ext);
     }
 
     #[test]
@@ -259,8 +271,21 @@ mod tests {
         for (major, minor) in [(6, 40), (8, 0), (7, 30)] {
             let offer = abi::InitIn { major, minor, ..abi::InitIn::default() };
             let refused = negotiate(&offer, &Wanted::default(), PAGE_BYTES);
-            assert_eq!(refused.unwrap_err(), UnsupportedVersion { major, minor });
+            assert_eq!(refused.unwrap_err(), UnsupportedVersion { major, minor, minor_min: 31 });
         }
+    }
+
+    #[test]
+    fn of_macos_only_the_bits_that_mean_the_same_are_granted() {
+        let flavour = &abi::darwin::FLAVOUR;
+        let wanted = Wanted { flags: everything(), ..Wanted::default() };
+        let (negotiated, out) = negotiate_with(flavour, &offer(19, everything()), &wanted, 16 << 10).unwrap();
+        assert_eq!((negotiated.flags.words(), out.flags, out.flags2), ((0xfff, 0), 0xfff, 0));
+        assert!(!negotiated.can_resend() && !negotiated.dialect(flavour).setxattr_ext);
+        assert_eq!(out.max_write, WRITE_BYTES_MAX, "however few pages");
+        let (newer, _) = negotiate_with(flavour, &offer(40, everything()), &wanted, 4096).unwrap();
+        assert_eq!(newer.minor, 19);
+        assert!(negotiate_with(flavour, &offer(18, everything()), &wanted, 4096).is_err());
     }
 
     #[test]

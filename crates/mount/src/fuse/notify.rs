@@ -151,7 +151,10 @@ pub fn write(device: &Device, notice: &Notice) -> Result<Effect, Errno> {
         Notice::Attributes { node } => invalidate(device, *node, -1, 0),
         Notice::Inode { node } => invalidate(device, *node, 0, 0),
         Notice::Listing { node } => {
-            expire(device, *node, NO_NAME, Forgetting::Expire)?;
+            // Where the notice itself takes the lock, and no listing is cached, it is enough.
+            if !device.flavour().notices_wait {
+                expire(device, *node, NO_NAME, Forgetting::Expire)?;
+            }
             invalidate(device, *node, 0, 0)
         }
         Notice::Range { node, offset, length } => match (i64::try_from(*offset), i64::try_from(*length)) {

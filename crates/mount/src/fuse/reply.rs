@@ -3,7 +3,7 @@
 //! A [`Responder`] is the duty to answer one request. It can be sent to another thread, answers once, and
 //! when it is dropped unanswered the process that waits gets EIO and the log gets an error.
 
-use super::abi::{self, fopen};
+use super::abi::{self, Layout, darwin, fopen};
 use super::device::{BackingId, Device};
 use super::request::{CopyWidth, Header, Lock, OperationName};
 use rustix::io::Errno;
@@ -115,6 +115,7 @@ impl Opened {
 pub struct Responder {
     device: Arc<Device>,
     unique: u64,
+    identity: u64,
     opcode: u32,
     answered: bool,
 }
@@ -128,9 +129,15 @@ impl Responder {
         header.expects_reply().then(|| Self {
             device: Arc::clone(device),
             unique: header.unique,
+            identity: header.identity(),
             opcode: header.opcode,
             answered: false,
         })
+    }
+
+    /// As [`Header::identity`].
+    pub fn identity(&self) -> u64 {
+        self.identity
     }
 
     /// Which request this answers, with the resend bit.
@@ -143,30 +150,38 @@ impl Responder {
         self.send(0, &[])
     }
 
-    /// Failed. A number outside of 1..512 is answered as EIO, since the kernel would refuse it.
+    /// Failed. The number is Linux's; one outside of 1..512 is answered as EIO, since the kernel would refuse it.
     pub fn error(self, errno: i32) -> Result<Delivery, ReplyError> {
-        self.send(-sendable(errno), &[])
+        let errno = u16::try_from(sendable(errno)).map_or(0, |linux| self.device.flavour().errno(linux));
+        self.send(-sendable(errno.into()), &[])
     }
 
-    /// Failed.
+    /// Failed. The number is this system's.
     pub fn errno(self, errno: Errno) -> Result<Delivery, ReplyError> {
-        self.error(errno.raw_os_error())
+        self.send(-sendable(errno.raw_os_error()), &[])
     }
 
     /// To LOOKUP, MKNOD, MKDIR, SYMLINK and LINK. Each delivered entry with a node counts as one lookup of
     /// it.
     pub fn entry(self, entry: &Entry) -> Result<Delivery, ReplyError> {
-        self.fixed(&entry.layout())
+        match self.layout() {
+            Layout::Linux => self.fixed(&entry.layout()),
+            Layout::Darwin => self.fixed(&darwin::EntryOut::from(entry.layout())),
+        }
     }
 
     /// To GETATTR and SETATTR.
     pub fn attr(self, attr: &abi::Attr, lifetime: Duration) -> Result<Delivery, ReplyError> {
-        self.fixed(&abi::AttrOut {
+        let out = abi::AttrOut {
             attr_valid: lifetime.as_secs(),
             attr_valid_nsec: lifetime.subsec_nanos(),
             dummy: 0,
             attr: *attr,
-        })
+        };
+        match self.layout() {
+            Layout::Linux => self.fixed(&out),
+            Layout::Darwin => self.fixed(&darwin::AttrOut::from(out)),
+        }
     }
 
     /// To STATX.
@@ -187,7 +202,11 @@ impl Responder {
 
     /// To CREATE and TMPFILE. Counts as one lookup.
     pub fn created(self, entry: &Entry, opened: &Opened) -> Result<Delivery, ReplyError> {
-        self.fixed(&abi::CreateOut { entry: entry.layout(), open: opened.layout() })
+        let (entry, open) = (entry.layout(), opened.layout());
+        match self.layout() {
+            Layout::Linux => self.fixed(&abi::CreateOut { entry, open }),
+            Layout::Darwin => self.fixed(&darwin::CreateOut { entry: entry.into(), open }),
+        }
     }
 
     /// To WRITE, and the number of bytes of a COPY_FILE_RANGE in its narrow form.
@@ -264,7 +283,15 @@ impl Responder {
 
     /// To INIT.
     pub fn init(self, init: &abi::InitOut) -> Result<Delivery, ReplyError> {
-        self.fixed(init)
+        let known = match self.layout() {
+            Layout::Linux => init.as_bytes(),
+            Layout::Darwin => &init.as_bytes()[..darwin::INIT_OUT_BYTES],
+        };
+        self.data(known)
+    }
+
+    fn layout(&self) -> Layout {
+        self.device.flavour().layout
     }
 
     fn fixed<T: IntoBytes + Immutable>(self, layout: &T) -> Result<Delivery, ReplyError> {
@@ -354,6 +381,8 @@ pub(super) fn write_message(
     match device.write(&slices[..=pieces.len()]) {
         Ok(()) => Ok(Delivery::Delivered),
         Err(Errno::NOENT | Errno::NODEV) => Ok(Delivery::Gone),
+        // How that kernel says that there is no mount any more.
+        Err(Errno::NOTCONN) if device.flavour().layout == Layout::Darwin => Ok(Delivery::Gone),
         Err(errno) => Err(errno),
     }
 }
@@ -374,7 +403,7 @@ pub struct Name<'a> {
 impl Name<'_> {
     fn layout(&self) -> abi::Dirent {
         // `DT_*` is the type's position in the mode.
-        let kind = (self.file_type & libc::S_IFMT) >> 12;
+        let kind = (self.file_type & abi::mode::FORMAT) >> 12;
         abi::Dirent { ino: self.ino, off: self.cookie, namelen: self.name.len() as u32, kind }
     }
 

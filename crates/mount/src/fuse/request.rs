@@ -8,7 +8,7 @@ mod parse;
 
 #[cfg(doc)]
 use super::abi::flag;
-use super::abi::{self, InitFlags, Opcode};
+use super::abi::{self, Flavour, InitFlags, Opcode};
 use std::fmt;
 use thiserror::Error;
 use zerocopy::FromBytes;
@@ -28,8 +28,11 @@ pub struct Header {
     pub uid: u32,
     /// The caller's file system group, with the same exception.
     pub gid: u32,
-    /// The caller's thread in the mount's pid namespace; 0 for the kernel itself and for other namespaces.
+    /// The caller's thread in the mount's pid namespace; 0 for the kernel itself and for other namespaces. On macOS the caller's
+    /// process.
     pub pid: u32,
+    /// What this process calls the request, where the kernel's [numbers return](Flavour::numbers_return).
+    pub(super) own: Option<u64>,
 }
 
 impl Header {
@@ -42,12 +45,14 @@ impl Header {
             uid: raw.uid,
             gid: raw.gid,
             pid: raw.pid,
+            own: None,
         }
     }
 
-    /// The number under which the outcome is recorded: the same in the first request and in a resent one.
+    /// The number under which the outcome is recorded: the same in the first request and in a resent one, and never that of
+    /// another request.
     pub fn identity(&self) -> u64 {
-        abi::identity(self.unique)
+        self.own.unwrap_or(abi::identity(self.unique))
     }
 
     /// Whether the kernel waits for an answer. It does not for FORGET, BATCH_FORGET, INTERRUPT and
@@ -158,20 +163,22 @@ impl fmt::Display for Subject<'_> {
     }
 }
 
-/// What was negotiated that changes how requests are laid out.
+/// What changes how requests are laid out: the kernel, and what was negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dialect {
+    /// Whose requests they are.
+    pub flavour: &'static Flavour,
     /// [`InitFlags::SETXATTR_EXT`] was granted.
     pub setxattr_ext: bool,
 }
 
 impl Dialect {
     /// What every kernel since 5.12 (7.33) speaks with [`super::negotiation::Wanted::default`].
-    pub const CURRENT: Self = Self { setxattr_ext: true };
+    pub const CURRENT: Self = Self { flavour: abi::OWN, setxattr_ext: true };
 
-    /// The dialect after INIT granted `flags`.
-    pub fn of(flags: InitFlags) -> Self {
-        Self { setxattr_ext: flags.contains(InitFlags::SETXATTR_EXT) }
+    /// The dialect of this kernel after INIT granted `flags`.
+    pub fn of(flavour: &'static Flavour, flags: InitFlags) -> Self {
+        Self { flavour, setxattr_ext: flags.contains(InitFlags::SETXATTR_EXT) }
     }
 }
 
@@ -227,6 +234,8 @@ pub struct Setattr {
     pub ctime: Option<Timestamp>,
     /// Remove setuid and setgid.
     pub kill_suid_sgid: bool,
+    /// Flags of `chflags(2)`, which Linux has none of.
+    pub file_flags: Option<u32>,
 }
 
 /// A POSIX or BSD lock request.
@@ -431,15 +440,19 @@ pub enum Operation<'a> {
         handle: u64,
         data_only: bool,
     },
+    /// `position` is where the value begins in the attribute; 0 on Linux.
     Setxattr {
         name: &'a [u8],
         value: &'a [u8],
         flags: u32,
         acl_kill_sgid: bool,
+        position: u32,
     },
+    /// `position` is from where on the value is wanted; 0 on Linux.
     Getxattr {
         name: &'a [u8],
         size: u32,
+        position: u32,
     },
     Listxattr {
         size: u32,

@@ -48,13 +48,13 @@ use vfs::errno::Result;
 use vfs::request::{RequestId, answering};
 use vfs::source::Source;
 
-use super::abi::InitFlags;
+use super::abi::{Flavour, InitFlags};
 use super::buffer::BufferPool;
 use super::device::{Device, DeviceError, Incoming};
-use super::negotiation::{Negotiated, UnsupportedVersion, Wanted, negotiate};
+use super::negotiation::{Negotiated, UnsupportedVersion, Wanted, negotiate_with};
 use super::notify::{self, Notice};
 use super::reply::{self, Responder};
-use super::request::{Operation, ParseError, Request};
+use super::request::{Dialect, Operation, ParseError, Request};
 use crate::Progress;
 use crate::machine::Owners;
 use answer::Answer;
@@ -68,6 +68,7 @@ pub(crate) use fault::strike;
 pub(crate) use incoming::{Read, parse, receive, take_again};
 pub use kernel::FuseKernel;
 pub use tally::Tally;
+#[cfg(target_os = "linux")]
 pub(crate) use translate::{narrow_device, permissions, wide_device};
 
 /// Threads that read requests. More than the cores there usually are to spare gain nothing: none of them waits for
@@ -136,6 +137,7 @@ pub enum ServeError {
     #[error("the record of open files cannot be used")]
     Record(#[source] io::Error),
     /// A thread's names cannot be read or written.
+    #[cfg(target_os = "linux")]
     #[error(transparent)]
     Store(store::Error),
     /// No memory for a request.
@@ -175,7 +177,8 @@ pub fn handshake(device: &Arc<Device>, wanted: &Wanted) -> std::result::Result<N
             Incoming::Unmounted | Incoming::Aborted => return Err(ServeError::Unmounted),
         }
     }
-    let request = Request::parse(buffer.message())?;
+    let dialect = Dialect { flavour: device.flavour(), ..Dialect::CURRENT };
+    let request = Request::parse_as(buffer.message(), dialect)?;
     let Operation::Init(offer) = request.operation else {
         return Err(ServeError::NotInit(request.header.operation_name().to_string()));
     };
@@ -183,7 +186,7 @@ pub fn handshake(device: &Arc<Device>, wanted: &Wanted) -> std::result::Result<N
         return Err(ServeError::NotInit("an INIT without an answer".to_owned()));
     };
     let page_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
-    match negotiate(&offer, wanted, page_bytes) {
+    match negotiate_with(device.flavour(), &offer, wanted, page_bytes) {
         Ok((negotiated, layout)) => {
             responder.init(&layout)?;
             Ok(negotiated)
@@ -200,6 +203,7 @@ pub(super) struct Serving<S: Source> {
     vfs: Arc<Vfs<S>>,
     kernel: Arc<FuseKernel>,
     negotiated: Negotiated,
+    flavour: &'static Flavour,
     root_device: u64,
     runtime: Handle,
     interrupts: Arc<Interrupts>,
@@ -233,6 +237,7 @@ pub struct Server {
 
 impl Server {
     /// Threads that serve a mount already, and end with it.
+    #[cfg(target_os = "linux")]
     pub(crate) fn of(threads: Vec<JoinHandle<()>>, tally: Arc<Tally>) -> Server {
         Server { threads: Mutex::new(threads), tally, kernel: None }
     }
@@ -246,7 +251,7 @@ impl Server {
         if begin == Begin::Takeover {
             notify::write(device, &Notice::Resend).map_err(ServeError::Resend)?;
         }
-        let serving = Arc::new(Serving::new(start));
+        let serving = Arc::new(Serving::new(start, device.flavour()));
         if begin == Begin::Takeover {
             let (serving, device) = (serving.clone(), device.clone());
             // By its name a successor sees that it has to be waited for.
@@ -312,9 +317,8 @@ fn read_one<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>) -> Read 
 }
 
 fn take<S: Source>(serving: &Arc<Serving<S>>, device: &Arc<Device>, message: &Bytes) -> Read {
-    let Some(request) = parse(device, message, serving.negotiated.dialect(), &serving.tally) else {
-        return Read::Early;
-    };
+    let dialect = serving.negotiated.dialect(serving.flavour);
+    let Some(request) = parse(device, message, dialect, &serving.tally) else { return Read::Early };
     let header = &request.header;
     let _busy = Busy::with(header.identity());
     tracing::trace!(unique = header.unique, node = header.node, operation = %header.operation_name(), "request");
@@ -352,17 +356,18 @@ enum Manner {
 }
 
 impl<S: Source> Serving<S> {
-    fn new(start: Start<'_, S>) -> Serving<S> {
+    fn new(start: Start<'_, S>, flavour: &'static Flavour) -> Serving<S> {
         let Start { negotiated, vfs, kernel, progress, refused, .. } = start;
         let runtime = Handle::current();
         let root_device = vfs.root().map_or(0, |root| root.device);
         let pool = BufferPool::for_max_write(negotiated.max_write);
         let inherited = Mutex::new(vfs.unsettled().into_iter().collect());
-        let (interrupts, tally) = (Arc::default(), Arc::default());
+        let (interrupts, tally) = (Interrupts::new(flavour.numbers_return), Arc::default());
         Serving {
             vfs,
             kernel,
             negotiated,
+            flavour,
             root_device,
             runtime,
             interrupts,
@@ -402,7 +407,7 @@ impl<S: Source> Serving<S> {
         F: Future<Output = Result<Answer>> + Send + 'static,
     {
         let told = self.vfs.changes_told();
-        let request = RequestId(super::abi::identity(responder.unique()));
+        let request = RequestId(responder.identity());
         if manner == Manner::Change {
             self.inherited.lock().remove(&request);
         }
@@ -423,7 +428,8 @@ impl<S: Source> Serving<S> {
             return;
         }
         let serving = self.clone();
-        let interrupted = self.interrupts.register(request.0, Waker::from(parked.clone()));
+        let number = super::abi::identity(responder.unique());
+        let interrupted = self.interrupts.register(number, Waker::from(parked.clone()));
         parked.park(Box::pin(async move {
             let unwanted = async {
                 interrupted.wait().await;

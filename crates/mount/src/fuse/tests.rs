@@ -3,6 +3,8 @@
 //! Needs `/dev/fuse`, and root for all but the helper's test, which root runs as another user. What is
 //! missing is said on standard error and skips the test.
 
+mod darwin;
+
 use super::abi::{self, InitFlags, ROOT_ID, fopen};
 use super::buffer::{Buffer, BufferPool};
 use super::device::{BackingId, Device, Incoming};

@@ -1,5 +1,5 @@
 mod client;
-mod disk;
+pub(crate) mod disk;
 mod hostile;
 
 use std::path::Path;

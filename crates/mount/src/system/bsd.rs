@@ -1,6 +1,6 @@
 //! What macOS and FreeBSD have in common: `getfsstat`, `unmount`, limits of a process.
 //!
-//! FUSE is not used there, so a mount of ours is one of NFS, of the export that only our servers have.
+//! A mount of ours is one of NFS, of the export that only our servers have, or on macOS one of macFUSE that says so.
 
 use std::ffi::{CStr, CString, OsStr, c_char};
 use std::io;
@@ -56,7 +56,8 @@ pub struct MountEntry {
 impl MountEntry {
     /// Whether it is a mount of Stead's.
     pub fn is_ours(&self) -> bool {
-        self.fs_type == b"nfs" && self.source == SOURCE.as_bytes()
+        let is_nfs = self.fs_type == b"nfs" && self.source == SOURCE.as_bytes();
+        is_nfs || super::is_own_fuse(&self.fs_type, &self.source)
     }
 
     /// Nothing is to be done before it is unmounted: that ends whatever waits for its server.
@@ -138,11 +139,6 @@ fn count() -> Result<usize, TableError> {
 /// Asks the server of a mount for its root.
 pub(crate) fn ask_for_root(path: &Path) -> Result<(), Errno> {
     rustix::fs::lstat(path).map(drop)
-}
-
-/// Puts a request to a mount that its server answers by itself.
-pub(crate) fn put_request(path: &Path) -> Result<(), Errno> {
-    ask_for_root(path)
 }
 
 /// The mount of ours that a file belongs to: told by where the file system is mounted that it is on.

@@ -86,6 +86,16 @@ fn address(port: u16) -> [u8; 16] {
     address
 }
 
+/// Nothing is mounted through FUSE.
+pub(super) fn is_own_fuse(_fs_type: &[u8], _source: &[u8]) -> bool {
+    false
+}
+
+/// Puts a request to a mount that its server answers by itself.
+pub(crate) fn put_request(path: &Path) -> Result<(), Errno> {
+    super::bsd::ask_for_root(path)
+}
+
 /// What the kernel took at its start.
 pub(crate) fn boot_id() -> Vec<u8> {
     value::<16>(c"kern.boot_id").unwrap_or_default()

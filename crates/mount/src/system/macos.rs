@@ -1,4 +1,4 @@
-//! macOS: `mount_nfs`, which any user may run for a directory that is his own.
+//! macOS: `mount_nfs`, which any user may run for a directory that is his own, and which mounts are of macFUSE.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::bsd::value;
+use super::bsd::{Mounts, ask_for_root, value};
 use super::{NoKernelMount, Served};
+pub(super) use crate::fuse::mountpoint::is_ours as is_own_fuse;
 use crate::nfs::Access;
 use crate::nfs::limits::TRANSFER_BYTES_MAX;
 use crate::nfs::mountpoint::{ATTRIBUTES_BELIEVED_S, MountError, RESEND_DS, SOURCE};
@@ -94,6 +95,15 @@ fn listen(child: &mut Child) -> Option<String> {
         said.truncate(STDERR_BYTES_MAX as usize);
     }
     Some(String::from_utf8_lossy(&said).trim().replace(char::is_control, " "))
+}
+
+/// Puts a request to a mount that its server answers by itself. What FUSE's kernel believes of the root would be no answer.
+pub(crate) fn put_request(path: &Path) -> Result<(), Errno> {
+    let is_fuse = |mounts: Mounts| mounts.at(path).is_some_and(|at| is_own_fuse(&at.fs_type, &at.source));
+    match Mounts::read().is_ok_and(is_fuse) {
+        true => rustix::fs::lgetxattr(path, crate::probe::ATTRIBUTE, &mut [0; 1]).map(drop),
+        false => ask_for_root(path),
+    }
 }
 
 /// The id of the boot session: a text that ends with a NUL.

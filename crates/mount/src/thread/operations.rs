@@ -181,7 +181,7 @@ impl Serving {
             {
                 Err(Errno::OPNOTSUPP)
             }
-            Operation::Getxattr { name, size } => sized(self.told(self.thread.xattr(at, name))?, size),
+            Operation::Getxattr { name, size, .. } => sized(self.told(self.thread.xattr(at, name))?, size),
             Operation::Listxattr { size } => {
                 let names = self.told(self.thread.xattrs(at))?;
                 sized(names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect(), size)

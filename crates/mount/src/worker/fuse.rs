@@ -1,5 +1,15 @@
 //! The worker's FUSE mount: made, watched, taken away.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+
+#[cfg(target_os = "linux")]
+use linux as system;
+#[cfg(target_os = "macos")]
+use macos as system;
+
 use std::collections::HashSet;
 use std::future::Future;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,18 +35,16 @@ use super::succession::{FUSE, SuccessionError, read_part, write_part};
 use super::{failure, in_full};
 use crate::Progress;
 use crate::fuse::device::Device;
-use crate::fuse::mountpoint::{self, Audience, MountError, MountOptions, PermissionChecks};
+use crate::fuse::mountpoint::{
+    self, Audience, HelperError, MountError, MountOptions, Mounting, PermissionChecks,
+};
 use crate::fuse::negotiation::{Negotiated, Wanted};
 pub(super) use crate::fuse::serve::FuseKernel;
 use crate::fuse::serve::{self, Begin, ServeError, Server, Start, Tally, descriptors, handshake};
-use crate::mountpoint::{Mounts, Unmount, UnmountError, unmount};
+use crate::mountpoint::{MountEntry, Mounts, Unmount, UnmountError, unmount};
+use crate::system::WHO_USES;
 
-/// What the kernel reads ahead by itself, in KiB: the largest request it sends. Its default is an eighth of that, and
-/// each request costs the same.
-const READ_AHEAD_KIB: u32 = 1024;
-
-/// The helper through which a plain user mounts.
-const HELPER: &str = "fusermount3";
+pub(super) use system::is_usable;
 
 /// See the module's documentation.
 pub(super) struct FuseMount {
@@ -49,30 +57,12 @@ pub(super) struct FuseMount {
     joiner: Option<std::thread::JoinHandle<()>>,
 }
 
-/// Whether this user can mount through FUSE here, as far as can be seen without doing it.
-pub(super) fn is_usable() -> bool {
-    if rustix::process::geteuid().is_root() {
-        return Device::open().is_ok();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    Path::new("/dev/fuse").exists() && std::env::split_paths(&path).any(|dir| dir.join(HELPER).is_file())
-}
-
 fn mount_error(error: &MountError) -> WorkerError {
     let kind = if error.is_denied() { ErrorKind::Refused } else { ErrorKind::Failure };
     let mut failed = failure(kind, in_full(error));
-    failed.hint = match error {
-        MountError::Device { .. } => Some("load the fuse module: modprobe fuse".to_owned()),
-        MountError::Helper { source: mountpoint::HelperError::NotInstalled, .. } => {
-            Some("install it: apt-get install fuse3".to_owned())
-        }
-        _ => None,
-    };
+    failed.hint = system::hint(error).map(str::to_owned);
     failed
 }
-
-/// A kernel that does not queue a dead server's requests again leaves whoever waits for them waiting.
-const NO_RESEND: &str = "this kernel is older than Linux 6.9: if the mount's process dies, so does the mount";
 
 /// How the kernel mounted it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -160,23 +150,22 @@ impl FuseMount {
             options.access = mountpoint::Access::ReadOnly;
         }
         options.permissions = PermissionChecks::Kernel;
-        let device = mountpoint::mount(&point, &options).map_err(|error| mount_error(&error))?;
+        let (device, mounting) = mountpoint::begin(&point, &options).map_err(|error| mount_error(&error))?;
         let path = point.path().to_path_buf();
-        let served = FuseMount::serve_first(home, Arc::new(device), path.clone(), shown).await;
-        if served.is_err()
-            && let Err(error) = unmount(&path, Unmount::Detach)
-        {
-            tracing::error!(%error, "a mount that is not served stays behind");
+        let served = FuseMount::serve_first(home, (Arc::new(device), mounting), path.clone(), shown).await;
+        if served.is_err() {
+            take_back(&path);
         }
         served
     }
 
     async fn serve_first(
         home: &Home,
-        device: Arc<Device>,
+        (device, mut mounting): (Arc<Device>, Mounting),
         path: PathBuf,
         shown: impl Show,
     ) -> Result<FuseMount, WorkerError> {
+        mounting.begun(&device).map_err(|error| not_mounted(&path, error))?;
         let negotiated = handshake(&device, &shown.wanted()).map_err(|error| not_served(&path, &error))?;
         tracing::info!(?negotiated, "the kernel agreed");
         let devices = descriptors(&device, shown.readers());
@@ -192,13 +181,17 @@ impl FuseMount {
                 })?;
                 None
             }
-            false => Some(NO_RESEND.to_owned()),
+            false => Some(system::NO_RESEND.to_owned()),
         };
         note_panics_afresh(&home.directory);
         let (begin, progress, refused) = (Begin::Fresh, home.progress(), HashSet::new());
         let serve = Serve { devices: &devices, negotiated, begin, progress, refused };
         let mut mount = FuseMount::serve(shown, serve, path.clone(), degraded)?;
-        mount.connection = read_ahead(path).await;
+        let finished = tokio::task::spawn_blocking(move || mounting.finish()).await;
+        let finished =
+            finished.map_err(|error| failure(ErrorKind::Failure, format!("could not mount: {error}")));
+        finished?.map_err(|error| not_mounted(&path, error))?;
+        mount.connection = system::connection(path).await;
         Ok(mount)
     }
 
@@ -219,7 +212,7 @@ impl FuseMount {
         let (begin, progress) = (Begin::Takeover, home.progress());
         let serve = Serve { devices: &devices, negotiated, begin, progress, refused };
         let mut mount = FuseMount::serve(shown, serve, path.clone(), None)?;
-        mount.connection = read_ahead(path).await;
+        mount.connection = system::connection(path).await;
         Ok(mount)
     }
 
@@ -279,7 +272,7 @@ impl FuseMount {
                 Ok(Err(UnmountError::Busy(path))) => {
                     let mut busy = failure(ErrorKind::Conflict, format!("`{}` is in use", path.display()));
                     busy.hint =
-                        Some(format!("find out by what: fuser -vm '{}', or use --force", path.display()));
+                        Some(format!("find out by what: {WHO_USES} '{}', or use --force", path.display()));
                     Err(busy)
                 }
                 Ok(Err(error)) => Err(failure(ErrorKind::Failure, in_full(&error))),
@@ -307,26 +300,21 @@ fn take_away(path: &Path, how: How) -> Result<(), UnmountError> {
     }
 }
 
-fn not_served(path: &Path, error: &ServeError) -> WorkerError {
-    failure(ErrorKind::Failure, format!("could not serve `{}`: {}", path.display(), in_full(error)))
+fn not_mounted(path: &Path, source: HelperError) -> WorkerError {
+    mount_error(&MountError::Helper { path: path.to_path_buf(), source })
 }
 
-/// Finds the number of the connection, and lets the kernel read ahead as far as one request goes where this process
-/// may say so. Asks the mount itself nothing.
-async fn read_ahead(path: PathBuf) -> Option<u64> {
-    let found = tokio::task::spawn_blocking(move || {
-        let mounts = Mounts::read()
-            .inspect_err(|error| tracing::warn!(error = in_full(error), "the mount was not looked up"))
-            .ok()?;
-        let mount = mounts.at(&path)?;
-        let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", mount.major, mount.minor);
-        if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
-            tracing::debug!(%setting, %error, "the kernel's own read-ahead stays as it is");
-        }
-        mount.connection().map(|connection| u64::from(connection.0))
-    });
-    found.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "looking the mount up did not end");
-        None
-    })
+/// Takes away what is mounted and not served. What is at the path may be somebody else's as long as ours is not there.
+fn take_back(path: &Path) {
+    let is_there = Mounts::read().map(|mounts| mounts.at(path).is_some_and(MountEntry::is_ours));
+    let error = match is_there.map(|there| there.then(|| unmount(path, Unmount::Detach))) {
+        Ok(None | Some(Ok(()))) => return,
+        Ok(Some(Err(error))) => in_full(&error),
+        Err(error) => in_full(&error),
+    };
+    tracing::error!(%error, "a mount that is not served stays behind");
+}
+
+fn not_served(path: &Path, error: &ServeError) -> WorkerError {
+    failure(ErrorKind::Failure, format!("could not serve `{}`: {}", path.display(), in_full(error)))
 }

@@ -18,7 +18,10 @@ pub(super) struct Home {
     /// What this worker has to do with its keeper.
     pub(super) tether: Arc<Tether>,
     /// That it is there, as others can see; `None` where no lock is to be had.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "it is there for others to see"))]
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "macos")),
+        expect(dead_code, reason = "it is there for others to see")
+    )]
     pub(super) presence: Option<Presence>,
 }
 

@@ -24,7 +24,7 @@ pub(super) enum FuseMount {}
 pub(super) enum KernelPart {}
 
 fn missing() -> WorkerError {
-    let mut refused = failure(ErrorKind::Usage, "backend fuse exists on Linux only: here nfs");
+    let mut refused = failure(ErrorKind::Usage, "backend fuse exists on Linux and macOS only: here nfs");
     refused.hint = Some("leave out --backend fuse".to_owned());
     refused
 }

@@ -1,4 +1,4 @@
-//! In the place of `thread` on systems without FUSE, through which alone threads are mounted: such a mount is refused.
+//! In the place of `thread` on systems without Linux's FUSE, through which alone threads are mounted: such a mount is refused.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use super::home::Home;
 pub(super) enum MountedThread {}
 
 fn missing() -> WorkerError {
-    failure(ErrorKind::Refused, "threads are mounted through FUSE, which is used on Linux only")
+    failure(ErrorKind::Refused, "threads are mounted on Linux only")
 }
 
 impl MountedThread {

@@ -4,7 +4,7 @@ use super::{
     CopyFileRange, CopyWidth, Create, Dialect, Extensions, Forgets, Ioctl, Lock, LockKind, Malformed,
     Operation, Read, Release, SetTime, Setattr, Timestamp, Write,
 };
-use crate::fuse::abi::{self, Opcode, fattr, flag};
+use crate::fuse::abi::{self, Layout, Opcode, darwin, fattr, flag};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const NANOSECONDS_PER_SECOND: u32 = 1_000_000_000;
@@ -22,7 +22,11 @@ pub(super) fn body<'a>(
         return Ok((Operation::Unknown(raw.opcode), Extensions::default()));
     };
     let body = &bytes[size_of::<abi::InHeader>()..];
-    let extension_bytes = usize::from(raw.total_extlen) * size_of::<u64>();
+    let extension_bytes = match dialect.flavour.layout {
+        Layout::Linux => usize::from(raw.total_extlen) * size_of::<u64>(),
+        // The field is padding there.
+        Layout::Darwin => 0,
+    };
     let Some(split) = body.len().checked_sub(extension_bytes) else {
         return Err(Malformed::Payload { declared: extension_bytes as u64, available: body.len() });
     };
@@ -30,10 +34,11 @@ pub(super) fn body<'a>(
     let extensions = parse_extensions(extensions)?;
     let mut body = Body(body);
     let operation = operation(opcode, &mut body, dialect)?;
-    if !body.0.is_empty() {
-        return Err(Malformed::Trailing(body.0.len()));
+    match dialect.flavour.layout {
+        Layout::Linux if !body.0.is_empty() => Err(Malformed::Trailing(body.0.len())),
+        // What that kernel may send besides is not published.
+        Layout::Linux | Layout::Darwin => Ok((operation, extensions)),
     }
-    Ok((operation, extensions))
 }
 
 fn operation<'a>(opcode: Opcode, body: &mut Body<'a>, dialect: Dialect) -> Result<Operation<'a>, Malformed> {
@@ -56,7 +61,10 @@ fn operation<'a>(opcode: Opcode, body: &mut Body<'a>, dialect: Dialect) -> Resul
             let handle = given(fixed.getattr_flags, flag::GETATTR_FH, fixed.fh);
             Operation::Statx { handle, flags: fixed.sx_flags, mask: fixed.sx_mask }
         }
-        Opcode::Setattr => Operation::Setattr(setattr(&body.fixed("fuse_setattr_in")?)?),
+        Opcode::Setattr => Operation::Setattr(match dialect.flavour.layout {
+            Layout::Linux => setattr(&body.fixed("fuse_setattr_in")?)?,
+            Layout::Darwin => darwin_setattr(&body.fixed("fuse_setattr_in")?)?,
+        }),
         Opcode::Readlink => Operation::Readlink,
         Opcode::Statfs => Operation::Statfs,
         Opcode::Destroy => Operation::Destroy,
@@ -68,7 +76,11 @@ fn operation<'a>(opcode: Opcode, body: &mut Body<'a>, dialect: Dialect) -> Resul
         Opcode::Mknod => {
             let fixed: abi::MknodIn = body.fixed("fuse_mknod_in")?;
             let name = body.name("name")?;
-            Operation::Mknod { name, mode: fixed.mode, rdev: fixed.rdev, umask: fixed.umask }
+            let rdev = match dialect.flavour.layout {
+                Layout::Linux => fixed.rdev,
+                Layout::Darwin => darwin::device_there(fixed.rdev),
+            };
+            Operation::Mknod { name, mode: fixed.mode, rdev, umask: fixed.umask }
         }
         Opcode::Mkdir => {
             let fixed: abi::MkdirIn = body.fixed("fuse_mkdir_in")?;
@@ -121,12 +133,10 @@ fn operation<'a>(opcode: Opcode, body: &mut Body<'a>, dialect: Dialect) -> Resul
         }
         Opcode::Setxattr => setxattr(body, dialect)?,
         Opcode::Getxattr => {
-            let fixed: abi::GetxattrIn = body.fixed("fuse_getxattr_in")?;
-            Operation::Getxattr { name: body.string("attribute name")?, size: fixed.size }
+            let (size, position) = getxattr(body, dialect)?;
+            Operation::Getxattr { name: body.string("attribute name")?, size, position }
         }
-        Opcode::Listxattr => {
-            Operation::Listxattr { size: body.fixed::<abi::GetxattrIn>("fuse_getxattr_in")?.size }
-        }
+        Opcode::Listxattr => Operation::Listxattr { size: getxattr(body, dialect)?.0 },
         Opcode::Removexattr => Operation::Removexattr { name: body.string("attribute name")? },
         Opcode::Init => {
             Operation::Init(body.growing("fuse_init_in", std::mem::offset_of!(abi::InitIn, flags2))?)
@@ -211,7 +221,16 @@ fn setattr(fixed: &abi::SetattrIn) -> Result<Setattr, Malformed> {
         mtime: time("mtime", fattr::MTIME, fattr::MTIME_NOW, fixed.mtime, fixed.mtimensec)?,
         ctime,
         kill_suid_sgid: valid & fattr::KILL_SUIDGID != 0,
+        file_flags: None,
     })
+}
+
+/// Of the times that only macOS has none is kept: no machine has them.
+fn darwin_setattr(fixed: &darwin::SetattrIn) -> Result<Setattr, Malformed> {
+    let valid = fixed.shared.valid;
+    let shared = abi::SetattrIn { valid: valid & darwin::fattr::SHARED, ..fixed.shared };
+    let file_flags = given(valid, darwin::fattr::FLAGS, fixed.flags);
+    Ok(Setattr { file_flags, ..setattr(&shared)? })
 }
 
 fn rename<'a>(body: &mut Body<'a>, new_parent: u64, flags: u32) -> Result<Operation<'a>, Malformed> {
@@ -268,11 +287,16 @@ fn fsync(fixed: &abi::FsyncIn) -> (u64, bool) {
 }
 
 fn setxattr<'a>(body: &mut Body<'a>, dialect: Dialect) -> Result<Operation<'a>, Malformed> {
-    let fixed = match dialect.setxattr_ext {
-        true => body.fixed("fuse_setxattr_in")?,
-        false => {
+    let (fixed, position) = match (dialect.flavour.layout, dialect.setxattr_ext) {
+        (Layout::Linux, true) => (body.fixed("fuse_setxattr_in")?, 0),
+        (Layout::Linux, false) => {
             let compat: abi::SetxattrCompatIn = body.fixed("fuse_setxattr_in")?;
-            abi::SetxattrIn { size: compat.size, flags: compat.flags, ..Default::default() }
+            (abi::SetxattrIn { size: compat.size, flags: compat.flags, ..Default::default() }, 0)
+        }
+        (Layout::Darwin, _) => {
+            let own: darwin::SetxattrIn = body.fixed("fuse_setxattr_in")?;
+            let fixed = abi::SetxattrIn { size: own.size, flags: own.flags, ..Default::default() };
+            (fixed, own.position)
         }
     };
     Ok(Operation::Setxattr {
@@ -280,7 +304,19 @@ fn setxattr<'a>(body: &mut Body<'a>, dialect: Dialect) -> Result<Operation<'a>, 
         value: body.bytes(fixed.size.into())?,
         flags: fixed.flags,
         acl_kill_sgid: fixed.setxattr_flags & flag::SETXATTR_ACL_KILL_SGID != 0,
+        position,
     })
+}
+
+/// How much is asked for, and from where on.
+fn getxattr(body: &mut Body<'_>, dialect: Dialect) -> Result<(u32, u32), Malformed> {
+    match dialect.flavour.layout {
+        Layout::Linux => Ok((body.fixed::<abi::GetxattrIn>("fuse_getxattr_in")?.size, 0)),
+        Layout::Darwin => {
+            let own: darwin::GetxattrIn = body.fixed("fuse_getxattr_in")?;
+            Ok((own.size, own.position))
+        }
+    }
 }
 
 fn lock(fixed: &abi::LkIn) -> Result<Lock, Malformed> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::fuse::abi::{fattr, flag};
+use crate::fuse::abi::{darwin, fattr, flag, linux};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
@@ -22,6 +22,13 @@ fn message(opcode: u32, pieces: &[&[u8]], extension_words: u16) -> Vec<u8> {
 
 fn plain(opcode: Opcode, pieces: &[&[u8]]) -> Vec<u8> {
     message(opcode as u32, pieces, 0)
+}
+
+const DARWIN: Dialect = Dialect { flavour: &darwin::FLAVOUR, setxattr_ext: false };
+
+fn dialect(is_darwin: bool, setxattr_ext: bool) -> Dialect {
+    let flavour = if is_darwin { &darwin::FLAVOUR } else { &linux::FLAVOUR };
+    Dialect { flavour, setxattr_ext }
 }
 
 fn malformed(bytes: &[u8]) -> Malformed {
@@ -153,10 +160,55 @@ fn both_layouts_of_setxattr_are_read() {
     let short = abi::SetxattrCompatIn { size: 2, flags: 1 };
     for (fixed, setxattr_ext) in [(long.as_bytes(), true), (short.as_bytes(), false)] {
         let bytes = plain(Opcode::Setxattr, &[fixed, b"user.x\0", b"v\0"]);
-        let request = Request::parse_as(&bytes, Dialect { setxattr_ext }).unwrap();
-        let Operation::Setxattr { name, value, flags, acl_kill_sgid } = request.operation else { panic!() };
+        let request = Request::parse_as(&bytes, dialect(false, setxattr_ext)).unwrap();
+        let Operation::Setxattr { name, value, flags, acl_kill_sgid, position: 0 } = request.operation else {
+            panic!()
+        };
         assert_eq!((name, value, flags, acl_kill_sgid), (&b"user.x"[..], &b"v\0"[..], 1, setxattr_ext));
     }
+}
+
+#[test]
+fn setattr_of_macos_has_more_behind_it() {
+    let shared = abi::SetattrIn {
+        valid: fattr::SIZE | fattr::KILL_SUIDGID | darwin::fattr::FLAGS | darwin::fattr::CRTIME,
+        size: 10,
+        ..Default::default()
+    };
+    let fixed = darwin::SetattrIn { shared, crtime: 5, crtimensec: u32::MAX, flags: 2, ..Default::default() };
+    let bytes = plain(Opcode::Setattr, &[fixed.as_bytes()]);
+    let Operation::Setattr(change) = Request::parse_as(&bytes, DARWIN).unwrap().operation else { panic!() };
+    assert_eq!(change, Setattr { size: Some(10), file_flags: Some(2), ..Default::default() });
+    let short = plain(Opcode::Setattr, &[shared.as_bytes()]);
+    let cause = Request::parse_as(&short, DARWIN).unwrap_err().cause;
+    assert!(matches!(cause, Malformed::Short { needed: 128, available: 88, .. }));
+}
+
+#[test]
+fn attributes_of_macos_have_positions() {
+    let fixed = darwin::SetxattrIn { size: 2, flags: 2, position: 7, setxattr_flags: 1 };
+    let bytes = plain(Opcode::Setxattr, &[fixed.as_bytes(), b"x\0", b"v\0"]);
+    let set = Request::parse_as(&bytes, DARWIN).unwrap().operation;
+    let Operation::Setxattr { name, value, flags, acl_kill_sgid: false, position } = set else { panic!() };
+    assert_eq!((name, value, flags, position), (&b"x"[..], &b"v\0"[..], 2, 7));
+    let fixed = darwin::GetxattrIn { size: 64, position: 9, ..Default::default() };
+    let bytes = plain(Opcode::Getxattr, &[fixed.as_bytes(), b"x\0"]);
+    let get = Request::parse_as(&bytes, DARWIN).unwrap().operation;
+    assert!(matches!(get, Operation::Getxattr { name: b"x", size: 64, position: 9 }));
+    let bytes = plain(Opcode::Listxattr, &[fixed.as_bytes()]);
+    let list = Request::parse_as(&bytes, DARWIN).unwrap().operation;
+    assert!(matches!(list, Operation::Listxattr { size: 64 }));
+}
+
+#[test]
+fn what_macos_sends_besides_is_no_error() {
+    let bytes = message(Opcode::Rmdir as u32, &[b"dir\0", b"\0\0\0\0"], 100);
+    let operation = Request::parse_as(&bytes, DARWIN).unwrap().operation;
+    assert!(matches!(operation, Operation::Rmdir { name: b"dir" }));
+    let node = abi::MknodIn { mode: abi::mode::CHAR_DEVICE, rdev: 3 << 24 | 0x1234, umask: 0, padding: 0 };
+    let bytes = plain(Opcode::Mknod, &[node.as_bytes(), b"tty\0"]);
+    let operation = Request::parse_as(&bytes, DARWIN).unwrap().operation;
+    assert!(matches!(operation, Operation::Mknod { rdev: 0x0120_0334, .. }), "{operation:?}");
 }
 
 #[test]
@@ -244,8 +296,12 @@ fn touch(bytes: &[u8], dialect: Dialect) {
 
 proptest! {
     #[test]
-    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512), setxattr_ext: bool) {
-        touch(&bytes, Dialect { setxattr_ext });
+    fn random_bytes_never_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..512),
+        is_darwin: bool,
+        setxattr_ext: bool,
+    ) {
+        touch(&bytes, dialect(is_darwin, setxattr_ext));
     }
 
     /// With a header that is believed, so that every operation's parser sees nonsense.
@@ -254,9 +310,10 @@ proptest! {
         opcode in 0_u32..56,
         extension_words in prop_oneof![3 => Just(0_u16), 1 => any::<u16>(), 1 => 0_u16..32],
         body in proptest::collection::vec(prop_oneof![2 => Just(0_u8), 1 => 0_u8..40, 1 => any::<u8>()], 0..256),
+        is_darwin: bool,
         setxattr_ext: bool,
     ) {
-        touch(&message(opcode, &[&body], extension_words), Dialect { setxattr_ext });
+        touch(&message(opcode, &[&body], extension_words), dialect(is_darwin, setxattr_ext));
     }
 
     /// What is cut short is refused and never read beyond its end.

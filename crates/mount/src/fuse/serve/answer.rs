@@ -12,7 +12,7 @@ use vfs::vfs::{OpenedDirectory, OpenedFile, View};
 
 use super::translate::{attr, entry, lifetime};
 use super::{Manner, Serving};
-use crate::fuse::abi::{self, fopen};
+use crate::fuse::abi::{self, Layout, darwin, fopen};
 use crate::fuse::reply::{Delivery, Entry, Listing, ListingPlus, Opened, ReplyError, Responder};
 use crate::fuse::request::{CopyWidth, Lock};
 
@@ -60,15 +60,28 @@ pub(super) enum Answer {
     Position(u64),
 }
 
-fn opened(file: &OpenedFile) -> Opened {
-    let keep = if file.keep_pages { fopen::KEEP_CACHE } else { 0 };
-    let direct = if file.around_pages { fopen::DIRECT_IO } else { 0 };
-    Opened { handle: file.handle.0, flags: keep | direct, backing: None }
+fn opened(layout: Layout, file: &OpenedFile) -> Opened {
+    let is_kept = file.keep_pages && !file.attributes_changed;
+    let flags = match layout {
+        Layout::Linux => {
+            let keep = if file.keep_pages { fopen::KEEP_CACHE } else { 0 };
+            let direct = if file.around_pages { fopen::DIRECT_IO } else { 0 };
+            keep | direct
+        }
+        Layout::Darwin if is_kept => 0,
+        Layout::Darwin => darwin::fopen::PURGE_UBC | darwin::fopen::PURGE_ATTR,
+    };
+    Opened { handle: file.handle.0, flags, backing: None }
 }
 
-fn opened_directory(directory: &OpenedDirectory) -> Opened {
+fn opened_directory(layout: Layout, directory: &OpenedDirectory) -> Opened {
     let keep = if directory.keep_listing { fopen::KEEP_CACHE } else { 0 };
-    Opened { handle: directory.handle.0, flags: fopen::CACHE_DIR | keep, backing: None }
+    let flags = match layout {
+        Layout::Linux => fopen::CACHE_DIR | keep,
+        // It keeps no listings.
+        Layout::Darwin => 0,
+    };
+    Opened { handle: directory.handle.0, flags, backing: None }
 }
 
 fn statfs(space: &Space) -> abi::Kstatfs {
@@ -94,7 +107,7 @@ impl<S: Source> Serving<S> {
         told: u64,
         manner: Manner,
     ) {
-        let request = RequestId(abi::identity(responder.unique()));
+        let request = RequestId(responder.identity());
         // What the answer counts for must be known to a successor before the kernel knows it.
         self.vfs.commit();
         self.answer(responder, outcome, told);
@@ -125,19 +138,21 @@ impl<S: Source> Serving<S> {
     }
 
     fn send(&self, responder: Responder, answer: &Answer) -> std::result::Result<Delivery, ReplyError> {
-        let root = self.root_device;
+        let (root, layout) = (self.root_device, self.flavour.layout);
         match answer {
             Answer::Done => responder.done(),
             Answer::Absent { believe: Believe::Once, .. } => responder.error(i32::from(Errno::ENOENT.0)),
+            // That kernel remembers no name that is not there.
+            Answer::Absent { .. } if layout == Layout::Darwin => responder.error(i32::from(Errno::ENOENT.0)),
             Answer::Absent { believe, .. } => responder.entry(&Entry::negative(lifetime(*believe))),
             Answer::Present { view, .. } => responder.entry(&entry(root, view)),
             Answer::Attributes { id, attributes, believe } => {
                 responder.attr(&attr(root, *id, attributes), lifetime(*believe))
             }
-            Answer::Opened(file) => responder.opened(&opened(file)),
-            Answer::OpenedDirectory(directory) => responder.opened(&opened_directory(directory)),
+            Answer::Opened(file) => responder.opened(&opened(layout, file)),
+            Answer::OpenedDirectory(directory) => responder.opened(&opened_directory(layout, directory)),
             Answer::Created { view, opened: file, .. } => {
-                responder.created(&entry(root, view), &opened(file))
+                responder.created(&entry(root, view), &opened(layout, file))
             }
             Answer::Bytes(bytes) => responder.data(bytes),
             Answer::Listing(listing) => responder.listing(listing),

@@ -7,15 +7,11 @@
 
 use std::time::Duration;
 
-use rustix::path::DecInt;
 use vfs::file::ThreadId;
 
 /// How long a close waits for the writes of other processes: long enough for a link that is up, and hardly noticed when a
 /// program is started while it is down.
 const OTHERS_WAIT_MAX: Duration = Duration::from_millis(200);
-
-/// The most of `/proc/PID/status` that is read: the line looked for is its fourth.
-const STATUS_BYTES_MAX: usize = 512;
 
 /// How long `closer` waits for the writes of `writers`; without end where one of them may be of its own process.
 pub(super) fn patience(closer: ThreadId, writers: &[ThreadId]) -> Option<Duration> {
@@ -47,13 +43,23 @@ fn patience_of(
 }
 
 /// The process of a thread, from `proc_pid_status(5)`. None of what is read there waits for the process.
+#[cfg(target_os = "linux")]
 fn process_of(thread: ThreadId) -> Option<u32> {
+    use rustix::path::DecInt;
     use std::io::Read;
+    /// The line looked for is the fourth.
+    const STATUS_BYTES_MAX: usize = 512;
     let path = std::path::Path::new("/proc").join(DecInt::new(thread.0)).join("status");
     let mut status = Vec::with_capacity(STATUS_BYTES_MAX);
     std::fs::File::open(path).ok()?.take(STATUS_BYTES_MAX as u64).read_to_end(&mut status).ok()?;
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
     str::from_utf8(line).ok()?.trim().parse().ok()
+}
+
+/// Requests name processes there.
+#[cfg(not(target_os = "linux"))]
+fn process_of(process: ThreadId) -> Option<u32> {
+    Some(process.0)
 }
 
 #[cfg(test)]

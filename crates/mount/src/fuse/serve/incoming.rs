@@ -1,6 +1,7 @@
 //! From a descriptor to a request: what every server of a mount does alike.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Tally;
 
@@ -8,6 +9,9 @@ use crate::fuse::buffer::Buffer;
 use crate::fuse::device::{Device, DeviceError, Incoming};
 use crate::fuse::reply;
 use crate::fuse::request::{Dialect, Request};
+
+/// The next number of a request, where the kernel's own return.
+static OWN_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// What was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,10 @@ pub(crate) fn parse<'a>(
     tally: &Tally,
 ) -> Option<Request<'a>> {
     match Request::parse_as(message, dialect) {
-        Ok(request) => {
+        Ok(mut request) => {
+            if device.flavour().numbers_return {
+                request.header.own = Some(OWN_NUMBER.fetch_add(1, Ordering::Relaxed));
+            }
             tally.take(&request.header);
             Some(request)
         }

@@ -29,6 +29,13 @@ struct Started {
     beside: Arc<AtomicUsize>,
 }
 
+impl Started {
+    /// Whether a notice about a node waits for the requests on it.
+    fn notices_wait(&self) -> bool {
+        self.device.flavour().notices_wait
+    }
+}
+
 impl FuseKernel {
     /// A kernel that has been told nothing yet, and so need not be told anything.
     pub fn new() -> Arc<FuseKernel> {
@@ -48,9 +55,9 @@ impl FuseKernel {
     }
 
     /// Takes back the attributes of a node at once. For a thread that is about to answer an OPEN: it touches no page,
-    /// and so waits for no other request.
+    /// and so waits for no other request. Where it would, the answer itself says so.
     pub(super) fn forget_attributes(&self, node: u64) {
-        let Some(started) = self.started.get() else { return };
+        let Some(started) = self.started.get().filter(|started| !started.notices_wait()) else { return };
         if let Err(errno) = notify::write(&started.device, &notify::Notice::Attributes { node }) {
             tracing::warn!(node, %errno, "the kernel keeps old attributes until they expire");
         }
@@ -125,7 +132,8 @@ impl Kernel for FuseKernel {
 
     fn caught_up(&self, node: Ino) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            if let Some(started) = self.started.get() {
+            // What waits for this very request does not end before it.
+            if let Some(started) = self.started.get().filter(|started| !started.notices_wait()) {
                 started.notifier.caught_up(node.0).await;
             }
         })

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use vfs::errno::{Errno, Result};
-use vfs::file::{AttributeChanges, Caller, Name, RenameMode, SeekFor, ThreadId, XattrMode};
+use vfs::file::{AttributeChanges, Caller, Name, SeekFor, ThreadId};
 use vfs::source::{HandleId, NewNode, Source};
 use vfs::table::Ino;
 use vfs::vfs::{AttributeTarget, DirectoryItem, Looked, Removal, View, WriteFrom};
 
 use super::answer::Answer;
 use super::translate::{
-    allocation, changes, entry, file_type, found_lock, ino, kind, lock, open_flags, permissions, wide_device,
+    allocation, attribute_there, attributes_here, changes, entry, file_type, found_lock, from_position, ino,
+    kind, lock, open_flags, permissions, rename_mode, wide_device, xattr_mode,
 };
 use super::{COPY_BYTES_MAX, Manner, Serving, closing};
 use crate::fuse::reply::{self, Entry, Listing, ListingPlus, Placed, Responder};
@@ -22,24 +23,6 @@ const SET_GID: u16 = 0o2000;
 
 fn caller(header: &Header, umask: u32) -> Caller {
     Caller { uid: header.uid, gid: header.gid, umask: (umask & 0o777) as u16 }
-}
-
-fn rename_mode(flags: u32) -> Result<RenameMode> {
-    match flags {
-        0 => Ok(RenameMode::Replace),
-        libc::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
-        libc::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-fn xattr_mode(flags: u32) -> Result<XattrMode> {
-    match flags.cast_signed() {
-        0 => Ok(XattrMode::Set),
-        libc::XATTR_CREATE => Ok(XattrMode::Create),
-        libc::XATTR_REPLACE => Ok(XattrMode::Replace),
-        _ => Err(Errno::EINVAL),
-    }
 }
 
 /// The answer to a question for bytes of which the kernel first asks the size.
@@ -63,7 +46,7 @@ pub(super) fn start<S: Source>(
     responder: Responder,
 ) {
     use Manner::{Change, Errand, Question};
-    let (header, vfs) = (request.header, serving.vfs.clone());
+    let (header, vfs, flavour) = (request.header, serving.vfs.clone(), serving.flavour);
     let at = ino(header.node);
     macro_rules! run {
         ($manner:expr, $operation:expr) => {
@@ -134,12 +117,12 @@ pub(super) fn start<S: Source>(
         }
         Operation::Open { flags, .. } => {
             let serving = serving.clone();
-            let manner = if open_flags(flags).truncate { Change } else { Errand };
+            let manner = if open_flags(flavour, flags).truncate { Change } else { Errand };
             run!(manner, open(&serving, at, flags).await)
         }
         Operation::Create(create) => {
             let (name, caller) = (Name::from(create.name), caller(&header, create.umask));
-            let (flags, mode) = (open_flags(create.flags), permissions(create.mode));
+            let (flags, mode) = (open_flags(flavour, create.flags), permissions(create.mode));
             let by = ThreadId(header.pid);
             run!(Change, {
                 let (view, opened) = match vfs.create_ahead(at, &name, (mode, flags), caller, by).await? {
@@ -150,7 +133,7 @@ pub(super) fn start<S: Source>(
             })
         }
         Operation::Tmpfile(create) => {
-            let (flags, mode) = (open_flags(create.flags), permissions(create.mode));
+            let (flags, mode) = (open_flags(flavour, create.flags), permissions(create.mode));
             let caller = caller(&header, create.umask);
             run!(Change, {
                 let (view, opened) = vfs.create_unnamed(at, mode, flags, caller).await?;
@@ -209,15 +192,18 @@ pub(super) fn start<S: Source>(
         Operation::Getxattr { name, .. } if name == crate::probe::ATTRIBUTE.as_bytes() => {
             run!(Question, Err(Errno::ENODATA))
         }
-        Operation::Getxattr { name, size } => {
-            let name = Bytes::copy_from_slice(name);
-            run!(Question, sized(vfs.get_xattr(at, &name).await?, size))
+        Operation::Getxattr { name, size, position } => {
+            let name = attribute_there(flavour, name);
+            run!(Question, sized(from_position(&vfs.get_xattr(at, &name).await?, position), size))
         }
-        Operation::Listxattr { size } => run!(Question, sized(vfs.list_xattrs(at).await?, size)),
-        Operation::Setxattr { name, value, flags, acl_kill_sgid } => {
-            let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        Operation::Listxattr { size } => {
+            run!(Question, sized(attributes_here(flavour, vfs.list_xattrs(at).await?), size))
+        }
+        Operation::Setxattr { position: 1.., .. } => run!(Errand, Err(Errno::EINVAL)),
+        Operation::Setxattr { name, value, flags, acl_kill_sgid, position: 0 } => {
+            let (name, value) = (attribute_there(flavour, name), Bytes::copy_from_slice(value));
             run!(Change, {
-                vfs.set_xattr(at, &name, value, xattr_mode(flags)?).await?;
+                vfs.set_xattr(at, &name, value, xattr_mode(flavour, flags)?).await?;
                 if acl_kill_sgid {
                     clear_set_gid(&vfs, at).await?;
                 }
@@ -225,7 +211,7 @@ pub(super) fn start<S: Source>(
             })
         }
         Operation::Removexattr { name } => {
-            let name = Bytes::copy_from_slice(name);
+            let name = attribute_there(flavour, name);
             run!(Change, vfs.remove_xattr(at, &name).await.map(|()| Answer::Done))
         }
         Operation::Getlk(asked) => run!(Question, {
@@ -306,6 +292,10 @@ async fn set_attributes<S: Source>(
     set: &request::Setattr,
     by: ThreadId,
 ) -> Result<Answer> {
+    // Copying a file sets those that it had, and those are none.
+    if set.file_flags.is_some_and(|flags| flags != 0) {
+        return Err(Errno::EOPNOTSUPP);
+    }
     let of = AttributeTarget { ino: at, handle: set.handle.map(HandleId) };
     let (id, changes) = (vfs.id(at)?, changes(set));
     if let Some(attributes) = vfs.set_attributes_ahead(of, changes, by).await? {
@@ -328,7 +318,7 @@ async fn clear_set_gid<S: Source>(vfs: &Shared<S>, at: Ino) -> Result<()> {
 }
 
 async fn open<S: Source>(serving: &Arc<Serving<S>>, at: Ino, flags: u32) -> Result<Answer> {
-    let opened = serving.vfs.open(at, open_flags(flags)).await?;
+    let opened = serving.vfs.open(at, open_flags(serving.flavour, flags)).await?;
     if opened.attributes_changed {
         serving.kernel.forget_attributes(at.0);
     }

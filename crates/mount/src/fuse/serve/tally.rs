@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn requests_are_counted_by_operation_and_what_is_not_answered_is_not_waited_for() {
         let tally = Tally::default();
-        let header = |opcode| Header { unique: 1, resent: false, opcode, node: 1, uid: 0, gid: 0, pid: 0 };
+        let header =
+            |opcode| Header { unique: 1, resent: false, opcode, node: 1, uid: 0, gid: 0, pid: 0, own: None };
         let taken = [Opcode::Lookup, Opcode::Forget, Opcode::Lookup, Opcode::BatchForget];
         taken.into_iter().for_each(|opcode| tally.take(&header(opcode as u32)));
         tally.take(&header(u32::MAX));

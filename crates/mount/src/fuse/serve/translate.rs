@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use vfs::errno::{Errno, Result};
 use vfs::file::{
-    Allocation, AttributeChanges, Attributes, FileId, Kind, Lock, LockFamily, LockKind, OpenFlags, SetTime,
-    Time,
+    Allocation, AttributeChanges, Attributes, FileId, Kind, Lock, LockFamily, LockKind, OpenFlags,
+    RenameMode, SetTime, Time, XattrMode,
 };
 use vfs::table::{Believe, Ino};
 use vfs::vfs::View;
 
-use crate::fuse::abi;
+use crate::fuse::abi::{self, Flavour};
 use crate::fuse::reply::Entry;
 use crate::fuse::request;
 use crate::identity::inode_number;
@@ -35,24 +37,24 @@ pub(super) fn lifetime(believe: Believe) -> Duration {
 
 pub(super) fn file_type(kind: Kind) -> u32 {
     match kind {
-        Kind::File => libc::S_IFREG,
-        Kind::Directory => libc::S_IFDIR,
-        Kind::Symlink => libc::S_IFLNK,
-        Kind::Fifo => libc::S_IFIFO,
-        Kind::Socket => libc::S_IFSOCK,
-        Kind::CharDevice => libc::S_IFCHR,
-        Kind::BlockDevice => libc::S_IFBLK,
+        Kind::File => abi::mode::FILE,
+        Kind::Directory => abi::mode::DIRECTORY,
+        Kind::Symlink => abi::mode::SYMLINK,
+        Kind::Fifo => abi::mode::FIFO,
+        Kind::Socket => abi::mode::SOCKET,
+        Kind::CharDevice => abi::mode::CHAR_DEVICE,
+        Kind::BlockDevice => abi::mode::BLOCK_DEVICE,
     }
 }
 
 /// The kind in the type bits of a mode; MKNOD may leave them out for a regular file.
 pub(super) fn kind(mode: u32) -> Option<Kind> {
-    Some(match mode & libc::S_IFMT {
-        0 | libc::S_IFREG => Kind::File,
-        libc::S_IFIFO => Kind::Fifo,
-        libc::S_IFSOCK => Kind::Socket,
-        libc::S_IFCHR => Kind::CharDevice,
-        libc::S_IFBLK => Kind::BlockDevice,
+    Some(match mode & abi::mode::FORMAT {
+        0 | abi::mode::FILE => Kind::File,
+        abi::mode::FIFO => Kind::Fifo,
+        abi::mode::SOCKET => Kind::Socket,
+        abi::mode::CHAR_DEVICE => Kind::CharDevice,
+        abi::mode::BLOCK_DEVICE => Kind::BlockDevice,
         _ => return None,
     })
 }
@@ -94,28 +96,73 @@ pub(super) fn entry(root_device: u64, view: &View) -> Entry {
 
 /// A device number in the kernel's 32 bits: 12 of major, 20 of minor (`new_encode_dev`).
 pub(crate) fn narrow_device(device: u64) -> u32 {
-    let (major, minor) = (libc::major(device), libc::minor(device));
-    (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
+    let major = ((device >> 8) & 0xfff) as u32;
+    let minor = ((device & 0xff) | ((device >> 12) & 0xffff_ff00)) as u32;
+    (minor & 0xff) | major << 8 | (minor & !0xff) << 12
 }
 
-/// The same number in the C library's 64 bits.
+/// The same number in the 64 bits of Linux's C library, which are the machine's.
 pub(crate) fn wide_device(device: u32) -> u64 {
     let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xf_ff00));
-    libc::makedev(major, minor)
+    u64::from(minor & 0xff) | u64::from(major) << 8 | u64::from(minor & !0xff) << 12
 }
 
-pub(super) fn open_flags(flags: u32) -> OpenFlags {
-    let flags = flags.cast_signed();
-    let access = flags & libc::O_ACCMODE;
+/// What the bits of access are in `open(2)`, on every system.
+const ACCESS_MODE: u32 = 3;
+const WRITE_ONLY: u32 = 1;
+const READ_WRITE: u32 = 2;
+
+pub(super) fn open_flags(flavour: &Flavour, flags: u32) -> OpenFlags {
+    let (bits, access) = (&flavour.open, flags & ACCESS_MODE);
     OpenFlags {
-        read: access == libc::O_RDONLY || access == libc::O_RDWR,
-        write: access == libc::O_WRONLY || access == libc::O_RDWR,
-        append: flags & libc::O_APPEND != 0,
-        truncate: flags & libc::O_TRUNC != 0,
-        sync: flags & (libc::O_SYNC | libc::O_DSYNC) != 0,
-        direct: flags & libc::O_DIRECT != 0,
-        exclusive: flags & libc::O_EXCL != 0,
+        read: access == 0 || access == READ_WRITE,
+        write: access == WRITE_ONLY || access == READ_WRITE,
+        append: flags & bits.append != 0,
+        truncate: flags & bits.truncate != 0,
+        sync: flags & bits.sync != 0,
+        direct: flags & bits.direct != 0,
+        exclusive: flags & bits.exclusive != 0,
     }
+}
+
+pub(super) fn rename_mode(flags: u32) -> Result<RenameMode> {
+    match flags {
+        0 => Ok(RenameMode::Replace),
+        abi::rename::NOREPLACE => Ok(RenameMode::NoReplace),
+        abi::rename::EXCHANGE => Ok(RenameMode::Exchange),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub(super) fn xattr_mode(flavour: &Flavour, flags: u32) -> Result<XattrMode> {
+    let bits = flavour.xattr;
+    match flags & !bits.ignored {
+        0 => Ok(XattrMode::Set),
+        flag if flag == bits.create => Ok(XattrMode::Create),
+        flag if flag == bits.replace => Ok(XattrMode::Replace),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// What the machine calls an extended attribute.
+pub(super) fn attribute_there(flavour: &Flavour, name: &[u8]) -> Bytes {
+    Bytes::from([flavour.xattr_namespace, name].concat())
+}
+
+/// Of the names of extended attributes that the machine has, each ended by a NUL, those that this system can ask for, as it calls
+/// them.
+pub(super) fn attributes_here(flavour: &Flavour, names: Bytes) -> Bytes {
+    let namespace = flavour.xattr_namespace;
+    if namespace.is_empty() {
+        return names;
+    }
+    let here = names.split_inclusive(|byte| *byte == 0).filter_map(|name| name.strip_prefix(namespace));
+    Bytes::from(here.collect::<Vec<_>>().concat())
+}
+
+/// What of an attribute is from `position` on.
+pub(super) fn from_position(value: &Bytes, position: u32) -> Bytes {
+    value.slice((position as usize).min(value.len())..)
 }
 
 fn time(time: request::Timestamp) -> Time {
@@ -167,14 +214,13 @@ pub(super) fn found_lock(asked: request::Lock, found: Option<(Lock, u32)>) -> re
 }
 
 pub(super) fn allocation(mode: u32) -> Option<Allocation> {
-    let mode = mode.cast_signed();
-    let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-    match mode & !libc::FALLOC_FL_KEEP_SIZE {
+    let keep_size = mode & abi::falloc::KEEP_SIZE != 0;
+    match mode & !abi::falloc::KEEP_SIZE {
         0 => Some(Allocation::Reserve { keep_size }),
-        libc::FALLOC_FL_PUNCH_HOLE if keep_size => Some(Allocation::Punch),
-        libc::FALLOC_FL_ZERO_RANGE => Some(Allocation::Zero { keep_size }),
-        libc::FALLOC_FL_COLLAPSE_RANGE if !keep_size => Some(Allocation::Collapse),
-        libc::FALLOC_FL_INSERT_RANGE if !keep_size => Some(Allocation::Insert),
+        abi::falloc::PUNCH_HOLE if keep_size => Some(Allocation::Punch),
+        abi::falloc::ZERO_RANGE => Some(Allocation::Zero { keep_size }),
+        abi::falloc::COLLAPSE_RANGE if !keep_size => Some(Allocation::Collapse),
+        abi::falloc::INSERT_RANGE if !keep_size => Some(Allocation::Insert),
         _ => None,
     }
 }
@@ -189,6 +235,34 @@ mod tests {
             let wide = libc::makedev(major, minor);
             assert_eq!(wide_device(narrow_device(wide)), wide, "{major}:{minor}");
         }
+    }
+
+    #[test]
+    fn opening_is_read_with_each_kernels_own_bits() {
+        let (linux, darwin) = (&abi::linux::FLAVOUR, &abi::darwin::FLAVOUR);
+        let bits = (libc::O_RDWR | libc::O_APPEND | libc::O_EXCL | libc::O_DSYNC).cast_unsigned();
+        let here = open_flags(linux, bits);
+        assert!(here.read && here.write && here.append && here.exclusive && here.sync);
+        assert!(!here.truncate && !here.direct);
+        assert_eq!(open_flags(darwin, 2 | 0x8 | 0x800 | 0x0040_0000), here);
+        let cut = open_flags(darwin, 1 | 0x400);
+        assert!(!cut.read && cut.write && cut.truncate && !cut.append);
+        assert_eq!(xattr_mode(linux, 2), Ok(XattrMode::Replace));
+        assert_eq!(xattr_mode(darwin, 2 | 1), Ok(XattrMode::Create));
+        assert_eq!(xattr_mode(darwin, 2 | 4), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn attributes_of_macos_are_those_that_programs_of_the_machine_may_have() {
+        let (linux, darwin) = (&abi::linux::FLAVOUR, &abi::darwin::FLAVOUR);
+        let there = Bytes::from_static(b"user.a\0security.selinux\0user.com.apple.b\0");
+        assert_eq!(attributes_here(linux, there.clone()), there);
+        assert_eq!(attributes_here(darwin, there), b"a\0com.apple.b\0"[..]);
+        assert_eq!(attribute_there(linux, b"user.a"), b"user.a"[..]);
+        assert_eq!(attribute_there(darwin, b"a"), b"user.a"[..]);
+        let value = Bytes::from_static(b"value");
+        assert_eq!(from_position(&value, 3), b"ue"[..]);
+        assert_eq!(from_position(&value, 9), b""[..]);
     }
 
     #[test]
