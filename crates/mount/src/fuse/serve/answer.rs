@@ -8,11 +8,12 @@ use vfs::file::{Attributes, FileId, Name, Space};
 use vfs::request::RequestId;
 use vfs::source::{HandleId, Source};
 use vfs::table::{Believe, Ino, Notice};
-use vfs::vfs::{OpenedDirectory, OpenedFile, View};
+use vfs::vfs::{AroundPages, OpenedDirectory, OpenedFile, View};
 
 use super::translate::{attr, entry, lifetime};
 use super::{Manner, Serving};
-use crate::fuse::abi::{self, fopen};
+use crate::fuse::abi::{self, InitFlags, fopen};
+use crate::fuse::negotiation::Negotiated;
 use crate::fuse::reply::{Delivery, Entry, Listing, ListingPlus, Opened, ReplyError, Responder};
 use crate::fuse::request::{CopyWidth, Lock};
 
@@ -60,9 +61,14 @@ pub(super) enum Answer {
     Position(u64),
 }
 
-fn opened(file: &OpenedFile) -> Opened {
+fn opened(file: &OpenedFile, negotiated: &Negotiated) -> Opened {
+    let is_direct = match file.around_pages {
+        AroundPages::No => false,
+        AroundPages::IfMappable => negotiated.has(InitFlags::DIRECT_IO_ALLOW_MMAP),
+        AroundPages::Always => true,
+    };
     let keep = if file.keep_pages { fopen::KEEP_CACHE } else { 0 };
-    let direct = if file.around_pages { fopen::DIRECT_IO } else { 0 };
+    let direct = if is_direct { fopen::DIRECT_IO } else { 0 };
     Opened { handle: file.handle.0, flags: keep | direct, backing: None }
 }
 
@@ -125,7 +131,7 @@ impl<S: Source> Serving<S> {
     }
 
     fn send(&self, responder: Responder, answer: &Answer) -> std::result::Result<Delivery, ReplyError> {
-        let root = self.root_device;
+        let (root, negotiated) = (self.root_device, &self.negotiated);
         match answer {
             Answer::Done => responder.done(),
             Answer::Absent { believe: Believe::Once, .. } => responder.error(i32::from(Errno::ENOENT.0)),
@@ -134,10 +140,10 @@ impl<S: Source> Serving<S> {
             Answer::Attributes { id, attributes, believe } => {
                 responder.attr(&attr(root, *id, attributes), lifetime(*believe))
             }
-            Answer::Opened(file) => responder.opened(&opened(file)),
+            Answer::Opened(file) => responder.opened(&opened(file, negotiated)),
             Answer::OpenedDirectory(directory) => responder.opened(&opened_directory(directory)),
             Answer::Created { view, opened: file, .. } => {
-                responder.created(&entry(root, view), &opened(file))
+                responder.created(&entry(root, view), &opened(file, negotiated))
             }
             Answer::Bytes(bytes) => responder.data(bytes),
             Answer::Listing(listing) => responder.listing(listing),
