@@ -9,7 +9,10 @@
 //! The model is close-to-open with leases:
 //!
 //! - What is seen was so at some moment between [`BOUND`] before the look and its end: never older, never something that
-//!   was not there. Of a file that changes meanwhile, each block is of one of the contents that it had in that time.
+//!   was not there. Of a file that changes meanwhile, each block is of one of the contents that it had in that time, or zeros
+//!   if it is behind an end that the file was cut to in that time: a kernel that is told of a change while it reads fills its
+//!   pages up to the end that it knew. So does a local disk: with ext4, one of thirteen reads of a megabyte shows zeros up to the
+//!   old end when another process cuts the file meanwhile.
 //! - When anybody has seen a state, no look of the same sort that begins [`WORD_WITHIN`] after that sees an earlier one.
 //!   Until then one may: a lease is a promise to tell, and the machine changes without waiting for those who are told.
 //! - Where asking the machine costs little, a file that was changed in place is read as it is by whoever opens it after

@@ -32,7 +32,7 @@ use tokio::sync::{Notify, Semaphore};
 
 pub use attributes::AttributeTarget;
 pub use directories::{DirectoryItem, OpenedDirectory};
-pub use files::OpenedFile;
+pub use files::{AroundPages, OpenedFile};
 pub(crate) use names::checked_name;
 pub use names::{Looked, Removal, View};
 pub use record::{Recording, RestoreError, Restored};
@@ -287,7 +287,7 @@ impl<S: Source> Vfs<S> {
         let mut notices = Vec::new();
         let mut table = self.table.lock();
         let learnt = learn(&mut table, &mut notices);
-        table.begin_telling(&notices);
+        table.begin_telling(&notices, self.now());
         (learnt, notices)
     }
 

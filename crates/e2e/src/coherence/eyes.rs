@@ -295,9 +295,9 @@ fn judge_file(
             for (at, block) in blocks.iter().enumerate() {
                 let (of, content, index) = match *block {
                     Block::Of { file, content, index } => (file, content, index),
-                    // Behind the end of a file that is cut, also on the way to being longer, for whoever knows only how
-                    // long it was. It does not say that any later state was reached.
-                    Block::Zeros if states.len() > 1 => {
+                    // Behind the end of a file that was cut, also on the way to being longer, for whoever has it open since before
+                    // that. It does not say that any later state was reached.
+                    Block::Zeros if states.iter().skip(1).any(|(_, state)| state.least as usize <= at) => {
                         earliest = states.first()?.0;
                         continue;
                     }

@@ -270,10 +270,8 @@ impl<'a> Hand<'a> {
         let large = self.dice.below(LARGE_ONE_IN) == 0;
         let most = if large { u64::from(BLOCKS_MAX) } else { BLOCKS_USUAL };
         let blocks = 1 + u32::try_from(self.dice.below(most)).unwrap_or(0);
-        (
-            self.next_file,
-            Filed { content: self.new_content(), blocks: blocks.min(BLOCKS_MAX), mode: MODES[0] },
-        )
+        let blocks = blocks.min(BLOCKS_MAX);
+        (self.next_file, Filed { content: self.new_content(), blocks, least: blocks, mode: MODES[0] })
     }
 
     fn create(&mut self, name: &str) -> Vec<String> {
@@ -306,7 +304,8 @@ impl<'a> Hand<'a> {
             Edit::Shrink => before.blocks.saturating_sub(some).max(1),
             Edit::Rewrite => some,
         };
-        let state = Filed { content: self.new_content(), blocks, ..before };
+        let least = if matches!(how, Edit::Rewrite) { 0 } else { blocks };
+        let state = Filed { content: self.new_content(), blocks, least, ..before };
         let path = self.far(name);
         let was_name = self.scene.history().name(name).since();
         self.change(Change { files: vec![(file, state)], ..Change::default() }, || {
@@ -349,7 +348,10 @@ impl<'a> Hand<'a> {
     fn set_mode(&mut self, name: &str) -> Vec<String> {
         let (file, before) = self.filed(name);
         let mode = *self.dice.pick(&MODES);
-        let change = Change { files: vec![(file, Filed { mode, ..before })], ..Change::default() };
+        let change = Change {
+            files: vec![(file, Filed { mode, least: before.blocks, ..before })],
+            ..Change::default()
+        };
         let permissions = std::fs::Permissions::from_mode(mode);
         self.change(change, || std::fs::set_permissions(self.far(name), permissions));
         vec![name.to_owned()]

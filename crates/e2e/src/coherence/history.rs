@@ -28,6 +28,8 @@ pub enum Named {
 pub struct Filed {
     pub content: u32,
     pub blocks: u32,
+    /// To how many it was cut on the way to this, at the least; `blocks` if it was not.
+    pub least: u32,
     pub mode: u32,
 }
 
@@ -189,7 +191,7 @@ impl History {
             self.name_mut(name).begin(*state, now);
         }
         for (number, state) in &change.files {
-            let empty = Filed { content: 0, blocks: 0, mode: state.mode };
+            let empty = Filed { content: 0, blocks: 0, least: 0, mode: state.mode };
             self.files.entry(*number).or_insert_with(|| Line::new(empty, now)).begin(*state, now);
         }
         for (number, state) in &change.whole {

@@ -55,6 +55,23 @@ probes! {
         assert_eq!(read(&path)[100], 9);
     }
 
+    fn a_mapping_of_a_descriptor_that_appends_writes_where_it_is(p) {
+        let path = p.file("f", vec![1; 8192]);
+        let file = open(&path, OFlags::RDWR | OFlags::APPEND).unwrap();
+        let mut map = Mapping::shared(&file, 8192);
+        map.bytes_mut()[5000] = 9;
+        map.sync();
+        (&file).write_all(b"end").unwrap();
+        map.bytes_mut()[100] = 9;
+        map.sync();
+        drop((map, file));
+        let mut expected = vec![1; 8192];
+        (expected[100], expected[5000]) = (9, 9);
+        expected.extend(b"end");
+        assert_same_bytes!(read(&path), expected);
+        assert_same_bytes!(read(&p.far_path("f")), expected);
+    }
+
     fn writes_and_a_mapping_see_each_other(p) {
         let file = read_write(&p.path("f"));
         file.set_len(16 << 10).unwrap();

@@ -188,6 +188,7 @@ init_flags! {
     /// Creating requests name the caller's group that matters for a setgid directory.
     CREATE_SUPP_GROUP = 34,
     HAS_EXPIRE_ONLY = 35,
+    /// A file that was opened with `DIRECT_IO` can be mapped to be shared, as any other. Since Linux 6.6.
     DIRECT_IO_ALLOW_MMAP = 36,
     /// A file opened with a backing id is read and written by the kernel alone.
     PASSTHROUGH = 37,

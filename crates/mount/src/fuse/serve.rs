@@ -158,6 +158,7 @@ pub fn wanted(owners: Owners) -> Wanted {
         | InitFlags::DONT_MASK
         | InitFlags::CACHE_SYMLINKS
         | InitFlags::EXPLICIT_INVAL_DATA
+        | InitFlags::DIRECT_IO_ALLOW_MMAP
         | InitFlags::HANDLE_KILLPRIV_V2;
     // Access control lists name the machine's users: they mean something here only where its owners are shown.
     if owners == Owners::Machine {

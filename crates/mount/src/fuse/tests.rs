@@ -21,10 +21,11 @@ use crate::mountpoint::{
 };
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -55,11 +56,14 @@ enum Reads {
 enum Holds {
     Lookup,
     Listing,
+    Read,
 }
 
 struct State {
     content: Vec<u8>,
     backing: Option<BackingId>,
+    /// Of every OPEN's answer.
+    opens: u32,
     reads: Reads,
     kept: Vec<Responder>,
     /// Requests of this kind are kept too, once: what they are answered with is older than what is told meanwhile.
@@ -83,6 +87,7 @@ impl Tiny {
         let state = State {
             content: content.to_vec(),
             backing: None,
+            opens: fopen::KEEP_CACHE,
             reads: Reads::Answered,
             kept: Vec::new(),
             holds: None,
@@ -149,8 +154,8 @@ impl Tiny {
             Operation::Lookup { .. } => responder.entry(&Entry::negative(LIFETIME)),
             Operation::Getattr { .. } => responder.attr(&self.attr(node), LIFETIME),
             Operation::Open { .. } => {
-                let backing = self.state.lock().backing;
-                responder.opened(&Opened { handle: 1, flags: fopen::KEEP_CACHE, backing })
+                let State { backing, opens: flags, .. } = *self.state.lock();
+                responder.opened(&Opened { handle: 1, flags, backing })
             }
             Operation::Opendir { .. } => {
                 let flags = fopen::CACHE_DIR | fopen::KEEP_CACHE;
@@ -211,12 +216,14 @@ impl Tiny {
         let kind = match operation {
             Operation::Lookup { .. } => Holds::Lookup,
             Operation::Readdir(read) if read.offset == 0 => Holds::Listing,
+            Operation::Read(_) => Holds::Read,
             _ => return Some(responder),
         };
         let mut state = self.state.lock();
         match kind {
             Holds::Lookup => state.lookups += 1,
             Holds::Listing => state.listings += 1,
+            Holds::Read => {}
         }
         if state.holds != Some(kind) {
             return Some(responder);
@@ -488,6 +495,55 @@ fn a_listing_that_was_answered_before_a_notice_is_not_kept_after_it() {
         assert_eq!(mounted.tiny.state.lock().listings, listings, "listed anew once, then kept");
     }
     notifier.close();
+    assert_eq!(mounted.unmount(), Incoming::Unmounted);
+}
+
+/// The kernel has been told of a file by the time an answer shows that it was cut. Then it does not believe the answer, and
+/// fills its pages with zeros up to where it thought the end was.
+#[test]
+fn a_file_that_was_cut_ends_there_for_who_reads_around_the_pages() {
+    if !can_mount() {
+        return;
+    }
+    let mounted = Mounted::new(&Tiny::with(&[b'x'; 12_000], InitFlags::DIRECT_IO_ALLOW_MMAP));
+    let tiny = &mounted.tiny;
+    tiny.update(|state| (state.opens, state.holds) = (fopen::DIRECT_IO, Some(Holds::Read)));
+    let file = fs::File::open(mounted.file()).unwrap();
+    tiny.update(|state| state.content.truncate(5_000));
+    let reading = thread::spawn(move || {
+        let mut bytes = vec![0; 12_000];
+        let count = file.read_at(&mut bytes, 0).unwrap();
+        bytes.truncate(count);
+        bytes
+    });
+    let asked = tiny.held("the file is read");
+    notify::write(&mounted.device, &Notice::Attributes { node: FILE }).unwrap();
+    asked.data(&[b'x'; 5_000]).unwrap();
+    assert_eq!(reading.join().unwrap(), [b'x'; 5_000]);
+    assert_eq!(mounted.unmount(), Incoming::Unmounted);
+}
+
+#[test]
+fn a_file_that_is_read_around_the_pages_is_mapped_where_the_kernel_says_so() {
+    if !can_mount() {
+        return;
+    }
+    let mounted = Mounted::new(&Tiny::with(b"content", InitFlags::DIRECT_IO_ALLOW_MMAP));
+    mounted.tiny.wait_until("INIT was answered", |state| state.negotiated.is_some());
+    let is_said = mounted.tiny.state.lock().negotiated.as_ref().unwrap().has(InitFlags::DIRECT_IO_ALLOW_MMAP);
+    mounted.tiny.update(|state| state.opens = fopen::DIRECT_IO);
+    let file = fs::File::open(mounted.file()).unwrap();
+    for how in [MapFlags::SHARED, MapFlags::PRIVATE] {
+        // SAFETY: a new mapping at an address that the kernel chooses, which nothing else refers to.
+        let mapped = unsafe { mmap(std::ptr::null_mut(), 7, ProtFlags::READ, how, &file, 0) };
+        assert_eq!(mapped.is_ok(), is_said || how == MapFlags::PRIVATE, "{how:?}: {mapped:?}");
+        let Ok(at) = mapped else { continue };
+        // SAFETY: the seven bytes were mapped to be read, nobody writes them, and the slice is gone before they are unmapped.
+        assert_eq!(unsafe { std::slice::from_raw_parts(at.cast::<u8>(), 7) }, b"content");
+        // SAFETY: it was mapped above, and nothing refers to it any more.
+        unsafe { munmap(at, 7) }.unwrap();
+    }
+    drop(file);
     assert_eq!(mounted.unmount(), Incoming::Unmounted);
 }
 

@@ -131,6 +131,8 @@ pub(super) struct Node {
     pub(super) leaving: u32,
     /// Notices about it that are on their way to the kernel.
     pub(super) untold: u32,
+    /// When the kernel was last told that the content is another.
+    pub(super) retold: Option<Moment>,
     /// A foreign change of the content may have hidden among our own.
     pub(super) suspect: bool,
     /// The content was made from here.
@@ -166,6 +168,7 @@ impl Node {
             writing: 0,
             leaving: 0,
             untold: 0,
+            retold: None,
             suspect: false,
             own: false,
             told: None,

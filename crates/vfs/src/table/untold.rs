@@ -5,11 +5,11 @@
 
 use crate::file::Attributes;
 
-use super::{Ino, Notice, Table};
+use super::{Ino, Moment, Notice, Table, UNLEASED_MS};
 
 impl Table {
     /// The kernel is about to be told.
-    pub(crate) fn begin_telling(&mut self, notices: &[Notice]) {
+    pub(crate) fn begin_telling(&mut self, notices: &[Notice], now: Moment) {
         for notice in notices {
             match notice {
                 Notice::Name { parent, name } | Notice::Replaced { parent, name } => {
@@ -18,6 +18,9 @@ impl Table {
                 Notice::Attributes(ino) | Notice::Content(ino) | Notice::Listing(ino) => {
                     if let Ok(node) = self.known_mut(*ino) {
                         node.untold += 1;
+                        if matches!(notice, Notice::Content(_)) {
+                            node.retold = Some(now);
+                        }
                     }
                 }
             }
@@ -31,6 +34,13 @@ impl Table {
                 node.untold = node.untold.saturating_sub(1);
             }
         }
+    }
+
+    /// Whether the kernel was told of late that the content is another, and so may be told again: the word of one change comes
+    /// in several pieces. After [`UNLEASED_MS`] none is expected.
+    pub(crate) fn was_retold_lately(&self, ino: Ino, now: Moment) -> bool {
+        let retold = self.node(ino).ok().and_then(|node| node.retold);
+        retold.is_some_and(|at| now.0.saturating_sub(at.0) < u64::from(UNLEASED_MS))
     }
 
     /// The last attributes that were seen, if the kernel has been told that those before are not believed any more.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::file::{Kind, RenameMode};
+use crate::table::{Limits, Moment, Table};
 use crate::testing::{Event, Tree};
+use crate::vfs::AroundPages;
 
 /// Longer than a machine may take and be near.
 const FAR: Duration = Duration::from_millis(20);
@@ -222,6 +224,56 @@ fn pages_and_attributes_that_the_kernel_has_not_dropped_yet_are_not_kept() {
             assert!(opened.keep_pages && !opened.attributes_changed, "{opened:?}");
         }
     });
+}
+
+#[test]
+fn what_others_have_just_changed_is_read_around_pages_of_which_the_kernel_may_mistake_the_end() {
+    block_on(async {
+        let (mount, ino) = with_file(b"content").await;
+        mount.vfs.set_round_trip(Duration::ZERO);
+        let around = async |flags| mount.vfs.open(ino, flags).await.expect("opened").around_pages;
+        assert_eq!(around(READ).await, AroundPages::No, "it is as the kernel was told");
+        overwrite(&mount, b"CONTENT");
+        assert_eq!(around(READ).await, AroundPages::IfMappable, "the word of it has not come");
+        mount.tell_all();
+        assert_eq!(around(READ).await, AroundPages::IfMappable, "nor has all of it, perhaps");
+        assert_eq!(around(BOTH).await, AroundPages::No, "a writer's pages are those of its mappings");
+    });
+}
+
+#[test]
+fn what_was_changed_from_here_is_read_by_the_kernels_pages() {
+    block_on(async {
+        let (mount, ino) = with_file(b"content").await;
+        mount.vfs.set_round_trip(Duration::ZERO);
+        let writer = mount.vfs.open(ino, BOTH).await.expect("opened").handle;
+        mount.write(writer, 0, b"longer than before").await.expect("taken");
+        mount.vfs.flush(writer, 0, None).await.expect("closed");
+        mount.tell_all();
+        assert_eq!(mount.vfs.open(ino, READ).await.expect("opened").around_pages, AroundPages::No);
+    });
+}
+
+#[test]
+fn a_far_source_is_believed_to_have_told() {
+    block_on(async {
+        let (mount, ino) = with_file(b"content").await;
+        mount.vfs.set_round_trip(FAR);
+        overwrite(&mount, b"CONTENT");
+        mount.tell_all();
+        assert_eq!(mount.vfs.open(ino, READ).await.expect("opened").around_pages, AroundPages::No);
+    });
+}
+
+#[test]
+fn what_the_kernel_was_told_a_second_ago_is_not_told_again() {
+    let mut table = Table::new(Memory::new().root(), Limits::default(), Moment(0));
+    assert!(!table.was_retold_lately(Ino::ROOT, Moment(0)));
+    table.begin_telling(&[Notice::Attributes(Ino::ROOT)], Moment(5));
+    assert!(!table.was_retold_lately(Ino::ROOT, Moment(5)), "its content is what it was");
+    table.begin_telling(&[Notice::Content(Ino::ROOT)], Moment(5));
+    let lately = [5, 1004, 1005].map(|now| table.was_retold_lately(Ino::ROOT, Moment(now)));
+    assert_eq!(lately, [true, true, false]);
 }
 
 #[test]

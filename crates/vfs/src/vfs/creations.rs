@@ -37,7 +37,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 use tokio::sync::OwnedRwLockWriteGuard;
 
-use super::files::{HandleOf, OpenFile, OpenedFile};
+use super::files::{AroundPages, HandleOf, OpenFile, OpenedFile};
 use super::names::{View, checked_name, is_definite};
 use super::writes::{Keeping, KeptIn, poll_once};
 use super::{AttributeTarget, SyncMode, Vfs};
@@ -413,7 +413,7 @@ fn known(by: ThreadId) -> Option<ThreadId> {
 
 /// A file of which the kernel has nothing yet.
 fn new_file(handle: HandleId) -> OpenedFile {
-    OpenedFile { handle, keep_pages: false, attributes_changed: false, around_pages: false }
+    OpenedFile { handle, keep_pages: false, attributes_changed: false, around_pages: AroundPages::No }
 }
 
 /// What changes under way that may move directories do to a creation.

@@ -17,7 +17,7 @@ use crate::awaited::Awaited;
 use crate::behind::{Behind, Told};
 use crate::contents::{Contents, FILE_BYTES_MAX};
 use crate::errno::{Errno, Result};
-use crate::file::{Attributes, Caller, FileId, OFFSET_MAX, OpenFlags};
+use crate::file::{Attributes, Caller, FileId, Name, OFFSET_MAX, OpenFlags};
 use crate::request::{current, is_repeat};
 use crate::source::{HandleId, Opened, Place, Source, TRANSFER_BYTES_MAX};
 use crate::table::ledger::{Held, Opens, Stage};
@@ -156,6 +156,19 @@ struct Failures {
     is_kept: bool,
 }
 
+/// Whether a handle is to be read and written around the pages that the kernel has of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AroundPages {
+    /// Through them.
+    No,
+    /// The kernel may be wrong about where the file ends: it takes in no size that it has asked for before a notice about the
+    /// file and is given after it, neither as an attribute nor by an answer to a read that comes short. What it believes to be in
+    /// the file behind that answer it fills with zeros. Only where such a handle can be mapped all the same.
+    IfMappable,
+    /// What it writes goes where the source decides.
+    Always,
+}
+
 /// What the kernel needs to know of a file it opened.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenedFile {
@@ -165,8 +178,8 @@ pub struct OpenedFile {
     pub keep_pages: bool,
     /// The attributes the kernel may have are not what they are now.
     pub attributes_changed: bool,
-    /// The kernel must not keep pages through this handle: what it writes goes where the source decides.
-    pub around_pages: bool,
+    /// Whether what is read and written goes around the kernel's pages.
+    pub around_pages: AroundPages,
 }
 
 /// A change of a node's content under way. Dropped before its end, nothing is believed of the node.
@@ -201,6 +214,11 @@ impl<S: Source> Drop for Writing<'_, S> {
             self.over(None);
         }
     }
+}
+
+/// Whether a descriptor with these flags appends, and what is mapped through it can be written.
+fn is_mapped_and_appends(flags: OpenFlags) -> bool {
+    flags.append && flags.read && flags.write
 }
 
 /// Whether a kernel that has these attributes, or nobody knows which, has to ask again.
@@ -366,12 +384,40 @@ impl<S: Source> Vfs<S> {
             self.keep_inline(&open, &opened, (content, reading));
         }
         let attributes_changed = is_news(kernel_has, &attributes) || self.kernel.is_behind(ino);
-        Ok(OpenedFile { handle, keep_pages, attributes_changed, around_pages: flags.append })
+        let around_pages = match (flags.append, reads_only && self.may_kernel_err(ino)) {
+            (true, _) => AroundPages::Always,
+            (false, true) => AroundPages::IfMappable,
+            (false, false) => AroundPages::No,
+        };
+        Ok(OpenedFile { handle, keep_pages, attributes_changed, around_pages })
     }
 
-    /// Gives the kernel time to carry out what it was told of the node, before an answer to an `open` of it. A kernel does not
-    /// take in attributes that it has asked for before a notice and is answered after it. Then it has the old size, and who
-    /// reads meanwhile is given zeros behind the end of a file that was cut.
+    /// Whether the kernel may be wrong about the end of a file of a near source: it has to be told of a change, or was of late and
+    /// may be told again while it asks. Of a far one nobody expects to see a change before the word of it.
+    pub(super) fn may_kernel_err(&self, ino: Ino) -> bool {
+        let is_near = self.near.load(Ordering::Relaxed);
+        is_near && (self.kernel.is_behind(ino) || self.table.lock().was_retold_lately(ino, self.now()))
+    }
+
+    /// As [`Vfs::open_to_be_mapped`], of a file that is made if it is not there.
+    async fn create_to_be_mapped(
+        &self,
+        (place, name): (Place, Name),
+        (mode, flags): (u16, OpenFlags),
+        (handle, caller): (HandleId, Caller),
+    ) -> Result<Opened> {
+        if !is_mapped_and_appends(flags) {
+            return self.source.create(place, name, mode, flags, handle, caller).await;
+        }
+        let anywhere = OpenFlags { append: false, ..flags };
+        match self.source.create(place.clone(), name.clone(), mode, anywhere, handle, caller).await {
+            Err(Errno::EPERM) => self.source.create(place, name, mode, flags, handle, caller).await,
+            outcome => outcome,
+        }
+    }
+
+    /// Gives the kernel time to carry out what it was told of the node, before an answer to an `open` of it.
+    /// See [`AroundPages::IfMappable`] for what follows otherwise.
     pub(super) async fn kernel_caught_up(&self, ino: Ino) {
         if self.kernel.is_behind(ino) {
             // A notice may wait for another request of the file: then it is as it would be without this.
@@ -400,7 +446,28 @@ impl<S: Source> Vfs<S> {
     ) -> Result<Opened> {
         match current() {
             Some(_) => self.open_anew(place, flags, handle, inline_bytes).await,
-            None => self.source.open(place, flags, handle, inline_bytes).await,
+            None => self.open_to_be_mapped(place, flags, handle, inline_bytes).await,
+        }
+    }
+
+    /// What a mapping writes goes to its place, and through a descriptor that appends a machine would append it. So one that can
+    /// be mapped is opened there without that: an append says itself that it is one
+    /// ([`WriteAt::End`](crate::file::WriteAt)). What may only be appended to is opened in no other way; no disk has it mapped to
+    /// be written.
+    async fn open_to_be_mapped(
+        &self,
+        place: Place,
+        flags: OpenFlags,
+        handle: HandleId,
+        inline_bytes: u32,
+    ) -> Result<Opened> {
+        if !is_mapped_and_appends(flags) {
+            return self.source.open(place, flags, handle, inline_bytes).await;
+        }
+        let anywhere = OpenFlags { append: false, ..flags };
+        match self.source.open(place.clone(), anywhere, handle, inline_bytes).await {
+            Err(Errno::EPERM) => self.source.open(place, flags, handle, inline_bytes).await,
+            outcome => outcome,
         }
     }
 
@@ -413,9 +480,9 @@ impl<S: Source> Vfs<S> {
         handle: HandleId,
         inline_bytes: u32,
     ) -> Result<Opened> {
-        let outcome = self.source.open(place.clone(), flags, handle, inline_bytes).await;
+        let outcome = self.open_to_be_mapped(place.clone(), flags, handle, inline_bytes).await;
         if matches!(outcome, Err(Errno::EINVAL)) && self.source.close(handle).await.is_ok() {
-            return self.source.open(place, flags, handle, inline_bytes).await;
+            return self.open_to_be_mapped(place, flags, handle, inline_bytes).await;
         }
         outcome
     }
@@ -425,7 +492,7 @@ impl<S: Source> Vfs<S> {
         let place = self.place(ino)?;
         let open = self.register(HandleOf { ino, handle, flags }, Awaited::new(), Some(Stage::Assumed));
         self.open_later(&open, Ok(place));
-        Ok(OpenedFile { handle, keep_pages: true, attributes_changed: false, around_pages: false })
+        Ok(OpenedFile { handle, keep_pages: true, attributes_changed: false, around_pages: AroundPages::No })
     }
 
     /// Keeps the content that came with the reply, as that with the number `content`, for this handle if there is room for
@@ -453,7 +520,7 @@ impl<S: Source> Vfs<S> {
     ) -> Result<(View, OpenedFile)> {
         let handle = self.new_handle();
         self.disown(handle);
-        let request = |place, name| self.source.create(place, name, mode, flags, handle, caller);
+        let request = |place, name| self.create_to_be_mapped((place, name), (mode, flags), (handle, caller));
         let (view, opened) =
             self.make(parent, name, request, |opened: &Opened| (opened.entry, opened.directory)).await?;
         if opened.is_new {
@@ -474,7 +541,8 @@ impl<S: Source> Vfs<S> {
         let handle = self.new_handle();
         self.disown(handle);
         let place = self.place(parent)?;
-        let outcome = self.source.create_unnamed(place, mode, flags, handle, caller).await;
+        let anywhere = OpenFlags { append: flags.append && !is_mapped_and_appends(flags), ..flags };
+        let outcome = self.source.create_unnamed(place, mode, anywhere, handle, caller).await;
         let opened = self.checked(parent, outcome)?;
         let view = {
             let mut table = self.table.lock();
@@ -491,7 +559,8 @@ impl<S: Source> Vfs<S> {
         open.file.is_own(opened.is_own);
         self.doubt_kept(ino);
         let keep_pages = self.table.lock().keep_pages(ino, &opened.entry.attributes) && !flags.append;
-        OpenedFile { handle, keep_pages, attributes_changed: false, around_pages: flags.append }
+        let around_pages = if flags.append { AroundPages::Always } else { AroundPages::No };
+        OpenedFile { handle, keep_pages, attributes_changed: false, around_pages }
     }
 
     /// `pread(2)`. Shorter than asked only at the end of the file.

@@ -43,7 +43,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Vfs;
-use super::files::{HandleOf, Holder, OpenFile, OpenedFile, is_news, slice};
+use super::files::{AroundPages, HandleOf, Holder, OpenFile, OpenedFile, is_news, slice};
 use super::writes::poll_once;
 use crate::awaited::Awaited;
 use crate::cache::{DataCache, blocks_in, is_settled};
@@ -167,7 +167,8 @@ impl<S: Source> Vfs<S> {
         let keep_pages = same_pages && !is_behind;
         self.open_soon(&open);
         let attributes_changed = is_news(kernel_has, &attributes) || is_behind;
-        Some(OpenedFile { handle, keep_pages, attributes_changed, around_pages: false })
+        let around_pages = if self.may_kernel_err(ino) { AroundPages::IfMappable } else { AroundPages::No };
+        Some(OpenedFile { handle, keep_pages, attributes_changed, around_pages })
     }
 
     /// Asks the source for the node's attributes. `None` if it does not tell, or if something else was learnt of the node

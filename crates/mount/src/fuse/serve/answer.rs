@@ -8,11 +8,12 @@ use vfs::file::{Attributes, FileId, Name, Space};
 use vfs::request::RequestId;
 use vfs::source::{HandleId, Source};
 use vfs::table::{Believe, Ino, Notice};
-use vfs::vfs::{OpenedDirectory, OpenedFile, View};
+use vfs::vfs::{AroundPages, OpenedDirectory, OpenedFile, View};
 
 use super::translate::{attr, entry, lifetime};
 use super::{Manner, Serving};
-use crate::fuse::abi::{self, Layout, darwin, fopen};
+use crate::fuse::abi::{self, InitFlags, Layout, darwin, fopen};
+use crate::fuse::negotiation::Negotiated;
 use crate::fuse::reply::{Delivery, Entry, Listing, ListingPlus, Opened, ReplyError, Responder};
 use crate::fuse::request::{CopyWidth, Lock};
 
@@ -60,12 +61,17 @@ pub(super) enum Answer {
     Position(u64),
 }
 
-fn opened(layout: Layout, file: &OpenedFile) -> Opened {
+fn opened(layout: Layout, file: &OpenedFile, negotiated: &Negotiated) -> Opened {
+    let is_direct = match file.around_pages {
+        AroundPages::No => false,
+        AroundPages::IfMappable => negotiated.has(InitFlags::DIRECT_IO_ALLOW_MMAP),
+        AroundPages::Always => true,
+    };
     let is_kept = file.keep_pages && !file.attributes_changed;
     let flags = match layout {
         Layout::Linux => {
             let keep = if file.keep_pages { fopen::KEEP_CACHE } else { 0 };
-            let direct = if file.around_pages { fopen::DIRECT_IO } else { 0 };
+            let direct = if is_direct { fopen::DIRECT_IO } else { 0 };
             keep | direct
         }
         Layout::Darwin if is_kept => 0,
@@ -138,7 +144,7 @@ impl<S: Source> Serving<S> {
     }
 
     fn send(&self, responder: Responder, answer: &Answer) -> std::result::Result<Delivery, ReplyError> {
-        let (root, layout) = (self.root_device, self.flavour.layout);
+        let (root, layout, negotiated) = (self.root_device, self.flavour.layout, &self.negotiated);
         match answer {
             Answer::Done => responder.done(),
             Answer::Absent { believe: Believe::Once, .. } => responder.error(i32::from(Errno::ENOENT.0)),
@@ -149,10 +155,10 @@ impl<S: Source> Serving<S> {
             Answer::Attributes { id, attributes, believe } => {
                 responder.attr(&attr(root, *id, attributes), lifetime(*believe))
             }
-            Answer::Opened(file) => responder.opened(&opened(layout, file)),
+            Answer::Opened(file) => responder.opened(&opened(layout, file, negotiated)),
             Answer::OpenedDirectory(directory) => responder.opened(&opened_directory(layout, directory)),
             Answer::Created { view, opened: file, .. } => {
-                responder.created(&entry(root, view), &opened(layout, file))
+                responder.created(&entry(root, view), &opened(layout, file, negotiated))
             }
             Answer::Bytes(bytes) => responder.data(bytes),
             Answer::Listing(listing) => responder.listing(listing),
