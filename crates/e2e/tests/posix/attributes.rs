@@ -32,7 +32,7 @@ probes! {
         for umask in [0, 0o027, 0o077] {
             let make = format!("umask {umask:o} && mkdir d{umask} && : >f{umask} && mkfifo p{umask}");
             e2e::Program::new("sh").args(["-c", &make]).cwd(&p.dir).ok();
-            for path in [p.path(&format!("d{umask}")), p.far_path(&format!("d{umask}"))] {
+            for path in [p.path(format!("d{umask}")), p.far_path(format!("d{umask}"))] {
                 assert_eq!(mode(&path), 0o777 & !umask, "{}", path.display());
             }
             for name in [format!("f{umask}"), format!("p{umask}")] {
