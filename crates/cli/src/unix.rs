@@ -31,6 +31,8 @@ pub enum Daemon {
     /// On its own: in a session of its own, with one [announcement](wire::api::daemon::Announcement) on its standard
     /// output.
     Background,
+    /// Not at all: only announce what would keep it from running, if that is known before.
+    Check,
 }
 
 /// Carries out the command line of this process, all but what [`Next`] says.

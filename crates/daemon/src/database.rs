@@ -352,10 +352,10 @@ impl File {
         let failed = |source| DatabaseError::Sqlite { path: path.to_owned(), source };
         make_private(path).map_err(|source| DatabaseError::File { path: path.to_owned(), source })?;
         let mut connection = Connection::open(path).map_err(failed)?;
-        // What was committed survives the death of the daemon; after a power cut there are no mounts to know about.
+        // What was committed survives a power cut: a thread that was said to be there is not one that is being made.
         let setup = || -> rusqlite::Result<()> {
             connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "cache_size", -CACHE_KIB)
         };
         setup().map_err(failed)?;

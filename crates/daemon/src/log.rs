@@ -20,8 +20,21 @@ pub const FILTER_VARIABLE: &str = "STEAD_LOG";
 const FILTER_DEFAULT: &str = "info";
 
 /// What may stand in a filter by itself, without a level: all that this part of the program says.
-const PARTS: &[&str] =
-    &["agent", "daemon", "machine", "mount", "remote", "stead", "store", "supervisor", "vfs", "wire"];
+const PARTS: &[&str] = &[
+    "agent",
+    "cli",
+    "daemon",
+    "guest",
+    "machine",
+    "mount",
+    "provider",
+    "remote",
+    "stead",
+    "store",
+    "supervisor",
+    "vfs",
+    "wire",
+];
 
 /// Where else the log goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +54,9 @@ pub fn filter() -> Result<EnvFilter, ErrorObject> {
 
 fn read(text: &str) -> Result<EnvFilter, ErrorObject> {
     let text = if text.is_empty() { FILTER_DEFAULT } else { text };
-    let why = match text.split(',').map(str::trim).find(|part| is_unknown(part)) {
+    // Fields of spans have commas of their own.
+    let words = if text.contains('[') { "" } else { text };
+    let why = match words.split(',').map(str::trim).find(|part| !part.is_empty() && is_unknown(part)) {
         Some(word) => format!("`{}` is no level", word.escape_debug()),
         None => match EnvFilter::try_new(text) {
             Ok(filter) => return Ok(filter),
@@ -82,7 +97,16 @@ mod tests {
 
     #[test]
     fn a_filter_is_levels_and_parts() {
-        for text in ["", "info", "WARN", "debug,", "daemon", "daemon=debug,mount::fuse=trace", "off,store"] {
+        for text in [
+            "",
+            "info",
+            "WARN",
+            "debug,",
+            "daemon",
+            "daemon=debug,mount::fuse=trace",
+            "off,store",
+            "[{a=1,b}]",
+        ] {
             assert!(read(text).is_ok(), "{text}");
         }
         for (text, why) in [

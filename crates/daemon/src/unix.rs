@@ -133,6 +133,15 @@ pub fn run(options: Options) -> Result<(), ErrorObject> {
     outcome
 }
 
+/// Looks whether a daemon could read what the environment tells it. What is amiss is announced, too.
+pub fn check() -> Result<(), ErrorObject> {
+    let outcome = log::filter().map(drop);
+    if let Err(error) = &outcome {
+        announce(&Announcement::Failed(error.clone()));
+    }
+    outcome
+}
+
 /// Raises the soft limit of open files to the hard one: each mount has up to three, and one that is there from before
 /// could not be reached without them.
 fn raise_descriptors() {

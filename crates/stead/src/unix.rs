@@ -43,6 +43,7 @@ fn run_daemon(how: cli::Daemon) -> ExitCode {
     let mode = match how {
         cli::Daemon::Foreground => daemon::Mode::Foreground,
         cli::Daemon::Background => daemon::Mode::Background,
+        cli::Daemon::Check => return crate::ended(daemon::check()),
     };
     crate::ended(
         daemon::Options::from_environment(mode)

@@ -94,7 +94,8 @@ fn tell(objects: &Objects, told: &str, reason: &str) -> Result<()> {
     to.write_all(told.as_bytes()).map_err(failed)?;
     drop(to);
     let mut command = objects.command();
-    command.args(["update-ref", "-m", reason, "-z", "--stdin"]);
+    // One that leads to another is changed itself, and never what it leads to.
+    command.args(["update-ref", "--no-deref", "-m", reason, "-z", "--stdin"]);
     output_from(command, from.into(), objects.repository(), WHAT, GIT_TIMEOUT).map(drop)
 }
 

@@ -125,7 +125,8 @@ pub struct Thread {
 #[must_use]
 pub struct Unsettled {
     files: Vec<PathBuf>,
-    directory: PathBuf,
+    /// Of which the names are to be durable, in this order.
+    directories: Vec<PathBuf>,
 }
 
 impl Unsettled {
@@ -138,11 +139,19 @@ impl Unsettled {
                 file => file.and_then(|file| file.sync_all()).map_err(fails("sync", path))?,
             }
         }
-        let above = self.directory.parent().unwrap_or(&self.directory);
-        for directory in [&self.directory.join(FILES), &self.directory, above] {
+        for directory in &self.directories {
             sync_directory(directory).map_err(fails("sync", directory))?;
         }
         Ok(())
+    }
+
+    /// Has another file or directory be durable with it, under its name.
+    pub fn add(&mut self, path: PathBuf) {
+        let above = path.parent().unwrap_or(&path).to_owned();
+        if !self.directories.contains(&above) {
+            self.directories.push(above);
+        }
+        self.files.push(path);
     }
 }
 
@@ -262,7 +271,9 @@ impl Thread {
         let plain = listed.map(|entry| Ok(entry.map_err(fails("list", &path))?.path()));
         let mut files = plain.collect::<Result<Vec<PathBuf>>>()?;
         files.extend([times::TIMES, NAMES].map(|name| self.directory.join(name)));
-        Ok(Unsettled { files, directory: self.directory.clone() })
+        let above = self.directory.parent().unwrap_or(&self.directory);
+        let directories = [&path, &self.directory, above].map(Path::to_owned).to_vec();
+        Ok(Unsettled { files, directories })
     }
 
     /// Where it is kept.

@@ -133,6 +133,11 @@ impl Registration {
     pub fn index(&self) -> PathBuf {
         self.directory.join(INDEX)
     }
+
+    /// The files without which it is none, and its index.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        ["HEAD", "commondir", "gitdir", "locked", INDEX].into_iter().map(|name| self.directory.join(name))
+    }
 }
 
 /// Says to git that the worktree of this registration is at `dir`.

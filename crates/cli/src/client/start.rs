@@ -91,6 +91,24 @@ fn start_locked(context: &Context, paths: &Paths) -> Result<bool> {
     }
 }
 
+/// Looks whether a daemon that is started now could read what the environment and the configuration tell it.
+pub fn check(context: &Context) -> Result<()> {
+    let mut command = Command::new(&context.program);
+    command
+        .args(["daemon", "run", "--check"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| not_started(&context.program, &error))?;
+    let announcement = read_announcement(&mut child);
+    // It ends by itself when it has said that; when it cannot be killed it has.
+    let _ended = child.kill().and_then(|()| child.wait());
+    match announcement? {
+        Some(Announcement::Failed(error)) => Err(error.into()),
+        Some(Announcement::Ready { .. }) | None => Ok(()),
+    }
+}
+
 /// Whether a daemon answers, of whichever version.
 fn is_there(context: &Context, paths: &Paths) -> Result<bool> {
     match Client::connect(paths, context.prompter)? {
@@ -137,10 +155,12 @@ fn spawn(program: &Path, paths: &Paths) -> Result<Child> {
         .stdout(Stdio::piped())
         .stderr(stderr)
         .spawn()
-        .map_err(|error| {
-            let message = format!("could not start `{} daemon run`: {}", program.display(), reason(&error));
-            Error::new(ErrorKind::Failure, message)
-        })
+        .map_err(|error| not_started(program, &error))
+}
+
+fn not_started(program: &Path, error: &io::Error) -> Error {
+    let message = format!("could not start `{} daemon run`: {}", program.display(), reason(error));
+    Error::new(ErrorKind::Failure, message)
 }
 
 /// Reads the one line the daemon says. None when it ended without a word.

@@ -52,6 +52,9 @@ enum Command {
         /// In a session of its own, saying on the standard output when it is ready
         #[arg(long, hide = true)]
         background: bool,
+        /// Only say whether it could read what it is told
+        #[arg(long, hide = true, conflicts_with = "background")]
+        check: bool,
     },
     /// Start it unless it runs
     Start,
@@ -85,9 +88,14 @@ enum Command {
 pub fn run(args: Args, context: &mut Context) -> Result<Next> {
     let done = |()| Next::Exit(0);
     match args.command {
-        Command::Run { background } => {
-            be_configured(background, context)?;
-            Ok(Next::Daemon(if background { Daemon::Background } else { Daemon::Foreground }))
+        Command::Run { background, check } => {
+            let how = match (background, check) {
+                (true, _) => Daemon::Background,
+                (_, true) => Daemon::Check,
+                _ => Daemon::Foreground,
+            };
+            be_configured(how, context)?;
+            Ok(Next::Daemon(how))
         }
         Command::Start => start(context).map(done),
         Command::Stop { force } => stop(context, forced(force)).map(done),
@@ -103,7 +111,7 @@ fn forced(force: bool) -> Force {
 
 /// Has what the configuration says in the environment, where a daemon looks for it: this process starts over with it,
 /// unless there is nothing to add.
-fn be_configured(background: bool, context: &Context) -> Result<()> {
+fn be_configured(how: Daemon, context: &Context) -> Result<()> {
     let config = context.config()?;
     let unset = DAEMON_VARIABLES.iter().filter(|name| context.variable(name).is_none());
     let added: Vec<_> = unset.filter_map(|name| Some((name, config.variable(name)?))).collect();
@@ -111,7 +119,12 @@ fn be_configured(background: bool, context: &Context) -> Result<()> {
         return Ok(());
     }
     let mut again = process::Command::new(&context.program);
-    again.args(["daemon", "run"]).args(background.then_some("--background")).envs(added);
+    let how = match how {
+        Daemon::Foreground => None,
+        Daemon::Background => Some("--background"),
+        Daemon::Check => Some("--check"),
+    };
+    again.args(["daemon", "run"]).args(how).envs(added);
     let error = again.exec();
     Err(Error::io(format_args!("could not start `{}` again", context.program.display()), &error))
 }
@@ -153,6 +166,8 @@ fn stop(context: &mut Context, force: Force) -> Result<()> {
 }
 
 fn restart(context: &mut Context) -> Result<()> {
+    // The one that runs stays, if the next could not begin.
+    start::check(context)?;
     let tunnels = tunnels(context);
     if let Some(stopped) = end(context, Force::Never, Fate::Left)? {
         for path in &stopped.kept_aside {

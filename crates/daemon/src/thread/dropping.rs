@@ -245,7 +245,7 @@ pub(super) fn remove(row: &ThreadRow, paths: &Paths) -> Result<(), ErrorObject> 
             None => Vec::new(),
         };
         // All at once, unless somebody else may have the branch, which is asked when the thread has it no more.
-        let at_once = aside_of(row).is_some() && is_its_own(row, &objects, registration.as_deref());
+        let at_once = aside_of(row).is_some() && is_its_own(row, &objects, registration.as_deref(), &places);
         if at_once {
             changes.extend(going.iter().cloned());
         }
@@ -309,9 +309,11 @@ fn going(row: &ThreadRow, objects: &Objects) -> store::Result<Vec<Change>> {
     Ok(going)
 }
 
-/// Whether it is certain that no worktree has a thread's branch but the thread itself.
-fn is_its_own(row: &ThreadRow, objects: &Objects, registration: Option<&Path>) -> bool {
-    let Some(registration) = registration.and_then(|registration| registration.canonicalize().ok()) else {
+/// Whether it is certain that no worktree has a thread's branch but the thread itself, which is at one of these places. Its
+/// registration may be somebody else's by now.
+fn is_its_own(row: &ThreadRow, objects: &Objects, registration: Option<&Path>, places: &[&Path]) -> bool {
+    let own = registration.filter(|registration| worktree::aside::is_of(registration, places));
+    let Some(registration) = own.and_then(|registration| registration.canonicalize().ok()) else {
         return false;
     };
     let is_it = |holder: &PathBuf| holder.canonicalize().is_ok_and(|holder| holder == registration);

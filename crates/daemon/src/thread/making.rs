@@ -432,7 +432,13 @@ impl Begun {
         file.write_all(&registration.pointer).map_err(failed("write", thread.directory()))?;
         let path = registration.index();
         std::fs::write(&path, &index).map_err(failed("write", &path))?;
-        thread.unsettled()
+        let mut unsettled = thread.unsettled()?;
+        // git leaves what it has written of a worktree to the system.
+        registration.files().for_each(|path| unsettled.add(path));
+        if let Some(state) = thread.directory().parent() {
+            unsettled.add(state.to_owned());
+        }
+        Ok(unsettled)
     }
 }
 

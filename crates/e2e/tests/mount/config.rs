@@ -96,4 +96,14 @@ fn a_log_filter_that_cannot_be_read_is_refused() {
     assert!(refused.errors().contains("hint: did you mean `log`?"), "{refused}");
     fs::write(&path, "").unwrap();
     stead.ok(&["status"]);
+    // A daemon that runs is not ended for one that could not begin.
+    let daemon = || stead.json(&["daemon", "status"])["pid"].clone();
+    let first = daemon();
+    fs::write(&path, "log = 'verbose'\n").unwrap();
+    let refused = stead.run(&["daemon", "restart"]);
+    assert!(refused.code() == 2 && refused.errors().contains("`verbose`"), "{refused}");
+    assert_eq!(daemon(), first);
+    fs::write(&path, "log = 'debug'\n").unwrap();
+    stead.ok(&["daemon", "restart"]);
+    assert_ne!(daemon(), first);
 }

@@ -344,6 +344,10 @@ fn a_tree_is_copied_between_two_machines() {
 
 #[test]
 fn a_copy_that_waits_for_a_pipe_ends_when_it_is_interrupted() {
+    if !e2e::stead::is_root() {
+        eprintln!("not tried: only root is told for what a process waits");
+        return;
+    }
     let stead = Stead::new();
     let (pipe, copy) = (stead.root().join("pipe"), stead.root().join("copy"));
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);

@@ -146,6 +146,18 @@ fn references_change_all_at_once_or_not_at_all() {
 }
 
 #[test]
+fn what_a_reference_leads_to_stays_when_it_goes() {
+    let repository = repository(Hash::Sha1);
+    let objects = objects_of(&repository);
+    let at = objects.resolve("HEAD").expect("a commit").commit;
+    repository.git(&["branch", "other"]);
+    repository.git(&["symbolic-ref", "refs/heads/fix", "refs/heads/other"]);
+    change(&objects, &[Change::Delete { name: "refs/heads/fix".to_owned(), at }], "a test").expect("changed");
+    assert_eq!(said_by_git(&repository, "refs/heads/fix"), []);
+    assert_eq!(said_by_git(&repository, "refs/heads/other"), [("refs/heads/other".to_owned(), at)]);
+}
+
+#[test]
 fn a_branch_that_is_configured_is_found_in_any_spelling() {
     let repository = repository(Hash::Sha1);
     let objects = objects_of(&repository);

@@ -145,7 +145,15 @@ fn what_was_begun_is_settled_whatever_has_become_of_it_since() {
     let thread = bench.begin("thread");
     let (made, mut file) = thread.create(Ino::ROOT, b"made", NEW_FILE, at(1)).expect("made");
     file.write_all(b"content").expect("written");
-    let unsettled = thread.unsettled().expect("listed");
+    let mut unsettled = thread.unsettled().expect("listed");
+    for path in [thread.plain(made.ino), thread.directory().join(NAMES)] {
+        assert!(unsettled.files.contains(&path), "{path:?} is not in {unsettled:?}");
+    }
+    let beside = bench.scratch.path().join("beside/file");
+    std::fs::create_dir(beside.parent().expect("below")).expect("made");
+    std::fs::write(&beside, "content").expect("written");
+    unsettled.add(beside.clone());
+    assert!(unsettled.directories.contains(&beside.parent().expect("below").to_owned()));
     unsettled.settle().expect("settled");
     thread.unlink(Ino::ROOT, b"made", Remains::Nothing, at(2)).expect("removed");
     thread.sync_names().expect("synced");

@@ -248,7 +248,10 @@ impl Mounted<'_> {
         if parents.len() == 1 && self.objects.revision(parent)?.tree == *tree {
             return Ok(None);
         }
-        let text = message.text.clone().into_bytes();
+        let mut text = message.text.clone().into_bytes();
+        if !text.ends_with(b"\n") {
+            text.push(b'\n');
+        }
         let said = match &message.trailers[..] {
             [] => text,
             trailers => self.git("word a message", None, text, |git| {

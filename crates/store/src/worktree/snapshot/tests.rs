@@ -253,6 +253,11 @@ fn captures_follow_each_other_and_none_is_empty() {
     assert_eq!(said, "first\n\nwhy\n\nAgent: one\n\n");
     let said = bench.repository.git(&["log", "-1", "--format=%an %s", "refs/stead/threads/fix"]);
     assert_eq!(said, "test second\n");
+    bench.repository.write("file", b"third\n");
+    let bare = Message { trailers: Vec::new(), ..message("third") };
+    let third = bench.capture(&bench.snapshot(&[("file", true)]), &bare).expect("changed");
+    let object = bench.repository.git(&["cat-file", "commit", &third.commit.to_string()]);
+    assert!(object.ends_with("\n\nthird\n"), "{object:?}");
 }
 
 #[test]
