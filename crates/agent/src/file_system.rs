@@ -1,9 +1,12 @@
 //! What kinds of file systems can promise.
 
 use std::cell::Cell;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::AsFd;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rustix::fs::StatFs;
+use rustix::io::Errno;
 
 use crate::sync::lock;
 
@@ -68,60 +71,68 @@ pub(crate) fn watching(directory: impl AsFd) -> Watching {
 /// How many mounts are known to keep births or not. Beyond, they are looked at again.
 const MOUNTS_MAX: usize = 64;
 
-/// How much of the list of mounts is read.
-const MOUNTS_BYTES_MAX: u64 = 4 << 20;
+/// How long that is known of a mount whose number another may get.
+const MOUNT_KNOWN_FOR: Duration = Duration::from_secs(10);
 
-/// A mount's number, where the kernel tells it, and the device of a file in it.
-type MountedDevice = (Option<u64>, (u32, u32));
+const OVERLAYFS: u32 = 0x794c_7630;
 
-/// Whether a file has its time of birth for as long as it exists. overlayfs tells that of the file in one of its layers: a
-/// file or directory of a lower one gets another when it is first changed, and no other number.
-pub(crate) fn keeps_births(device: (u32, u32), mount: Option<u64>) -> bool {
-    thread_local! {
-        static LAST: Cell<Option<(MountedDevice, bool)>> = const { Cell::new(None) };
-    }
-    static KNOWN: Mutex<Vec<(MountedDevice, bool)>> = Mutex::new(Vec::new());
-    // What is on a disk, or another device, is no overlay.
-    if device.0 != 0 {
-        return true;
-    }
-    let of = (mount, device);
-    if let Some((last, keeps)) = LAST.get()
-        && last == of
-    {
-        return keeps;
-    }
-    let mut known = lock(&KNOWN);
-    let keeps = match known.iter().find(|(known, _)| *known == of) {
-        Some((_, keeps)) => *keeps,
-        None => {
-            let keeps = !is_overlay(of);
-            if known.len() == MOUNTS_MAX {
-                known.clear();
-            }
-            known.push((of, keeps));
-            keeps
-        }
-    };
-    LAST.set(Some((of, keeps)));
-    keeps
+/// Where a file is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    pub device: (u32, u32),
+    /// The mount's number, where the kernel tells it.
+    pub mount: Option<u64>,
+    /// No other mount ever has that number.
+    pub is_unique: bool,
 }
 
-/// A file of a layer may be of a device of its own, which is in no list: the mount's number says more, from Linux 5.8 on.
-fn is_overlay((mount, (major, minor)): MountedDevice) -> bool {
-    let Ok(mounts) = std::fs::File::open("/proc/self/mountinfo") else { return false };
-    let (mount, device) = (mount.map(|mount| mount.to_string()), format!("{major}:{minor}"));
-    BufReader::new(mounts.take(MOUNTS_BYTES_MAX)).split(b'\n').map_while(Result::ok).any(|line| {
-        let line = String::from_utf8_lossy(&line);
-        let Some((place, what)) = line.split_once(" - ") else { return false };
-        let mut place = place.split(' ');
-        let is_it = match (&mount, place.next(), place.nth(1)) {
-            (Some(mount), Some(number), _) => mount == number,
-            (None, _, Some(listed)) => device == listed,
-            _ => false,
-        };
-        is_it && what.split(' ').next() == Some("overlay")
-    })
+/// What is known of a mount, and since when.
+#[derive(Clone, Copy)]
+struct KnownMount {
+    of: Mounted,
+    keeps: bool,
+    since: Instant,
+}
+
+impl KnownMount {
+    fn says(&self, of: Mounted) -> Option<bool> {
+        let holds = self.of == of && (of.is_unique || self.since.elapsed() < MOUNT_KNOWN_FOR);
+        holds.then_some(self.keeps)
+    }
+}
+
+/// Whether a file has its time of birth for as long as it exists. overlayfs tells that of the file in one of its layers: a
+/// file or directory of a lower one gets another when it is first changed, and no other number. A file system that `look` cannot
+/// tell of is none.
+pub(crate) fn keeps_births(of: Mounted, look: impl FnOnce() -> Result<StatFs, Errno>) -> bool {
+    thread_local! {
+        static LAST: Cell<Option<KnownMount>> = const { Cell::new(None) };
+    }
+    static KNOWN: Mutex<Vec<KnownMount>> = Mutex::new(Vec::new());
+    // What is on a disk, or another device, is no overlay.
+    if of.device.0 != 0 {
+        return true;
+    }
+    if let Some(keeps) = LAST.get().and_then(|last| last.says(of)) {
+        return keeps;
+    }
+    let found = lock(&KNOWN).iter().find(|known| known.says(of).is_some()).copied();
+    let known = match found {
+        Some(known) => known,
+        None => {
+            let Ok(stat) = look() else { return true };
+            let known = KnownMount { of, keeps: stat.f_type as u32 != OVERLAYFS, since: Instant::now() };
+            let mut all = lock(&KNOWN);
+            all.retain(|other| other.of != of);
+            if all.len() == MOUNTS_MAX {
+                all.clear();
+            }
+            all.push(known);
+            known
+        }
+    };
+    LAST.set(Some(known));
+    known.keeps
 }
 
 fn kernel_is_at_least(major: u32, minor: u32) -> bool {

@@ -17,6 +17,8 @@ pub(crate) struct Handle {
     pub id: FileId,
     pub kind: Kind,
     pub write: bool,
+    /// It was opened to be read and to be appended to, and may not be written otherwise.
+    pub only_appends: bool,
     pub run: Mutex<Run>,
 }
 

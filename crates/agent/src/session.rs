@@ -249,13 +249,17 @@ impl Session {
     }
 }
 
-/// Reads the umask without changing it, as the call for it would.
+/// The umask that this process has had when it made its first session: threads of that may have changed it. It is read
+/// without changing it, as the call for it would.
 fn process_umask() -> Mode {
     const DEFAULT: u32 = 0o022;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    let bits = umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok());
-    Mode::from_bits_truncate(bits.unwrap_or(DEFAULT))
+    static FIRST: OnceLock<Mode> = OnceLock::new();
+    *FIRST.get_or_init(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+        let bits = umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok());
+        Mode::from_bits_truncate(bits.unwrap_or(DEFAULT))
+    })
 }
 
 /// Opens the very file of an `O_PATH` descriptor for use.

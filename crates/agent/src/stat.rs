@@ -3,15 +3,19 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatFs, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use rustix::path::Arg;
 use wire::agent::file::{Attributes, Entry, FileId, Kind, Time};
 
-use crate::file_system::keeps_births;
+use crate::file_system::{Mounted, keeps_births};
 
-/// What says which file it is.
-const IDENTITY: StatxFlags = StatxFlags::INO.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
+/// What says which file it is. A kernel that does not know the mount's unique number, older than 6.8, tells the other one.
+const IDENTITY: StatxFlags =
+    StatxFlags::INO.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID).union(MNT_ID_UNIQUE);
+
+/// `STATX_MNT_ID_UNIQUE` of `statx(2)`, which `rustix` does not have.
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(IDENTITY);
 
@@ -20,14 +24,18 @@ pub(crate) fn entry_at(directory: impl AsFd, name: &[u8]) -> Result<Entry, Errno
     let directory = directory.as_fd();
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = rustix::fs::statx(directory, name, flags, WANTED)?;
-    Ok(entry(&stat, may_have_xattrs(list_xattrs_at(directory, name))))
+    let id = file_id(&stat, || {
+        let path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::fstatfs(rustix::fs::openat(directory, name, path, Mode::empty())?)
+    });
+    Ok(entry(id, &stat, may_have_xattrs(list_xattrs_at(directory, name))))
 }
 
 /// What kind of file the name `name` of a directory is, and on which device; a symlink is not followed.
 pub(crate) fn kind_at(directory: impl AsFd, name: &[u8]) -> Result<(Kind, u64), Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = rustix::fs::statx(directory, name, flags, StatxFlags::TYPE)?;
-    Ok((kind(stat.stx_mode), file_id(&stat).device))
+    Ok((kind(stat.stx_mode), device(&stat)))
 }
 
 /// How long the list of a name's extended attributes is. From Linux 6.13 on there is a call for it; before, the way there
@@ -77,19 +85,21 @@ pub(crate) fn now() -> Time {
 /// The file of a descriptor that was opened with `O_PATH`.
 pub(crate) fn entry_of_path(file: impl AsFd) -> Result<Entry, Errno> {
     let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, WANTED)?;
-    Ok(entry(&stat, may_have_xattrs(rustix::fs::listxattr_query(proc_path(&file)))))
+    let id = file_id(&stat, || rustix::fs::fstatfs(&file));
+    Ok(entry(id, &stat, may_have_xattrs(rustix::fs::listxattr_query(proc_path(&file)))))
 }
 
 /// The file of a descriptor that was opened for use.
 pub(crate) fn entry_of_open(file: impl AsFd) -> Result<Entry, Errno> {
     let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, WANTED)?;
-    Ok(entry(&stat, may_have_xattrs(rustix::fs::flistxattr_query(&file))))
+    let id = file_id(&stat, || rustix::fs::fstatfs(&file));
+    Ok(entry(id, &stat, may_have_xattrs(rustix::fs::flistxattr_query(&file))))
 }
 
 /// Which file a descriptor of any kind refers to.
 pub(crate) fn id_of(file: impl AsFd) -> Result<(FileId, Kind), Errno> {
     let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | IDENTITY)?;
-    Ok((file_id(&stat), kind(stat.stx_mode)))
+    Ok((file_id(&stat, || rustix::fs::fstatfs(&file)), kind(stat.stx_mode)))
 }
 
 /// A path that leads to the very file of a descriptor, for calls that take no `O_PATH` descriptor.
@@ -98,7 +108,7 @@ pub(crate) fn proc_path(file: impl AsFd) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-fn entry(stat: &Statx, xattrs: bool) -> Entry {
+fn entry(id: FileId, stat: &Statx, xattrs: bool) -> Entry {
     let attributes = Attributes {
         kind: kind(stat.stx_mode),
         mode: stat.stx_mode & 0o7777,
@@ -114,16 +124,24 @@ fn entry(stat: &Statx, xattrs: bool) -> Entry {
         changed: time(&stat.stx_ctime),
         xattrs,
     };
-    Entry { id: file_id(stat), attributes }
+    Entry { id, attributes }
 }
 
-fn file_id(stat: &Statx) -> FileId {
+/// `file_system` tells of what the file is on, should that not be known.
+fn file_id(stat: &Statx, file_system: impl FnOnce() -> Result<StatFs, Errno>) -> FileId {
     let told = StatxFlags::from_bits_retain(stat.stx_mask);
-    let device = (stat.stx_dev_major, stat.stx_dev_minor);
-    let mount = told.contains(StatxFlags::MNT_ID).then_some(stat.stx_mnt_id);
-    let known = told.contains(StatxFlags::BTIME) && keeps_births(device, mount);
+    let mounted = Mounted {
+        device: (stat.stx_dev_major, stat.stx_dev_minor),
+        mount: told.intersects(StatxFlags::MNT_ID | MNT_ID_UNIQUE).then_some(stat.stx_mnt_id),
+        is_unique: told.contains(MNT_ID_UNIQUE),
+    };
+    let known = told.contains(StatxFlags::BTIME) && keeps_births(mounted, file_system);
     let birth = if known { nanoseconds(&stat.stx_btime) } else { 0 };
-    FileId { device: rustix::fs::makedev(device.0, device.1), inode: stat.stx_ino, birth }
+    FileId { device: device(stat), inode: stat.stx_ino, birth }
+}
+
+fn device(stat: &Statx) -> u64 {
+    rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)
 }
 
 /// Identities are compared, not computed with: a time before 1970 wraps.

@@ -317,6 +317,11 @@ impl Stream {
         self.payloads.take(bytes)
     }
 
+    /// Nobody uses memory any more that was had for a reply.
+    pub fn memory_is_free(&self, memory: Vec<u8>) {
+        self.payloads.give_back(memory);
+    }
+
     /// A payload that had so many bytes has been used; what is left of it is of no use.
     pub fn payload_is_used(&self, bytes: usize, rest: Vec<u8>) {
         self.load.remove_payload(bytes);

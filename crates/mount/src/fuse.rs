@@ -28,4 +28,5 @@ pub mod request;
 pub mod serve;
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;

@@ -203,6 +203,12 @@ impl Session {
         let handle = self.handles.get(handle)?;
         let length = length.min(PAYLOAD_BYTES_MAX) as usize;
         let bytes = read_to(asked.stream.memory(length), &handle.file, offset, length)?;
+        // What waits to be sent is counted by its length: at the end of a file it must not hold more.
+        if bytes.len() < length / 2 {
+            let short = bytes.as_slice().to_vec();
+            asked.stream.memory_is_free(bytes);
+            return Ok((FileReply::Data, short));
+        }
         Ok((FileReply::Data, bytes))
     }
 
@@ -215,6 +221,9 @@ impl Session {
         bytes: &[u8],
     ) -> Replied {
         let handle = self.handles.get(handle)?;
+        if handle.only_appends && matches!(at, WriteAt::Offset(_)) {
+            return Err(Errno::PERM);
+        }
         asked.hold(self.told.changing(&[], &[handle.id]));
         self.privilege.clear_set_id(clear_set_id)?;
         let (written, result) = write_all(&handle.file, at, bytes);
@@ -384,7 +393,10 @@ impl Copy<'_> {
 
 pub(crate) fn handle_of(file: OwnedFd, entry: &Entry, flags: OpenFlags) -> Handle {
     let (kind, write, run) = (entry.attributes.kind, writes(flags), Mutex::default());
-    Handle { file, id: entry.id, kind, write, run }
+    let is_asked = flags.append && flags.read;
+    let only_appends =
+        is_asked && rustix::fs::fcntl_getfl(&file).is_ok_and(|how| how.contains(OFlags::APPEND));
+    Handle { file, id: entry.id, kind, write, only_appends, run }
 }
 
 fn writes(flags: OpenFlags) -> bool {
@@ -434,17 +446,25 @@ fn open_found(file: &OwnedFd, kind: Kind, flags: OpenFlags) -> Result<OwnedFd, E
     }
     let mut how = open_flags(flags);
     how.set(OFlags::TRUNC, flags.truncate);
-    reopen(file, how)
+    match reopen(file, how) {
+        // What may only be appended to.
+        Err(Errno::PERM) if flags.append => reopen(file, how | OFlags::APPEND),
+        opened => opened,
+    }
 }
 
 /// The page cache is used even for `direct`: it is the machine's own, and always agrees with its disk.
+///
+/// What a client's mapping writes goes to its place, and through a descriptor that appends it would be appended. So one that can
+/// be mapped there to be written, for which it has to be read, too, does not append here: an append says itself that it is one
+/// ([`WriteAt::End`]).
 fn open_flags(flags: OpenFlags) -> OFlags {
     let mut how = match (flags.read, flags.write || flags.append) {
         (true, true) => OFlags::RDWR,
         (false, true) => OFlags::WRONLY,
         (_, false) => OFlags::RDONLY,
     };
-    how.set(OFlags::APPEND, flags.append);
+    how.set(OFlags::APPEND, flags.append && !flags.read);
     how.set(OFlags::SYNC, flags.sync);
     how | OFlags::CLOEXEC | OFlags::NOCTTY
 }

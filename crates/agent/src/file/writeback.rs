@@ -65,7 +65,7 @@ impl Run {
     pub fn wrote(&mut self, file: &OwnedFd, offset: u64, bytes: u64) -> Option<Part> {
         let range = self.grow(offset, bytes)?;
         // Whoever closes the file meanwhile hears of that, lets go of his locks and may execute it: this is another opening, and
-        // not for writing. What may not be read is left to the system.
+        // not for writing, which ends a moment later. What may not be read is left to the system.
         let file = reopen(file, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
         self.is_busy.store(true, Ordering::Release);
         Some(Part { file, range, is_busy: self.is_busy.clone() })

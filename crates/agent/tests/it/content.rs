@@ -52,7 +52,7 @@ fn appends_of_two_clients_interleave_and_lose_nothing() {
             }
         }
     };
-    let one = append(b'a', OpenFlags { append: true, ..READ_WRITE }, WriteAt::Offset(0));
+    let one = append(b'a', OpenFlags { append: true, read: false, ..READ_WRITE }, WriteAt::Offset(0));
     let two = append(b'b', READ_WRITE, WriteAt::End);
     std::thread::scope(|scope| {
         scope.spawn(one);
@@ -61,6 +61,38 @@ fn appends_of_two_clients_interleave_and_lose_nothing() {
     let content = std::fs::read(directory.path().join("log")).unwrap();
     assert_eq!(content.len(), 4000);
     assert!(content.chunks(10).all(|chunk| chunk.iter().all(|b| *b == chunk[0])));
+}
+
+#[test]
+fn a_file_that_is_read_and_appended_to_is_written_where_a_mapping_says() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("log");
+    std::fs::write(&path, b"0123").unwrap();
+    let mut client = Client::attach(directory.path());
+    let place = client.place("log");
+    let flags = OpenFlags { append: true, ..READ_WRITE };
+    let handle = client.open(&place, flags);
+    let write = |at| FileRequest::Write { handle, at, clear_set_id: true };
+    client.call(write(WriteAt::End), b"4").unwrap();
+    client.call(write(WriteAt::Offset(1)), b"x").unwrap();
+    client.call(write(WriteAt::End), b"5").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"0x2345");
+    client.call(FileRequest::Close { handle }, b"").unwrap();
+
+    // What may only be appended to is.
+    let only = |on: &str| std::process::Command::new("chattr").arg(on).arg(&path).status();
+    if !only("+a").is_ok_and(|done| done.success()) {
+        eprintln!("not tried: a file that may only be appended to needs root and a file system that has it");
+        return;
+    }
+    let handle = client.open(&place, flags);
+    let write = |at| FileRequest::Write { handle, at, clear_set_id: true };
+    let refused = client.call(write(WriteAt::Offset(1)), b"y");
+    let appended = client.call(write(WriteAt::End), b"6");
+    assert!(only("-a").unwrap().success());
+    assert_eq!(errno(refused), libc::EPERM);
+    appended.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"0x23456");
 }
 
 #[test]

@@ -229,7 +229,7 @@ fn resolve_source(source: &Source, caller: &Caller) -> Result<(Source, Shows), E
         .and_then(|found| Ok((std::fs::metadata(&found)?.is_dir(), found)))
         .map_err(|error| from_io(&format!("could not mount `{source}`"), &error))?;
     let (true, found) = found else {
-        return Err(conflict(format!("could not mount `{source}`: it is not a directory"))
+        return Err(usage(format!("could not mount `{source}`: it is not a directory"))
             .with_hint("mount the directory that it is in"));
     };
     check_is_no_mount_of_ours(source, &found)?;

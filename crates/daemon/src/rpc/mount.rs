@@ -60,7 +60,7 @@ async fn create_domain(
     let Create { source, caller, .. } = create;
     let stat = Stat { source: source.clone(), links: Links::Follow, caller };
     if super::file::stat(daemon, context, stat).await?.kind != FileKind::Directory {
-        return Err(ErrorObject::new(ErrorKind::Conflict, format!("`{source}` is not a directory"))
+        return Err(ErrorObject::new(ErrorKind::Usage, format!("`{source}` is not a directory"))
             .with_hint("mount the directory that it is in"));
     }
     let id = daemon.owner.ask(|answer| Event::NumberMount { answer }).await?;

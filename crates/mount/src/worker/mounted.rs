@@ -679,8 +679,7 @@ fn refused(source: &Source, error: &CallError) -> WorkerError {
 }
 
 fn no_directory(source: &Source) -> WorkerError {
-    let mut error =
-        failure(ErrorKind::Conflict, format!("could not mount `{source}`: it is not a directory"));
+    let mut error = failure(ErrorKind::Usage, format!("could not mount `{source}`: it is not a directory"));
     error.hint = Some("mount the directory that it is in".to_owned());
     error
 }
@@ -712,7 +711,7 @@ mod tests {
         let failed = |errno| CallError::Failed(Failure { errno: Errno(errno), detail: String::new() });
         let cases = [
             (failed(2), ErrorKind::NotFound, "No such file or directory"),
-            (failed(20), ErrorKind::Conflict, "it is not a directory"),
+            (failed(20), ErrorKind::Usage, "it is not a directory"),
             (failed(1), ErrorKind::Refused, "Operation not permitted"),
             (failed(13), ErrorKind::Refused, "Permission denied"),
             (failed(40), ErrorKind::Failure, "Too many levels of symbolic links"),

@@ -17,7 +17,7 @@ use crate::awaited::Awaited;
 use crate::behind::{Behind, Told};
 use crate::contents::{Contents, FILE_BYTES_MAX};
 use crate::errno::{Errno, Result};
-use crate::file::{Attributes, Caller, FileId, Name, OFFSET_MAX, OpenFlags};
+use crate::file::{Attributes, Caller, FileId, OFFSET_MAX, OpenFlags};
 use crate::request::{current, is_repeat};
 use crate::source::{HandleId, Opened, Place, Source, TRANSFER_BYTES_MAX};
 use crate::table::ledger::{Held, Opens, Stage};
@@ -216,11 +216,6 @@ impl<S: Source> Drop for Writing<'_, S> {
     }
 }
 
-/// Whether a descriptor with these flags appends, and what is mapped through it can be written.
-fn is_mapped_and_appends(flags: OpenFlags) -> bool {
-    flags.append && flags.read && flags.write
-}
-
 /// Whether a kernel that has these attributes, or nobody knows which, has to ask again.
 pub(super) fn is_news(kernel_has: Option<Attributes>, attributes: &Attributes) -> bool {
     kernel_has.is_none_or(|has| has.content_differs(attributes))
@@ -399,23 +394,6 @@ impl<S: Source> Vfs<S> {
         is_near && (self.kernel.is_behind(ino) || self.table.lock().was_retold_lately(ino, self.now()))
     }
 
-    /// As [`Vfs::open_to_be_mapped`], of a file that is made if it is not there.
-    async fn create_to_be_mapped(
-        &self,
-        (place, name): (Place, Name),
-        (mode, flags): (u16, OpenFlags),
-        (handle, caller): (HandleId, Caller),
-    ) -> Result<Opened> {
-        if !is_mapped_and_appends(flags) {
-            return self.source.create(place, name, mode, flags, handle, caller).await;
-        }
-        let anywhere = OpenFlags { append: false, ..flags };
-        match self.source.create(place.clone(), name.clone(), mode, anywhere, handle, caller).await {
-            Err(Errno::EPERM) => self.source.create(place, name, mode, flags, handle, caller).await,
-            outcome => outcome,
-        }
-    }
-
     /// Gives the kernel time to carry out what it was told of the node, before an answer to an `open` of it.
     /// See [`AroundPages::IfMappable`] for what follows otherwise.
     pub(super) async fn kernel_caught_up(&self, ino: Ino) {
@@ -446,28 +424,7 @@ impl<S: Source> Vfs<S> {
     ) -> Result<Opened> {
         match current() {
             Some(_) => self.open_anew(place, flags, handle, inline_bytes).await,
-            None => self.open_to_be_mapped(place, flags, handle, inline_bytes).await,
-        }
-    }
-
-    /// What a mapping writes goes to its place, and through a descriptor that appends a machine would append it. So one that can
-    /// be mapped is opened there without that: an append says itself that it is one
-    /// ([`WriteAt::End`](crate::file::WriteAt)). What may only be appended to is opened in no other way; no disk has it mapped to
-    /// be written.
-    async fn open_to_be_mapped(
-        &self,
-        place: Place,
-        flags: OpenFlags,
-        handle: HandleId,
-        inline_bytes: u32,
-    ) -> Result<Opened> {
-        if !is_mapped_and_appends(flags) {
-            return self.source.open(place, flags, handle, inline_bytes).await;
-        }
-        let anywhere = OpenFlags { append: false, ..flags };
-        match self.source.open(place.clone(), anywhere, handle, inline_bytes).await {
-            Err(Errno::EPERM) => self.source.open(place, flags, handle, inline_bytes).await,
-            outcome => outcome,
+            None => self.source.open(place, flags, handle, inline_bytes).await,
         }
     }
 
@@ -480,9 +437,9 @@ impl<S: Source> Vfs<S> {
         handle: HandleId,
         inline_bytes: u32,
     ) -> Result<Opened> {
-        let outcome = self.open_to_be_mapped(place.clone(), flags, handle, inline_bytes).await;
+        let outcome = self.source.open(place.clone(), flags, handle, inline_bytes).await;
         if matches!(outcome, Err(Errno::EINVAL)) && self.source.close(handle).await.is_ok() {
-            return self.open_to_be_mapped(place, flags, handle, inline_bytes).await;
+            return self.source.open(place, flags, handle, inline_bytes).await;
         }
         outcome
     }
@@ -520,7 +477,7 @@ impl<S: Source> Vfs<S> {
     ) -> Result<(View, OpenedFile)> {
         let handle = self.new_handle();
         self.disown(handle);
-        let request = |place, name| self.create_to_be_mapped((place, name), (mode, flags), (handle, caller));
+        let request = |place, name| self.source.create(place, name, mode, flags, handle, caller);
         let (view, opened) =
             self.make(parent, name, request, |opened: &Opened| (opened.entry, opened.directory)).await?;
         if opened.is_new {
@@ -541,8 +498,7 @@ impl<S: Source> Vfs<S> {
         let handle = self.new_handle();
         self.disown(handle);
         let place = self.place(parent)?;
-        let anywhere = OpenFlags { append: flags.append && !is_mapped_and_appends(flags), ..flags };
-        let outcome = self.source.create_unnamed(place, mode, anywhere, handle, caller).await;
+        let outcome = self.source.create_unnamed(place, mode, flags, handle, caller).await;
         let opened = self.checked(parent, outcome)?;
         let view = {
             let mut table = self.table.lock();

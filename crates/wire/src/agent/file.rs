@@ -234,7 +234,8 @@ pub struct OpenFlags {
     pub read: bool,
     /// For writing.
     pub write: bool,
-    /// Every write goes to the end, decided by the machine.
+    /// Every write goes to the end, decided by the machine. What is read, too, can be mapped to be written: there only a write
+    /// that says so does ([`WriteAt::End`]), and one at an offset is refused where the machine permits nothing but appending.
     pub append: bool,
     /// Cut to nothing.
     pub truncate: bool,

@@ -235,7 +235,7 @@ fn bad_sources_are_refused_before_anything_is_made() {
     let scratch = scratch();
     std::fs::write(scratch.root.join("file"), "").unwrap();
     let cases =
-        [("missing", ErrorKind::NotFound), ("file", ErrorKind::Conflict), ("thread:x", ErrorKind::Usage)];
+        [("missing", ErrorKind::NotFound), ("file", ErrorKind::Usage), ("thread:x", ErrorKind::Usage)];
     for (source, kind) in cases {
         let error = scratch.prepare(source, Some("m")).unwrap_err();
         assert_eq!(error.kind(), kind, "{source}: {error}");
